@@ -1,0 +1,3 @@
+//! The Kaltstart agent.
+
+fn main() {}

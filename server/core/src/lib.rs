@@ -1,0 +1,15 @@
+//! Every decision the server makes, as functions from values to values.
+//!
+//! The crate performs no I/O, reads no clock and makes no randomness: it is `no_std`, so the
+//! compiler refuses all three. Callers pass what they read, the time, and random numbers.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod boot;
+pub mod dhcp;
+pub mod lifecycle;
+pub mod tftp;

@@ -1,0 +1,1 @@
+//! One TFTP transfer.

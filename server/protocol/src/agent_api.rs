@@ -1,0 +1,264 @@
+//! What agent and server say to each other: JSON bodies of `POST /agent/v1/…`.
+//!
+//! | path | body | answer |
+//! |---|---|---|
+//! | `hello` | [`Hello`] | [`Welcome`] |
+//! | `task` | [`TaskRequest`] | [`Task`]; held back until there is one or the wait is over |
+//! | `report` | [`Report`] | [`Directive`] |
+//! | `log` | [`LogBatch`] | 204 |
+//! | `installed` | [`Installed`] | [`Directive`]; `Continue` = stored, restart now |
+//!
+//! All but `hello` carry `Authorization: Bearer SESSION`. The session secret is made by the agent
+//! and becomes valid when the server accepts it together with the one-time boot token, so a
+//! repeated `hello` (its answer was lost) is harmless and no secret travels in an answer.
+//! Status 401 means that the session is not known (any more): say hello again is useless, the
+//! token is used up, so restart. 5xx and transport errors are tried again for ever.
+
+use crate::facts::Facts;
+use crate::finding::Finding;
+use crate::ids::{JobId, Mac, NodeId};
+use crate::image::Manifest;
+use crate::layout::Layout;
+use crate::phase::{Phase, Progress};
+use crate::secret::Secret;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Kernel argument: base address of the server, `http://10.77.0.1:8080`.
+pub const ARG_SERVER: &str = "kaltstart.server";
+/// Kernel argument: the one-time boot token.
+pub const ARG_TOKEN: &str = "kaltstart.token";
+/// Kernel argument: [`Mode`] of this start.
+pub const ARG_MODE: &str = "kaltstart.mode";
+/// Kernel argument: hardware address of the interface the boot loader used.
+pub const ARG_BOOT_MAC: &str = "kaltstart.mac";
+
+/// What an agent may do after this start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Look, never write: disks are set read-only before anything else.
+    Discover,
+    /// Carry out the granted job.
+    Install,
+}
+
+/// First words of an agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hello {
+    /// The boot token of the kernel command line.
+    pub token: Secret,
+    /// The secret this agent will use from now on.
+    pub session: Secret,
+    /// The mode it was started in.
+    pub mode: Mode,
+    /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Milliseconds since the kernel started, at the start of the agent.
+    pub started_uptime_ms: u64,
+    /// Milliseconds since the kernel started, now.
+    pub uptime_ms: u64,
+    /// What it measured.
+    pub facts: Facts,
+}
+
+/// The server knows this agent from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Who the machine is.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+}
+
+/// What shall I do?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRequest {
+    /// Seconds the answer may be held back, at most 60.
+    pub wait_seconds: u32,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Task {
+    /// Nothing now: ask again.
+    Wait,
+    /// Restart the machine: it will be given a job at its next network boot.
+    Reboot {
+        /// Why, for the console.
+        reason: String,
+    },
+    /// Lay down an image.
+    Install(Box<InstallTask>),
+}
+
+/// Everything needed to lay down an image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InstallTask {
+    /// The job this is for.
+    pub job: JobId,
+    /// Which start of the machine for this job, from 1.
+    pub attempt: u32,
+    /// Which disk.
+    pub disk: DiskRule,
+    /// How it shall look.
+    pub layout: Layout,
+    /// What is written.
+    pub image: Manifest,
+    /// Where it is had: absolute URL; supports `Range`.
+    pub image_url: String,
+    /// UUIDs for table and file systems, so that repeating gives the same disk.
+    pub uuids: DiskUuids,
+    /// Who the system shall be.
+    pub identity: Identity,
+}
+
+/// Which disk: all given fields must hold, and exactly one disk must remain.
+///
+/// Removable and read-only disks never take part. An empty rule fits every other disk, so it
+/// chooses only where there is just one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiskRule {
+    /// Serial number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// World-wide name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<String>,
+    /// Model, exactly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Transport: `virtio`, `nvme`, `sata`, `sas`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    /// Spinning or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotational: Option<bool>,
+    /// Smallest size in GiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_gib: Option<u64>,
+    /// Largest size in GiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_gib: Option<u64>,
+}
+
+/// UUIDs of one installation, as text (8-4-4-4-12).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUuids {
+    /// The partition table.
+    pub disk: String,
+    /// Partitions, in the layout's order.
+    pub partitions: Vec<String>,
+    /// The root file system.
+    pub root: String,
+    /// The FAT volume id of the EFI system partition.
+    pub esp: u32,
+}
+
+/// Who the installed system shall be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Identity {
+    /// Host name, one label.
+    pub hostname: String,
+    /// Domain, may be empty.
+    pub domain: String,
+    /// Interface to configure, by hardware address; it uses DHCP.
+    pub mac: Mac,
+    /// Lines of root's `authorized_keys`.
+    pub authorized_keys: Vec<String>,
+    /// Where the installed system reports: absolute URL.
+    pub report_url: String,
+    /// Proves the report; valid for this job only.
+    pub report_token: Secret,
+}
+
+/// State of a phase, at least once a second while one runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The job.
+    pub job: JobId,
+    /// The attempt this agent works on.
+    pub attempt: u32,
+    /// The phase.
+    pub phase: Phase,
+    /// How it stands.
+    pub state: ReportState,
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Keys and values worth showing: `disk`, `file_systems`, `rate_bytes_per_second`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
+}
+
+/// How a reported phase stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum ReportState {
+    /// It runs.
+    Running,
+    /// It is done.
+    Done,
+    /// It failed; the agent stays up and does no more.
+    Failed {
+        /// Why.
+        finding: Finding,
+    },
+}
+
+/// What the agent shall do after a report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "directive", rename_all = "snake_case")]
+pub enum Directive {
+    /// Go on.
+    Continue,
+    /// Stop writing, stay up, ask for a task again.
+    Stop {
+        /// Why: cancelled, failed, superseded.
+        reason: String,
+    },
+}
+
+/// The disk is complete, verified, synced and bootable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Identity of the disk ([`crate::facts::Disk::identity`]).
+    pub disk: String,
+    /// Public SSH host keys, one `authorized_keys`-style line each.
+    pub ssh_host_keys: Vec<String>,
+    /// Machine id given to the system (32 hexadecimal digits).
+    pub machine_id: String,
+    /// Whether a UEFI boot entry was written.
+    pub boot_entry: bool,
+}
+
+/// Lines of the agent's log, from its start on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogBatch {
+    /// Number of the first line since this agent started, from 0: a repeated batch is recognised.
+    pub first: u64,
+    /// The lines.
+    pub lines: Vec<LogLine>,
+}
+
+/// A line of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Milliseconds since the kernel started.
+    pub uptime_ms: u64,
+    /// `error`, `warn`, `info`, `debug`.
+    pub level: String,
+    /// The text, without line break.
+    pub text: String,
+}

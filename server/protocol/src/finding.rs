@@ -1,0 +1,129 @@
+//! Named problems: a stable code, what it means, what to do next.
+
+use alloc::string::String;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// A problem seen on one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Which problem.
+    pub code: Code,
+    /// What was seen this time: numbers, names, the peer's answer.
+    pub detail: String,
+}
+
+impl Finding {
+    /// A finding with its proof.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.code, self.code.title(), self.detail)
+    }
+}
+
+/// Declares the codes once: variant, number, title, what to do next.
+macro_rules! codes {
+    ($($variant:ident = $number:literal, $title:literal, $next:literal;)+) => {
+        /// A problem's stable name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Code {
+            $(
+                #[doc = concat!("`", $number, "`: ", $title, ". ", $next)]
+                #[serde(rename = $number)]
+                $variant,
+            )+
+        }
+
+        impl Code {
+            /// All codes, by number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The stable text form.
+            #[must_use]
+            pub const fn number(self) -> &'static str {
+                match self { $(Self::$variant => $number),+ }
+            }
+
+            /// What it means, as a short clause.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),+ }
+            }
+
+            /// What to do next.
+            #[must_use]
+            pub const fn next(self) -> &'static str {
+                match self { $(Self::$variant => $next),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    NoDhcp = "KS-1001", "switched on, but no DHCP packet was seen",
+        "Check the cable, that network boot is in the boot order, the switch port's VLAN, and the relay.";
+    NoBootFile = "KS-1002", "address given, but no boot file was fetched",
+        "Check that UDP 69 and the HTTP port of this server reach the machine, and that no other DHCP server answers first.";
+    AgentNoLink = "KS-1003", "no network interface has a link",
+        "Check the cable; if an interface is missing, its driver may not be in the ramdisk.";
+    AgentNoDhcp = "KS-1004", "the agent got no answer to DHCP",
+        "Check that the DHCP server or relay serves this VLAN on this port.";
+    ServerUnreachable = "KS-1005", "the agent cannot reach the server",
+        "Check the address in the message, routes and firewalls; the agent goes on trying.";
+    PoolExhausted = "KS-1006", "no free address in the pool",
+        "Enlarge the pool in the configuration, or reserve an address for this machine.";
+    NoDisk = "KS-2101", "no usable disk",
+        "Check that the controller sees a disk, and that its driver is in the ramdisk; removable and read-only disks are never used.";
+    AmbiguousDisk = "KS-2102", "several disks fit and no rule chooses",
+        "Add a disk rule (serial, wwn, model, size) to the profile; the candidates are in the message.";
+    DiskTooSmall = "KS-2103", "the disk is too small",
+        "Use a larger disk, or a smaller layout or image.";
+    NoMatchingDisk = "KS-2105", "no disk fits the rule",
+        "Compare the rule of the profile with the disks in the message.";
+    DiskFailed = "KS-2106", "the disk refused an operation",
+        "Look at the agent's log; test or replace the disk.";
+    ImageMismatch = "KS-3001", "the image's digest is wrong",
+        "The stored image is damaged: build or import it again. Nothing bootable was written.";
+    ImageTruncated = "KS-3002", "the image ended early",
+        "The stored image is damaged: build or import it again. Nothing bootable was written.";
+    ImageInvalid = "KS-3003", "the image cannot be unpacked",
+        "Build or import the image again; the message names the entry. Nothing bootable was written.";
+    ImageMissing = "KS-3004", "the image is not on the server",
+        "Put the image into the server's image directory and check its name in the profile.";
+    Silent = "KS-4001", "the machine fell silent",
+        "Look at its console; the job's log holds what it said last. `ks deploy` starts again.";
+    BootloaderFailed = "KS-4002", "the boot loader could not be installed",
+        "The message says what was missing; check the boot section of the image's manifest.";
+    ToolFailed = "KS-4003", "a program of the ramdisk failed",
+        "Look at the agent's log; the message holds the program's own words.";
+    TooManyAttempts = "KS-4004", "the machine came back for its job too often",
+        "It resets during the job: look at its console and hardware, then order again.";
+    ImageUnfetched = "KS-4005", "the image cannot be fetched",
+        "Check the server's HTTP port and log; the agent tried again until its limit.";
+    NotReported = "KS-5001", "the installed system did not report in",
+        "Look at its console: it must boot from its own disk and get an address.";
+    ReportDiffers = "KS-5002", "the installed system is not what was ordered",
+        "Compare the message with the order; another disk or an older system may have started.";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_ascend_and_every_code_says_what_to_do() {
+        assert!(Code::ALL.windows(2).all(|pair| pair[0].number() < pair[1].number()));
+        assert!(Code::ALL.iter().all(|code| code.next().ends_with('.')));
+    }
+}

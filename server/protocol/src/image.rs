@@ -1,0 +1,81 @@
+//! Image manifests: what is written to a disk, and how it starts.
+
+use crate::ids::Digest;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// What an image is. Written beside the image by its build; served to the agent within its task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this form: 1.
+    pub schema: u32,
+    /// Name, as in profiles: `debian-12`.
+    pub name: String,
+    /// Version of the contents.
+    pub version: String,
+    /// Digest of the file as it is stored and sent.
+    pub digest: Digest,
+    /// Bytes of the file as it is stored and sent.
+    pub size: u64,
+    /// Bytes after decompression.
+    pub unpacked_size: u64,
+    /// What the decompressed bytes are.
+    pub format: Format,
+    /// How the file is compressed.
+    pub compression: Compression,
+    /// Name of the file beside the manifest.
+    pub file: String,
+    /// Smallest disk, in bytes, on which it makes sense.
+    pub min_disk: u64,
+    /// How it starts.
+    pub boot: Boot,
+    /// Packages inside; not sent to the agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<Package>,
+}
+
+/// What the decompressed bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// POSIX.1-2001 archive of a root file system.
+    Tar,
+}
+
+/// How a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// Where in the image's tree the boot files are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// Kernel; may be a symbolic link.
+    pub kernel: String,
+    /// Initial ramdisk; may be a symbolic link.
+    pub initrd: String,
+    /// Kernel arguments besides `root=`.
+    pub cmdline: String,
+    /// For UEFI: (file in the tree, path on the EFI system partition).
+    pub efi: Vec<(String, String)>,
+    /// For BIOS: GRUB's `boot.img` and `core.img` in the tree; `core.img` takes its
+    /// configuration from `/boot/grub/grub.cfg` on the third partition of its disk.
+    pub bios: Option<(String, String)>,
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}

@@ -1,0 +1,47 @@
+//! Declarative disk layouts and the one planner that turns them into sectors.
+
+pub mod plan;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// How a disk shall look. Written by people as TOML under `templates/layouts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layout {
+    /// Name, as in profiles.
+    pub name: String,
+    /// Partitions in the order they lie on the disk; the first has number 1.
+    pub partitions: Vec<Partition>,
+}
+
+/// One partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partition {
+    /// Name in the partition table.
+    pub label: String,
+    /// What it is for.
+    pub role: Role,
+    /// Smallest size in MiB.
+    pub min_mib: u64,
+    /// Largest size in MiB; none = no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_mib: Option<u64>,
+    /// Share of the space that is left after all minima; 0 = stays at its minimum.
+    #[serde(default)]
+    pub weight: u32,
+}
+
+/// What a partition is for; decides its type and its file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// GRUB's core image for BIOS machines; no file system.
+    BiosBoot,
+    /// EFI system partition; FAT32.
+    Esp,
+    /// Root file system; ext4.
+    Root,
+}

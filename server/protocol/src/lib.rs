@@ -1,0 +1,28 @@
+//! What two Kaltstart programs must agree on.
+//!
+//! The server, the agent and the installed system share the types of this crate: identifiers,
+//! packets ([`dhcp`], [`tftp`]), what a machine is ([`facts`]), how a disk shall look ([`layout`]),
+//! what is written to it ([`image`]) and what agent and server tell each other ([`agent_api`],
+//! [`node_api`]).
+//!
+//! The crate performs no I/O, reads no clock and makes no randomness: it is `no_std`, so the
+//! compiler refuses all three.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod agent_api;
+pub mod dhcp;
+pub mod facts;
+pub mod finding;
+pub mod ids;
+pub mod image;
+pub mod layout;
+pub mod node_api;
+pub mod phase;
+pub mod secret;
+pub mod tftp;
+pub mod time;

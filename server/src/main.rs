@@ -1,0 +1,3 @@
+//! The Kaltstart boot server and its client.
+
+fn main() {}
