@@ -4,10 +4,13 @@
 //! standard output and everything else on standard error, so that scripts and
 //! tests can use the tasks as functions.
 
+mod apt_sources;
 mod boot_files;
 mod cache;
 mod command;
 mod cpio;
+mod grub;
+mod image;
 mod kernel;
 mod modules;
 mod packages;
@@ -23,6 +26,7 @@ type Task = fn(&[String]) -> Result<()>;
 
 /// Name, arguments, purpose, function.
 const TASKS: &[(&str, &str, &str, Task)] = &[
+    ("image", "NAME [--compression zstd|gzip] [--check]", "build an operating system image", image::task),
     (
         "ramdisk",
         "cloud|generic [--agent PATH --out FILE]",

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::cache;
 use crate::command::{output, run};
@@ -161,11 +162,18 @@ pub(crate) fn versions_text(debs: &[Deb]) -> String {
     debs.iter().map(|deb| format!("{} {}\n", deb.file, deb.sha256)).collect()
 }
 
+/// A package's name and version, as manifests list them.
+#[derive(Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+}
+
 impl Deb {
-    /// The package's version.
-    pub(crate) fn version(&self) -> String {
-        let version = self.file.split('_').nth(1).unwrap_or_default();
-        version.replace("%3a", ":")
+    /// The package's name and version.
+    pub(crate) fn package(&self) -> Package {
+        let version = self.file.split('_').nth(1).unwrap_or_default().replace("%3a", ":");
+        Package { name: self.name.clone(), version }
     }
 
     /// Downloads the package unless it is in the cache, and unpacks its files
@@ -194,7 +202,7 @@ mod tests {
             busybox-static_1%3a1.35.0-4_amd64.deb 928188 SHA256:00ff";
         let deb = parse_uri_line(line).unwrap();
         assert_eq!(deb.name, "busybox-static");
-        assert_eq!(deb.version(), "1:1.35.0-4");
+        assert_eq!(deb.package().version, "1:1.35.0-4");
         assert_eq!(deb.sha256, "00ff");
         assert!(parse_uri_line("Reading package lists...").is_none());
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::{output, sha256_file, zstd};
 use crate::cpio::{self, Archive};
 use crate::kernel::{self, Kernel};
-use crate::packages::{self, Deb};
+use crate::packages::{self, Deb, Package};
 use crate::{cache, recipes};
 
 /// Bumped when this file's output changes for the same recipe.
@@ -61,12 +61,6 @@ struct File {
     file: &'static str,
     digest: String,
     size: u64,
-}
-
-#[derive(Serialize)]
-struct Package {
-    name: String,
-    version: String,
 }
 
 /// `cargo xtask ramdisk cloud|generic [--agent PATH --out FILE]`
@@ -219,7 +213,7 @@ fn write_manifest<'a>(
             .filter_map(|path| path.rsplit('/').next())
             .filter(|name| name.ends_with(".ko"))
             .collect(),
-        packages: debs.map(|deb| Package { name: deb.name.clone(), version: deb.version() }).collect(),
+        packages: debs.map(Deb::package).collect(),
     };
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
     fs::write(dir.join("manifest.json"), text).context("cannot write manifest.json")
