@@ -48,6 +48,9 @@ impl Content {
         command
             .env("SOURCE_DATE_EPOCH", recipe.source_date_epoch.to_string())
             .args(["--variant=minbase", "--format=tar"])
+            // The tree starts with a merged /usr. Otherwise apt chooses the
+            // package that merges it afterwards, which brings all of Perl.
+            .arg("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr")
             .arg(format!("--include={}", self.packages.join(",")))
             .arg("--aptopt=APT::Install-Recommends \"false\"")
             .arg("--aptopt=Acquire::Languages \"none\"")
