@@ -13,12 +13,12 @@ use crate::packages::{self, Deb};
 /// The package that holds the kernel a metapackage such as
 /// `linux-image-amd64` stands for.
 pub(crate) fn resolve(metapackage: &str) -> Result<Deb> {
-    packages::with_index(|| {
-        let text = output(Command::new("apt-cache").args(["show", "--no-all-versions", "--", metapackage]))?;
-        let name = image_dependency(&text)
-            .with_context(|| format!("{metapackage} depends on no linux-image package"))?;
-        packages::resolve(&[name]).map(|mut debs| debs.remove(0))
-    })
+    let record = packages::with_index(|| {
+        output(Command::new("apt-cache").args(["show", "--no-all-versions", "--", metapackage]))
+    })?;
+    let name = image_dependency(&record)
+        .with_context(|| format!("{metapackage} depends on no linux-image package"))?;
+    Ok(packages::resolve(&[name])?.remove(0))
 }
 
 /// The first `linux-image-…` in the `Depends:` line of a package record.

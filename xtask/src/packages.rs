@@ -109,7 +109,7 @@ fn as_root(program: &str) -> Command {
 }
 
 /// Whether this process runs as root: then it owns its own /proc entry.
-pub(crate) fn is_root() -> bool {
+fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
