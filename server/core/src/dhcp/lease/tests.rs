@@ -109,19 +109,20 @@ impl Clients {
             }
             Step::Restart(jump) => {
                 let wall = Millis(server.now.0.saturating_add_signed(jump));
-                let stored =
-                    server.table.iter().map(|(address, lease)| LeaseWrite { address, lease: lease.clone() });
-                // Offers are not stored. (A hold that an offer has replaced in memory was free.)
-                let stored: Vec<_> = stored.filter(LeaseWrite::is_durable).collect();
+                let stored = core::mem::take(&mut server.stored);
+                let stored = stored.into_iter().map(|(address, lease)| LeaseWrite { address, lease });
                 let resumed = LeaseTable::resume(stored, wall);
                 server.table = resumed.table;
                 server.now = resumed.now;
+                // All that is left is what was stored.
+                let left = server.table.iter().map(|(address, lease)| (address, lease.clone()));
+                server.stored = left.collect();
             }
             Step::Fail(n) => {
-                let before = server.table.clone();
+                let before = (server.table.clone(), server.stored.clone());
                 let address = self.offer.get(&n).copied().unwrap_or(Ipv4Addr::new(10, 77, 0, 10));
                 let _ = server.ask(&selecting(n, SERVER, address));
-                server.table = before;
+                (server.table, server.stored) = before;
             }
         }
         let now = self.now;
