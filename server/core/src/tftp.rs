@@ -278,7 +278,7 @@ impl Transfer {
             return Step::Wait;
         }
         self.acked += news;
-        self.stats.confirmed_bytes = self.size.min(self.acked * u64::from(self.agreed.blksize));
+        self.stats.confirmed_bytes = self.size.min(self.acked.saturating_mul(self.agreed.blksize.into()));
         self.note_progress(now_ms);
         if self.acked == self.last_block() {
             return Step::End(Outcome::Complete);

@@ -31,9 +31,7 @@ impl Rto {
         let sample = round_trip_ms.min(ROUND_TRIP_MS_MAX) * 8;
         let (mean, variation) = match self.smoothed {
             None => (sample, sample / 2),
-            Some((mean, variation)) => {
-                ((7 * mean + sample) / 8, (3 * variation + mean.abs_diff(sample)) / 4)
-            }
+            Some((mean, variation)) => ((7 * mean + sample) / 8, (3 * variation + mean.abs_diff(sample)) / 4),
         };
         self.smoothed = Some((mean, variation));
         self.current_ms = ((mean + 4 * variation) / 8).clamp(self.min_ms, self.max_ms);
