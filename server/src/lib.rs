@@ -14,6 +14,7 @@ pub mod exit;
 pub mod http;
 pub mod images;
 pub mod metrics;
+pub mod net;
 pub mod render;
 pub mod serve;
 pub mod store;

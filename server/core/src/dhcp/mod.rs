@@ -1,1 +1,161 @@
-//! What to answer to a DHCP message.
+//! What to answer to a DHCP message (RFC 2131 §4.3).
+//!
+//! [`triage`] says who is asking and from where; the caller looks that machine up; [`decide`] says
+//! what to answer and what changes in the lease table. The caller stores the durable changes and
+//! only then sends. [`lease`] holds the table and the choice of an address, [`bootfile`] the file
+//! a client is told to start.
+
+pub mod bootfile;
+pub mod client;
+mod decide;
+pub mod lease;
+mod reply;
+mod runs;
+pub mod subnet;
+#[cfg(test)]
+mod tests;
+
+pub use decide::decide;
+pub use reply::Destination;
+
+use crate::boot::BootDecision;
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+use client::Client;
+use core::net::Ipv4Addr;
+use kaltstart_protocol::dhcp::{Message, MessageType, Operation};
+use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::time::Millis;
+use lease::{ClientKey, LeaseTable, LeaseWrite};
+use subnet::Subnet;
+
+/// What is known about the machine that asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The address reserved for it.
+    pub reservation: Option<Ipv4Addr>,
+    /// The name it shall have.
+    pub hostname: Option<String>,
+    /// What it may start.
+    pub boot: BootDecision,
+}
+
+/// A message of a client in a served subnet.
+#[derive(Debug, Clone)]
+pub struct Seen<'a> {
+    /// The message.
+    pub message: Message,
+    /// Its type: one that clients send.
+    pub kind: MessageType,
+    /// Hardware address of the sender.
+    pub mac: Mac,
+    /// The sender as a holder of addresses.
+    pub key: ClientKey,
+    /// What the sender is.
+    pub client: Client,
+    /// Where it is.
+    pub subnet: &'a Subnet,
+}
+
+/// A sign of life of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// Its hardware address.
+    pub mac: Mac,
+    /// What runs on it.
+    pub client: Client,
+    /// What it sent.
+    pub kind: MessageType,
+    /// The address it is offered or holds.
+    pub address: Option<Ipv4Addr>,
+    /// The name it claims.
+    pub hostname: Option<String>,
+    /// Why it got no answer.
+    pub unanswered: Option<Drop>,
+}
+
+/// A message to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The message.
+    pub message: Message,
+    /// Its type.
+    pub kind: MessageType,
+    /// Where it goes.
+    pub destination: Destination,
+}
+
+/// Why a message is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Drop {
+    /// It is a server's reply.
+    #[error("a server's message")]
+    FromServer,
+    /// It has no type, or not one that clients send.
+    #[error("no message type of a client")]
+    Type,
+    /// Its hardware address is not that of one Ethernet interface, or its identifier is too long.
+    #[error("no usable client identity")]
+    Identity,
+    /// It comes from a network that is not served.
+    #[error("from a network that is not served")]
+    UnknownSubnet,
+    /// The client has chosen this other server.
+    #[error("for another server, {0}")]
+    OtherServer(Ipv4Addr),
+    /// It is about a lease that is not known here; another server may know it.
+    #[error("about a lease not known here")]
+    NoRecord,
+    /// A field that it needs is missing.
+    #[error("incomplete")]
+    Incomplete,
+    /// There is no free address.
+    #[error("no free address")]
+    PoolExhausted,
+    /// The machine shall start from its own disk, and silence is the configured answer.
+    #[error("machine starts from its own disk")]
+    LocalStart,
+}
+
+/// What to do about a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The answer, or why there is none; `Ok(None)` for messages that ask for none.
+    pub reply: Result<Option<Reply>, Drop>,
+    /// The change of the lease table, to be stored first if it is durable.
+    pub write: Option<LeaseWrite>,
+    /// The sign of life.
+    pub contact: Contact,
+}
+
+/// All that a decision looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The leases.
+    pub table: &'a LeaseTable,
+    /// Addresses reserved for any machine.
+    pub reserved: &'a BTreeSet<Ipv4Addr>,
+    /// The machine that asks.
+    pub node: &'a Known,
+    /// The time.
+    pub now: Millis,
+}
+
+/// Says who is asking, and from where; `arrival` is the address of the interface.
+///
+/// # Errors
+/// [`Drop`] when the message is not one a server answers, whoever sent it.
+pub fn triage(subnets: &[Subnet], message: Message, arrival: Ipv4Addr) -> Result<Seen<'_>, Drop> {
+    use MessageType::{Ack, Decline, Discover, Inform, Nak, Offer, Release, Request};
+    if message.operation != Operation::Request {
+        return Err(Drop::FromServer);
+    }
+    let kind = match message.kind() {
+        Some(kind @ (Discover | Request | Decline | Release | Inform)) => kind,
+        Some(Offer | Ack | Nak) | None => return Err(Drop::Type),
+    };
+    let mac = message.mac().ok_or(Drop::Identity)?;
+    let key = ClientKey::of(&message).ok_or(Drop::Identity)?;
+    let subnet = subnet::subnet_of(subnets, &message, arrival).ok_or(Drop::UnknownSubnet)?;
+    Ok(Seen { client: Client::of(&message), message, kind, mac, key, subnet })
+}

@@ -1,0 +1,228 @@
+//! The server's side of RFC 2131 §4.3, one function per message.
+
+use super::bootfile::LocalAnswer;
+use super::lease::{Asker, DECLINED_MS, Lease, LeaseState, LeaseWrite, OFFER_MS};
+use super::reply::{self, Grant};
+use super::{Contact, Decision, Drop, Reply, Seen, View};
+use alloc::string::ToString;
+use core::net::Ipv4Addr;
+use kaltstart_protocol::dhcp::MessageType;
+use kaltstart_protocol::time::Millis;
+
+/// Decides about a message.
+#[must_use]
+pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
+    let case = Case {
+        seen,
+        view,
+        asker: Asker {
+            key: &seen.key,
+            mac: seen.mac,
+            // A reservation elsewhere is of no use here.
+            reservation: view.node.reservation.filter(|address| seen.subnet.network.contains(*address)),
+            reserved: view.reserved,
+            pool: seen.subnet.pool,
+        },
+    };
+    let outcome = match seen.kind {
+        MessageType::Discover => case.discover(),
+        MessageType::Request => case.request(),
+        MessageType::Decline => case.decline(),
+        MessageType::Release => case.release(),
+        MessageType::Inform => case.inform(),
+        MessageType::Offer | MessageType::Ack | MessageType::Nak => Outcome::silent(Drop::Type),
+    };
+    let Outcome { reply, write } = outcome;
+    let given = reply.as_ref().ok().and_then(Option::as_ref).map(|reply| reply.message.yiaddr);
+    let contact = Contact {
+        mac: seen.mac,
+        client: seen.client,
+        kind: seen.kind,
+        address: given.filter(|address| !address.is_unspecified()),
+        hostname: seen.message.host_name().map(ToString::to_string),
+        unanswered: reply.as_ref().err().copied(),
+    };
+    Decision { reply, write, contact }
+}
+
+/// What a message leads to.
+struct Outcome {
+    reply: Result<Option<Reply>, Drop>,
+    write: Option<LeaseWrite>,
+}
+
+impl Outcome {
+    const fn silent(why: Drop) -> Self {
+        Self { reply: Err(why), write: None }
+    }
+
+    const fn answer(reply: Reply, write: Option<LeaseWrite>) -> Self {
+        Self { reply: Ok(Some(reply)), write }
+    }
+
+    const fn done(write: LeaseWrite) -> Self {
+        Self { reply: Ok(None), write: Some(write) }
+    }
+}
+
+/// One message with everything that counts for it.
+struct Case<'a> {
+    seen: &'a Seen<'a>,
+    view: View<'a>,
+    asker: Asker<'a>,
+}
+
+impl Case<'_> {
+    /// §4.3.1: offer an address and keep it for a while.
+    fn discover(&self) -> Outcome {
+        if self.keeps_silent() {
+            return Outcome::silent(Drop::LocalStart);
+        }
+        let View { table, now, .. } = self.view;
+        let wish = self.seen.message.requested_address();
+        let Some(address) = self.asker.choose(table, wish, now) else {
+            return Outcome::silent(Drop::PoolExhausted);
+        };
+        // A lease that outlasts the offer holds the address anyway, and must stay a lease: the
+        // client may go on using it without taking the offer.
+        let until = now.plus(OFFER_MS);
+        let held = table.get(address).is_some_and(|lease| {
+            self.asker.holds(address, lease) && lease.state == LeaseState::Bound && lease.expires >= until
+        });
+        let write = (!held).then(|| self.lease(address, LeaseState::Offered, until));
+        Outcome::answer(self.grant().address(MessageType::Offer, address), write)
+    }
+
+    /// §4.3.2: which of the four requests is it?
+    fn request(&self) -> Outcome {
+        let message = &self.seen.message;
+        match (message.server_id(), message.requested_address()) {
+            (Some(server), _) if server != self.seen.subnet.server => self.chose_another(server),
+            (Some(_), Some(wish)) => self.selecting(wish),
+            (None, Some(wish)) if message.ciaddr.is_unspecified() => self.rebooting(wish),
+            _ if !message.ciaddr.is_unspecified() => self.extending(message.ciaddr),
+            _ => Outcome::silent(Drop::Incomplete),
+        }
+    }
+
+    /// The client took another server's offer: ours is free again.
+    fn chose_another(&self, server: Ipv4Addr) -> Outcome {
+        let View { table, now, .. } = self.view;
+        let ours = table.last_of(&self.seen.key);
+        let write = ours
+            .filter(|(_, lease)| lease.state == LeaseState::Offered && lease.is_live(now))
+            .map(|(address, _)| self.lease(address, LeaseState::Offered, now));
+        Outcome { reply: Err(Drop::OtherServer(server)), write }
+    }
+
+    /// SELECTING: the client takes our offer. The offer itself may have been forgotten in a
+    /// restart; what counts is that the address may be given.
+    fn selecting(&self, address: Ipv4Addr) -> Outcome {
+        if self.may_have(address) { self.acknowledge(address) } else { self.refuse("not offered") }
+    }
+
+    /// INIT-REBOOT: the client remembers an address.
+    fn rebooting(&self, address: Ipv4Addr) -> Outcome {
+        if self.keeps_silent() {
+            return Outcome::silent(Drop::LocalStart);
+        }
+        if !self.seen.subnet.network.contains(address) {
+            return self.refuse("wrong network");
+        }
+        let last = self.view.table.last_of(&self.seen.key).map(|(address, _)| address);
+        match self.asker.reservation.filter(|reserved| self.may_have(*reserved)).or(last) {
+            Some(known) if known == address && self.may_have(address) => self.acknowledge(address),
+            Some(_) => self.refuse("not your address"),
+            None if self.is_taken(address) => self.refuse("not your address"),
+            // "If the DHCP server has no record of this client, then it MUST remain silent".
+            None => Outcome::silent(Drop::NoRecord),
+        }
+    }
+
+    /// RENEWING or REBINDING: the client uses the address and wants to keep it. A record is not
+    /// asked for: an address of ours that nobody else holds is safe to give, and a server that
+    /// lost its table finds its clients again.
+    fn extending(&self, address: Ipv4Addr) -> Outcome {
+        if self.may_have(address) {
+            self.acknowledge(address)
+        } else if !self.seen.subnet.network.contains(address) {
+            self.refuse("wrong network")
+        } else if self.is_taken(address) || self.view.table.last_of(&self.seen.key).is_some() {
+            self.refuse("not your address")
+        } else {
+            Outcome::silent(Drop::NoRecord)
+        }
+    }
+
+    /// §4.3.3: the client found the address in use, so it rests. Only its holder may say so.
+    fn decline(&self) -> Outcome {
+        let message = &self.seen.message;
+        match message.requested_address() {
+            None => Outcome::silent(Drop::Incomplete),
+            Some(address) => self.give_up(address, LeaseState::Declined, self.view.now.plus(DECLINED_MS)),
+        }
+    }
+
+    /// §4.3.4: the client gives the address back; the record stays, so it can have it again.
+    fn release(&self) -> Outcome {
+        self.give_up(self.seen.message.ciaddr, LeaseState::Released, self.view.now)
+    }
+
+    fn give_up(&self, address: Ipv4Addr, state: LeaseState, until: Millis) -> Outcome {
+        if let Some(server) = self.seen.message.server_id().filter(|id| *id != self.seen.subnet.server) {
+            return Outcome::silent(Drop::OtherServer(server));
+        }
+        let lease = self.view.table.get(address);
+        let held = lease.is_some_and(|lease| {
+            matches!(lease.state, LeaseState::Bound | LeaseState::Offered)
+                && lease.is_live(self.view.now)
+                && self.asker.holds(address, lease)
+        });
+        if held { Outcome::done(self.lease(address, state, until)) } else { Outcome::silent(Drop::NoRecord) }
+    }
+
+    /// §4.3.5: parameters for a client that has an address.
+    fn inform(&self) -> Outcome {
+        if self.seen.message.ciaddr.is_unspecified() {
+            return Outcome::silent(Drop::Incomplete);
+        }
+        Outcome::answer(self.grant().parameters_only(), None)
+    }
+
+    fn acknowledge(&self, address: Ipv4Addr) -> Outcome {
+        let until = self.view.now.plus(u64::from(self.seen.subnet.lease_seconds) * 1_000);
+        let write = self.lease(address, LeaseState::Bound, until);
+        Outcome::answer(self.grant().address(MessageType::Ack, address), Some(write))
+    }
+
+    fn refuse(&self, reason: &'static str) -> Outcome {
+        Outcome::answer(reply::nak(self.seen.subnet, &self.seen.message, reason), None)
+    }
+
+    fn may_have(&self, address: Ipv4Addr) -> bool {
+        self.asker.may_have(self.view.table, address, self.view.now)
+    }
+
+    /// Whether somebody else holds the address, or it is kept for somebody else.
+    fn is_taken(&self, address: Ipv4Addr) -> bool {
+        let lease = self.view.table.get(address).filter(|lease| lease.is_live(self.view.now));
+        let reserved = self.view.reserved.contains(&address) && self.asker.reservation != Some(address);
+        reserved || lease.is_some_and(|lease| !self.asker.holds(address, lease))
+    }
+
+    fn keeps_silent(&self) -> bool {
+        let firmware = self.seen.client.boots() && !self.view.node.boot.is_network();
+        firmware && self.seen.subnet.local == LocalAnswer::NoOffer
+    }
+
+    fn lease(&self, address: Ipv4Addr, state: LeaseState, expires: Millis) -> LeaseWrite {
+        let Seen { key, mac, .. } = self.seen;
+        let lease = Lease { key: key.clone(), mac: *mac, state, since: self.view.now, expires };
+        LeaseWrite { address, lease }
+    }
+
+    fn grant(&self) -> Grant<'_> {
+        let Seen { subnet, message, client, mac, .. } = self.seen;
+        Grant { subnet, request: message, client: *client, mac: *mac, node: self.view.node }
+    }
+}

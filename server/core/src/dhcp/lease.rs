@@ -1,0 +1,313 @@
+//! Who holds which address: a table as a plain value, and the choice of an address.
+
+use super::runs::Runs;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+use kaltstart_protocol::dhcp::Message;
+use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::time::Millis;
+use serde::{Deserialize, Serialize};
+
+/// How long an offered address is kept for the client, ms.
+pub const OFFER_MS: u64 = 60_000;
+/// How long an address rests after a client found it in use, ms.
+pub const DECLINED_MS: u64 = 60 * 60 * 1_000;
+/// Longest client identifier that is taken: what one option holds.
+pub const MAX_CLIENT_ID: usize = 255;
+
+/// Who a client is (RFC 2131 §4.2): its client identifier, else hardware type and address.
+///
+/// Both share one form: RFC 2132 §9.14 lets identifiers be made of type and address too, so
+/// firmware that sends such an identifier and a system that sends none are the same client.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClientKey(Vec<u8>);
+
+impl ClientKey {
+    /// The sender of a message; none when its identifier is longer than [`MAX_CLIENT_ID`].
+    #[must_use]
+    pub fn of(message: &Message) -> Option<Self> {
+        match message.client_id() {
+            Some(id) => (id.len() <= MAX_CLIENT_ID).then(|| Self(id.into())),
+            None => {
+                let mut key = Vec::from([message.hardware.kind()]);
+                key.extend_from_slice(message.hardware.bytes());
+                Some(Self(key))
+            }
+        }
+    }
+
+    /// The stored form.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for ClientKey {
+    fn from(stored: Vec<u8>) -> Self {
+        Self(stored)
+    }
+}
+
+/// How an address is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseState {
+    /// Offered, not yet taken; never stored.
+    Offered,
+    /// Acknowledged.
+    Bound,
+    /// Given back.
+    Released,
+    /// Found in use by somebody else.
+    Declined,
+}
+
+/// The hold on one address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The client.
+    pub key: ClientKey,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// How.
+    pub state: LeaseState,
+    /// When this was decided.
+    pub since: Millis,
+    /// From then on the address is free; the client may still have it back.
+    pub expires: Millis,
+}
+
+impl Lease {
+    /// Whether nobody else may have the address.
+    #[must_use]
+    pub fn is_live(&self, now: Millis) -> bool {
+        self.expires > now
+    }
+}
+
+/// A change of the table: the address is held so from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseWrite {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The new hold.
+    pub lease: Lease,
+}
+
+impl LeaseWrite {
+    /// Whether it must be stored before the answer leaves: all but offers, which may be forgotten
+    /// in a crash, as RFC 2131 §3.1 lets them.
+    #[must_use]
+    pub const fn is_durable(&self) -> bool {
+        !matches!(self.lease.state, LeaseState::Offered)
+    }
+}
+
+/// A table taken up again after a restart.
+#[derive(Debug, Clone)]
+pub struct Resumed {
+    /// The table.
+    pub table: LeaseTable,
+    /// The time from which the clock of the leases goes on.
+    pub now: Millis,
+    /// What must be stored before the first answer.
+    pub writes: Vec<LeaseWrite>,
+}
+
+/// All holds, by address.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeaseTable {
+    leases: BTreeMap<Ipv4Addr, Lease>,
+    /// The address each client held last; entries go with the hold they point to.
+    by_key: BTreeMap<ClientKey, Ipv4Addr>,
+    by_expiry: BTreeSet<(Millis, Ipv4Addr)>,
+    /// The addresses in `leases`.
+    used: Runs,
+}
+
+impl LeaseTable {
+    /// Takes up the stored leases at the time `wall` of a clock that may have jumped.
+    ///
+    /// The latest decision in the table is the last moment that is certain. Before it the clock
+    /// does not go back. Whoever was live then may still be, whatever the clock says now (the
+    /// time in between may be a jump), so each such lease gets the rest of its time again. That
+    /// keeps an address a little longer than needed and never gives it away too early.
+    pub fn resume(stored: impl IntoIterator<Item = LeaseWrite>, wall: Millis) -> Resumed {
+        let mut table = Self::default();
+        let mut certain = Millis(0);
+        for write in stored {
+            certain = certain.max(write.lease.since);
+            table.apply(write);
+        }
+        let gap = wall.since(certain);
+        let now = wall.max(certain);
+        let writes = |(address, lease): (&Ipv4Addr, &Lease)| {
+            let longest = now.plus(lease.expires.since(lease.since));
+            let expires = lease.expires.plus(gap).min(longest);
+            let lease = Lease { since: now, expires, ..lease.clone() };
+            LeaseWrite { address: *address, lease }
+        };
+        let live = table.leases.iter().filter(|(_, lease)| gap > 0 && lease.is_live(certain));
+        let writes: Vec<_> = live.map(writes).collect();
+        for write in &writes {
+            table.apply(write.clone());
+        }
+        Resumed { table, now, writes }
+    }
+
+    /// The hold on an address.
+    #[must_use]
+    pub fn get(&self, address: Ipv4Addr) -> Option<&Lease> {
+        self.leases.get(&address)
+    }
+
+    /// The address a client held last, if nobody has taken it since.
+    #[must_use]
+    pub fn last_of(&self, key: &ClientKey) -> Option<(Ipv4Addr, &Lease)> {
+        let address = *self.by_key.get(key)?;
+        Some((address, self.leases.get(&address)?))
+    }
+
+    /// All holds by address.
+    pub fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
+        self.leases.iter().map(|(address, lease)| (*address, lease))
+    }
+
+    /// Carries out a change. What it returns undoes it, given to [`LeaseTable::undo`]; several
+    /// changes are undone in reverse order.
+    pub fn apply(&mut self, write: LeaseWrite) -> Undo {
+        let LeaseWrite { address, lease } = write;
+        let key = lease.key.clone();
+        let last = self.by_key.get(&key).copied();
+        let before = self.take(address);
+        self.put(address, lease);
+        self.by_key.insert(key.clone(), address);
+        Undo { address, before, key, last }
+    }
+
+    /// Undoes a change.
+    pub fn undo(&mut self, undo: Undo) {
+        let Undo { address, before, key, last } = undo;
+        self.take(address);
+        if let Some((lease, was_last)) = before {
+            if was_last {
+                self.by_key.insert(lease.key.clone(), address);
+            }
+            self.put(address, lease);
+        }
+        if let Some(last) = last {
+            self.by_key.insert(key, last);
+        }
+    }
+
+    /// Adds a hold where there is none.
+    fn put(&mut self, address: Ipv4Addr, lease: Lease) {
+        self.by_expiry.insert((lease.expires, address));
+        self.used.insert(address);
+        self.leases.insert(address, lease);
+    }
+
+    /// Takes a hold out, and says whether it was its client's last.
+    fn take(&mut self, address: Ipv4Addr) -> Option<(Lease, bool)> {
+        let lease = self.leases.remove(&address)?;
+        self.by_expiry.remove(&(lease.expires, address));
+        self.used.remove(address);
+        let was_last = self.by_key.get(&lease.key) == Some(&address);
+        if was_last {
+            self.by_key.remove(&lease.key);
+        }
+        Some((lease, was_last))
+    }
+}
+
+/// How to undo a change of the table.
+#[derive(Debug, Clone)]
+pub struct Undo {
+    address: Ipv4Addr,
+    /// The hold before, and whether it was its client's last.
+    before: Option<(Lease, bool)>,
+    key: ClientKey,
+    last: Option<Ipv4Addr>,
+}
+
+/// Addresses for clients without a reservation, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// The first.
+    pub first: Ipv4Addr,
+    /// The last.
+    pub last: Ipv4Addr,
+}
+
+impl Pool {
+    /// Whether the address belongs to it.
+    #[must_use]
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        (self.first..=self.last).contains(&address)
+    }
+}
+
+/// Who asks for an address, and what may be given.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// The client.
+    pub key: &'a ClientKey,
+    /// Its hardware address: reservations go by it.
+    pub mac: Mac,
+    /// The address reserved for it.
+    pub reservation: Option<Ipv4Addr>,
+    /// The addresses reserved for anybody.
+    pub reserved: &'a BTreeSet<Ipv4Addr>,
+    /// The pool of its subnet.
+    pub pool: Pool,
+}
+
+impl Asker<'_> {
+    /// Whether it is the holder: by its key, and on its reserved address by its hardware address,
+    /// because firmware, loader and system of one machine may use different identifiers.
+    #[must_use]
+    pub fn holds(&self, address: Ipv4Addr, lease: &Lease) -> bool {
+        lease.key == *self.key || (self.reservation == Some(address) && lease.mac == self.mac)
+    }
+
+    /// Whether it may have this address now.
+    #[must_use]
+    pub fn may_have(&self, table: &LeaseTable, address: Ipv4Addr, now: Millis) -> bool {
+        let reserved_for_it = self.reservation == Some(address);
+        if !reserved_for_it && (!self.pool.contains(address) || self.reserved.contains(&address)) {
+            return false;
+        }
+        table.get(address).is_none_or(|lease| {
+            !lease.is_live(now) || (lease.state != LeaseState::Declined && self.holds(address, lease))
+        })
+    }
+
+    /// Chooses an address (RFC 2131 §4.3.1): the reserved one, the last one, the wished one, the
+    /// first that was never given away, the one that has been free for the longest time.
+    #[must_use]
+    pub fn choose(&self, table: &LeaseTable, wish: Option<Ipv4Addr>, now: Millis) -> Option<Ipv4Addr> {
+        let last = table.last_of(self.key).map(|(address, _)| address);
+        let known = [self.reservation, last, wish].into_iter().flatten();
+        let mut known = known.filter(|address| self.may_have(table, *address, now));
+        known.next().or_else(|| self.never_given(table)).or_else(|| {
+            let free = table.by_expiry.iter().take_while(|(expires, _)| *expires <= now);
+            free.map(|(_, address)| *address).find(|address| self.may_have(table, *address, now))
+        })
+    }
+
+    /// The first address of the pool that is neither in the table nor reserved.
+    fn never_given(&self, table: &LeaseTable) -> Option<Ipv4Addr> {
+        let mut address = table.used.first_outside(self.pool.first)?;
+        while self.reserved.contains(&address) && address <= self.pool.last {
+            let next = Ipv4Addr::from_bits(address.to_bits().checked_add(1)?);
+            address = table.used.first_outside(next)?;
+        }
+        (address <= self.pool.last).then_some(address)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Promise 31 against a model: what the clients believe, by a clock that does not jump.
+
+use super::*;
+use crate::dhcp::tests::{Server, declining, discover, extending, rebooting, releasing, selecting};
+use kaltstart_protocol::dhcp::MessageType;
+use proptest::prelude::*;
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const DAY: i64 = 24 * 3_600 * 1_000;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Discover(u8),
+    /// Take the last offer.
+    Take(u8),
+    /// INIT-REBOOT with any address.
+    Reboot(u8, u8),
+    /// RENEW what it believes to hold.
+    Renew(u8),
+    /// RENEW any address.
+    Claim(u8, u8),
+    Decline(u8),
+    Release(u8),
+    /// Minutes go by.
+    Wait(u16),
+    /// The server restarts; the clock on the wall has moved by this many ms meanwhile.
+    Restart(i64),
+    /// The store fails: the next change is undone and not answered.
+    Fail(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let who = || 0..5_u8;
+    let step = prop_oneof![
+        3 => who().prop_map(Step::Discover),
+        4 => who().prop_map(Step::Take),
+        1 => (who(), 9..14_u8).prop_map(|(n, a)| Step::Reboot(n, a)),
+        2 => who().prop_map(Step::Renew),
+        1 => (who(), 9..14_u8).prop_map(|(n, a)| Step::Claim(n, a)),
+        1 => who().prop_map(Step::Decline),
+        1 => who().prop_map(Step::Release),
+        2 => (0..90_u16).prop_map(Step::Wait),
+        1 => prop_oneof![Just(-DAY), Just(0), Just(DAY), -DAY..DAY].prop_map(Step::Restart),
+        1 => who().prop_map(Step::Fail),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+/// The clients' side of the world.
+#[derive(Default)]
+struct Clients {
+    /// True time, ms.
+    now: u64,
+    offer: BTreeMap<u8, Ipv4Addr>,
+    /// Address and true end of what each client holds.
+    held: BTreeMap<u8, (Ipv4Addr, u64)>,
+}
+
+impl Clients {
+    fn hear(&mut self, n: u8, server: &mut Server, message: &Message) {
+        let Ok(Some(reply)) = server.ask(message) else { return };
+        let address = reply.message.yiaddr;
+        match reply.kind {
+            MessageType::Offer => {
+                self.offer.insert(n, address);
+            }
+            MessageType::Ack => {
+                let seconds = reply.message.lease_seconds().expect("a lease has a length");
+                self.held.insert(n, (address, self.now + u64::from(seconds) * 1_000));
+            }
+            _ => {
+                self.held.remove(&n);
+            }
+        }
+    }
+
+    fn step(&mut self, server: &mut Server, step: Step) {
+        match step {
+            Step::Discover(n) => self.hear(n, server, &discover(n)),
+            Step::Take(n) => {
+                if let Some(address) = self.offer.remove(&n) {
+                    self.hear(n, server, &selecting(n, SERVER, address));
+                }
+            }
+            Step::Reboot(n, last) => {
+                self.held.remove(&n);
+                self.hear(n, server, &rebooting(n, Ipv4Addr::new(10, 77, 0, last)));
+            }
+            Step::Renew(n) => {
+                if let Some((address, _)) = self.held.get(&n).copied() {
+                    self.hear(n, server, &extending(n, address));
+                }
+            }
+            Step::Claim(n, last) => self.hear(n, server, &extending(n, Ipv4Addr::new(10, 77, 0, last))),
+            Step::Decline(n) => {
+                if let Some((address, _)) = self.held.remove(&n) {
+                    let _ = server.ask(&declining(n, address));
+                }
+            }
+            Step::Release(n) => {
+                if let Some((address, _)) = self.held.remove(&n) {
+                    let _ = server.ask(&releasing(n, address));
+                }
+            }
+            Step::Wait(minutes) => {
+                let ms = u64::from(minutes) * 60_000;
+                self.now += ms;
+                server.now = server.now.plus(ms);
+            }
+            Step::Restart(jump) => {
+                let wall = Millis(server.now.0.saturating_add_signed(jump));
+                let stored = core::mem::take(&mut server.stored);
+                let stored = stored.into_iter().map(|(address, lease)| LeaseWrite { address, lease });
+                let resumed = LeaseTable::resume(stored, wall);
+                server.table = resumed.table;
+                server.now = resumed.now;
+                // All that is left is what was stored.
+                let left = server.table.iter().map(|(address, lease)| (address, lease.clone()));
+                server.stored = left.collect();
+            }
+            Step::Fail(n) => {
+                let before = (server.table.clone(), server.stored.clone());
+                let address = self.offer.get(&n).copied().unwrap_or(Ipv4Addr::new(10, 77, 0, 10));
+                let _ = server.ask(&selecting(n, SERVER, address));
+                (server.table, server.stored) = before;
+            }
+        }
+        let now = self.now;
+        self.held.retain(|_, (_, end)| *end > now);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn p31_no_address_has_two_owners(steps in steps()) {
+        let (mut server, mut clients) = (Server::new(), Clients::default());
+        for step in steps {
+            clients.step(&mut server, step);
+            let mut owners = BTreeSet::new();
+            for (address, _) in clients.held.values() {
+                prop_assert!(owners.insert(*address), "{address} twice: {:?}", clients.held);
+            }
+        }
+    }
+}
+
+#[test]
+fn p31_a_clock_that_jumps_at_a_restart_takes_no_lease_away() {
+    for jump in [-DAY, -1, 0, 1, DAY] {
+        let (mut server, mut clients) = (Server::new(), Clients::default());
+        clients.step(&mut server, Step::Discover(1));
+        clients.step(&mut server, Step::Take(1));
+        for _ in 0..3 {
+            clients.step(&mut server, Step::Restart(jump));
+            let live = server.table.iter().filter(|(_, lease)| lease.is_live(server.now)).count();
+            assert_eq!(live, 1, "{jump}");
+        }
+        // It does not live for ever either.
+        clients.step(&mut server, Step::Wait(61));
+        assert!(server.table.iter().all(|(_, lease)| !lease.is_live(server.now)));
+    }
+}
+
+#[test]
+fn p31_a_lease_survives_its_stored_form() {
+    let mut server = Server::new();
+    Clients::default().step(&mut server, Step::Discover(1));
+    let lease = server.table.iter().next().expect("an offer").1.clone();
+    let json = serde_json::to_string(&lease).expect("serialises");
+    assert_eq!(serde_json::from_str::<Lease>(&json).expect("reads back"), lease);
+    assert_eq!(ClientKey::from(lease.key.as_bytes().to_vec()), lease.key);
+}

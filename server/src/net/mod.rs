@@ -1,0 +1,3 @@
+//! Services on UDP sockets.
+
+pub mod tftp;
