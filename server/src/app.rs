@@ -13,6 +13,9 @@ use kaltstart_protocol::agent_api::{DiskUuids, Mode};
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Decisions on one event before the server gives up against other writers.
 const TRIES_MAX: u32 = 20;
@@ -58,9 +61,37 @@ pub struct App {
     pub metrics: Metrics,
     /// Proves an administrator; made at first start.
     pub admin: Secret,
+    reserved: RwLock<Arc<BTreeSet<Ipv4Addr>>>,
 }
 
 impl App {
+    /// Puts the parts together, and declares the machines of the configuration.
+    ///
+    /// # Errors
+    /// When a machine cannot be declared, or the store fails.
+    pub async fn new(config: Config, store: Store, admin: Secret) -> Result<Self, AppError> {
+        let images = Catalog::new(config.images.dir.clone());
+        let app =
+            Self { store, images, metrics: Metrics::default(), admin, reserved: RwLock::default(), config };
+        for node in &app.config.node {
+            app.declare(node).await?;
+        }
+        app.gather_reservations()?;
+        Ok(app)
+    }
+
+    /// The addresses reserved for any machine.
+    pub fn reserved(&self) -> Arc<BTreeSet<Ipv4Addr>> {
+        self.reserved.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn gather_reservations(&self) -> Result<(), AppError> {
+        let all = self.store.machines()?;
+        let reserved = all.iter().filter_map(|found| found.machine.node.reservation).collect();
+        *self.reserved.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(reserved);
+        Ok(())
+    }
+
     /// The machine found by `key`.
     ///
     /// # Errors
@@ -180,6 +211,7 @@ impl App {
         match self.store.commit(&machine, version, &told, now).await {
             Ok(Commit::Done) => {
                 self.tell(&machine, &told);
+                self.gather_reservations()?;
                 Ok(machine)
             }
             Ok(Commit::Conflict) => Err(AppError::Busy),

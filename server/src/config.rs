@@ -1,5 +1,8 @@
 //! What the server is told: one TOML file, checked as a whole before anything is bound.
 
+use kaltstart_core::dhcp::bootfile::LocalAnswer;
+use kaltstart_core::dhcp::lease::Pool;
+use kaltstart_core::dhcp::subnet::{self, Subnet};
 use kaltstart_protocol::agent_api::DiskRule;
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::layout::{Layout, plan};
@@ -337,6 +340,22 @@ impl Config {
 }
 
 impl Dhcp {
+    /// The subnet as the DHCP decisions want it; `http_base` is the base of this server's URLs.
+    #[must_use]
+    pub fn decided_upon(&self, http_base: &str) -> Subnet {
+        Subnet {
+            network: subnet::Network { address: self.subnet.base, prefix: self.subnet.prefix },
+            server: self.address,
+            http: http_base.to_owned(),
+            pool: self.pool.map_or(Pool::EMPTY, |(first, last)| Pool { first, last }),
+            routers: self.router.into_iter().collect(),
+            name_servers: self.dns.clone(),
+            domain: None,
+            lease_seconds: self.lease_seconds,
+            local: LocalAnswer::default(),
+        }
+    }
+
     fn problems(&self, all: &mut Vec<String>) {
         let name = &self.interface;
         let outside = |address| !self.subnet.has_host(address);

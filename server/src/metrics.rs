@@ -1,5 +1,6 @@
 //! Counters in Prometheus' text form; never a node's name as a label.
 
+use crate::net::dhcp::Stats;
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{JobKind, Machine};
 use prometheus_client::encoding::text::encode;
@@ -8,6 +9,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 /// One label: what happened to something.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,8 +45,8 @@ struct InPhase {
 /// All counters.
 pub struct Metrics {
     registry: Registry,
-    /// DHCP messages, by type and result.
-    pub dhcp: Family<Kind, Counter>,
+    dhcp: Family<Kind, Counter>,
+    dhcp_stats: OnceLock<Arc<Stats>>,
     /// TFTP transfers, by result.
     pub tftp: Family<Kind, Counter>,
     /// Bytes of boot files and images served over HTTP.
@@ -77,7 +80,7 @@ impl Default for Metrics {
             Unit::Seconds,
             phases.clone(),
         );
-        Self { registry, dhcp, tftp, http_bytes, jobs, phases }
+        Self { registry, dhcp, dhcp_stats: OnceLock::new(), tftp, http_bytes, jobs, phases }
     }
 }
 
@@ -112,9 +115,19 @@ impl Metrics {
         self.jobs.get_or_create(&Ended { kind, outcome }).inc();
     }
 
+    /// Shows the DHCP service's own counters from now on.
+    pub(crate) fn watch_dhcp(&self, stats: Arc<Stats>) {
+        // Set once, when the service is opened.
+        let _ = self.dhcp_stats.set(stats);
+    }
+
     /// All counters as text.
     #[must_use]
     pub fn text(&self) -> String {
+        for (result, name, count) in self.dhcp_stats.get().iter().flat_map(|stats| stats.counts()) {
+            let labels = Kind { r#type: name.into(), result: result.into() };
+            self.dhcp.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
+        }
         let mut text = String::new();
         // Writing to a `String` cannot fail.
         let _ = encode(&mut text, &self.registry);

@@ -3,12 +3,13 @@
 use crate::app::App;
 use crate::clock;
 use crate::config::{Config, Log, LogFormat};
+use crate::doors::{DhcpDoor, StoredLease, TftpCounter, TftpDoor};
 use crate::exit::Exit;
 use crate::http;
-use crate::images::Catalog;
-use crate::metrics::Metrics;
+use crate::net::{dhcp, ra, tftp};
 use crate::store::{Key, Store};
 use anyhow::{Context, Result};
+use kaltstart_core::dhcp::lease::LeaseWrite;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_protocol::secret::Secret;
 use std::fs;
@@ -18,7 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// How often overdue jobs are looked for.
 const DEADLINES_EVERY: Duration = Duration::from_secs(1);
@@ -58,42 +60,91 @@ fn log_to_stderr(log: &Log) {
 async fn serve(config: Config) -> Result<()> {
     fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make data_dir {}", config.data_dir.display()))?;
-    let app = Arc::new(App {
-        store: Store::open(&config.data_dir)?,
-        images: Catalog::new(config.images.dir.clone()),
-        metrics: Metrics::default(),
-        admin: admin_token(&config.data_dir)?,
-        config,
-    });
-    for node in &app.config.node {
-        app.declare(node).await.with_context(|| format!("cannot declare node {:?}", node.name))?;
-    }
+    let store = Store::open(&config.data_dir)?;
+    let admin = admin_token(&config.data_dir)?;
+    let app = Arc::new(App::new(config, store, admin).await?);
     for node in app.store.due(None)? {
         app.apply(Key::Id(&node), &Event::ServerStarted).await?;
     }
-    let (stop, stopped) = watch::channel(false);
-    let listen = app.config.http.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("cannot listen on {listen} (http.listen): is the address ours, the port free?")
-    })?;
+    let stop = CancellationToken::new();
+    let mut doors = JoinSet::new();
+    open_http(&app, &stop, &mut doors).await?;
+    open_tftp(&app, &stop, &mut doors)?;
+    open_dhcp(&app, &stop, &mut doors).await?;
     tokio::spawn(watch_deadlines(app.clone()));
-    let until = wait_for(stopped.clone());
-    let served = tokio::spawn(
-        axum::serve(listener, http::router(app.clone())).with_graceful_shutdown(until).into_future(),
-    );
-    tracing::info!(http = %listen, data = %app.config.data_dir.display(), "serving");
-    told_to_stop().await?;
+    tracing::info!(http = %app.config.http.listen, data = %app.config.data_dir.display(), "serving");
+    tokio::select! {
+        told = told_to_stop() => told?,
+        ended = doors.join_next() => {
+            anyhow::bail!("a service ended by itself: {ended:?}; the log says why");
+        }
+    }
     tracing::info!("stopping");
-    stop.send_replace(true);
-    if tokio::time::timeout(DRAIN_MAX, served).await.is_err() {
+    stop.cancel();
+    if tokio::time::timeout(DRAIN_MAX, async { while doors.join_next().await.is_some() {} }).await.is_err() {
         tracing::info!("open requests were cut off");
     }
     Ok(())
 }
 
-async fn wait_for(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop as well.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
+async fn open_http(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet<()>) -> Result<()> {
+    let listen = app.config.http.listen;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("cannot listen on {listen} (http.listen): is the address ours, the port free?")
+    })?;
+    let (router, stop) = (http::router(app.clone()), stop.clone().cancelled_owned());
+    doors.spawn(async move {
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+            tracing::error!(%error, "HTTP");
+        }
+    });
+    Ok(())
+}
+
+fn open_tftp(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet<()>) -> Result<()> {
+    let listen = app.config.tftp.listen;
+    let socket = tftp::bind(listen).with_context(|| {
+        format!("cannot listen on {listen} (tftp.listen): is the address ours, the port free, are we root?")
+    })?;
+    let dir = &app.config.boot.loaders;
+    let loaders = tftp::Directory::new(dir).with_context(|| format!("boot.loaders {}", dir.display()))?;
+    let door = TftpDoor { app: app.clone(), loaders };
+    let (counter, stop) = (TftpCounter(app.clone()), stop.clone());
+    doors.spawn(async move {
+        if let Err(error) = tftp::serve(socket, door, counter, tftp::Limits::default(), stop).await {
+            tracing::error!(%error, "TFTP");
+        }
+    });
+    Ok(())
+}
+
+async fn open_dhcp(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet<()>) -> Result<()> {
+    let base = app.config.http_base();
+    let subnets = app.config.dhcp.iter().map(|subnet| subnet.decided_upon(&base)).collect();
+    let stored: Vec<StoredLease> = app.store.leases()?;
+    let stored = stored.into_iter().map(|held| LeaseWrite { address: held.address, lease: held.lease });
+    let service = dhcp::Service::new(DhcpDoor(app.clone()), subnets, stored, clock::now()).await?;
+    let service = Arc::new(service);
+    app.metrics.watch_dhcp(service.stats().clone());
+    for subnet in &app.config.dhcp {
+        let name = &subnet.interface;
+        let listener = dhcp::Listener::open(name, subnet.address).with_context(|| {
+            format!("cannot serve DHCP on {name}: does it exist, is UDP port 67 free, are we root?")
+        })?;
+        let (service, stopped) = (service.clone(), stop.clone());
+        doors.spawn(async move { service.serve(&listener, stopped).await });
+        if subnet.answer_router_solicitations {
+            match ra::Advertiser::open(name) {
+                Ok(advertiser) => {
+                    let stopped = stop.clone();
+                    doors.spawn(async move { advertiser.serve(stopped).await });
+                }
+                // Boot loaders only wait longer without it.
+                Err(error) => tracing::warn!(interface = name, %error, "no router advertisements"),
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn told_to_stop() -> Result<()> {

@@ -16,6 +16,7 @@ use kaltstart_protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
@@ -408,23 +409,28 @@ impl Store {
         })
     }
 
-    /// Stores leases by address; a missing document removes one.
+    /// The document of the lease of `address`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn lease<L: DeserializeOwned>(&self, address: Ipv4Addr) -> Result<Option<L>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT doc FROM leases WHERE address = ?1")?
+                .query_row([address.to_string()], |row| document(row, 0))
+                .optional()
+        })
+    }
+
+    /// Stores leases: address and document.
     ///
     /// # Errors
     /// When the database cannot be written; nothing is stored then.
-    pub async fn put_leases(&self, leases: Vec<(String, Option<String>)>) -> Result<(), StoreError> {
+    pub async fn put_leases(&self, leases: Vec<(String, String)>) -> Result<(), StoreError> {
         let write = move |connection: &Connection| {
-            for (address, doc) in &leases {
-                match doc {
-                    Some(doc) => connection
-                        .prepare_cached("INSERT OR REPLACE INTO leases (address, doc) VALUES (?1, ?2)")?
-                        .execute(params![address, doc])?,
-                    None => connection
-                        .prepare_cached("DELETE FROM leases WHERE address = ?1")?
-                        .execute([address])?,
-                };
-            }
-            Ok(())
+            let mut insert =
+                connection.prepare_cached("INSERT OR REPLACE INTO leases (address, doc) VALUES (?1, ?2)")?;
+            leases.iter().try_for_each(|(address, doc)| insert.execute([address, doc]).map(|_| ()))
         };
         Ok(self.writer.write(write).await?)
     }
