@@ -1,3 +1,5 @@
-//! Services on UDP sockets.
+//! Services on sockets of the machine network.
 
+pub mod dhcp;
+pub mod ra;
 pub mod tftp;

@@ -117,6 +117,24 @@ pub enum Drop {
     LocalStart,
 }
 
+impl Drop {
+    /// The name for metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromServer => "from-server",
+            Self::Type => "type",
+            Self::Identity => "identity",
+            Self::UnknownSubnet => "unknown-subnet",
+            Self::OtherServer(_) => "other-server",
+            Self::NoRecord => "no-record",
+            Self::Incomplete => "incomplete",
+            Self::PoolExhausted => "pool-exhausted",
+            Self::LocalStart => "local-start",
+        }
+    }
+}
+
 /// What to do about a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {

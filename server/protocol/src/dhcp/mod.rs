@@ -107,6 +107,12 @@ impl MessageType {
         Self::Inform,
     ];
 
+    /// The place in [`MessageType::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize - 1
+    }
+
     /// The name for logs and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

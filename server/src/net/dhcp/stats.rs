@@ -1,0 +1,85 @@
+//! Counters of the DHCP service.
+
+use kaltstart_protocol::dhcp::MessageType;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Reasons for which a message is not answered, or an answer not sent: those of
+/// [`Drop`](kaltstart_core::dhcp::Drop) and those of the service itself.
+const REASONS: [&str; 12] = [
+    "malformed",
+    "from-server",
+    "type",
+    "identity",
+    "unknown-subnet",
+    "other-server",
+    "no-record",
+    "incomplete",
+    "pool-exhausted",
+    "local-start",
+    "backend",
+    "send",
+];
+
+/// How many messages of which kind were received, sent and dropped.
+#[derive(Debug, Default)]
+pub struct Stats {
+    received: [AtomicU64; MessageType::ALL.len()],
+    sent: [AtomicU64; MessageType::ALL.len()],
+    dropped: [AtomicU64; REASONS.len()],
+}
+
+impl Stats {
+    /// All counters: direction (`received`, `sent`, `dropped`), type or reason, count.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        let types = || MessageType::ALL.into_iter().map(MessageType::name);
+        let read = |direction| {
+            move |(name, count): (_, &AtomicU64)| (direction, name, count.load(Ordering::Relaxed))
+        };
+        let received = types().zip(&self.received).map(read("received"));
+        let sent = types().zip(&self.sent).map(read("sent"));
+        received.chain(sent).chain(REASONS.into_iter().zip(&self.dropped).map(read("dropped")))
+    }
+
+    pub(super) fn received(&self, kind: MessageType) {
+        count(&self.received[kind.index()]);
+    }
+
+    pub(super) fn sent(&self, kind: MessageType) {
+        count(&self.sent[kind.index()]);
+    }
+
+    pub(super) fn dropped(&self, reason: &str) {
+        if let Some(at) = REASONS.iter().position(|name| *name == reason) {
+            count(&self.dropped[at]);
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kaltstart_core::dhcp::Drop;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn every_reason_is_counted() {
+        let drops = [
+            Drop::FromServer,
+            Drop::Type,
+            Drop::Identity,
+            Drop::UnknownSubnet,
+            Drop::OtherServer(Ipv4Addr::LOCALHOST),
+            Drop::NoRecord,
+            Drop::Incomplete,
+            Drop::PoolExhausted,
+            Drop::LocalStart,
+        ];
+        let stats = Stats::default();
+        drops.iter().for_each(|why| stats.dropped(why.name()));
+        assert_eq!(stats.counts().filter(|(_, _, count)| *count == 1).count(), drops.len());
+    }
+}
