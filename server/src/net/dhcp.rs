@@ -84,7 +84,7 @@ pub struct Service<B> {
     table: Mutex<LeaseTable>,
     /// Time of the leases at an instant: it follows no jump of the clock on the wall.
     clock: (Millis, Instant),
-    stats: Stats,
+    stats: Arc<Stats>,
 }
 
 impl<B: Backend> Service<B> {
@@ -107,13 +107,13 @@ impl<B: Backend> Service<B> {
             subnets,
             table: Mutex::new(resumed.table),
             clock: (resumed.now, Instant::now()),
-            stats: Stats::default(),
+            stats: Arc::default(),
         })
     }
 
     /// The counters.
     #[must_use]
-    pub const fn stats(&self) -> &Stats {
+    pub const fn stats(&self) -> &Arc<Stats> {
         &self.stats
     }
 

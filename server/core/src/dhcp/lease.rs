@@ -243,6 +243,9 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// No address at all.
+    pub const EMPTY: Self = Self { first: Ipv4Addr::BROADCAST, last: Ipv4Addr::UNSPECIFIED };
+
     /// Whether the address belongs to it.
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
