@@ -232,9 +232,9 @@ fn log_reply(seen: &Seen<'_>, reply: &Reply, interface: &str) {
     let (kind, address) = (reply.kind, reply.message.yiaddr);
     let file = String::from_utf8_lossy(&reply.message.file);
     if kind == MessageType::Offer {
-        debug!(interface, %mac, %client, message = %kind, %address, %file, "DHCP reply");
+        debug!(interface, %mac, %client, kind = %kind, %address, %file, "DHCP reply");
     } else {
-        info!(interface, %mac, %client, message = %kind, %address, %file, "DHCP reply");
+        info!(interface, %mac, %client, kind = %kind, %address, %file, "DHCP reply");
     }
 }
 
@@ -242,8 +242,8 @@ fn log_reply(seen: &Seen<'_>, reply: &Reply, interface: &str) {
 fn log_drop(seen: &Seen<'_>, why: Drop, interface: &str) {
     let Seen { mac, client, kind, .. } = seen;
     if matches!(why, Drop::OtherServer(_)) {
-        info!(interface, %mac, %client, message = %kind, %why, "DHCP message not answered");
+        info!(interface, %mac, %client, kind = %kind, %why, "DHCP message not answered");
     } else {
-        debug!(interface, %mac, %client, message = %kind, %why, "DHCP message not answered");
+        debug!(interface, %mac, %client, kind = %kind, %why, "DHCP message not answered");
     }
 }

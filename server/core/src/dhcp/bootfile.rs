@@ -25,13 +25,17 @@ const PXE_USE_BOOT_FILE: [u8; 4] = [6, 1, 8, code::END];
 const IPXE_NO_PROXY: [u8; 3] = [176, 1, 1];
 
 /// What firmware is answered when its machine shall start from its own disk.
+///
+/// OVMF asks again and again, for about a minute, as long as no offer names a boot file; it goes
+/// on to its next boot entry at once when the named file does not exist. iPXE goes on at once in
+/// both cases, so it is never given a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LocalAnswer {
-    /// An address, and nothing to boot.
+    /// An address, and the name of a file that does not exist.
     #[default]
-    NoBootFile,
-    /// An address and, for PXE, the name of a file that does not exist.
     MissingFile,
+    /// An address, and nothing to boot.
+    NoBootFile,
     /// Nothing at all.
     NoOffer,
 }
@@ -47,7 +51,7 @@ pub enum BootFile {
     Script(String),
 }
 
-/// Chooses the boot file; none for a local start, for programs that would not use it, and for
+/// Chooses the boot file; for a local start none that exists; none for programs that would not use it, and for
 /// machines there is none for.
 #[must_use]
 pub fn choose(
@@ -58,8 +62,11 @@ pub fn choose(
     mac: Mac,
 ) -> Option<BootFile> {
     if !decision.is_network() {
-        let missing = local == LocalAnswer::MissingFile && client.stage == Stage::Pxe;
-        return missing.then_some(BootFile::Tftp(MISSING_FILE));
+        return match (local, client.stage) {
+            (LocalAnswer::MissingFile, Stage::Pxe) => Some(BootFile::Tftp(MISSING_FILE)),
+            (LocalAnswer::MissingFile, Stage::HttpBoot) => Some(BootFile::Http(file_url(http, MISSING_FILE))),
+            _ => None,
+        };
     }
     let name = match client.architecture {
         Architecture::Bios => Some(BIOS_FILE),
@@ -70,9 +77,13 @@ pub fn choose(
     match client.stage {
         Stage::Os => None,
         Stage::Pxe => name.map(BootFile::Tftp),
-        Stage::HttpBoot => name.map(|name| BootFile::Http(format!("{http}/boot/files/{name}"))),
+        Stage::HttpBoot => name.map(|name| BootFile::Http(file_url(http, name))),
         Stage::Ipxe => Some(BootFile::Script(format!("{http}/boot/{mac}/script.ipxe"))),
     }
+}
+
+fn file_url(http: &str, name: &str) -> String {
+    format!("{http}/boot/files/{name}")
 }
 
 /// Writes the boot file into a reply.
@@ -144,8 +155,12 @@ mod tests {
             for stage in [Stage::Os, Stage::Pxe, Stage::HttpBoot, Stage::Ipxe] {
                 assert_eq!(choice(&BootDecision::Local, architecture, stage), None);
                 let client = Client { architecture, stage };
-                let missing = choose(&BootDecision::Local, client, LocalAnswer::MissingFile, "", MAC);
-                assert!(matches!(missing, None | Some(BootFile::Tftp(MISSING_FILE))));
+                match choose(&BootDecision::Local, client, LocalAnswer::MissingFile, "", MAC) {
+                    Some(BootFile::Tftp(name)) => assert_eq!((name, stage), (MISSING_FILE, Stage::Pxe)),
+                    Some(BootFile::Http(url)) => assert_eq!(url, file_url("", MISSING_FILE)),
+                    Some(BootFile::Script(_)) => panic!("a script"),
+                    None => assert!(matches!(stage, Stage::Os | Stage::Ipxe)),
+                }
             }
         }
     }
