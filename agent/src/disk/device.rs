@@ -5,7 +5,7 @@ use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::layout::plan::Plan;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -64,9 +64,11 @@ impl Device {
             return Err(Finding::new(Code::DiskFailed, detail));
         }
         // Agents set all disks read-only first; this one is the exception now.
-        block::set_read_only(&claim, false).map_err(|error| failed(&format!("cannot unlock {name}"), &error))?;
+        block::set_read_only(&claim, false)
+            .map_err(|error| failed(&format!("cannot unlock {name}"), &error))?;
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&node);
-        let file = file.map_err(|error| failed(&format!("cannot open {} for writing", node.display()), &error))?;
+        let file =
+            file.map_err(|error| failed(&format!("cannot open {} for writing", node.display()), &error))?;
         Ok(Self { file, name, dev: dev.into(), sys: sys.into(), size, sector_size: u64::from(sector) })
     }
 
@@ -140,7 +142,9 @@ impl Device {
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
-        self.file.write_all_at(bytes, offset).map_err(|error| failed(&format!("write at byte {offset}"), &error))
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|error| failed(&format!("write at byte {offset}"), &error))
     }
 
     /// Waits until everything written is on the medium.
@@ -173,38 +177,6 @@ impl Device {
         }
         let detail = format!("{} bytes at byte {offset} read back differently", bytes.len());
         Err(Finding::new(Code::DiskFailed, detail))
-    }
-
-    /// The disk as a stream for [`super::fat::write`]; positions count from its start.
-    pub fn stream(&self) -> impl Read + Write + Seek + '_ {
-        struct Stream<'a>(&'a File, u64);
-        impl Read for Stream<'_> {
-            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-                let n = self.0.read_at(into, self.1)?;
-                self.1 += n as u64;
-                Ok(n)
-            }
-        }
-        impl Write for Stream<'_> {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let n = self.0.write_at(bytes, self.1)?;
-                self.1 += n as u64;
-                Ok(n)
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        impl Seek for Stream<'_> {
-            fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-                let SeekFrom::Start(position) = to else {
-                    return Err(io::ErrorKind::Unsupported.into());
-                };
-                self.1 = position;
-                Ok(position)
-            }
-        }
-        Stream(&self.file, 0)
     }
 }
 
