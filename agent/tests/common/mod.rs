@@ -92,6 +92,8 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
+        // Loop devices keep the read-only flag for their next user.
+        Command::new("blockdev").args(["--setrw", &self.node]).status().expect("blockdev");
         Command::new("losetup").args(["-d", &self.node]).status().expect("losetup");
     }
 }
