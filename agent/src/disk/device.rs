@@ -1,5 +1,6 @@
 //! The chosen disk: opened, checked, cleared, announced to the kernel, written and read back.
 
+use super::patiently;
 use crate::sys::block;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -88,7 +89,7 @@ impl Device {
         self.sync()?;
         for number in 1..=OLD_PARTITIONS_MAX {
             if self.sys.join("class/block").join(self.partition_name(number)).exists() {
-                block::delete_partition(&self.file, number)
+                patiently(|| block::delete_partition(&self.file, number))
                     .map_err(|error| failed(&format!("cannot drop old partition {number}"), &error))?;
             }
         }
@@ -191,7 +192,7 @@ pub struct Announced<'a> {
 
 impl Drop for Announced<'_> {
     fn drop(&mut self) {
-        if let Err(error) = block::delete_partition(&self.device.file, self.number) {
+        if let Err(error) = patiently(|| block::delete_partition(&self.device.file, self.number)) {
             tracing::warn!(%error, partition = self.number, "the kernel keeps a partition");
         }
     }
@@ -217,7 +218,7 @@ fn users(sys: &Path, name: &str) -> String {
             parts.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
         }
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     let mut found = Vec::new();
     for (part, path) in parts {
         for holder in fs::read_dir(path.join("holders")).into_iter().flatten().flatten() {

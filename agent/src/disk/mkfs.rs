@@ -1,6 +1,7 @@
 //! The root file system: made by `mke2fs`, mounted for filling, unmounted.
 
 use super::device::failed;
+use super::patiently;
 use kaltstart_protocol::finding::{Code, Finding};
 use nix::mount::{MntFlags, MsFlags};
 use std::fs;
@@ -61,8 +62,9 @@ pub fn mount_ext4(node: &Path, path: &Path, read_only: bool) -> Result<Mounted, 
         flags |= MsFlags::MS_RDONLY;
     }
     // The kernel's background initialisation would compete with the image for the disk.
-    nix::mount::mount(Some(node), path, Some("ext4"), flags, Some("noinit_itable"))
-        .map_err(|errno| failed(&format!("cannot mount {}", node.display()), &io::Error::from(errno)))?;
+    let options = Some("noinit_itable");
+    patiently(|| Ok(nix::mount::mount(Some(node), path, Some("ext4"), flags, options)?))
+        .map_err(|error| failed(&format!("cannot mount {}", node.display()), &error))?;
     Ok(Mounted { path: path.into(), active: true })
 }
 
@@ -75,17 +77,20 @@ impl Mounted {
         fs::File::open(&self.path)
             .and_then(|directory| nix::unistd::syncfs(directory).map_err(io::Error::from))
             .map_err(|error| failed("sync of the root file system", &error))?;
-        nix::mount::umount2(&self.path, MntFlags::empty())
-            .map_err(|errno| failed("cannot unmount the root file system", &io::Error::from(errno)))?;
+        self.detach().map_err(|error| failed("cannot unmount the root file system", &error))?;
         self.active = false;
         Ok(())
+    }
+
+    fn detach(&self) -> io::Result<()> {
+        patiently(|| Ok(nix::mount::umount2(&self.path, MntFlags::empty())?))
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
         if self.active
-            && let Err(error) = nix::mount::umount2(&self.path, MntFlags::empty())
+            && let Err(error) = self.detach()
         {
             tracing::warn!(%error, path = %self.path.display(), "cannot unmount");
         }

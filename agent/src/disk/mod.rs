@@ -15,3 +15,25 @@ pub mod mkfs;
 pub mod select;
 
 pub use select::select;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How long a device or mount may be busy for no reason of ours.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+/// Pause between two attempts.
+const BUSY_POLL: Duration = Duration::from_millis(10);
+
+/// Tries again for a while what fails because something is busy: a child that another thread is
+/// just starting holds copies of all descriptors, ours included, until its exec(2).
+pub(crate) fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + BUSY_MAX;
+    loop {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_POLL);
+            }
+            result => return result,
+        }
+    }
+}

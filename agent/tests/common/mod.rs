@@ -12,6 +12,8 @@ use kaltstart_protocol::layout::{Layout, Partition, Role};
 use kaltstart_protocol::phase::{Phase, Progress};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -25,11 +27,18 @@ use tempfile::TempDir;
 pub const DISK_BYTES: u64 = 512 << 20;
 const MIB: usize = 1 << 20;
 
-/// Whether this process may use loop devices; says so when a test is left out.
+/// Whether this thread may use loop devices; says so when a test is left out.
+///
+/// The thread gets its own view of the mounts: a namespace that any other program makes meanwhile
+/// would copy ours, and keep the file systems of a test alive after they were unmounted.
 pub fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         eprintln!("SKIPPED: needs root for loop devices and mounts");
+    } else {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS).expect("own mounts");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
     }
     root
 }
@@ -85,7 +94,7 @@ impl Loop {
 
     /// Whether installing left a mount or a partition behind.
     pub fn is_tidy(&self) -> bool {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let mounts = std::fs::read_to_string("/proc/thread-self/mounts").expect("mounts");
         !mounts.contains(&self.node) && !Path::new(&format!("{}p3", self.node)).exists()
     }
 }
