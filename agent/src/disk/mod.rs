@@ -1,0 +1,39 @@
+//! The disk: which one, what lies where on it, and how it gets there.
+//!
+//! | module | subject | I/O |
+//! |---|---|---|
+//! | [`select`] | exactly one disk, or a finding | none |
+//! | [`gpt`] | partition table as bytes | none |
+//! | [`fat`] | EFI system partition as bytes | none |
+//! | [`device`] | the chosen disk: clear, partitions, sync, read back | block device |
+//! | [`mkfs`] | the root file system and its mount | `mke2fs`, `mount` |
+
+pub mod device;
+pub mod fat;
+pub mod gpt;
+pub mod mkfs;
+pub mod select;
+
+pub use select::select;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How long a device or mount may be busy for no reason of ours.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+/// Pause between two attempts.
+const BUSY_POLL: Duration = Duration::from_millis(10);
+
+/// Tries again for a while what fails because something is busy: a child that another thread is
+/// just starting holds copies of all descriptors, ours included, until its exec(2).
+pub(crate) fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + BUSY_MAX;
+    loop {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_POLL);
+            }
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! System calls for which no safe wrapper exists: the only unsafe code of the agent.
+
+pub mod block;
+pub mod xattr;
