@@ -26,4 +26,6 @@ pub mod reporter;
 pub mod run;
 pub mod signature;
 pub mod sys;
+#[cfg(test)]
+mod test_server;
 pub mod work;

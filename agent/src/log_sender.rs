@@ -17,10 +17,13 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
 /// Whether the log is held back.
 static QUIET: AtomicBool = AtomicBool::new(false);
+/// Whether somebody sends the log at all.
+static RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// Sends the log for ever, or until the session is not known any more. Run on its own thread.
 pub fn run(link: &Link) {
     let mut failures = 0;
+    RUNNING.store(true, Ordering::Relaxed);
     loop {
         std::thread::sleep(GATHER);
         if QUIET.load(Ordering::Relaxed) {
@@ -28,7 +31,10 @@ pub fn run(link: &Link) {
         }
         match send(link, &RING, TURN) {
             Ok(()) => failures = 0,
-            Err(CallError::Unauthorized(_)) => return,
+            Err(CallError::Unauthorized(_)) => {
+                RUNNING.store(false, Ordering::Relaxed);
+                return;
+            }
             Err(_) => {
                 // Not logged: that would be one more line for each line that cannot be sent.
                 failures += 1;
@@ -54,7 +60,9 @@ fn send(link: &Link, ring: &Ring, limit: Duration) -> Result<(), CallError> {
 /// Waits shortly until the server has all lines, then holds back later ones: after the last word
 /// of a job nothing more may be said.
 pub fn flush_and_hold_back() {
-    RING.drained(FLUSH_LIMIT);
+    if RUNNING.load(Ordering::Relaxed) {
+        RING.drained(FLUSH_LIMIT);
+    }
     QUIET.store(true, Ordering::Relaxed);
 }
 
