@@ -4,12 +4,14 @@
 //! else runs (a driver, a volume manager's probe) cannot write either.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use kaltstart_protocol::facts::Disk;
 
-use crate::{inventory, sys};
+use crate::inventory;
+use crate::sys::block;
 
 /// Sets disks read-only as they appear, and remembers which were so by themselves.
 #[derive(Debug, Default)]
@@ -22,7 +24,7 @@ impl Guard {
     /// Sets every disk that accepts writes read-only.
     pub fn look(&mut self) {
         let root = Path::new("/");
-        self.look_with(root, |name| sys::kernel::set_read_only(&root.join("dev").join(name)));
+        self.look_with(root, |name| block::set_read_only(&File::open(root.join("dev").join(name))?, true));
     }
 
     fn look_with(&mut self, root: &Path, set: impl Fn(&str) -> io::Result<()>) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ureq::http::StatusCode;
 
+use crate::image::fetch::{FetchError, ImageSource};
 use crate::link::http_agent;
 
 /// Longest time without a byte before a connection counts as stalled.
@@ -16,50 +17,35 @@ pub struct HttpSource {
     url: String,
 }
 
-/// Why a URL gives no bytes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// There is no such image, and asking again will not help (404, 410).
-    #[error("not there: {0}")]
-    Missing(String),
-    /// The image ends before the offset (416).
-    #[error("it ends before the offset")]
-    PastEnd,
-    /// Anything else: ask again.
-    #[error("{0}")]
-    Transport(String),
-}
-
 impl HttpSource {
     /// Prepares fetching `url`; nothing is sent.
     #[must_use]
     pub fn new(url: &str) -> Self {
         Self { http: http_agent(), url: url.into() }
     }
+}
 
-    /// The image's bytes from `offset` on. The reader ends where the image ends; a connection
-    /// that breaks before, or gives no byte for [`STALL_LIMIT`], is an error of the reader.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn open_at(&self, offset: u64) -> Result<Box<dyn Read + Send>, OpenError> {
+impl ImageSource for HttpSource {
+    /// A connection that gives no byte for [`STALL_LIMIT`] is an error of the reader, and so is
+    /// an end that comes too early.
+    fn open(&self, offset: u64) -> Result<Box<dyn Read + Send>, FetchError> {
         let mut request = self.http.get(&self.url);
         if offset > 0 {
             request = request.header("Range", format!("bytes={offset}-"));
         }
         let limits =
             request.config().timeout_recv_response(Some(STALL_LIMIT)).timeout_per_read(Some(STALL_LIMIT));
-        let answer = limits.build().call().map_err(|error| OpenError::Transport(error.to_string()))?;
+        let answer = limits.build().call().map_err(|error| FetchError::Transport(error.to_string()))?;
         let status = answer.status();
         match status {
             StatusCode::OK if offset == 0 => {}
             StatusCode::PARTIAL_CONTENT if starts_at(answer.headers(), offset) => {}
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                return Err(OpenError::Missing(format!("{} answers {status}", self.url)));
+                return Err(FetchError::Missing(format!("{} answers {status}", self.url)));
             }
-            StatusCode::RANGE_NOT_SATISFIABLE => return Err(OpenError::PastEnd),
+            StatusCode::RANGE_NOT_SATISFIABLE => return Err(FetchError::PastEnd),
             other => {
-                return Err(OpenError::Transport(format!(
+                return Err(FetchError::Transport(format!(
                     "{} answers {other} for offset {offset}",
                     self.url
                 )));
@@ -108,8 +94,8 @@ mod tests {
     use super::*;
     use crate::test_server::Server;
 
-    fn read(url: &str, offset: u64) -> Result<io::Result<Vec<u8>>, OpenError> {
-        HttpSource::new(url).open_at(offset).map(|mut reader| {
+    fn read(url: &str, offset: u64) -> Result<io::Result<Vec<u8>>, FetchError> {
+        HttpSource::new(url).open(offset).map(|mut reader| {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).map(|_| bytes)
         })
@@ -139,7 +125,7 @@ mod tests {
             "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n".into(),
         ]);
         for _ in 0..3 {
-            assert!(matches!(read(&server.url("/i"), 2), Err(OpenError::Transport(_))));
+            assert!(matches!(read(&server.url("/i"), 2), Err(FetchError::Transport(_))));
         }
     }
 
@@ -150,8 +136,8 @@ mod tests {
             "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n".into(),
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\n\r\nimage".into(),
         ]);
-        assert!(matches!(read(&server.url("/i"), 0), Err(OpenError::Missing(_))));
-        assert!(matches!(read(&server.url("/i"), 9), Err(OpenError::PastEnd)));
+        assert!(matches!(read(&server.url("/i"), 0), Err(FetchError::Missing(_))));
+        assert!(matches!(read(&server.url("/i"), 9), Err(FetchError::PastEnd)));
         assert!(read(&server.url("/i"), 0).expect("opens").is_err(), "an early end is an error");
     }
 }

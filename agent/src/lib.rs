@@ -2,18 +2,22 @@
 //!
 //! [`run`] is a whole start: [`devices`] loads drivers and, when the machine is only looked at,
 //! sets its disks read-only; [`net`] gets an address; [`link`] talks to the server; [`work`] does
-//! what the server asks. [`report`] is the other face: the same program in the installed system,
+//! what the server asks, and [`install`] lays down an image. [`report`] is the other face: the same program in the installed system,
 //! which tells the server once that it is up.
 //!
-//! The agent listens to nothing, and waits for its server for ever.
+//! The agent listens to nothing, runs nothing from the image it writes, and waits for its server
+//! for ever.
 
 pub mod backoff;
 pub mod cmdline;
 pub mod devices;
 pub mod dhcp_client;
+pub mod disk;
 pub mod guard;
 pub mod http_date;
 pub mod http_source;
+pub mod image;
+pub mod install;
 pub mod inventory;
 pub mod link;
 pub mod log;

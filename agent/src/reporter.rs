@@ -8,6 +8,7 @@ use kaltstart_protocol::agent_api::{Directive, Report, ReportState};
 use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 
+use crate::install::Observer;
 use crate::link::{CallError, Link};
 
 /// Time between two reports of a running phase.
@@ -59,30 +60,6 @@ impl Reporter {
     #[must_use]
     pub fn new(job: JobId, attempt: u32) -> Self {
         Self { job, attempt, state: Mutex::default(), changed: Condvar::new() }
-    }
-
-    /// Notes how a phase stands. Cheap: nothing is sent from here.
-    pub fn phase(
-        &self,
-        phase: Phase,
-        state: ReportState,
-        progress: Option<Progress>,
-        detail: BTreeMap<String, String>,
-    ) {
-        let report = Report { job: self.job.clone(), attempt: self.attempt, phase, state, progress, detail };
-        let running = report.state == ReportState::Running;
-        let mut inner = self.lock();
-        let same = inner.current.as_ref().is_some_and(|current| current.phase == phase);
-        if running && same {
-            // Progress only: goes out with the next beat.
-            inner.current = Some(report);
-            return;
-        }
-        tracing::info!("{}: {}", phase.name(), describe(&report.state));
-        inner.failed |= matches!(report.state, ReportState::Failed { .. });
-        inner.current = running.then(|| report.clone());
-        inner.changes.push_back(report);
-        self.changed.notify_all();
     }
 
     /// Why the installation has to stop, if it has to.
@@ -159,6 +136,36 @@ impl Reporter {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Reporter {
+    /// Notes how a phase stands; nothing is sent from here.
+    fn phase(
+        &self,
+        phase: Phase,
+        state: ReportState,
+        progress: Option<Progress>,
+        detail: BTreeMap<String, String>,
+    ) {
+        let report = Report { job: self.job.clone(), attempt: self.attempt, phase, state, progress, detail };
+        let running = report.state == ReportState::Running;
+        let mut inner = self.lock();
+        let same = inner.current.as_ref().is_some_and(|current| current.phase == phase);
+        if running && same {
+            // Progress only: goes out with the next beat.
+            inner.current = Some(report);
+            return;
+        }
+        tracing::info!("{}: {}", phase.name(), describe(&report.state));
+        inner.failed |= matches!(report.state, ReportState::Failed { .. });
+        inner.current = running.then(|| report.clone());
+        inner.changes.push_back(report);
+        self.changed.notify_all();
+    }
+
+    fn cancelled(&self) -> Option<String> {
+        self.stop().map(|stop| stop.reason().to_owned())
     }
 }
 

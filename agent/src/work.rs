@@ -10,6 +10,7 @@ use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::phase::Phase;
 
 use crate::backoff::{Policy, SERVER};
+use crate::install::Observer as _;
 use crate::link::{CallError, Link};
 use crate::reporter::{Reporter, Stop};
 use crate::sys::kernel::random_u32;

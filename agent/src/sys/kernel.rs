@@ -1,18 +1,14 @@
-//! Clock, randomness, read-only disks, restart.
+//! Clock, randomness, modules, restart.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
-
-/// `BLKROSET` of `linux/fs.h`: set (1) or clear (0) a block device's read-only flag.
-const BLKROSET: libc::Ioctl = 0x125d;
 
 /// Time since the kernel started, including sleep.
 #[must_use]
@@ -67,18 +63,6 @@ pub fn random_u32() -> u32 {
     u32::from_ne_bytes(bytes)
 }
 
-/// Makes the kernel refuse every write to the block device `device` (`/dev/vda`).
-///
-/// # Errors
-/// The device cannot be opened, or refuses.
-pub fn set_read_only(device: &Path) -> io::Result<()> {
-    let file = File::open(device)?;
-    let on: libc::c_int = 1;
-    // SAFETY: BLKROSET reads one `int` from the pointer; `file` is open for the whole call.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET, &raw const on) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// Writes back everything and restarts the machine. Returns only if the kernel refuses.
 ///
 /// # Errors
@@ -114,10 +98,5 @@ mod tests {
         random_now(&mut a);
         random_now(&mut b);
         assert_ne!(a, b);
-    }
-
-    #[test]
-    fn a_plain_file_is_no_disk() {
-        assert!(set_read_only(Path::new("/dev/null")).is_err());
     }
 }

@@ -1,0 +1,268 @@
+//! The chosen disk: opened, checked, cleared, announced to the kernel, written and read back.
+
+use crate::sys::block;
+use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::layout::plan::Plan;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What is zeroed at both ends of the disk and at the start of each partition: the table, boot
+/// code, and the signatures of file systems, RAID and LVM.
+pub const CLEARED: u64 = 1 << 20;
+/// How long a partition's node may take to appear.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Numbers of old partitions that are looked for.
+const OLD_PARTITIONS_MAX: u32 = 256;
+
+/// The disk that is being installed.
+#[derive(Debug)]
+pub struct Device {
+    file: File,
+    name: String,
+    dev: PathBuf,
+    sys: PathBuf,
+    /// Size in bytes.
+    pub size: u64,
+    /// Logical sector size in bytes.
+    pub sector_size: u64,
+}
+
+impl Device {
+    /// Opens `disk` below the device directory `dev` (`/dev`) for writing. `sys` is where sysfs
+    /// is mounted; it only serves messages and the search for old partitions.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`] when the disk is in use (mounted, or held by RAID, LVM or encryption),
+    /// or is not what the inventory measured.
+    pub fn open(dev: &Path, sys: &Path, disk: &Disk) -> Result<Self, Finding> {
+        let name = disk.name.clone();
+        if name.is_empty() || name.contains(['/', '.']) {
+            return Err(Finding::new(Code::DiskFailed, format!("{name:?} is no device name")));
+        }
+        let node = dev.join(&name);
+        // With O_EXCL the kernel refuses a device whose whole or part is mounted or held. The
+        // claim is dropped at the end of this function: it would keep out mke2fs and mount too.
+        let claim = OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_NOFOLLOW).open(&node);
+        let claim = claim.map_err(|error| {
+            if error.raw_os_error() == Some(libc::EBUSY) {
+                let users = users(sys, &name);
+                return Finding::new(Code::DiskFailed, format!("{name} is in use: {users}"));
+            }
+            failed(&format!("cannot open {}", node.display()), &error)
+        })?;
+        let measured = block::size_bytes(&claim).and_then(|size| Ok((size, block::sector_size(&claim)?)));
+        let (size, sector) = measured.map_err(|error| failed(&format!("cannot measure {name}"), &error))?;
+        if (size, sector) != (disk.size, disk.sector_size) {
+            let detail = format!(
+                "{name} has {size} bytes in sectors of {sector}, the inventory says {} and {}",
+                disk.size, disk.sector_size
+            );
+            return Err(Finding::new(Code::DiskFailed, detail));
+        }
+        // Agents set all disks read-only first; this one is the exception now.
+        block::set_read_only(&claim, false).map_err(|error| failed(&format!("cannot unlock {name}"), &error))?;
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&node);
+        let file = file.map_err(|error| failed(&format!("cannot open {} for writing", node.display()), &error))?;
+        Ok(Self { file, name, dev: dev.into(), sys: sys.into(), size, sector_size: u64::from(sector) })
+    }
+
+    /// Makes whatever was on the disk unbootable: forgets its partitions, zeroes its first and
+    /// last MiB and the first MiB of each planned partition, and waits until that is on the
+    /// medium. The very first sectors go first.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn clear(&self, plan: &Plan) -> Result<(), Finding> {
+        let starts = plan.partitions.iter().map(|partition| partition.first * plan.sector_size);
+        let zeros = vec![0; CLEARED as usize];
+        for start in [0, self.size.saturating_sub(CLEARED)].into_iter().chain(starts) {
+            let length = CLEARED.min(self.size - start) as usize;
+            self.write_at(start, &zeros[..length])?;
+        }
+        self.sync()?;
+        for number in 1..=OLD_PARTITIONS_MAX {
+            if self.sys.join("class/block").join(self.partition_name(number)).exists() {
+                block::delete_partition(&self.file, number)
+                    .map_err(|error| failed(&format!("cannot drop old partition {number}"), &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the kernel about a planned partition, without a table on the disk, and waits for
+    /// its node. The partition is forgotten when the returned value is dropped.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn announce(&self, plan: &Plan, number: u32) -> Result<Announced<'_>, Finding> {
+        let planned = plan.partitions.iter().find(|partition| partition.number == number);
+        let planned = planned
+            .ok_or_else(|| Finding::new(Code::DiskFailed, format!("the plan has no partition {number}")))?;
+        let (start, length) = (planned.first * plan.sector_size, planned.sectors * plan.sector_size);
+        block::add_partition(&self.file, number, start, length)
+            .map_err(|error| failed(&format!("cannot announce partition {number}"), &error))?;
+        let node = self.dev.join(self.partition_name(number));
+        let announced = Announced { device: self, number, node };
+        let deadline = Instant::now() + NODE_TIMEOUT;
+        while !self.node_matches(&announced.node, number) {
+            if Instant::now() > deadline {
+                let detail = format!("{} did not appear", announced.node.display());
+                return Err(Finding::new(Code::DiskFailed, detail));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(announced)
+    }
+
+    /// Whether the node is the block device that sysfs shows for the partition.
+    fn node_matches(&self, node: &Path, number: u32) -> bool {
+        let shown = self.sys.join("class/block").join(self.partition_name(number)).join("dev");
+        let (Ok(shown), Ok(meta)) = (fs::read_to_string(shown), fs::symlink_metadata(node)) else {
+            return false;
+        };
+        let rdev = meta.rdev();
+        meta.file_type().is_block_device()
+            && shown.trim() == format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev))
+    }
+
+    /// The kernel's name of a partition: a `p` separates the number from a name ending in a digit.
+    fn partition_name(&self, number: u32) -> String {
+        let separator = if self.name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
+        format!("{}{separator}{number}", self.name)
+    }
+
+    /// Writes `bytes` at byte `offset`.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
+        self.file.write_all_at(bytes, offset).map_err(|error| failed(&format!("write at byte {offset}"), &error))
+    }
+
+    /// Waits until everything written is on the medium.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn sync(&self) -> Result<(), Finding> {
+        self.file.sync_all().map_err(|error| failed("sync", &error))
+    }
+
+    /// Forgets the kernel's copies, so that reading shows what the medium holds.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn forget_buffers(&self) -> Result<(), Finding> {
+        block::flush_buffers(&self.file).map_err(|error| failed("flush buffers", &error))
+    }
+
+    /// Reads from the medium what was written at `offset` and compares it.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`] when it differs or cannot be read.
+    pub fn verify(&self, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
+        let mut found = vec![0; bytes.len()];
+        self.file
+            .read_exact_at(&mut found, offset)
+            .map_err(|error| failed(&format!("read back at byte {offset}"), &error))?;
+        if found == bytes {
+            return Ok(());
+        }
+        let detail = format!("{} bytes at byte {offset} read back differently", bytes.len());
+        Err(Finding::new(Code::DiskFailed, detail))
+    }
+
+    /// The disk as a stream for [`super::fat::write`]; positions count from its start.
+    pub fn stream(&self) -> impl Read + Write + Seek + '_ {
+        struct Stream<'a>(&'a File, u64);
+        impl Read for Stream<'_> {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                let n = self.0.read_at(into, self.1)?;
+                self.1 += n as u64;
+                Ok(n)
+            }
+        }
+        impl Write for Stream<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let n = self.0.write_at(bytes, self.1)?;
+                self.1 += n as u64;
+                Ok(n)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        impl Seek for Stream<'_> {
+            fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+                let SeekFrom::Start(position) = to else {
+                    return Err(io::ErrorKind::Unsupported.into());
+                };
+                self.1 = position;
+                Ok(position)
+            }
+        }
+        Stream(&self.file, 0)
+    }
+}
+
+/// A partition that only the kernel knows; forgotten on drop.
+#[derive(Debug)]
+pub struct Announced<'a> {
+    device: &'a Device,
+    number: u32,
+    /// Its device node.
+    pub node: PathBuf,
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = block::delete_partition(&self.device.file, self.number) {
+            tracing::warn!(%error, partition = self.number, "the kernel keeps a partition");
+        }
+    }
+}
+
+/// Sets every disk read-only in the kernel, best effort: a second fence around those that were
+/// not chosen. [`Device::open`] lifts it for the chosen one.
+pub fn lock_all(dev: &Path, disks: &[Disk]) {
+    for disk in disks {
+        let locked = File::open(dev.join(&disk.name)).and_then(|file| block::set_read_only(&file, true));
+        if let Err(error) = locked {
+            tracing::warn!(%error, disk = %disk.name, "cannot set the disk read-only");
+        }
+    }
+}
+
+/// Who uses a disk, as far as sysfs and the mount table tell.
+fn users(sys: &Path, name: &str) -> String {
+    let block = sys.join("block").join(name);
+    let mut parts = vec![(name.to_owned(), block.clone())];
+    for entry in fs::read_dir(&block).into_iter().flatten().flatten() {
+        if entry.path().join("partition").exists() {
+            parts.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        }
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut found = Vec::new();
+    for (part, path) in parts {
+        for holder in fs::read_dir(path.join("holders")).into_iter().flatten().flatten() {
+            found.push(format!("{part} is held by {}", holder.file_name().to_string_lossy()));
+        }
+        let number = fs::read_to_string(path.join("dev")).unwrap_or_default();
+        for line in mounts.lines() {
+            let mut words = line.split(' ');
+            if words.nth(2) == Some(number.trim()) {
+                found.push(format!("{part} is mounted on {}", words.nth(1).unwrap_or("?")));
+            }
+        }
+    }
+    if found.is_empty() { "another program holds it".to_owned() } else { found.join(", ") }
+}
+
+/// The finding for a refused operation.
+pub(crate) fn failed(what: &str, error: &io::Error) -> Finding {
+    Finding::new(Code::DiskFailed, format!("{what}: {error}"))
+}
