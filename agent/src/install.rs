@@ -6,7 +6,13 @@ use std::collections::BTreeMap;
 /// o
 pub trait Observer: Sync {
     /// p
-    fn phase(&self, phase: Phase, state: ReportState, progress: Option<Progress>, detail: BTreeMap<String, String>);
+    fn phase(
+        &self,
+        phase: Phase,
+        state: ReportState,
+        progress: Option<Progress>,
+        detail: BTreeMap<String, String>,
+    );
     /// c
     fn cancelled(&self) -> Option<String>;
 }

@@ -119,7 +119,10 @@ impl Index {
 pub struct Loader {
     dir: PathBuf,
     index: Index,
+    /// Asked for, whatever came of it.
     tried: BTreeSet<String>,
+    /// In the kernel.
+    present: Mutex<BTreeSet<String>>,
 }
 
 impl Loader {
@@ -128,7 +131,7 @@ impl Loader {
     pub fn new(release: &str) -> Self {
         let dir = Path::new("/lib/modules").join(release);
         let index = Index::read(&dir);
-        Self { dir, index, tried: BTreeSet::new() }
+        Self { dir, index, tried: BTreeSet::new(), present: Mutex::default() }
     }
 
     /// Loads what the present devices ask for, until a pass finds nothing new; calls `after` when
@@ -162,14 +165,13 @@ impl Loader {
             .filter(|name| !self.tried.contains(*name) && self.index.paths.contains_key(*name))
             .collect();
         let next = AtomicUsize::new(0);
-        let present = Mutex::new(BTreeSet::new());
         let workers =
             std::thread::available_parallelism().map_or(1, |n| n.get().min(PARALLEL)).min(wanted.len());
         std::thread::scope(|scope| {
             for _ in 0..workers {
                 scope.spawn(|| {
                     while let Some(name) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        self.load_one(name, &present);
+                        self.load_one(name);
                     }
                 });
             }
@@ -181,10 +183,10 @@ impl Loader {
 
     /// Loads one module after its needs. Two threads may load the same one: the kernel lets the
     /// second wait for the first.
-    fn load_one(&self, name: &str, present: &Mutex<BTreeSet<String>>) {
-        let lock = || present.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    fn load_one(&self, name: &str) {
+        let lock = || self.present.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for step in self.index.order(name) {
-            if self.tried.contains(step) || lock().contains(step) {
+            if lock().contains(step) {
                 continue;
             }
             let path = self.dir.join(&self.index.paths[step]);

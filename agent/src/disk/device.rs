@@ -64,9 +64,11 @@ impl Device {
             return Err(Finding::new(Code::DiskFailed, detail));
         }
         // Agents set all disks read-only first; this one is the exception now.
-        block::set_read_only(&claim, false).map_err(|error| failed(&format!("cannot unlock {name}"), &error))?;
+        block::set_read_only(&claim, false)
+            .map_err(|error| failed(&format!("cannot unlock {name}"), &error))?;
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&node);
-        let file = file.map_err(|error| failed(&format!("cannot open {} for writing", node.display()), &error))?;
+        let file =
+            file.map_err(|error| failed(&format!("cannot open {} for writing", node.display()), &error))?;
         Ok(Self { file, name, dev: dev.into(), sys: sys.into(), size, sector_size: u64::from(sector) })
     }
 
@@ -140,7 +142,9 @@ impl Device {
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
-        self.file.write_all_at(bytes, offset).map_err(|error| failed(&format!("write at byte {offset}"), &error))
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|error| failed(&format!("write at byte {offset}"), &error))
     }
 
     /// Waits until everything written is on the medium.

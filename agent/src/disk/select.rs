@@ -127,7 +127,8 @@ mod tests {
     }
 
     fn rules() -> impl Strategy<Value = DiskRule> {
-        let text = |prefix: &'static str| prop::option::of((0u8..4).prop_map(move |n| format!("{prefix}{n}")));
+        let text =
+            |prefix: &'static str| prop::option::of((0u8..4).prop_map(move |n| format!("{prefix}{n}")));
         let size = || prop::option::of(0u64..4);
         (text("s"), text("m"), prop::option::of(any::<bool>()), size(), size()).prop_map(
             |(serial, model, rotational, min_gib, max_gib)| DiskRule {

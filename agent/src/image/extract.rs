@@ -9,7 +9,10 @@ use super::acl;
 use super::tree::{NAME_MAX, Tree, join, remove, split};
 use crate::sys::xattr;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat, mknodat,
+    utimensat,
+};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 use std::ffi::CString;
@@ -54,10 +57,14 @@ pub enum ExtractError {
 /// # Errors
 /// See [`ExtractError`]; what was written until then stays.
 pub fn run(input: impl Read, bytes_max: u64, root: &Path) -> Result<(), ExtractError> {
-    let tree = Tree::open(root)
-        .map_err(|error| ExtractError::Disk { entry: root.display().to_string(), error })?;
-    let mut extraction =
-        Extraction { input: Input { from: input, buffer: Vec::new(), read: 0, max: bytes_max }, tree, directories: Vec::new(), kept: 0 };
+    let tree =
+        Tree::open(root).map_err(|error| ExtractError::Disk { entry: root.display().to_string(), error })?;
+    let mut extraction = Extraction {
+        input: Input { from: input, buffer: Vec::new(), read: 0, max: bytes_max },
+        tree,
+        directories: Vec::new(),
+        kept: 0,
+    };
     let mut current = String::from("start of the archive");
     let result = extraction.run(&mut current);
     result.map_err(|problem| match problem {
@@ -69,7 +76,8 @@ pub fn run(input: impl Read, bytes_max: u64, root: &Path) -> Result<(), ExtractE
 
 /// Whether the kernel blames the disk, not the entry.
 fn is_disks(error: &io::Error) -> bool {
-    let disks = [libc::EIO, libc::ENOSPC, libc::EROFS, libc::ENODEV, libc::ENXIO, libc::ENOMEM, libc::EUCLEAN];
+    let disks =
+        [libc::EIO, libc::ENOSPC, libc::EROFS, libc::ENODEV, libc::ENXIO, libc::ENOMEM, libc::EUCLEAN];
     error.raw_os_error().is_some_and(|code| disks.contains(&code))
 }
 
@@ -255,8 +263,11 @@ impl<R: Read> Extraction<R> {
                 let file = {
                     let parent = self.tree.parent(&parent)?;
                     remove(parent, name)?;
-                    let flags =
-                        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                    let flags = OFlag::O_WRONLY
+                        | OFlag::O_CREAT
+                        | OFlag::O_EXCL
+                        | OFlag::O_NOFOLLOW
+                        | OFlag::O_CLOEXEC;
                     File::from(openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?)
                 };
                 self.contents(&file, &entry)?;
@@ -281,7 +292,8 @@ impl<R: Read> Extraction<R> {
                 finish_special(parent, name, &entry, false)?;
             }
             EntryType::Link => {
-                let target = split(&entry.link).map_err(|problem| Problem::Archive(format!("link {problem}")))?;
+                let target =
+                    split(&entry.link).map_err(|problem| Problem::Archive(format!("link {problem}")))?;
                 let Some((target_parent, target)) = target else {
                     return wrong("is a hard link to the root");
                 };
@@ -301,7 +313,8 @@ impl<R: Read> Extraction<R> {
                 let (major, minor) = entry.device;
                 let parent = self.tree.parent(&parent)?;
                 remove(parent, name)?;
-                let device = if kind == SFlag::S_IFIFO { 0 } else { makedev(u64::from(major), u64::from(minor)) };
+                let device =
+                    if kind == SFlag::S_IFIFO { 0 } else { makedev(u64::from(major), u64::from(minor)) };
                 mknodat(parent, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, device)?;
                 finish_special(parent, name, &entry, true)?;
             }
@@ -399,7 +412,8 @@ fn detach(
     if let Some(pax) = entry.pax {
         check_pax(pax)?;
         for record in PaxExtensions::new(pax).flatten() {
-            let text = || std::str::from_utf8(record.value_bytes()).or_else(|_| wrong("pax record is not UTF-8"));
+            let text =
+                || std::str::from_utf8(record.value_bytes()).or_else(|_| wrong("pax record is not UTF-8"));
             match record.key_bytes() {
                 b"SCHILY.acl.access" => attributes.push(list(c"system.posix_acl_access", text()?)?),
                 b"SCHILY.acl.default" => attributes.push(list(c"system.posix_acl_default", text()?)?),
@@ -452,9 +466,11 @@ fn list(name: &std::ffi::CStr, text: &str) -> Result<(CString, Vec<u8>), Problem
 /// Nanoseconds of a pax time such as `1700000000.25`.
 fn fraction(text: &str) -> i64 {
     let digits = text.split_once('.').map_or("", |(_, digits)| digits);
-    digits.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |value, digit| {
-        value * 10 + i64::from(if digit.is_ascii_digit() { digit - b'0' } else { 0 })
-    })
+    digits
+        .bytes()
+        .chain(std::iter::repeat(b'0'))
+        .take(9)
+        .fold(0, |value, digit| value * 10 + i64::from(if digit.is_ascii_digit() { digit - b'0' } else { 0 }))
 }
 
 /// Refuses records whose length field is no number or leads out of the data: the parser's own

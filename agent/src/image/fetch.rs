@@ -280,7 +280,11 @@ mod tests {
 
     const EAGER: Retry = Retry { failures_max: 5, first: Duration::ZERO, cap: Duration::ZERO };
 
-    fn fetch(source: &dyn ImageSource, size: u64, observer: &dyn Observer) -> (Result<Digest, FetchFailure>, Vec<u8>) {
+    fn fetch(
+        source: &dyn ImageSource,
+        size: u64,
+        observer: &dyn Observer,
+    ) -> (Result<Digest, FetchFailure>, Vec<u8>) {
         let manifest = Manifest {
             schema: 1,
             name: "x".into(),
@@ -292,7 +296,13 @@ mod tests {
             compression: Compression::None,
             file: "x".into(),
             min_disk: 0,
-            boot: Boot { kernel: String::new(), initrd: String::new(), cmdline: String::new(), efi: vec![], bios: None },
+            boot: Boot {
+                kernel: String::new(),
+                initrd: String::new(),
+                cmdline: String::new(),
+                efi: vec![],
+                bios: None,
+            },
             packages: vec![],
         };
         let (out, queue) = sync_channel(1000);

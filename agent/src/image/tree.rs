@@ -196,7 +196,11 @@ impl Tree {
     fn rooted_directory(&self, path: &str) -> io::Result<OwnedFd> {
         let open = |path: &str| {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            openat2(&self.root, if path.is_empty() { "." } else { path }, OpenHow::new().flags(flags).resolve(ROOTED))
+            openat2(
+                &self.root,
+                if path.is_empty() { "." } else { path },
+                OpenHow::new().flags(flags).resolve(ROOTED),
+            )
         };
         let mut fd = open("")?;
         let mut end = 0;
@@ -249,9 +253,12 @@ mod tests {
         let root = outside.path().join("root");
         std::fs::create_dir_all(root.join("etc")).expect("mkdir");
         std::fs::write(root.join("etc/real"), "inside").expect("write");
-        for (target, name) in
-            [("/etc/real", "absolute"), ("../../../../etc/real", "climbing"), ("../secret", "escaping"), ("/etc", "dir")]
-        {
+        for (target, name) in [
+            ("/etc/real", "absolute"),
+            ("../../../../etc/real", "climbing"),
+            ("../secret", "escaping"),
+            ("/etc", "dir"),
+        ] {
             std::os::unix::fs::symlink(target, root.join(name)).expect("symlink");
         }
         let mut tree = Tree::open(&root).expect("open");
