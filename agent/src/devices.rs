@@ -12,6 +12,7 @@ use kaltstart_protocol::facts::Disk;
 use crate::guard::Guard;
 use crate::inventory;
 use crate::modules::Loader;
+use crate::pid1;
 use crate::sys::kernel::uptime;
 
 /// Buses behind these directories are searched in the background after their driver has started,
@@ -28,8 +29,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const LATER_LOOK: Duration = Duration::from_secs(1);
 /// Every so many later looks drivers are looked for, too.
 const DRIVER_LOOKS: u32 = 10;
-/// File systems and what they need, which no device asks for: only an installation does.
-const INSTALL_MODULES: [&str; 6] = ["ext4", "xfs", "vfat", "nls_cp437", "nls_ascii", "efivarfs"];
+/// File systems, which no device asks for: only an installation does.
+const INSTALL_MODULES: [&str; 2] = ["ext4", "efivarfs"];
 
 /// The machine's devices, watched by a thread from the start on.
 #[derive(Clone)]
@@ -57,11 +58,15 @@ impl Devices {
         devices.guard();
         let loaded = loader.load_for_devices(|| devices.guard());
         tracing::info!("{loaded} drivers for the devices present");
-        if mode == Mode::Install {
-            INSTALL_MODULES.iter().for_each(|name| loader.load_named(name));
-        }
         let watcher = devices.clone();
-        std::thread::spawn(move || watcher.run(loader));
+        std::thread::spawn(move || {
+            // Here, because the network need not wait for them.
+            if mode == Mode::Install {
+                INSTALL_MODULES.iter().for_each(|name| loader.load_named(name));
+                pid1::mount_efi_variables();
+            }
+            watcher.run(loader);
+        });
         devices
     }
 
@@ -95,7 +100,7 @@ impl Devices {
         for look in 1_u32.. {
             std::thread::sleep(LATER_LOOK);
             self.guard();
-            if look % DRIVER_LOOKS == 0 && loader.load_for_devices(|| self.guard()) > 0 {
+            if look.is_multiple_of(DRIVER_LOOKS) && loader.load_for_devices(|| self.guard()) > 0 {
                 tracing::info!("drivers loaded for new devices");
             }
         }

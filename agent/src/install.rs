@@ -1,11 +1,41 @@
-//! x
-use kaltstart_protocol::agent_api::ReportState;
-use kaltstart_protocol::finding::Finding;
+//! Laying down an image: the order of steps that is safe to interrupt.
+//!
+//! 1. Choose exactly one disk, plan, and check that the result can start — nothing is written.
+//! 2. Clear the ends of the disk: what was on it cannot start any more.
+//! 3. Make the root file system on a partition that only the kernel knows, and fill it.
+//! 4. Compare size and digest of what was received with the manifest.
+//! 5. Write identity and boot files; read back what must be right to start.
+//! 6. Write the partition table: backup first, boot code and protective MBR last.
+//!
+//! Whenever the power fails, the disk holds either no table, and nothing starts from it, or
+//! everything. A repetition starts from the beginning and gives the same disk.
+
+use crate::bootloader::{self, efi, grub};
+use crate::disk::device::{self, Announced, Device};
+use crate::disk::mkfs::Mounted;
+use crate::disk::{gpt, mkfs, select};
+use crate::identity::{self, Written};
+use crate::image::fetch::{ImageSource, Retry};
+use crate::image::tree::Tree;
+use kaltstart_protocol::agent_api::{InstallTask, Installed, ReportState};
+use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::layout::Role;
+use kaltstart_protocol::layout::plan::{Plan, PlanError, plan};
 use kaltstart_protocol::phase::{Phase, Progress};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-/// o
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+/// The only form of manifest understood.
+const MANIFEST_SCHEMA: u32 = 1;
+
+/// Watches an installation and may end it. Called from several threads, often; it must not block.
 pub trait Observer: Sync {
-    /// p
+    /// How a phase stands now: `Running` when it starts and several times a second while the
+    /// image flows, then `Done` or `Failed` once. A cancelled phase just ends.
     fn phase(
         &self,
         phase: Phase,
@@ -13,14 +43,296 @@ pub trait Observer: Sync {
         progress: Option<Progress>,
         detail: BTreeMap<String, String>,
     );
-    /// c
+
+    /// Why the job shall end, once it shall.
     fn cancelled(&self) -> Option<String>;
 }
-/// Why.
+
+/// Why there is no installed system. The disk cannot start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
-    /// It failed.
+    /// It failed; already reported to the observer.
     Failed(Finding),
-    /// Cancelled.
+    /// The observer said so, with this reason.
     Cancelled(String),
+}
+
+impl From<Finding> for Stop {
+    fn from(finding: Finding) -> Self {
+        Self::Failed(finding)
+    }
+}
+
+/// Where things are on this machine.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// Device nodes.
+    pub dev: PathBuf,
+    /// sysfs.
+    pub sys: PathBuf,
+    /// Where the new root file system is mounted meanwhile.
+    pub mount: PathBuf,
+    /// efivarfs; none on a machine that was started by BIOS.
+    pub efivars: Option<PathBuf>,
+    /// This program, left in the system for its first report.
+    pub agent: PathBuf,
+    /// `mke2fs`.
+    pub mke2fs: PathBuf,
+}
+
+impl Default for Paths {
+    /// Those of the ramdisk; `efivars` is none.
+    fn default() -> Self {
+        Self {
+            dev: "/dev".into(),
+            sys: "/sys".into(),
+            mount: "/run/kaltstart/root".into(),
+            efivars: None,
+            agent: "/init".into(),
+            mke2fs: "/sbin/mke2fs".into(),
+        }
+    }
+}
+
+/// Lays down the task's image on the one disk of `disks` that fits its rule.
+///
+/// Other disks are only set read-only in the kernel. Threads end before this returns, and
+/// nothing stays mounted.
+///
+/// # Errors
+/// See [`Stop`]; all findings of disk, image, boot loader and tools.
+pub fn install(
+    task: &InstallTask,
+    disks: &[Disk],
+    source: &dyn ImageSource,
+    paths: &Paths,
+    observer: &dyn Observer,
+) -> Result<Installed, Stop> {
+    let job = Job { task, paths, observer };
+    let (device, disk, plan) = job.phase(Phase::Disk, || job.choose(disks))?;
+    let number = plan.role(Role::Root).map(|root| root.number);
+    // The planner refuses layouts without a root.
+    let number = number.ok_or_else(|| Finding::new(Code::DiskFailed, "the plan has no root"))?;
+    let mut target = job.phase(Phase::Disk, || {
+        device.clear(&plan)?;
+        let partition = device.announce(&plan, number)?;
+        mkfs::ext4(&paths.mke2fs, &partition.node, &task.uuids.root)?;
+        let mounted = mkfs::mount_ext4(&partition.node, &paths.mount, false)?;
+        job.done(Phase::Disk, &describe(disk, &plan));
+        Ok(Target { mounted: Some(mounted), partition })
+    })?;
+    job.phase(Phase::Image, || {
+        crate::image::lay_down(&task.image, source, Retry::default(), &paths.mount, observer)?;
+        job.done(Phase::Image, &BTreeMap::new());
+        Ok(())
+    })?;
+    job.phase(Phase::Configure, || {
+        let tree =
+            Tree::open(&paths.mount).map_err(|error| device::failed("cannot open the tree", &error))?;
+        let (written, boot) = job.configure(&tree, &plan)?;
+        let before = job.boot_files(&tree)?;
+        drop(tree);
+        target.unmount()?;
+        for (offset, bytes) in &boot.writes {
+            device.write_at(*offset, bytes)?;
+        }
+        device.sync()?;
+        device.forget_buffers()?;
+        for (offset, bytes) in &boot.writes {
+            device.verify(*offset, bytes)?;
+        }
+        target.mounted = Some(mkfs::mount_ext4(&target.partition.node, &paths.mount, true)?);
+        let tree =
+            Tree::open(&paths.mount).map_err(|error| device::failed("cannot open the tree", &error))?;
+        if job.boot_files(&tree)? != before {
+            return Err(Finding::new(Code::DiskFailed, "kernel or ramdisk read back differently").into());
+        }
+        drop(tree);
+        target.unmount()?;
+        drop(target);
+        job.check_cancelled()?;
+        job.make_bootable(&device, &plan, &boot.boot_code)?;
+        let boot_entry = job.boot_entry(&plan);
+        job.done(Phase::Configure, &BTreeMap::new());
+        Ok(Installed {
+            job: task.job.clone(),
+            attempt: task.attempt,
+            disk: disk.identity().to_owned(),
+            ssh_host_keys: written.ssh_host_keys,
+            machine_id: written.machine_id,
+            boot_entry,
+        })
+    })
+}
+
+fn describe(disk: &Disk, plan: &Plan) -> BTreeMap<String, String> {
+    let systems: Vec<&str> = plan
+        .partitions
+        .iter()
+        .filter_map(|partition| match partition.role {
+            Role::BiosBoot => None,
+            Role::Esp => Some("vfat"),
+            Role::Root => Some("ext4"),
+        })
+        .collect();
+    BTreeMap::from([
+        ("disk".to_owned(), select::describe(disk)),
+        ("file_systems".to_owned(), systems.join(" ")),
+    ])
+}
+
+/// The root partition while it is filled. Fields are dropped in order: it is unmounted before
+/// the kernel is told to forget it.
+struct Target<'a> {
+    mounted: Option<Mounted>,
+    partition: Announced<'a>,
+}
+
+impl Target<'_> {
+    fn unmount(&mut self) -> Result<(), Finding> {
+        self.mounted.take().map_or(Ok(()), Mounted::unmount)
+    }
+}
+
+struct Job<'a> {
+    task: &'a InstallTask,
+    paths: &'a Paths,
+    observer: &'a dyn Observer,
+}
+
+impl Job<'_> {
+    /// Runs a part of a phase: says that it runs, and if it fails, why.
+    fn phase<T>(&self, phase: Phase, work: impl FnOnce() -> Result<T, Stop>) -> Result<T, Stop> {
+        self.check_cancelled()?;
+        self.observer.phase(phase, ReportState::Running, None, BTreeMap::new());
+        let result = work();
+        if let Err(Stop::Failed(finding)) = &result {
+            let state = ReportState::Failed { finding: finding.clone() };
+            self.observer.phase(phase, state, None, BTreeMap::new());
+        }
+        result
+    }
+
+    fn done(&self, phase: Phase, detail: &BTreeMap<String, String>) {
+        self.observer.phase(phase, ReportState::Done, None, detail.clone());
+    }
+
+    fn check_cancelled(&self) -> Result<(), Stop> {
+        self.observer.cancelled().map_or(Ok(()), |reason| Err(Stop::Cancelled(reason)))
+    }
+
+    /// Step 1: everything that can be refused before the first write.
+    fn choose<'d>(&self, disks: &'d [Disk]) -> Result<(Device, &'d Disk, Plan), Stop> {
+        let (task, image) = (self.task, &self.task.image);
+        if image.schema != MANIFEST_SCHEMA {
+            let detail = format!("manifests of schema {} are not understood", image.schema);
+            return Err(Finding::new(Code::ImageInvalid, detail).into());
+        }
+        let disk = select(&task.disk, disks)?;
+        if disk.size < image.min_disk {
+            let detail = format!("{}: the image needs {} bytes", select::describe(disk), image.min_disk);
+            return Err(Finding::new(Code::DiskTooSmall, detail).into());
+        }
+        let plan = plan(&task.layout, disk.size, u64::from(disk.sector_size)).map_err(|error| {
+            let code = match error {
+                PlanError::TooSmall { .. } => Code::DiskTooSmall,
+                PlanError::Layout { .. } | PlanError::SectorSize(_) => Code::DiskFailed,
+            };
+            Finding::new(code, format!("{}: {error}", select::describe(disk)))
+        })?;
+        bootloader::check(image, &plan, self.paths.efivars.is_some())?;
+        self.table(&plan, &[])?;
+        if gpt::Guid::parse(&task.uuids.root).is_none() {
+            return Err(Finding::new(Code::DiskFailed, "the root UUID is not one").into());
+        }
+        device::lock_all(&self.paths.dev, disks);
+        let device = Device::open(&self.paths.dev, &self.paths.sys, disk)?;
+        Ok((device, disk, plan))
+    }
+
+    fn table(&self, plan: &Plan, boot_code: &[u8]) -> Result<gpt::Gpt, Finding> {
+        gpt::encode(plan, &self.task.uuids, boot_code)
+            .map_err(|error| Finding::new(Code::DiskFailed, format!("partition table: {error}")))
+    }
+
+    /// Step 5, first half: files in the tree, and boot files out of it.
+    fn configure(&self, tree: &Tree, plan: &Plan) -> Result<(Written, bootloader::Boot), Stop> {
+        let Self { task, paths, .. } = self;
+        let boot = &task.image.boot;
+        let esp = plan.role(Role::Esp).is_some();
+        let written = identity::write(tree, &task.identity, &task.uuids, esp, &paths.agent)
+            .map_err(|error| device::failed("cannot write the identity", &error))?;
+        let unquotable = |error: grub::Unquotable| Finding::new(Code::BootloaderFailed, error.to_string());
+        let config = grub::config(boot, &task.uuids.root).map_err(unquotable)?;
+        let defaults = grub::defaults(boot).map_err(unquotable)?;
+        for (path, text) in [(grub::CONFIG, config), (grub::DEFAULTS, defaults)] {
+            tree.write(path, text.as_bytes(), 0o644)
+                .map_err(|error| device::failed(&format!("cannot write {path}"), &error))?;
+        }
+        let prepared = bootloader::prepare(tree, &task.image, plan, &task.uuids.root, task.uuids.esp)?;
+        Ok((written, prepared))
+    }
+
+    /// Digests of the files that must be right for the system to start.
+    fn boot_files(&self, tree: &Tree) -> Result<Vec<Digest>, Finding> {
+        let boot = &self.task.image.boot;
+        [boot.kernel.as_str(), &boot.initrd, grub::CONFIG]
+            .into_iter()
+            .map(|path| {
+                let digest = tree.open_file(path).and_then(digest);
+                digest.map_err(|error| Finding::new(Code::BootloaderFailed, format!("{path}: {error}")))
+            })
+            .collect()
+    }
+
+    /// Step 6. Should it fail, whatever of the table was written is removed again.
+    fn make_bootable(&self, device: &Device, plan: &Plan, boot_code: &[u8]) -> Result<(), Finding> {
+        let table = self.table(plan, boot_code)?;
+        let (first, rest) = table.primary.split_at(plan.sector_size as usize);
+        let written = (|| {
+            device.write_at(table.backup_offset, &table.backup)?;
+            device.sync()?;
+            device.write_at(plan.sector_size, rest)?;
+            device.sync()?;
+            device.write_at(0, first)?;
+            device.sync()?;
+            device.forget_buffers()?;
+            device.verify(table.backup_offset, &table.backup)?;
+            device.verify(0, &table.primary)
+        })();
+        if written.is_err()
+            && let Err(finding) = device.clear(&Plan { partitions: Vec::new(), ..plan.clone() })
+        {
+            tracing::error!(%finding, "the partition table could not be removed");
+        }
+        written
+    }
+
+    /// Writes the UEFI boot entry; without one, firmware starts the removable path.
+    fn boot_entry(&self, plan: &Plan) -> bool {
+        let (Some(efivars), Some(esp)) = (&self.paths.efivars, plan.role(Role::Esp)) else {
+            return false;
+        };
+        let uuid = self.task.uuids.partitions.get(esp.number as usize - 1);
+        let Some(guid) = uuid.and_then(|text| gpt::Guid::parse(text)) else {
+            return false;
+        };
+        let place = efi::EspPlace { number: esp.number, first: esp.first, sectors: esp.sectors, guid };
+        let result = efi::install(efivars, &self.task.image.name, &place);
+        if let Err(error) = &result {
+            tracing::warn!(%error, "no boot entry; the firmware must start the disk by itself");
+        }
+        result.is_ok()
+    }
+}
+
+fn digest(mut file: impl Read) -> io::Result<Digest> {
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(Digest(hash.finalize().into())),
+            n => hash.update(&piece[..n]),
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! for ever.
 
 pub mod backoff;
+pub mod bootloader;
 pub mod cmdline;
 pub mod devices;
 pub mod dhcp_client;
@@ -16,6 +17,7 @@ pub mod disk;
 pub mod guard;
 pub mod http_date;
 pub mod http_source;
+pub mod identity;
 pub mod image;
 pub mod install;
 pub mod inventory;

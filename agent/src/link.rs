@@ -145,7 +145,7 @@ impl Link {
                     failures = failures.saturating_add(1);
                     let wait = self.retry.delay(failures, kernel::random_u32());
                     tracing::debug!("{what} failed ({why}); again in {} ms", wait.as_millis());
-                    if failures == SHOW_AFTER || failures % SHOW_EVERY == 0 {
+                    if failures == SHOW_AFTER || failures.is_multiple_of(SHOW_EVERY) {
                         let detail =
                             format!("{what} at {}: {why}; {failures} attempts, trying on", self.server);
                         log::finding(&Finding::new(Code::ServerUnreachable, detail));

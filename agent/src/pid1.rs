@@ -13,7 +13,7 @@ use crate::log;
 use crate::sys::kernel;
 
 /// Where UEFI's variables show when the machine was started by UEFI.
-const EFIVARS: &str = "/sys/firmware/efi/efivars";
+pub const EFIVARS: &str = "/sys/firmware/efi/efivars";
 
 /// Mounts the kernel's file systems. What fails is logged; the agent goes on without.
 pub fn mount_kernel_file_systems() {

@@ -10,6 +10,8 @@ use kaltstart_protocol::secret::Secret;
 
 use crate::cmdline::{self, Settings};
 use crate::devices::Devices;
+use crate::http_source::HttpSource;
+use crate::install::{self, Paths, Stop};
 use crate::link::{CallError, Link};
 use crate::reporter::Reporter;
 use crate::sys::kernel::{random_now, uptime_ms};
@@ -51,9 +53,6 @@ fn start(settings: &Settings, started: u64) -> ! {
     let devices = Devices::watch(&read("/proc/sys/kernel/osrelease").unwrap_or_default(), settings.mode);
     // Disks may go on appearing while the network comes up.
     net::bring_up(settings.boot_mac);
-    if settings.mode == Mode::Install {
-        pid1::mount_efi_variables();
-    }
     let link = std::sync::Arc::new(Link::new(&settings.server, session(&settings.token)));
     if let Some(end) = greet(&link, settings, &devices, started) {
         finish(end);
@@ -149,11 +148,18 @@ impl Installer for Real {
 
     fn install(
         &self,
-        _task: &InstallTask,
-        _disks: &[Disk],
+        task: &InstallTask,
+        disks: &[Disk],
         _link: &Link,
-        _reporter: &Reporter,
+        reporter: &Reporter,
     ) -> Result<Installed, NotInstalled> {
-        Err(NotInstalled::Failed(Finding::new(Code::ToolFailed, "this agent cannot install yet")))
+        let efivars = Path::new(pid1::EFIVARS);
+        let started_by_uefi = std::fs::read_dir(efivars).is_ok_and(|mut dir| dir.next().is_some());
+        let paths = Paths { efivars: started_by_uefi.then(|| efivars.into()), ..Paths::default() };
+        let source = HttpSource::new(&task.image_url);
+        install::install(task, disks, &source, &paths, reporter).map_err(|stop| match stop {
+            Stop::Failed(finding) => NotInstalled::Failed(finding),
+            Stop::Cancelled(_) => NotInstalled::Cancelled,
+        })
     }
 }

@@ -5,7 +5,7 @@ use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::layout::plan::Plan;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -177,38 +177,6 @@ impl Device {
         }
         let detail = format!("{} bytes at byte {offset} read back differently", bytes.len());
         Err(Finding::new(Code::DiskFailed, detail))
-    }
-
-    /// The disk as a stream for [`super::fat::write`]; positions count from its start.
-    pub fn stream(&self) -> impl Read + Write + Seek + '_ {
-        struct Stream<'a>(&'a File, u64);
-        impl Read for Stream<'_> {
-            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-                let n = self.0.read_at(into, self.1)?;
-                self.1 += n as u64;
-                Ok(n)
-            }
-        }
-        impl Write for Stream<'_> {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let n = self.0.write_at(bytes, self.1)?;
-                self.1 += n as u64;
-                Ok(n)
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        impl Seek for Stream<'_> {
-            fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-                let SeekFrom::Start(position) = to else {
-                    return Err(io::ErrorKind::Unsupported.into());
-                };
-                self.1 = position;
-                Ok(position)
-            }
-        }
-        Stream(&self.file, 0)
     }
 }
 

@@ -8,7 +8,6 @@
 //! Source: Microsoft, *FAT: General Overview of On-Disk Format*, 1.03; ECMA-107.
 
 use std::collections::BTreeMap;
-use std::io::{self, Seek, SeekFrom, Write};
 
 /// Sectors before the first table; FAT32's customary 32, holding boot sector, FSInfo and backup.
 const RESERVED_SECTORS: u64 = 32;
@@ -59,9 +58,6 @@ pub enum FatError {
     /// More than 4 GiB per file, or more sectors than FAT32 can count.
     #[error("too large for FAT32")]
     TooLarge,
-    /// The disk refused.
-    #[error("cannot write: {0}")]
-    Io(#[from] io::Error),
 }
 
 /// A name as it lies in a directory entry.
@@ -77,17 +73,16 @@ enum Node<'a> {
     Directory(BTreeMap<[u8; 11], (Name, Node<'a>)>),
 }
 
-/// Makes a FAT32 file system with `files` (path, contents) at `place` of `out`, whose position
-/// counts from the start of the disk.
+/// What to write where (bytes from the start of the disk) for a FAT32 file system with `files`
+/// (path, contents) at `place`. Nothing else on the partition needs to be written.
 ///
 /// # Errors
-/// When a name is not 8.3, the place too small, or `out` refuses.
-pub fn write(
-    out: &mut (impl Write + Seek),
+/// When a name is not 8.3, or the place too small.
+pub fn encode(
     place: Place,
     volume_id: u32,
     files: &[(String, Vec<u8>)],
-) -> Result<(), FatError> {
+) -> Result<Vec<(u64, Vec<u8>)>, FatError> {
     let mut root = BTreeMap::new();
     for (path, contents) in files {
         insert(&mut root, path, contents)?;
@@ -114,21 +109,18 @@ pub fn write(
         let start = at * sector as usize;
         reserved[start..start + 512].copy_from_slice(bytes);
     }
-    let base = place.first * sector;
-    out.seek(SeekFrom::Start(base))?;
-    out.write_all(&reserved)?;
     let mut table: Vec<u8> = volume.chains.iter().flat_map(|link| link.to_le_bytes()).collect();
     table.resize((fat_sectors * sector) as usize, 0);
-    out.write_all(&table)?;
-    out.write_all(&table)?;
-    let data = base + (RESERVED_SECTORS + 2 * fat_sectors) * sector;
-    for (cluster, bytes) in &volume.writes {
-        out.seek(SeekFrom::Start(data + u64::from(cluster - ROOT) * CLUSTER))?;
-        out.write_all(bytes)?;
-        let tail = bytes.len().next_multiple_of(CLUSTER as usize) - bytes.len();
-        out.write_all(&vec![0; tail])?;
+    let base = place.first * sector;
+    let tables = base + RESERVED_SECTORS * sector;
+    let mut writes = vec![(base, reserved), (tables, [&table[..], &table].concat())];
+    let data = tables + 2 * fat_sectors * sector;
+    for (cluster, bytes) in volume.writes {
+        let mut bytes = bytes.into_owned();
+        bytes.resize(bytes.len().next_multiple_of(CLUSTER as usize), 0);
+        writes.push((data + u64::from(cluster - ROOT) * CLUSTER, bytes));
     }
-    Ok(())
+    Ok(writes)
 }
 
 /// Clusters, and sectors of one table, for a place: the largest number of clusters whose table
@@ -319,15 +311,19 @@ mod tests {
         files.extend((0..200).map(|n| (format!("many/f{n}"), vec![n as u8; 10])));
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("disk");
-        let mut disk = std::fs::File::create(&path).expect("file");
+        let disk = std::fs::File::create(&path).expect("file");
         disk.set_len(offset + (mib << 20)).expect("sparse");
-        write(&mut disk, place, 0x1234_ABCD, &files).expect("written");
-        drop(disk);
+        for (at, bytes) in encode(place, 0x1234_ABCD, &files).expect("fits") {
+            std::os::unix::fs::FileExt::write_all_at(&disk, &bytes, at).expect("written");
+        }
 
         // fsck.fat reads no offset, so it gets the partition alone.
         let alone = directory.path().join("part");
-        let bytes = std::fs::read(&path).expect("read");
-        std::fs::write(&alone, &bytes[offset as usize..]).expect("write");
+        let part = std::fs::File::create(&alone).expect("file");
+        part.set_len(mib << 20).expect("sparse");
+        for (at, bytes) in encode(place, 0x1234_ABCD, &files).expect("fits") {
+            std::os::unix::fs::FileExt::write_all_at(&part, &bytes, at - offset).expect("written");
+        }
         let fsck = Command::new("fsck.fat").args(["-nv"]).arg(&alone).output().expect("fsck.fat");
         let text = String::from_utf8_lossy(&fsck.stdout) + String::from_utf8_lossy(&fsck.stderr);
         assert!(fsck.status.success(), "{text}");
@@ -362,7 +358,7 @@ mod tests {
         let place = Place { sector_size: 512, first: 0, sectors: 260 * 2048 };
         let attempt = |place, names: &[&str]| {
             let files: Vec<_> = names.iter().map(|name| ((*name).to_owned(), vec![1])).collect();
-            write(&mut io::Cursor::new(Vec::new()), place, 1, &files)
+            encode(place, 1, &files)
         };
         assert!(matches!(attempt(place, &["a.b.c"]), Err(FatError::Name(_))));
         assert!(matches!(attempt(place, &["waytoolong.efi"]), Err(FatError::Name(_))));

@@ -247,11 +247,11 @@ mod tests {
     }
 
     #[test]
-    fn sgdisk_and_sfdisk_find_no_fault_at_512() {
+    fn sgdisk_finds_no_fault() {
         let file = written(512);
         let path = file.path().to_str().expect("path");
-        assert!(run("sgdisk", &["-v", path]).contains("No problems found"));
-        assert!(run("sfdisk", &["--verify", path]).contains("No errors detected"));
+        let verify = run("sgdisk", &["-v", path]);
+        assert!(verify.contains("No problems found"), "{verify}");
         let print = run("sgdisk", &["-i", "3", path]);
         assert!(print.contains("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"), "{print}");
         assert!(print.contains("0F1E2D3C-4B5A-4978-8796-A5B4C3D2E103"), "{print}");
@@ -259,11 +259,15 @@ mod tests {
     }
 
     #[test]
-    fn sfdisk_finds_no_fault_at_4096() {
-        // Only a block device can have large sectors, so this is asked of the file's bytes.
-        let file = written(4096);
-        let path = file.path().to_str().expect("path");
-        let verify = run("sfdisk", &["--sector-size", "4096", "--verify", path]);
-        assert!(verify.contains("No errors detected"), "{verify}");
+    fn both_headers_agree_at_4096() {
+        // sgdisk sees large sectors only on a block device; tests/install.rs asks it there.
+        let plan = plan::plan(&layout(), 1 << 30, 4096).expect("fits");
+        let gpt = encode(&plan, &uuids(), &[]).expect("encodes");
+        let (header, backup) = (&gpt.primary[4096..4096 + 92], &gpt.backup[ENTRIES * ENTRY_SIZE..][..92]);
+        assert_eq!(header[..8], *b"EFI PART");
+        assert_eq!((&header[24..32], &header[32..40]), (&backup[32..40], &backup[24..32]));
+        assert_eq!(header[40..72], backup[40..72]);
+        assert_eq!(gpt.primary[2 * 4096..], gpt.backup[..ENTRIES * ENTRY_SIZE]);
+        assert_eq!(gpt.backup_offset + gpt.backup.len() as u64, 1 << 30);
     }
 }

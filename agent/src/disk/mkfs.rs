@@ -72,12 +72,9 @@ impl Mounted {
     /// # Errors
     /// [`Code::DiskFailed`] when the file system could not be written or is still in use.
     pub fn unmount(mut self) -> Result<(), Finding> {
-        let synced = fs::File::open(&self.path).map_err(nix::Error::try_from);
-        let synced = match synced {
-            Ok(directory) => nix::unistd::syncfs(directory).map_err(io::Error::from),
-            Err(_) => Err(io::Error::other("mount point vanished")),
-        };
-        synced.map_err(|error| failed("sync of the root file system", &error))?;
+        fs::File::open(&self.path)
+            .and_then(|directory| nix::unistd::syncfs(directory).map_err(io::Error::from))
+            .map_err(|error| failed("sync of the root file system", &error))?;
         nix::mount::umount2(&self.path, MntFlags::empty())
             .map_err(|errno| failed("cannot unmount the root file system", &io::Error::from(errno)))?;
         self.active = false;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`select`] | exactly one disk, or a finding | none |
 //! | [`gpt`] | partition table as bytes | none |
-//! | [`fat`] | EFI system partition as bytes | any `Write + Seek` |
+//! | [`fat`] | EFI system partition as bytes | none |
 //! | [`device`] | the chosen disk: clear, partitions, sync, read back | block device |
 //! | [`mkfs`] | the root file system and its mount | `mke2fs`, `mount` |
 

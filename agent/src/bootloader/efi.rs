@@ -1,0 +1,211 @@
+//! UEFI boot entry and boot order (UEFI 2.10 §3.1, §3.3, §10.3), through efivarfs.
+//!
+//! Afterwards the machine starts the disk once at once (`BootNext`), and from then on the entry
+//! it came by first (the network, where the server answers "start from your disk" or not at all),
+//! then the disk. All of this is a convenience: a disk also starts by its removable path.
+
+use super::REMOVABLE_PATH;
+use crate::disk::gpt::Guid;
+use crate::sys::block;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// What all global variables' names end with (`EFI_GLOBAL_VARIABLE`).
+const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
+/// Non-volatile, readable at boot and at run time.
+const ATTRIBUTES: [u8; 4] = [7, 0, 0, 0];
+/// `LOAD_OPTION_ACTIVE`.
+const ACTIVE: u32 = 1;
+/// What the descriptions of this project's entries start with; such an entry is used again, so
+/// that repeated installations do not fill the firmware's memory.
+const PREFIX: &str = "Kaltstart";
+
+/// The EFI system partition, as a boot entry names it.
+#[derive(Debug, Clone, Copy)]
+pub struct EspPlace {
+    /// Number of the partition.
+    pub number: u32,
+    /// First sector.
+    pub first: u64,
+    /// Sectors.
+    pub sectors: u64,
+    /// GUID of the partition.
+    pub guid: Guid,
+}
+
+/// What the firmware has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Variables {
+    /// `Boot####`: load options.
+    pub entries: BTreeMap<u16, Vec<u8>>,
+    /// `BootOrder`.
+    pub order: Vec<u16>,
+    /// `BootCurrent`: the entry this start came by.
+    pub current: Option<u16>,
+}
+
+/// A load option (`EFI_LOAD_OPTION`) for `\EFI\BOOT\BOOTX64.EFI` of that partition.
+pub fn load_option(image: &str, esp: &EspPlace) -> Vec<u8> {
+    let wide = |text: &str| -> Vec<u8> {
+        text.encode_utf16().filter(|&unit| unit != 0).chain([0]).flat_map(u16::to_le_bytes).collect()
+    };
+    // Hard drive media device path (§10.3.5.1): type 4, sub-type 1, 42 bytes, GPT, GUID.
+    let mut path = vec![4, 1, 42, 0];
+    path.extend(esp.number.to_le_bytes());
+    path.extend(esp.first.to_le_bytes());
+    path.extend(esp.sectors.to_le_bytes());
+    path.extend(esp.guid.to_bytes());
+    path.extend([2, 2]);
+    // File path media device path (§10.3.5.4): type 4, sub-type 4.
+    let file = wide(&format!("\\{}", REMOVABLE_PATH.replace('/', "\\")));
+    path.extend([4, 4]);
+    path.extend((file.len() as u16 + 4).to_le_bytes());
+    path.extend(file);
+    // End of the whole path (§10.3.1).
+    path.extend([0x7F, 0xFF, 4, 0]);
+    let mut option = ACTIVE.to_le_bytes().to_vec();
+    option.extend((path.len() as u16).to_le_bytes());
+    option.extend(wide(&format!("{PREFIX} {image}")));
+    option.extend(path);
+    option
+}
+
+/// Description of a load option; empty when it is malformed.
+fn description(option: &[u8]) -> String {
+    let units = option.get(6..).unwrap_or_default().chunks_exact(2);
+    let units: Vec<u16> =
+        units.map(|pair| u16::from_le_bytes([pair[0], pair[1]])).take_while(|&u| u != 0).collect();
+    String::from_utf16_lossy(&units)
+}
+
+/// The number of our entry and the new boot order; none when all 65,536 numbers are taken.
+pub fn arrange(now: &Variables) -> Option<(u16, Vec<u16>)> {
+    let ours = |option: &Vec<u8>| description(option).starts_with(PREFIX);
+    let old = now.entries.iter().find(|(number, option)| ours(option) && Some(**number) != now.current);
+    let number = match old {
+        Some((&number, _)) => number,
+        None => (0..=u16::MAX).find(|n| !now.entries.contains_key(n) && !now.order.contains(n))?,
+    };
+    let first = now.current.filter(|current| now.order.contains(current));
+    let mut order: Vec<u16> = first.into_iter().chain([number]).collect();
+    for &other in &now.order {
+        if !order.contains(&other) {
+            order.push(other);
+        }
+    }
+    Some((number, order))
+}
+
+/// Writes the boot entry, the boot order and `BootNext` below `efivars`, the mounted efivarfs.
+///
+/// # Errors
+/// As the firmware says; what was written until then does no harm.
+pub fn install(efivars: &Path, image: &str, esp: &EspPlace) -> io::Result<()> {
+    let now = read(efivars)?;
+    let (number, order) = arrange(&now).ok_or_else(|| io::Error::other("no boot entry is free"))?;
+    set(efivars, &format!("Boot{number:04X}"), &load_option(image, esp))?;
+    set(efivars, "BootNext", &number.to_le_bytes())?;
+    set(efivars, "BootOrder", &order.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())
+}
+
+fn read(efivars: &Path) -> io::Result<Variables> {
+    let value = |name: &str| fs::read(efivars.join(name)).map(|b| b.get(4..).unwrap_or_default().to_vec());
+    let numbers = |name: &str| -> Vec<u16> {
+        let bytes = value(&format!("{name}-{GLOBAL}")).unwrap_or_default();
+        bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+    };
+    let mut entries = BTreeMap::new();
+    for file in fs::read_dir(efivars)? {
+        let name = file?.file_name().to_string_lossy().into_owned();
+        let digits = name.strip_prefix("Boot").and_then(|rest| rest.strip_suffix(GLOBAL)?.strip_suffix('-'));
+        if let Some(digits) = digits.filter(|text| text.len() == 4)
+            && let Ok(number) = u16::from_str_radix(digits, 16)
+        {
+            entries.insert(number, value(&name)?);
+        }
+    }
+    Ok(Variables { entries, order: numbers("BootOrder"), current: numbers("BootCurrent").first().copied() })
+}
+
+fn set(efivars: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+    let path = efivars.join(format!("{name}-{GLOBAL}"));
+    let bytes = [&ATTRIBUTES, value].concat();
+    if let Ok(file) = File::open(&path) {
+        // Each write wears the firmware's flash.
+        if fs::read(&path).is_ok_and(|old| old == bytes) {
+            return Ok(());
+        }
+        // Elsewhere than on efivarfs there is no such flag.
+        block::clear_immutable(&file).ok();
+    }
+    // One write(2) per variable: efivarfs sets it at once.
+    OpenOptions::new().write(true).create(true).truncate(false).open(&path)?.write_all(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn esp() -> EspPlace {
+        EspPlace {
+            number: 2,
+            first: 4096,
+            sectors: 0x10_0000,
+            guid: Guid::from_u128(0x0011_2233_4455_6677_8899_AABB_CCDD_EEFF),
+        }
+    }
+
+    #[test]
+    fn a_load_option_is_laid_out_as_the_specification_says() {
+        let option = load_option("x", &esp());
+        let mut want = vec![1, 0, 0, 0, 42 + 48 + 4, 0];
+        want.extend("Kaltstart x\0".encode_utf16().flat_map(u16::to_le_bytes));
+        want.extend([4, 1, 42, 0, 2, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0]);
+        want.extend([
+            0x33, 0x22, 0x11, 0, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xAA, 0xBB, 0xCC, 0xDD, 0xEE, 0xFF,
+        ]);
+        want.extend([2, 2, 4, 4, 48, 0]);
+        want.extend("\\EFI\\BOOT\\BOOTX64.EFI\0".encode_utf16().flat_map(u16::to_le_bytes));
+        want.extend([0x7F, 0xFF, 4, 0]);
+        assert_eq!(option, want);
+        assert_eq!(description(&option), "Kaltstart x");
+        assert_eq!(description(&[1]), "");
+    }
+
+    #[test]
+    fn the_order_keeps_everything_and_puts_the_entry_it_came_by_first() {
+        let other = || {
+            load_option("", &esp()).iter().map(|b| if *b == b'K' { b'X' } else { *b }).collect::<Vec<u8>>()
+        };
+        let mut now = Variables {
+            entries: [(0, other()), (1, other()), (5, other())].into(),
+            order: vec![0, 5, 1],
+            current: Some(5),
+        };
+        assert_eq!(arrange(&now), Some((2, vec![5, 2, 0, 1])));
+        now.entries.insert(7, load_option("old", &esp()));
+        now.order = vec![0, 7, 5, 1];
+        assert_eq!(arrange(&now), Some((7, vec![5, 7, 0, 1])));
+        // An entry that is not in the order, such as a one-time one, is not added to it.
+        now.current = Some(9);
+        assert_eq!(arrange(&now), Some((7, vec![7, 0, 5, 1])));
+        assert_eq!(arrange(&Variables::default()), Some((0, vec![0])));
+    }
+
+    #[test]
+    fn variables_are_written_with_their_attributes() {
+        let directory = tempfile::tempdir().expect("directory");
+        let file = |name: &str| directory.path().join(format!("{name}-{GLOBAL}"));
+        fs::write(file("BootOrder"), [7, 0, 0, 0, 3, 0, 4, 0]).expect("write");
+        fs::write(file("BootCurrent"), [6, 0, 0, 0, 4, 0]).expect("write");
+        fs::write(file("Boot0003"), [7, 0, 0, 0, 1]).expect("write");
+        fs::write(file("BootOptionSupport"), [6, 0, 0, 0, 1, 3, 0, 0]).expect("write");
+        install(directory.path(), "debian", &esp()).expect("installs");
+        assert_eq!(fs::read(file("BootOrder")).expect("read"), [7, 0, 0, 0, 4, 0, 0, 0, 3, 0]);
+        assert_eq!(fs::read(file("BootNext")).expect("read"), [7, 0, 0, 0, 0, 0]);
+        let entry = fs::read(file("Boot0000")).expect("read");
+        assert_eq!(entry[4..], load_option("debian", &esp()));
+    }
+}

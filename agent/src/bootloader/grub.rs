@@ -1,0 +1,105 @@
+//! GRUB's configuration as text.
+//!
+//! Debian's kernel packages run `update-grub` once `/boot/grub/grub.cfg` exists and overwrite it.
+//! Therefore `/etc/default/grub` says the same, and that does no harm.
+
+use kaltstart_protocol::image::Boot;
+
+/// Where the configuration is in the installed system.
+pub const CONFIG: &str = "/boot/grub/grub.cfg";
+/// Where the settings of `update-grub` are.
+pub const DEFAULTS: &str = "/etc/default/grub";
+
+/// A value that cannot be written between single quotes of GRUB and of the shell.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} has characters that a boot configuration cannot hold")]
+pub struct Unquotable(String);
+
+/// `text` between single quotes, where neither GRUB nor the shell interprets anything.
+fn quoted(text: &str) -> Result<String, Unquotable> {
+    let plain = |c: char| c == ' ' || (c.is_ascii_graphic() && c != '\'');
+    if text.chars().all(plain) { Ok(format!("'{text}'")) } else { Err(Unquotable(text.to_owned())) }
+}
+
+fn absolute(path: &str) -> String {
+    format!("/{}", path.trim_start_matches('/'))
+}
+
+/// `grub.cfg` of a system whose root file system has that UUID.
+///
+/// # Errors
+/// When a path or an argument cannot be quoted.
+pub fn config(boot: &Boot, root_uuid: &str) -> Result<String, Unquotable> {
+    let (kernel, initrd) = (quoted(&absolute(&boot.kernel))?, quoted(&absolute(&boot.initrd))?);
+    let arguments: Vec<String> = boot.cmdline.split_whitespace().map(quoted).collect::<Result<_, _>>()?;
+    let (uuid, arguments) = (quoted(root_uuid)?, arguments.join(" "));
+    let root_argument = quoted(&format!("root=UUID={root_uuid}"))?;
+    Ok(format!(
+        "# Written by Kaltstart; update-grub may replace it and reads the same settings from\n\
+         # {DEFAULTS}.\n\
+         set default=0\n\
+         set timeout=1\n\
+         if serial --unit=0 --speed=115200; then\n\
+         \x20 terminal_input console serial\n\
+         \x20 terminal_output console serial\n\
+         fi\n\
+         search --no-floppy --fs-uuid --set=root {uuid}\n\
+         menuentry 'Linux' {{\n\
+         \x20 search --no-floppy --fs-uuid --set=root {uuid}\n\
+         \x20 linux {kernel} {root_argument} ro {arguments}\n\
+         \x20 initrd {initrd}\n\
+         }}\n"
+    ))
+}
+
+/// Settings with which `update-grub` writes an equal configuration.
+///
+/// # Errors
+/// When an argument cannot be quoted.
+pub fn defaults(boot: &Boot) -> Result<String, Unquotable> {
+    let cmdline = quoted(&boot.cmdline.split_whitespace().collect::<Vec<_>>().join(" "))?;
+    Ok(format!(
+        "# Written by Kaltstart, as {CONFIG}.\n\
+         GRUB_DEFAULT=0\n\
+         GRUB_TIMEOUT=1\n\
+         GRUB_DISTRIBUTOR=Linux\n\
+         GRUB_CMDLINE_LINUX={cmdline}\n\
+         GRUB_CMDLINE_LINUX_DEFAULT=''\n\
+         GRUB_TERMINAL='console serial'\n\
+         GRUB_SERIAL_COMMAND='serial --unit=0 --speed=115200'\n\
+         GRUB_DISABLE_OS_PROBER=true\n"
+    ))
+}
+
+/// The configuration on the EFI system partition: finds the real one. The UUID is the server's
+/// and was checked to be one, so it needs no quotes.
+pub fn stub(root_uuid: &str) -> String {
+    format!(
+        "search --no-floppy --fs-uuid --set=root {root_uuid}\n\
+         set prefix=($root)/boot/grub\n\
+         configfile $prefix/grub.cfg\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(cmdline: &str) -> Boot {
+        let (kernel, initrd) = ("vmlinuz".into(), "/initrd.img".into());
+        Boot { kernel, initrd, cmdline: cmdline.into(), efi: vec![], bios: None }
+    }
+
+    #[test]
+    fn p27_arguments_stay_arguments() {
+        let text = config(&boot("quiet  console=ttyS0,115200 x=$(y);}"), "11-22").expect("quotable");
+        let line = "  linux '/vmlinuz' 'root=UUID=11-22' ro 'quiet' 'console=ttyS0,115200' 'x=$(y);}'\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("  initrd '/initrd.img'\n"));
+        let text = defaults(&boot(" quiet  splash ")).expect("quotable");
+        assert!(text.contains("GRUB_CMDLINE_LINUX='quiet splash'\n"));
+        for bad in ["it's", "a\u{1}b", "größe"] {
+            assert!(config(&boot(bad), "11-22").is_err() && defaults(&boot(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

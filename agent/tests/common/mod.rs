@@ -1,0 +1,245 @@
+//! Loop devices, archives and watchers for the tests of installing. They need root.
+#![allow(dead_code)]
+
+use kaltstart_agent::image::fetch::{FetchError, ImageSource};
+use kaltstart_agent::install::{Observer, Paths};
+use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Identity, InstallTask, ReportState};
+use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::ids::{Digest, JobId, Mac};
+use kaltstart_protocol::image::{Boot, Compression, Format, Manifest};
+use kaltstart_protocol::layout::{Layout, Partition, Role};
+use kaltstart_protocol::phase::{Phase, Progress};
+use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::time::Millis;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use tempfile::TempDir;
+
+/// Size of the disks.
+pub const DISK_BYTES: u64 = 512 << 20;
+const MIB: usize = 1 << 20;
+
+/// Whether this process may use loop devices; says so when a test is left out.
+pub fn root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: needs root for loop devices and mounts");
+    }
+    root
+}
+
+/// Runs a program; its words, or a panic with them.
+pub fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new("timeout").arg("60").arg(program).args(args).output().expect(program);
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {text}");
+    text.into_owned()
+}
+
+/// A disk that holds an old table and old data; detached on drop.
+pub struct Loop {
+    pub disk: Disk,
+    pub file: PathBuf,
+    pub node: String,
+    pub directory: TempDir,
+}
+
+impl Loop {
+    pub fn new(sector_size: u32) -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let file = directory.path().join("disk");
+        let disk = File::create(&file).expect("file");
+        disk.set_len(DISK_BYTES).expect("sparse");
+        run("sgdisk", &["-n", "1:2048:+100M", "-n", "2:0:0", file.to_str().expect("path")]);
+        disk.write_all_at(&[0xEB; 440], 0).expect("old boot code");
+        drop(disk);
+        let path = file.to_str().expect("path");
+        let size = sector_size.to_string();
+        let node = run("losetup", &["-P", "-b", &size, "--show", "-f", path]).trim().to_owned();
+        let name = node.trim_start_matches("/dev/").to_owned();
+        let disk = Disk { name, serial: "S1".into(), size: DISK_BYTES, sector_size, ..Disk::default() };
+        Self { disk, file, node, directory }
+    }
+
+    /// Whether nothing can start from it: both ends are zero.
+    pub fn is_blank(&self) -> bool {
+        let disk = File::open(&self.file).expect("open");
+        [0, DISK_BYTES - MIB as u64].into_iter().all(|at| {
+            let mut bytes = vec![0; MIB];
+            disk.read_exact_at(&mut bytes, at).expect("read");
+            bytes.iter().all(|&byte| byte == 0)
+        })
+    }
+
+    pub fn paths(&self) -> Paths {
+        let agent = self.directory.path().join("agent");
+        std::fs::write(&agent, "the agent").expect("write");
+        Paths { mount: self.directory.path().join("mount"), agent, ..Paths::default() }
+    }
+
+    /// Whether installing left a mount or a partition behind.
+    pub fn is_tidy(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        !mounts.contains(&self.node) && !Path::new(&format!("{}p3", self.node)).exists()
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        Command::new("losetup").args(["-d", &self.node]).status().expect("losetup");
+    }
+}
+
+/// An image in memory, served as given.
+pub struct Served(pub Vec<u8>);
+
+impl ImageSource for Served {
+    fn open(&self, offset: u64) -> Result<Box<dyn Read + Send>, FetchError> {
+        let rest = self.0.get(offset as usize..).ok_or(FetchError::PastEnd)?;
+        Ok(Box::new(Cursor::new(rest.to_vec())))
+    }
+}
+
+/// Keeps what was said and may cancel, or look, at each word.
+#[derive(Default)]
+pub struct Watch<'a> {
+    pub seen: Mutex<Vec<(Phase, ReportState)>>,
+    pub cancel_in: Option<Phase>,
+    pub look: Option<&'a (dyn Fn(Phase, &ReportState) + Sync)>,
+}
+
+impl Observer for Watch<'_> {
+    fn phase(&self, phase: Phase, state: ReportState, _: Option<Progress>, _: BTreeMap<String, String>) {
+        if let Some(look) = self.look {
+            look(phase, &state);
+        }
+        let mut seen = self.seen.lock().expect("lock");
+        if seen.last() != Some(&(phase, state.clone())) {
+            seen.push((phase, state));
+        }
+    }
+
+    fn cancelled(&self) -> Option<String> {
+        let seen = self.seen.lock().expect("lock");
+        let now = seen.last().map(|(phase, _)| *phase);
+        (self.cancel_in.is_some() && now == self.cancel_in).then(|| "by hand".to_owned())
+    }
+}
+
+/// A small tree with everything an image needs, as a tar archive.
+pub fn archive(directory: &Path) -> Vec<u8> {
+    let tree = directory.join("tree");
+    let put = |path: &str, bytes: &[u8]| {
+        let path = tree.join(path);
+        std::fs::create_dir_all(path.parent().expect("parent")).expect("mkdir");
+        std::fs::write(path, bytes).expect("write");
+    };
+    let noise: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    put("boot/vmlinuz-6.1", &noise);
+    put("boot/initrd.img-6.1", b"initrd");
+    put("etc/hostname", b"old\n");
+    put("usr/lib/shim/shimx64.efi", &noise[..1_000_000]);
+    put("usr/lib/grub/grubx64.efi", &noise[..500_000]);
+    let mut boot = vec![0x90; 512];
+    boot[510..].copy_from_slice(&[0x55, 0xAA]);
+    put("usr/lib/grub/boot.img", &boot);
+    put("usr/lib/grub/core.img", &noise[..100_000]);
+    std::os::unix::fs::symlink("boot/vmlinuz-6.1", tree.join("vmlinuz")).expect("symlink");
+    std::os::unix::fs::symlink("/boot/initrd.img-6.1", tree.join("initrd.img")).expect("symlink");
+    let file = directory.join("tree.tar");
+    run("tar", &["-C", tree.to_str().expect("path"), "-cf", file.to_str().expect("path"), "."]);
+    std::fs::read(file).expect("read")
+}
+
+/// A task for an image served as `packed`, which decompresses to `unpacked_size` bytes.
+pub fn task(packed: &[u8], unpacked_size: u64, compression: Compression) -> InstallTask {
+    let partition = |label: &str, role, min_mib, weight| Partition {
+        label: label.into(),
+        role,
+        min_mib,
+        max_mib: None,
+        weight,
+    };
+    let uuid = |n: u8| format!("0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1{n:02x}");
+    InstallTask {
+        job: JobId::new(Millis(1), 1),
+        attempt: 1,
+        disk: DiskRule::default(),
+        layout: Layout {
+            name: "test".into(),
+            partitions: vec![
+                partition("bios", Role::BiosBoot, 1, 0),
+                partition("esp", Role::Esp, 261, 0),
+                partition("root", Role::Root, 64, 1),
+            ],
+        },
+        image: Manifest {
+            schema: 1,
+            name: "debian-12".into(),
+            version: "1".into(),
+            digest: Digest::of(packed),
+            size: packed.len() as u64,
+            unpacked_size,
+            format: Format::Tar,
+            compression,
+            file: "x".into(),
+            min_disk: 400 << 20,
+            boot: Boot {
+                kernel: "/vmlinuz".into(),
+                initrd: "/initrd.img".into(),
+                cmdline: "console=ttyS0,115200".into(),
+                efi: vec![
+                    ("/usr/lib/shim/shimx64.efi".into(), "EFI/BOOT/BOOTX64.EFI".into()),
+                    ("/usr/lib/grub/grubx64.efi".into(), "EFI/BOOT/grubx64.efi".into()),
+                ],
+                bios: Some(("/usr/lib/grub/boot.img".into(), "/usr/lib/grub/core.img".into())),
+            },
+            packages: vec![],
+        },
+        image_url: "http://unused".into(),
+        uuids: DiskUuids {
+            disk: uuid(0),
+            partitions: (1..4).map(uuid).collect(),
+            root: uuid(9),
+            esp: 0x1234_ABCD,
+        },
+        identity: Identity {
+            hostname: "node7".into(),
+            domain: String::new(),
+            mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
+            authorized_keys: vec!["ssh-ed25519 AAAA a@b".into()],
+            report_url: "http://10.77.0.1:8080/node/v1/report".into(),
+            report_token: Secret::new("ksn_x".into()),
+        },
+    }
+}
+
+/// A ustar entry, and its contents.
+pub fn entry(name: &str, kind: u8, link: &str, contents: &[u8]) -> Vec<u8> {
+    let mut header = vec![0; 512];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    header[100..108].copy_from_slice(b"0000644\0");
+    header[108..116].copy_from_slice(b"0000000\0");
+    header[116..124].copy_from_slice(b"0000000\0");
+    header[124..136].copy_from_slice(format!("{:011o}\0", contents.len()).as_bytes());
+    header[136..148].copy_from_slice(b"14000000000\0");
+    header[148..156].fill(b' ');
+    header[156] = kind;
+    header[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header.extend(contents);
+    header.resize(header.len().next_multiple_of(512), 0);
+    header
+}
+
+/// Entries with the end that an archive has.
+pub fn archived(entries: &[Vec<u8>]) -> Vec<u8> {
+    [entries.concat(), vec![0; 1024]].concat()
+}

@@ -1,0 +1,247 @@
+//! Whole installations on loop devices.
+
+mod common;
+
+use common::{DISK_BYTES, Loop, Served, Watch, archive, archived, entry, root, run, task};
+use kaltstart_agent::install::{Stop, install};
+use kaltstart_protocol::agent_api::ReportState;
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::image::Compression;
+use kaltstart_protocol::layout::Role;
+use kaltstart_protocol::phase::Phase;
+use std::fs;
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 3).expect("encode")
+}
+
+/// Installs what must fail; the finding. The disk must be blank, and nothing left behind.
+fn failing(disk: &Loop, task: &kaltstart_protocol::agent_api::InstallTask, served: Vec<u8>) -> Finding {
+    let watch = Watch::default();
+    let disks = [disk.disk.clone()];
+    let result = install(task, &disks, &Served(served), &disk.paths(), &watch);
+    let Err(Stop::Failed(finding)) = result else {
+        panic!("not a failure: {result:?}");
+    };
+    assert!(disk.is_blank(), "{finding}");
+    assert!(disk.is_tidy(), "{finding}");
+    let last = watch.seen.into_inner().expect("lock").pop().map(|(_, state)| state);
+    assert_eq!(last, Some(ReportState::Failed { finding: finding.clone() }));
+    finding
+}
+
+#[test]
+fn p11_wrong_images_leave_nothing_that_starts() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    assert!(!disk.is_blank(), "an old system was there");
+    let plain = archive(disk.directory.path());
+    for (kind, packed) in [(Compression::Zstd, zstd(&plain)), (Compression::None, plain.clone())] {
+        let good = task(&packed, plain.len() as u64, kind);
+        for at in [0, packed.len() / 3, packed.len() / 2, packed.len() - 1] {
+            let mut flipped = packed.clone();
+            flipped[at] ^= 0x10;
+            assert_eq!(failing(&disk, &good, flipped).code, Code::ImageMismatch, "{kind:?} byte {at}");
+        }
+        for keep in [0, packed.len() / 2, packed.len() - 1] {
+            let finding = failing(&disk, &good, packed[..keep].to_vec());
+            assert_eq!(finding.code, Code::ImageTruncated, "{kind:?} {keep}");
+        }
+        let longer = [&packed[..], b"x"].concat();
+        assert_eq!(failing(&disk, &good, longer).code, Code::ImageMismatch);
+        let mut bomb = good.clone();
+        bomb.image.unpacked_size -= 1;
+        assert_eq!(failing(&disk, &bomb, packed).code, Code::ImageInvalid);
+    }
+}
+
+#[test]
+fn p11_archives_that_reach_out_are_refused_with_the_entry_named() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    for (entries, named) in [
+        (vec![entry("../out", b'0', "", b"x")], "../out"),
+        (vec![entry("/out", b'0', "", b"x")], "/out"),
+        (vec![entry("a", b'2', "/tmp", b""), entry("a/out", b'0', "", b"x")], "a/out"),
+        (vec![entry("h", b'1', "../../etc/passwd", b"")], "h"),
+        (vec![entry("v", b'V', "", b"")], "v"),
+    ] {
+        let plain = archived(&entries);
+        let packed = zstd(&plain);
+        let task = task(&packed, plain.len() as u64, Compression::Zstd);
+        let finding = failing(&disk, &task, packed);
+        assert_eq!(finding.code, Code::ImageInvalid, "{finding}");
+        assert!(finding.detail.starts_with(&format!("{named}: ")), "{finding}");
+    }
+    // The right digest of something that is no archive, and of one without an end.
+    for plain in [vec![7; 100_000], entry("a", b'0', "", &[1; 5000])] {
+        let finding = failing(&disk, &task(&plain, 1 << 20, Compression::None), plain);
+        assert_eq!(finding.code, Code::ImageInvalid, "{finding}");
+    }
+    let finding = failing(&disk, &task(b"not zstd", 1 << 20, Compression::Zstd), b"not zstd".to_vec());
+    assert_eq!(finding.code, Code::ImageInvalid, "{finding}");
+}
+
+#[test]
+fn p12_nothing_can_start_until_everything_is_there() {
+    if !root() {
+        return;
+    }
+    for (sector_size, uefi) in [(512, false), (4096, true)] {
+        let disk = Loop::new(sector_size);
+        let plain = archive(disk.directory.path());
+        let packed = zstd(&plain);
+        let task = task(&packed, plain.len() as u64, Compression::Zstd);
+        let mut paths = disk.paths();
+        let efivars = disk.directory.path().join("efivars");
+        fs::create_dir(&efivars).expect("mkdir");
+        paths.efivars = uefi.then(|| efivars.clone());
+        let look = |phase, state: &ReportState| {
+            // The start of the first phase comes before the disk is touched; the end of the last
+            // one after its table was written.
+            let inside = (phase, state) != (Phase::Disk, &ReportState::Running)
+                && (phase, state) != (Phase::Configure, &ReportState::Done);
+            assert!(!inside || disk.is_blank(), "{phase:?} {state:?}");
+        };
+        let watch = Watch { look: Some(&look), ..Watch::default() };
+        let disks = [disk.disk.clone()];
+        let installed = install(&task, &disks, &Served(packed), &paths, &watch).expect("installs");
+        assert_eq!((installed.disk.as_str(), installed.boot_entry), ("S1", uefi));
+        assert!(disk.is_tidy());
+        let seen: Vec<_> = watch.seen.into_inner().expect("lock");
+        let ends = [Phase::Disk, Phase::Image, Phase::Configure].map(|phase| (phase, ReportState::Done));
+        assert!(seen.iter().filter(|(_, state)| *state == ReportState::Done).eq(&ends), "{seen:?}");
+
+        let verify = run("sgdisk", &["-v", &disk.node]);
+        assert!(verify.contains("No problems found"), "{verify}");
+        check_esp(&disk, sector_size);
+        check_root(&disk, &task, &installed);
+        let first = fs::read(&disk.file).expect("read");
+        assert_eq!(first[0..4] == [0x90; 4], sector_size == 512, "boot code");
+        assert_eq!(efivars.join("BootNext-8be4df61-93ca-11d2-aa0d-00e098032b8c").exists(), uefi);
+    }
+}
+
+fn check_esp(disk: &Loop, sector_size: u32) {
+    let image = format!("{}@@{}", disk.file.display(), 2 << 20);
+    let stub = run("mtype", &["-i", &image, "::EFI/debian/grub.cfg"]);
+    assert!(stub.contains("--set=root 0f1e2d3c-4b5a-4978-8796-a5b4c3d2e109"), "{sector_size} {stub}");
+    let list = run("mdir", &["-i", &image, "-b", "::EFI/BOOT"]);
+    assert!(list.contains("BOOTX64.EFI") && list.contains("grubx64.efi"), "{list}");
+}
+
+fn check_root(
+    disk: &Loop,
+    task: &kaltstart_protocol::agent_api::InstallTask,
+    installed: &kaltstart_protocol::agent_api::Installed,
+) {
+    let plan = kaltstart_protocol::layout::plan::plan(&task.layout, DISK_BYTES, disk.disk.sector_size.into());
+    let plan = plan.expect("plan");
+    let root = plan.role(Role::Root).expect("root");
+    run("partx", &["-a", "--nr", "3", &disk.node]);
+    let node = format!("{}p{}", disk.node, root.number);
+    let clean = run("e2fsck", &["-fn", &node]);
+    assert!(!clean.contains("error"), "{clean}");
+    let mount = disk.directory.path().join("look");
+    fs::create_dir(&mount).expect("mkdir");
+    run("mount", &["-o", "ro", &node, mount.to_str().expect("path")]);
+    let read = |path: &str| fs::read_to_string(mount.join(path)).expect(path);
+    let (hostname, config, id) = (read("etc/hostname"), read("boot/grub/grub.cfg"), read("etc/machine-id"));
+    let (kernel, agent) = (fs::read(mount.join("vmlinuz")).expect("kernel"), read("usr/lib/kaltstart/agent"));
+    run("umount", &[mount.to_str().expect("path")]);
+    run("partx", &["-d", "--nr", "3", &disk.node]);
+    assert_eq!((hostname.as_str(), agent.as_str()), ("node7\n", "the agent"));
+    assert_eq!(id.trim(), installed.machine_id);
+    assert!(config.contains("'root=UUID=0f1e2d3c-4b5a-4978-8796-a5b4c3d2e109' ro 'console=ttyS0,115200'"));
+    assert_eq!(kernel.len(), 3_000_000);
+}
+
+#[test]
+fn p05_a_disk_in_use_is_refused_untouched() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    let mount = disk.directory.path().join("busy");
+    fs::create_dir(&mount).expect("mkdir");
+    run("partx", &["-a", "--nr", "1", &disk.node]);
+    let node = format!("{}p1", disk.node);
+    run("mke2fs", &["-q", "-F", &node]);
+    run("mount", &[&node, mount.to_str().expect("path")]);
+    let table = || Digest::of(&fs::read(&disk.file).expect("read")[..1 << 20]);
+    let before = table();
+    let packed = zstd(b"");
+    let disks = [disk.disk.clone()];
+    let result = install(
+        &task(&packed, 0, Compression::Zstd),
+        &disks,
+        &Served(packed.clone()),
+        &disk.paths(),
+        &Watch::default(),
+    );
+    run("umount", &[mount.to_str().expect("path")]);
+    run("partx", &["-d", "--nr", "1", &disk.node]);
+    let Err(Stop::Failed(finding)) = result else {
+        panic!("not refused: {result:?}");
+    };
+    assert_eq!(finding.code, Code::DiskFailed);
+    assert!(finding.detail.contains("is mounted on") && finding.detail.contains("busy"), "{finding}");
+    assert_eq!(table(), before);
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_the_first_write() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    let good = task(b"", 0, Compression::None);
+    let code = |change: &dyn Fn(&mut kaltstart_protocol::agent_api::InstallTask), disks: &[_], uefi: bool| {
+        let mut task = good.clone();
+        change(&mut task);
+        let mut paths = disk.paths();
+        paths.efivars = uefi.then(|| disk.directory.path().into());
+        match install(&task, disks, &Served(Vec::new()), &paths, &Watch::default()) {
+            Err(Stop::Failed(finding)) => finding.code,
+            other => panic!("not refused: {other:?}"),
+        }
+    };
+    let one = [disk.disk.clone()];
+    let two = [disk.disk.clone(), kaltstart_protocol::facts::Disk { name: "x".into(), ..disk.disk.clone() }];
+    assert_eq!(code(&|_| (), &[], false), Code::NoDisk);
+    assert_eq!(code(&|_| (), &two, false), Code::AmbiguousDisk);
+    assert_eq!(code(&|t| t.image.min_disk = 1 << 40, &one, false), Code::DiskTooSmall);
+    assert_eq!(code(&|t| t.layout.partitions[2].min_mib = 4000, &one, false), Code::DiskTooSmall);
+    assert_eq!(code(&|t| t.image.boot.bios = None, &one, false), Code::BootloaderFailed);
+    assert_eq!(code(&|t| t.image.boot.efi.clear(), &one, true), Code::BootloaderFailed);
+    assert_eq!(code(&|t| t.image.schema = 2, &one, false), Code::ImageInvalid);
+    assert_eq!(code(&|t| t.uuids.partitions[0] = "x".into(), &one, false), Code::DiskFailed);
+    let other = [kaltstart_protocol::facts::Disk { size: DISK_BYTES - 512, ..disk.disk.clone() }];
+    assert_eq!(code(&|_| (), &other, false), Code::DiskFailed);
+    let old = run("sgdisk", &["-v", disk.file.to_str().expect("path")]);
+    assert!(old.contains("No problems found"), "{old}");
+}
+
+#[test]
+fn a_cancelled_job_stops_in_any_phase() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    let plain = archive(disk.directory.path());
+    let packed = zstd(&plain);
+    let task = task(&packed, plain.len() as u64, Compression::Zstd);
+    for phase in [Phase::Disk, Phase::Image, Phase::Configure] {
+        let watch = Watch { cancel_in: Some(phase), ..Watch::default() };
+        let disks = [disk.disk.clone()];
+        let result = install(&task, &disks, &Served(packed.clone()), &disk.paths(), &watch);
+        assert_eq!(result, Err(Stop::Cancelled("by hand".into())), "{phase:?}");
+        assert!(disk.is_tidy(), "{phase:?}");
+        assert!(disk.is_blank() || phase == Phase::Disk, "{phase:?}");
+    }
+}
