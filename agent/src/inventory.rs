@@ -209,25 +209,39 @@ fn transport(path: &str) -> String {
 /// out anew at each start (`host3`, `target3:0:1`, `3:0:1:0`, `nvme0`, `block/sda`).
 fn device_path(root: &Path, real: &Path) -> String {
     let root = fs::canonicalize(root).unwrap_or_else(|_| root.into());
-    let below = real.strip_prefix(root.join("sys/devices")).unwrap_or(real);
+    let devices = root.join("sys/devices");
+    let below = real.strip_prefix(&devices).unwrap_or(real);
+    let mut walked = devices.clone();
     let mut parts: Vec<String> = Vec::new();
     for part in below.iter().map(|part| part.to_string_lossy()) {
-        let kind = part.trim_end_matches(|c: char| c.is_ascii_digit());
-        match kind {
+        walked.push(&*part);
+        match part.trim_end_matches(|c: char| c.is_ascii_digit()) {
             // The disk itself follows.
             "block" => break,
-            "host" | "virtio" | "nvme" | "ata" | "usb" | "mmc" | "nvme-subsys" => parts.push(kind.into()),
+            // libata counts through all controllers; the port's number is its controller's own.
+            "ata" => {
+                parts.push(format!("ata{}", text(&walked.join("ata_port").join(&*part).join("port_no"))))
+            }
+            kind @ ("host" | "virtio" | "nvme" | "usb" | "mmc" | "nvme-subsys") => parts.push(kind.into()),
             _ if part.starts_with("target") => {}
-            // SCSI address HOST:CHANNEL:TARGET:LUN: all but the host is stable.
             _ if is_scsi_address(&part) => {
                 parts.push(part.split_once(':').map_or(&*part, |(_, rest)| rest).into())
             }
-            _ => parts.push(part.into_owned()),
+            _ => parts
+                .push(nvme_namespace(&part).map_or_else(|| part.to_string(), |number| format!("n{number}"))),
         }
     }
     parts.join("/")
 }
 
+/// The namespace's number in `nvme3n1`: the controller's number before it changes.
+fn nvme_namespace(part: &str) -> Option<&str> {
+    let (controller, namespace) = part.strip_prefix("nvme")?.split_once('n')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (digits(controller) && digits(namespace)).then_some(namespace)
+}
+
+/// Whether it is SCSI's HOST:CHANNEL:TARGET:LUN, of which all but the host is stable.
 fn is_scsi_address(part: &str) -> bool {
     let numbers: Vec<&str> = part.split(':').collect();
     numbers.len() == 4 && numbers.iter().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
@@ -332,6 +346,7 @@ mod tests {
             (at(sda, "device/model"), "ST1000\x1b[2J      \n"),
             (at(sda, "device/wwid"), "naa.5000c500a1b2c3d4\n"),
             (at(sda, "device/vpd_pg80"), "\0\x20\0\x08  SERIAL1"),
+            ("sys/devices/pci0000:00/0000:00:1f.2/ata1/ata_port/ata1/port_no".into(), "3\n"),
             (at(sdb, "size"), "0\n"),
         ];
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
@@ -341,8 +356,22 @@ mod tests {
         let [disk] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!((disk.serial.as_str(), disk.wwn.as_str()), ("SERIAL1", "naa.5000c500a1b2c3d4"));
         assert_eq!((disk.model.as_str(), disk.transport.as_str()), ("ST1000 [2J", "sata"));
-        assert_eq!(disk.path, "pci0000:00/0000:00:1f.2/ata/host/0:0:0");
+        assert_eq!(disk.path, "pci0000:00/0000:00:1f.2/ata3/host/0:0:0");
         assert_eq!(transport("pci0000:00/0000:00:14.0/usb/1-2/1-2:1.0/host/0:0:0"), "usb");
+    }
+
+    #[test]
+    fn p04_the_place_of_a_disk_does_not_depend_on_the_order_of_discovery() {
+        let place =
+            |path: &str| device_path(Path::new("/nowhere"), &Path::new("/nowhere/sys/devices").join(path));
+        let first = place("pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1");
+        assert_eq!(first, "pci0000:00/0000:00:05.0/nvme/nvme/n1");
+        assert_eq!(first, place("pci0000:00/0000:00:05.0/nvme/nvme7/nvme7n1"));
+        assert_ne!(first, place("pci0000:00/0000:00:05.0/nvme/nvme7/nvme7n2"));
+        assert_eq!(
+            place("pci0000:00/0000:00:06.0/virtio3/host2/target2:0:1/2:0:1:0/block/sda"),
+            place("pci0000:00/0000:00:06.0/virtio1/host5/target5:0:1/5:0:1:0/block/sdc"),
+        );
     }
 
     #[test]
