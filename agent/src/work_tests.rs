@@ -130,7 +130,7 @@ fn changes_arrive_in_order_and_the_last_word_is_installed() {
     let server = server(move |_, _| {
         // Every second answer is lost on the way.
         let index = lost.fetch_add(1, Ordering::Relaxed);
-        if index % 2 == 0 { json("503 Service Unavailable", "{}") } else { json("200 OK", GO_ON) }
+        if index.is_multiple_of(2) { json("503 Service Unavailable", "{}") } else { json("200 OK", GO_ON) }
     });
     let end = run(&server, Mode::Install, &Fake::new(Act::Succeed));
     assert_eq!(end, End::Restart("the system is installed".into()));
