@@ -195,6 +195,29 @@ fn p05_a_disk_in_use_is_refused_untouched() {
 }
 
 #[test]
+fn p05_only_the_chosen_disk_changes() {
+    if !root() {
+        return;
+    }
+    let (chosen, mut other) = (Loop::new(512), Loop::new(512));
+    other.disk.serial = "S2".into();
+    let plain = archive(chosen.directory.path());
+    let mut task = task(&plain, plain.len() as u64, Compression::None);
+    task.disk.serial = Some("S1".into());
+    let bytes = |disk: &Loop| Digest::of(&fs::read(&disk.file).expect("read"));
+    let before = bytes(&other);
+    for disks in [[chosen.disk.clone(), other.disk.clone()], [other.disk.clone(), chosen.disk.clone()]] {
+        let watch = Watch::default();
+        let installed = install(&task, &disks, &Served(plain.clone()), &chosen.paths(), &watch);
+        assert_eq!(installed.expect("installs").disk, "S1");
+    }
+    run("sync", &[&other.node]);
+    assert_eq!(bytes(&other), before);
+    assert_eq!(run("blockdev", &["--getro", &other.node]).trim(), "1");
+    assert_eq!(run("blockdev", &["--getro", &chosen.node]).trim(), "0");
+}
+
+#[test]
 fn what_cannot_work_is_refused_before_the_first_write() {
     if !root() {
         return;

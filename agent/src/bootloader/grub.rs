@@ -91,6 +91,21 @@ mod tests {
     }
 
     #[test]
+    fn grub_and_the_shell_accept_the_texts() {
+        let boot = boot("quiet console=ttyS0,115200 a=$(b);}");
+        for (program, text) in [
+            ("grub-script-check", config(&boot, "11-22").expect("quotable")),
+            ("grub-script-check", stub("11-22")),
+            ("sh", defaults(&boot).expect("quotable")),
+        ] {
+            let file = tempfile::NamedTempFile::new().expect("file");
+            std::fs::write(file.path(), &text).expect("write");
+            let output = std::process::Command::new(program).arg(file.path()).output().expect(program);
+            assert!(output.status.success() && output.stderr.is_empty(), "{text}\n{output:?}");
+        }
+    }
+
+    #[test]
     fn p27_arguments_stay_arguments() {
         let text = config(&boot("quiet  console=ttyS0,115200 x=$(y);}"), "11-22").expect("quotable");
         let line = "  linux '/vmlinuz' 'root=UUID=11-22' ro 'quiet' 'console=ttyS0,115200' 'x=$(y);}'\n";

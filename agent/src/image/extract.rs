@@ -5,7 +5,9 @@
 //! alone say who owns a file. What is not understood is refused by name, never skipped.
 
 use super::CHUNK;
-use super::acl;
+use super::acl::{self, Names};
+use super::entry::{BLOCK, Entry, check_pax, detach};
+use super::input::{Input, Problem, wrong};
 use super::tree::{NAME_MAX, Tree, join, remove, split};
 use crate::sys::xattr;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -13,23 +15,22 @@ use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat, mknodat,
     utimensat,
 };
-use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
-use std::ffi::CString;
+use nix::unistd::{fchown, fchownat, linkat, symlinkat};
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use tar_core::parse::{Limits, ParseEvent, ParsedEntry, Parser};
-use tar_core::{EntryType, PaxExtensions, SparseEntry};
+use tar_core::parse::{Limits, ParseEvent, Parser};
+use tar_core::{EntryType, PaxExtensions};
 
 /// Bytes of pax records and long names before one entry.
 const METADATA_MAX: u32 = 1 << 20;
 /// Bytes kept of directories, whose attributes are set at the end.
 const DEFERRED_MAX: usize = 64 << 20;
-/// Size of a tar block.
-const BLOCK: u64 = 512;
+/// Largest list of users or groups that is read.
+const USERS_MAX: u64 = 16 << 20;
 
 /// Why an archive was not extracted.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,7 @@ pub fn run(input: impl Read, bytes_max: u64, root: &Path) -> Result<(), ExtractE
         input: Input { from: input, buffer: Vec::new(), read: 0, max: bytes_max },
         tree,
         directories: Vec::new(),
+        lists: Vec::new(),
         kept: 0,
     };
     let mut current = String::from("start of the archive");
@@ -81,121 +83,14 @@ fn is_disks(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| disks.contains(&code))
 }
 
-enum Problem {
-    Archive(String),
-    Io(io::Error),
-}
-
-impl From<io::Error> for Problem {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<nix::errno::Errno> for Problem {
-    fn from(errno: nix::errno::Errno) -> Self {
-        Self::Io(errno.into())
-    }
-}
-
-fn wrong<T>(problem: impl Into<String>) -> Result<T, Problem> {
-    Err(Problem::Archive(problem.into()))
-}
-
-/// The archive's bytes, counted.
-struct Input<R> {
-    from: R,
-    /// Headers not yet parsed.
-    buffer: Vec<u8>,
-    read: u64,
-    max: u64,
-}
-
-impl<R: Read> Input<R> {
-    fn read(&mut self, into: &mut [u8]) -> Result<usize, Problem> {
-        let n = match self.from.read(into) {
-            // The error of the stream itself is reported by whoever decompresses it.
-            Err(error) => return wrong(format!("cannot be read: {error}")),
-            Ok(n) => n,
-        };
-        self.read += n as u64;
-        if self.read > self.max {
-            return wrong(format!("the archive is larger than the {} bytes its manifest allows", self.max));
-        }
-        Ok(n)
-    }
-
-    /// Fills the buffer up to `bytes`.
-    fn fill(&mut self, bytes: usize) -> Result<(), Problem> {
-        let mut at = self.buffer.len();
-        self.buffer.resize(bytes.max(at), 0);
-        while at < bytes {
-            let mut piece = std::mem::take(&mut self.buffer);
-            let n = self.read(&mut piece[at..]);
-            self.buffer = piece;
-            match n? {
-                0 => return wrong("the archive ends in its middle"),
-                n => at += n,
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the next `bytes` bytes of contents in pieces.
-    fn take(&mut self, mut bytes: u64, mut sink: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Problem> {
-        if !self.buffer.is_empty() {
-            let n = usize::try_from(bytes).unwrap_or(usize::MAX).min(self.buffer.len());
-            sink(&self.buffer[..n])?;
-            self.buffer.drain(..n);
-            bytes -= n as u64;
-        }
-        if bytes == 0 {
-            return Ok(());
-        }
-        let mut piece = vec![0; CHUNK.min(usize::try_from(bytes).unwrap_or(CHUNK))];
-        while bytes > 0 {
-            let most = piece.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
-            match self.read(&mut piece[..most])? {
-                0 => return wrong("the archive ends in its middle"),
-                n => {
-                    sink(&piece[..n])?;
-                    bytes -= n as u64;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// An entry's attributes, detached from the buffer it was parsed in.
-struct Entry {
-    kind: EntryType,
-    path: Vec<u8>,
-    link: Vec<u8>,
-    mode: Mode,
-    uid: Uid,
-    gid: Gid,
-    mtime: TimeSpec,
-    device: (u32, u32),
-    attributes: Vec<(CString, Vec<u8>)>,
-    /// Bytes of contents in the archive, without padding.
-    size: u64,
-    sparse: Option<(Vec<SparseEntry>, u64)>,
-}
-
-impl Entry {
-    fn kept(&self) -> usize {
-        let attributes = self.attributes.iter().map(|(name, value)| name.as_bytes().len() + value.len() + 64);
-        size_of::<Self>() + self.path.len() + attributes.sum::<usize>()
-    }
-}
-
 struct Extraction<R> {
     input: Input<R>,
     tree: Tree,
     /// Their attributes wait for the end: files below would change the times, and would inherit
     /// access control lists.
     directories: Vec<Entry>,
+    /// Access control lists (name, attribute, text) wait too: for the image's list of users.
+    lists: Vec<(Vec<u8>, &'static CStr, String)>,
     kept: usize,
 }
 
@@ -232,7 +127,11 @@ impl<R: Read> Extraction<R> {
                 Err(error) => return wrong(format!("after this entry: {error}")),
             };
             self.input.buffer.drain(..consumed);
-            if let Some(entry) = entry {
+            if let Some(mut entry) = entry {
+                for (name, text) in std::mem::take(&mut entry.lists) {
+                    self.keep(entry.path.len() + text.len())?;
+                    self.lists.push((entry.path.clone(), name, text));
+                }
                 self.entry(entry)?;
             }
         }
@@ -242,6 +141,16 @@ impl<R: Read> Extraction<R> {
         for directory in std::mem::take(&mut self.directories).into_iter().rev() {
             *current = String::from_utf8_lossy(&directory.path).into_owned();
             self.finish_directory(&directory)?;
+        }
+        let lists = std::mem::take(&mut self.lists);
+        if !lists.is_empty() {
+            let read = |path| self.tree.read(path, USERS_MAX).unwrap_or_default();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let names = Names::new(&text(&read("/etc/passwd")), &text(&read("/etc/group")));
+            for (path, attribute, list) in &lists {
+                *current = String::from_utf8_lossy(path).into_owned();
+                self.finish_list(path, attribute, list, &names)?;
+            }
         }
         Ok(())
     }
@@ -346,12 +255,26 @@ impl<R: Read> Extraction<R> {
     }
 
     fn defer(&mut self, entry: Entry) -> Result<(), Problem> {
-        self.kept += entry.kept();
-        if self.kept > DEFERRED_MAX {
-            return wrong("too many directories");
-        }
+        self.keep(entry.kept())?;
         self.directories.push(entry);
         Ok(())
+    }
+
+    /// Counts what is kept in memory until the end.
+    fn keep(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.kept += bytes;
+        if self.kept > DEFERRED_MAX { wrong("too many directories or access control lists") } else { Ok(()) }
+    }
+
+    /// Sets a list on whatever has that name.
+    fn finish_list(&self, path: &[u8], attribute: &CStr, text: &str, names: &Names) -> Result<(), Problem> {
+        let list = acl::encode(text, names).map_err(Problem::Archive)?;
+        let (parent, name) = split(path)
+            .map_err(|problem| Problem::Archive(problem.to_owned()))?
+            .unwrap_or((Vec::new(), b".".to_vec()));
+        let parent = self.tree.existing(&parent)?;
+        let path = by_descriptor(&parent, &name)?;
+        xattr::set_at_path(&path, attribute, &list).map_err(|error| attribute_problem(attribute, error))
     }
 
     fn finish_directory(&self, entry: &Entry) -> Result<(), Problem> {
@@ -383,9 +306,7 @@ fn finish_special(parent: impl AsFd, name: &[u8], entry: &Entry, has_mode: bool)
         fchmodat(parent, name, entry.mode, FchmodatFlags::FollowSymlink)?;
     }
     if !entry.attributes.is_empty() {
-        // The kernel has no setxattrat(2) before 6.13.
-        let path = [format!("/proc/self/fd/{}/", parent.as_raw_fd()).as_bytes(), name].concat();
-        let path = CString::new(path).map_err(|_| Problem::Archive("name contains NUL".into()))?;
+        let path = by_descriptor(parent, name)?;
         for (name, value) in &entry.attributes {
             xattr::set_at_path(&path, name, value).map_err(|error| attribute_problem(name, error))?;
         }
@@ -393,116 +314,15 @@ fn finish_special(parent: impl AsFd, name: &[u8], entry: &Entry, has_mode: bool)
     Ok(utimensat(parent, name, &entry.mtime, &entry.mtime, UtimensatFlags::NoFollowSymlink)?)
 }
 
-fn attribute_problem(name: &CString, error: io::Error) -> Problem {
+/// A path to `name` in an open directory: the kernel has no setxattrat(2) before 6.13.
+fn by_descriptor(parent: impl AsFd, name: &[u8]) -> Result<CString, Problem> {
+    let path = [format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).as_bytes(), name].concat();
+    CString::new(path).map_err(|_| Problem::Archive("name contains NUL".into()))
+}
+
+fn attribute_problem(name: &CStr, error: io::Error) -> Problem {
     if is_disks(&error) {
         return Problem::Io(error);
     }
     Problem::Archive(format!("attribute {}: {error}", name.to_string_lossy()))
-}
-
-fn detach(
-    entry: &ParsedEntry<'_>,
-    sparse: Option<(Vec<SparseEntry>, u64)>,
-    current: &mut String,
-) -> Result<Entry, Problem> {
-    *current = entry.path_lossy().into_owned();
-    let id = |id: u64| u32::try_from(id).or_else(|_| wrong("owner is larger than 32 bits"));
-    let mut attributes = Vec::new();
-    let mut nanoseconds = 0;
-    if let Some(pax) = entry.pax {
-        check_pax(pax)?;
-        for record in PaxExtensions::new(pax).flatten() {
-            let text =
-                || std::str::from_utf8(record.value_bytes()).or_else(|_| wrong("pax record is not UTF-8"));
-            match record.key_bytes() {
-                b"SCHILY.acl.access" => attributes.push(list(c"system.posix_acl_access", text()?)?),
-                b"SCHILY.acl.default" => attributes.push(list(c"system.posix_acl_default", text()?)?),
-                b"mtime" => nanoseconds = fraction(text()?),
-                _ => {}
-            }
-        }
-    }
-    for (name, value) in &entry.xattrs {
-        let name = CString::new(name.as_ref()).or_else(|_| wrong("attribute name contains NUL"))?;
-        attributes.push((name, value.to_vec()));
-    }
-    let size = match &sparse {
-        // The map and not the header says how much follows: tar-core 0.1 does not take the map's
-        // own length off a pax `size` record.
-        Some((map, _)) => map
-            .iter()
-            .try_fold(0u64, |sum, region| sum.checked_add(region.length))
-            .map_or_else(|| wrong("sparse map overflows"), Ok)?,
-        None => entry.size,
-    };
-    if size.checked_next_multiple_of(BLOCK).is_none() {
-        return wrong("size overflows");
-    }
-    // Archives older than POSIX mark directories by a slash at the end.
-    let kind = match entry.entry_type {
-        EntryType::Regular if entry.path.ends_with(b"/") => EntryType::Directory,
-        kind => kind,
-    };
-    let seconds = i64::try_from(entry.mtime).or_else(|_| wrong("time is out of range"))?;
-    Ok(Entry {
-        kind,
-        path: entry.path.to_vec(),
-        link: entry.link_target.as_deref().unwrap_or_default().to_vec(),
-        mode: Mode::from_bits_truncate(entry.mode & 0o7777),
-        uid: Uid::from_raw(id(entry.uid)?),
-        gid: Gid::from_raw(id(entry.gid)?),
-        mtime: TimeSpec::new(seconds, nanoseconds),
-        device: (entry.dev_major.unwrap_or(0), entry.dev_minor.unwrap_or(0)),
-        attributes,
-        size,
-        sparse,
-    })
-}
-
-fn list(name: &std::ffi::CStr, text: &str) -> Result<(CString, Vec<u8>), Problem> {
-    Ok((name.to_owned(), acl::encode(text).map_err(Problem::Archive)?))
-}
-
-/// Nanoseconds of a pax time such as `1700000000.25`.
-fn fraction(text: &str) -> i64 {
-    let digits = text.split_once('.').map_or("", |(_, digits)| digits);
-    digits
-        .bytes()
-        .chain(std::iter::repeat(b'0'))
-        .take(9)
-        .fold(0, |value, digit| value * 10 + i64::from(if digit.is_ascii_digit() { digit - b'0' } else { 0 }))
-}
-
-/// Refuses records whose length field is no number or leads out of the data: the parser's own
-/// iteration ends there silently, which would lose the records behind.
-fn check_pax(mut data: &[u8]) -> Result<(), Problem> {
-    while !data.is_empty() {
-        let length = data.split(|&b| b == b' ').next().and_then(|digits| std::str::from_utf8(digits).ok());
-        let length: Option<usize> = length.and_then(|digits| digits.parse().ok());
-        match length.filter(|&length| length > 0).and_then(|length| data.get(length..)) {
-            Some(rest) => data = rest,
-            None => return wrong("pax records are malformed"),
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fractions_of_seconds() {
-        assert_eq!(fraction("1700000000"), 0);
-        assert_eq!(fraction("1700000000.25"), 250_000_000);
-        assert_eq!(fraction("1.1234567899"), 123_456_789);
-    }
-
-    #[test]
-    fn p11_pax_records_that_would_be_lost_are_refused() {
-        assert!(check_pax(b"9 a=b\nxx\n").is_ok());
-        for bad in [&b"x a=b\n"[..], b"99 a=b\n", b"0 a=b\n", b"6 a=b\nrest"] {
-            assert!(check_pax(bad).is_err());
-        }
-    }
 }

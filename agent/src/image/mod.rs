@@ -11,8 +11,10 @@
 
 pub mod acl;
 pub mod decompress;
+mod entry;
 pub mod extract;
 pub mod fetch;
+mod input;
 pub mod tree;
 
 use crate::install::{Observer, Stop};

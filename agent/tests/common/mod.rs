@@ -1,5 +1,6 @@
 //! Loop devices, archives and watchers for the tests of installing. They need root.
-#![allow(dead_code)]
+// Each test binary uses another part, and nothing is public beyond it.
+#![allow(dead_code, unreachable_pub)]
 
 use kaltstart_agent::image::fetch::{FetchError, ImageSource};
 use kaltstart_agent::install::{Observer, Paths};
@@ -91,6 +92,8 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
+        // Loop devices keep the read-only flag for their next user.
+        Command::new("blockdev").args(["--setrw", &self.node]).status().expect("blockdev");
         Command::new("losetup").args(["-d", &self.node]).status().expect("losetup");
     }
 }
@@ -105,12 +108,15 @@ impl ImageSource for Served {
     }
 }
 
+/// What is done at each word.
+pub type Look<'a> = dyn Fn(Phase, &ReportState) + Sync + 'a;
+
 /// Keeps what was said and may cancel, or look, at each word.
 #[derive(Default)]
 pub struct Watch<'a> {
     pub seen: Mutex<Vec<(Phase, ReportState)>>,
     pub cancel_in: Option<Phase>,
-    pub look: Option<&'a (dyn Fn(Phase, &ReportState) + Sync)>,
+    pub look: Option<&'a Look<'a>>,
 }
 
 impl Observer for Watch<'_> {
