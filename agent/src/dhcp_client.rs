@@ -114,6 +114,12 @@ impl Client {
         }
     }
 
+    /// Whether there is something to send at `now`.
+    #[must_use]
+    pub fn is_due(&self, now: Duration) -> bool {
+        now >= self.next
+    }
+
     /// What to do at `now`; `random` becomes jitter and transaction ids.
     pub fn poll(&mut self, now: Duration, random: u32) -> Step {
         if let State::Bound(lease) = &self.state

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use kaltstart_protocol::dhcp::SERVER_PORT;
 use kaltstart_protocol::facts::Nic;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Mac;
@@ -33,6 +34,8 @@ const BOOT_NIC_HEAD_START: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(20);
 /// Longest sleep of a client without looking whether it is still wanted.
 const CLIENT_TURN: Duration = Duration::from_millis(500);
+/// How long an answer to a renewal is waited for.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Longest DHCP message taken.
 const PACKET: usize = 1500;
 
@@ -49,7 +52,6 @@ pub struct Network {
 struct Answer {
     interface: String,
     mac: Mac,
-    socket: UdpSocket,
     client: Client,
     lease: Lease,
 }
@@ -167,15 +169,9 @@ fn start_link(nic: Nic, sender: mpsc::Sender<Answer>, stop: Arc<AtomicBool>) {
                 continue;
             }
             match lease_on(&nic, &mut client, &stop) {
-                Ok(Some((socket, client, lease))) => {
+                Ok(Some((client, lease))) => {
                     // The receiver is gone only when another link has won.
-                    let _ = sender.send(Answer {
-                        interface: nic.name.clone(),
-                        mac: nic.mac,
-                        socket,
-                        client,
-                        lease,
-                    });
+                    let _ = sender.send(Answer { interface: nic.name.clone(), mac: nic.mac, client, lease });
                     return;
                 }
                 Ok(None) => {}
@@ -197,7 +193,7 @@ fn lease_on(
     nic: &Nic,
     client: &mut Option<Client>,
     stop: &AtomicBool,
-) -> io::Result<Option<(UdpSocket, Client, Lease)>> {
+) -> io::Result<Option<(Client, Lease)>> {
     let socket = sys::dhcp_socket(&nic.name, CLIENT_TURN)?;
     let mut running = client.take().unwrap_or_else(|| Client::new(nic.mac, random_u32(), uptime()));
     loop {
@@ -207,7 +203,7 @@ fn lease_on(
         if turn(&socket, &mut running)?
             && let Some(lease) = running.lease().cloned()
         {
-            return Ok(Some((socket, running, lease)));
+            return Ok(Some((running, lease)));
         }
     }
 }
@@ -216,7 +212,7 @@ fn lease_on(
 fn turn(socket: &UdpSocket, client: &mut Client) -> io::Result<bool> {
     match client.poll(uptime(), random_u32()) {
         Step::Send { packet, to } => {
-            socket.send_to(&packet, (to, 67))?;
+            socket.send_to(&packet, (to, SERVER_PORT))?;
             Ok(false)
         }
         Step::WaitUntil(time) => {
@@ -268,30 +264,48 @@ fn write_resolver(lease: &Lease) -> io::Result<()> {
 }
 
 /// Renews the lease for ever. An address is kept when it cannot be renewed: better than none.
-fn keep(mut answer: Answer) {
-    let mut address = answer.lease.address;
+///
+/// The socket is open only while an answer is expected: the agent listens to nothing.
+fn keep(answer: Answer) {
+    let Answer { interface, mut client, lease, .. } = answer;
+    let mut used = lease;
     loop {
-        match turn(&answer.socket, &mut answer.client) {
-            Ok(true) => {
-                let Some(lease) = answer.client.lease() else { continue };
-                tracing::debug!("{}: lease of {} renewed", answer.interface, lease.address);
-                if lease.address != address {
-                    tracing::warn!(
-                        "{}: address changes from {address} to {}",
-                        answer.interface,
-                        lease.address
-                    );
-                    address = lease.address;
-                    if let Err(error) = configure(&answer.interface, lease) {
-                        tracing::error!("{} cannot be given its address: {error}", answer.interface);
-                    }
+        match client.poll(uptime(), random_u32()) {
+            Step::WaitUntil(time) => std::thread::sleep(time.saturating_sub(uptime())),
+            Step::Send { packet, to } => {
+                if let Err(error) = exchange(&interface, &mut client, &packet, to) {
+                    tracing::debug!("DHCP on {interface}: {error}");
                 }
             }
-            Ok(false) => {}
-            Err(error) => {
-                tracing::debug!("DHCP on {}: {error}", answer.interface);
-                std::thread::sleep(Duration::from_secs(5));
+        }
+        let Some(lease) = client.lease().filter(|lease| **lease != used) else { continue };
+        tracing::debug!("{interface}: lease of {} renewed", lease.address);
+        if (lease.address, lease.netmask, lease.router) != (used.address, used.netmask, used.router) {
+            tracing::warn!("{interface}: address changes from {} to {}", used.address, lease.address);
+            if let Err(error) = configure(&interface, lease) {
+                tracing::error!("{interface} cannot be given its address: {error}");
             }
         }
+        used = lease.clone();
     }
+}
+
+/// Sends a packet and listens until the client has something to do or the answer is late.
+fn exchange(interface: &str, client: &mut Client, packet: &[u8], to: Ipv4Addr) -> io::Result<()> {
+    let socket = sys::dhcp_socket(interface, CLIENT_TURN)?;
+    socket.send_to(packet, (to, SERVER_PORT))?;
+    let late = uptime() + ANSWER_LIMIT;
+    while uptime() < late && !client.is_due(uptime()) {
+        let mut packet = [0; PACKET];
+        match socket.recv(&mut packet) {
+            Ok(length) => {
+                if client.receive(&packet[..length], uptime(), random_u32()) {
+                    return Ok(());
+                }
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
