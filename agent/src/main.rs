@@ -1,3 +1,27 @@
-//! The Kaltstart agent.
+//! The Kaltstart agent: `init` of the ramdisk, and `agent report` in the installed system.
 
-fn main() {}
+use std::process::ExitCode;
+
+use kaltstart_agent::{report, run};
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        run::run();
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["report"] => report::run(),
+        ["--version"] => {
+            println!("kaltstart-agent {}", run::VERSION);
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!(
+                "kaltstart-agent {}: runs as init of Kaltstart's ramdisk.\n\
+                 usage: kaltstart-agent report    tell the server once that this system is up",
+                run::VERSION
+            );
+            ExitCode::from(2)
+        }
+    }
+}

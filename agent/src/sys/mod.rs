@@ -1,4 +1,6 @@
 //! System calls for which no safe wrapper exists: the only unsafe code of the agent.
 
 pub mod block;
+pub mod kernel;
+pub mod net;
 pub mod xattr;

@@ -1,0 +1,140 @@
+//! The kernel command line: what the boot server tells a starting agent.
+
+use kaltstart_protocol::agent_api::{ARG_BOOT_MAC, ARG_MODE, ARG_SERVER, ARG_TOKEN, Mode};
+use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::secret::Secret;
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Base address of the server without a closing slash: `http://10.77.0.1:8080`.
+    pub server: String,
+    /// The one-time boot token.
+    pub token: Secret,
+    /// What the agent may do; without the argument only look.
+    pub mode: Mode,
+    /// Hardware address of the interface the boot loader used.
+    pub boot_mac: Option<Mac>,
+}
+
+/// Why a command line does not start an agent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CmdlineError {
+    /// A needed argument is not there.
+    #[error("the kernel command line has no {0}=…; start this machine through the Kaltstart server")]
+    Missing(&'static str),
+    /// An argument has a value that means nothing.
+    #[error("the kernel command line has {argument}={value:?}: expected {expected}")]
+    Bad {
+        /// Which argument.
+        argument: &'static str,
+        /// Its value.
+        value: String,
+        /// What would do.
+        expected: &'static str,
+    },
+}
+
+/// Reads a kernel command line (`/proc/cmdline`).
+///
+/// Of a repeated argument the last one counts, as for the kernel's own.
+///
+/// # Errors
+/// Server or token is missing, or a value is of no use. The token never shows in the error.
+pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
+    let words = words(line);
+    let find = |name: &str| {
+        words
+            .iter()
+            .rev()
+            .find_map(|word| word.split_once('=').filter(|(key, _)| *key == name))
+            .map(|(_, v)| v)
+    };
+    let bad = |argument, value: &str, expected| CmdlineError::Bad { argument, value: value.into(), expected };
+
+    let server = find(ARG_SERVER).ok_or(CmdlineError::Missing(ARG_SERVER))?.trim_end_matches('/');
+    if server.strip_prefix("http://").is_none_or(str::is_empty) {
+        return Err(bad(ARG_SERVER, server, "an address such as http://10.77.0.1:8080"));
+    }
+    let token = find(ARG_TOKEN).filter(|token| !token.is_empty()).ok_or(CmdlineError::Missing(ARG_TOKEN))?;
+    let mode = match find(ARG_MODE) {
+        None | Some("discover") => Mode::Discover,
+        Some("install") => Mode::Install,
+        Some(other) => return Err(bad(ARG_MODE, other, "discover or install")),
+    };
+    let boot_mac = match find(ARG_BOOT_MAC) {
+        None | Some("") => None,
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| bad(ARG_BOOT_MAC, text, "six hexadecimal bytes, as 52:54:00:12:34:56"))?,
+        ),
+    };
+    Ok(Settings { server: server.into(), token: Secret::new(token.into()), mode, boot_mac })
+}
+
+/// Splits at white space outside double quotes and drops the quotes, as the kernel does.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut quoted = false;
+    for character in line.chars() {
+        match character {
+            '"' => quoted = !quoted,
+            c if c.is_whitespace() && !quoted => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            c => word.push(c),
+        }
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: &str = "console=ttyS0 kaltstart.server=http://10.77.0.1:8080/ kaltstart.token=kst_1";
+
+    #[test]
+    fn all_arguments_are_read_and_the_last_one_counts() {
+        let line = format!(
+            "{BASE} kaltstart.mode=discover \"kaltstart.mode=install\" kaltstart.mac=52-54-00-00-00-01\n"
+        );
+        let settings = parse(&line).expect("complete");
+        assert_eq!(settings.server, "http://10.77.0.1:8080");
+        assert_eq!(settings.token.expose(), "kst_1");
+        assert_eq!(settings.mode, Mode::Install);
+        assert_eq!(settings.boot_mac, Some(Mac([0x52, 0x54, 0, 0, 0, 1])));
+    }
+
+    #[test]
+    fn quotes_keep_spaces_together_and_prefixes_do_not_match() {
+        assert_eq!(words("a \"b c\"=d  e=\"f g\""), ["a", "b c=d", "e=f g"]);
+        assert!(parse("xkaltstart.server=http://a kaltstart.token=t").is_err());
+    }
+
+    #[test]
+    fn p02_without_a_mode_the_agent_only_looks() {
+        assert_eq!(parse(BASE).expect("complete").mode, Mode::Discover);
+    }
+
+    #[test]
+    fn p22_errors_say_what_is_missing_and_never_show_the_token() {
+        let error = parse("kaltstart.token=kst_secret").expect_err("no server").to_string();
+        assert!(error.contains(ARG_SERVER) && !error.contains("kst_secret"));
+        for (extra, word) in [
+            ("kaltstart.mode=wipe", "discover or install"),
+            ("kaltstart.mac=1", "six"),
+            ("kaltstart.server=ftp://a", "http://"),
+            ("kaltstart.token=", ARG_TOKEN),
+        ] {
+            let error = parse(&format!("{BASE} {extra}")).expect_err(extra).to_string();
+            assert!(error.contains(word) && !error.contains("kst_1"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The image over HTTP, from any offset on (RFC 9110 §14).
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use ureq::http::StatusCode;
+
+use crate::image::fetch::{FetchError, ImageSource};
+use crate::link::http_agent;
+
+/// Longest time without a byte before a connection counts as stalled.
+const STALL_LIMIT: Duration = Duration::from_secs(20);
+
+/// An image at a URL.
+pub struct HttpSource {
+    http: ureq::Agent,
+    url: String,
+}
+
+impl HttpSource {
+    /// Prepares fetching `url`; nothing is sent.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self { http: http_agent(), url: url.into() }
+    }
+}
+
+impl ImageSource for HttpSource {
+    /// A connection that gives no byte for [`STALL_LIMIT`] is an error of the reader, and so is
+    /// an end that comes too early.
+    fn open(&self, offset: u64) -> Result<Box<dyn Read + Send>, FetchError> {
+        let mut request = self.http.get(&self.url);
+        if offset > 0 {
+            request = request.header("Range", format!("bytes={offset}-"));
+        }
+        let limits =
+            request.config().timeout_recv_response(Some(STALL_LIMIT)).timeout_per_read(Some(STALL_LIMIT));
+        let answer = limits.build().call().map_err(|error| FetchError::Transport(error.to_string()))?;
+        let status = answer.status();
+        match status {
+            StatusCode::OK if offset == 0 => {}
+            StatusCode::PARTIAL_CONTENT if starts_at(answer.headers(), offset) => {}
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Err(FetchError::Missing(format!("{} answers {status}", self.url)));
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => return Err(FetchError::PastEnd),
+            other => {
+                return Err(FetchError::Transport(format!(
+                    "{} answers {other} for offset {offset}",
+                    self.url
+                )));
+            }
+        }
+        let (_, body) = answer.into_parts();
+        let left = body.content_length();
+        Ok(Box::new(Whole { inner: body.into_with_config().limit(u64::MAX).reader(), left }))
+    }
+}
+
+/// Whether a partial answer begins where it should (`Content-Range: bytes 7-99/100`).
+fn starts_at(headers: &ureq::http::HeaderMap, offset: u64) -> bool {
+    let range = headers.get("content-range").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    range
+        .strip_prefix("bytes ")
+        .and_then(|range| range.split_once('-'))
+        .is_some_and(|(first, _)| first.trim().parse() == Ok(offset))
+}
+
+/// Makes an end that comes too early an error.
+struct Whole<R> {
+    inner: R,
+    /// Bytes announced and not read yet.
+    left: Option<u64>,
+}
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if let Some(left) = &mut self.left {
+            if count == 0 && *left > 0 && !buffer.is_empty() {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("{left} bytes are missing"),
+                ));
+            }
+            *left = left.saturating_sub(count as u64);
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_server::Server;
+
+    fn read(url: &str, offset: u64) -> Result<io::Result<Vec<u8>>, FetchError> {
+        HttpSource::new(url).open(offset).map(|mut reader| {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map(|_| bytes)
+        })
+    }
+
+    #[test]
+    fn the_whole_image_and_a_rest_of_it() {
+        let server = Server::start(vec![
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage".into(),
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/5\r\nContent-Length: 3\r\n\r\nage"
+                .into(),
+        ]);
+        assert_eq!(read(&server.url("/i"), 0).expect("opens").expect("reads"), b"image");
+        assert_eq!(read(&server.url("/i"), 2).expect("opens").expect("reads"), b"age");
+        assert!(
+            !server.requests()[0].contains("Range:")
+                && server.requests()[1].to_lowercase().contains("range: bytes=2-")
+        );
+    }
+
+    #[test]
+    fn a_server_that_ignores_the_offset_is_not_believed() {
+        let server = Server::start(vec![
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage".into(),
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-4/5\r\nContent-Length: 5\r\n\r\nimage"
+                .into(),
+            "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n".into(),
+        ]);
+        for _ in 0..3 {
+            assert!(matches!(read(&server.url("/i"), 2), Err(FetchError::Transport(_))));
+        }
+    }
+
+    #[test]
+    fn missing_and_short_images_are_told_apart() {
+        let server = Server::start(vec![
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".into(),
+            "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n".into(),
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\n\r\nimage".into(),
+        ]);
+        assert!(matches!(read(&server.url("/i"), 0), Err(FetchError::Missing(_))));
+        assert!(matches!(read(&server.url("/i"), 9), Err(FetchError::PastEnd)));
+        assert!(read(&server.url("/i"), 0).expect("opens").is_err(), "an early end is an error");
+    }
+}

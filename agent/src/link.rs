@@ -1,0 +1,261 @@
+//! Talking to the server: one call per message, three kinds of failure, and patience.
+
+use std::time::Duration;
+
+use kaltstart_protocol::agent_api::{
+    Directive, Hello, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
+};
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::secret::Secret;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::backoff::{Policy, SERVER};
+use crate::http_date;
+use crate::log;
+use crate::sys::kernel;
+
+/// Longest time to set up a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Longest time of a call that is answered at once.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
+/// Seconds the server may hold back the answer to a question for work.
+pub const TASK_WAIT_SECONDS: u32 = 30;
+/// Longest answer taken, in bytes.
+const ANSWER_LIMIT: u64 = 4 << 20;
+/// Failures in a row after which the console shows the finding, and again after so many more.
+const SHOW_AFTER: u32 = 5;
+const SHOW_EVERY: u32 = 40;
+/// Difference from the server's clock that is corrected, in seconds.
+const CLOCK_TOLERANCE: i64 = 60;
+
+/// Why a call was not answered with success.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// 401: the session or token is not known (any more).
+    #[error("the server does not know this session: {0}")]
+    Unauthorized(String),
+    /// Another 4xx: the server understood and refuses; trying again is useless.
+    #[error("the server refuses ({status}): {text}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// `title: detail` of the problem document, or the start of the body.
+        text: String,
+    },
+    /// No answer, or one that says "later": try again.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+/// A connection to the server as one agent.
+pub struct Link {
+    server: String,
+    http: ureq::Agent,
+    session: Secret,
+    retry: Policy,
+    pause: fn(Duration),
+}
+
+impl Link {
+    /// Prepares a link; nothing is sent. `server` is its base address without closing slash.
+    #[must_use]
+    pub fn new(server: &str, session: Secret) -> Self {
+        Self { server: server.into(), http: http_agent(), session, retry: SERVER, pause: std::thread::sleep }
+    }
+
+    /// The same with another way to wait, for tests in virtual time.
+    #[cfg(test)]
+    pub(crate) fn with_pause(self, pause: fn(Duration)) -> Self {
+        Self { pause, ..self }
+    }
+
+    /// The HTTP client, for the image.
+    #[must_use]
+    pub fn http(&self) -> &ureq::Agent {
+        &self.http
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// The secret this agent uses.
+    #[must_use]
+    pub fn session(&self) -> &Secret {
+        &self.session
+    }
+
+    /// Says hello, once.
+    ///
+    /// # Errors
+    /// See [`CallError`]; 401 means that the boot token is used up.
+    pub fn hello(&self, hello: &Hello) -> Result<Welcome, CallError> {
+        self.call("hello", hello, CALL_LIMIT)
+    }
+
+    /// Asks for work, once; the answer may take [`TASK_WAIT_SECONDS`].
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn task(&self) -> Result<Task, CallError> {
+        let wait = Duration::from_secs(u64::from(TASK_WAIT_SECONDS));
+        self.call("task", &TaskRequest { wait_seconds: TASK_WAIT_SECONDS }, wait + CALL_LIMIT)
+    }
+
+    /// Reports on a phase, once.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn report(&self, report: &Report) -> Result<Directive, CallError> {
+        self.call("report", report, CALL_LIMIT)
+    }
+
+    /// Says that the disk is complete, once.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn installed(&self, installed: &Installed) -> Result<Directive, CallError> {
+        self.call("installed", installed, CALL_LIMIT)
+    }
+
+    /// Hands over log lines, once.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn log(&self, batch: &LogBatch) -> Result<(), CallError> {
+        self.post("log", batch, CALL_LIMIT).map(|_| ())
+    }
+
+    /// Repeats `call` while the server cannot be reached, for ever, and tells the console.
+    ///
+    /// # Errors
+    /// The first answer that repeating cannot change.
+    pub fn insist<T>(
+        &self,
+        what: &str,
+        mut call: impl FnMut(&Self) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let mut failures = 0_u32;
+        loop {
+            match call(self) {
+                Err(CallError::Unreachable(why)) => {
+                    failures = failures.saturating_add(1);
+                    let wait = self.retry.delay(failures, kernel::random_u32());
+                    tracing::debug!("{what} failed ({why}); again in {} ms", wait.as_millis());
+                    if failures == SHOW_AFTER || failures.is_multiple_of(SHOW_EVERY) {
+                        let detail =
+                            format!("{what} at {}: {why}; {failures} attempts, trying on", self.server);
+                        log::finding(&Finding::new(Code::ServerUnreachable, detail));
+                    }
+                    (self.pause)(wait);
+                }
+                answer => {
+                    if failures >= SHOW_AFTER {
+                        tracing::info!("{} answers again after {failures} failed attempts", self.server);
+                    }
+                    return answer;
+                }
+            }
+        }
+    }
+
+    fn call<A: Serialize, B: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &A,
+        limit: Duration,
+    ) -> Result<B, CallError> {
+        let bytes = self.post(path, body, limit)?;
+        // Half a document or another program's answer: neither is the server's word.
+        serde_json::from_slice(&bytes)
+            .map_err(|error| CallError::Unreachable(format!("unusable answer: {error}")))
+    }
+
+    fn post<A: Serialize>(&self, path: &str, body: &A, limit: Duration) -> Result<Vec<u8>, CallError> {
+        let url = format!("{}/agent/v1/{path}", self.server);
+        let bytes = serde_json::to_vec(body).map_err(|error| CallError::Refused {
+            status: 0,
+            text: format!("message cannot be written: {error}"),
+        })?;
+        let mut request = self.http.post(&url).header("Content-Type", "application/json");
+        if path != "hello" {
+            request = request.header("Authorization", format!("Bearer {}", self.session.expose()));
+        }
+        let answer = request.config().timeout_global(Some(limit)).build().send(&bytes[..]);
+        read_answer(answer)
+    }
+}
+
+/// A client as the agent wants it: no proxy, no redirects (credentials go nowhere else).
+#[must_use]
+pub fn http_agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .user_agent(concat!("kaltstart-agent/", env!("CARGO_PKG_VERSION")))
+        .timeout_connect(Some(CONNECT_LIMIT))
+        .build()
+        .into()
+}
+
+/// The body of a successful answer; sets the clock from its date.
+pub(crate) fn read_answer(
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<Vec<u8>, CallError> {
+    let mut answer = answer.map_err(|error| CallError::Unreachable(error.to_string()))?;
+    let status = answer.status().as_u16();
+    if let Some(date) = answer.headers().get("date").and_then(|date| date.to_str().ok()) {
+        follow_clock(date);
+    }
+    let body = answer.body_mut().with_config().limit(ANSWER_LIMIT).read_to_vec();
+    let text = || problem(body.as_deref().unwrap_or_default());
+    match status {
+        200..=299 => body.map_err(|error| CallError::Unreachable(error.to_string())),
+        401 => Err(CallError::Unauthorized(text())),
+        // Too slow, too early, too many: later.
+        408 | 425 | 429 => Err(CallError::Unreachable(format!("status {status}: {}", text()))),
+        400..=499 => Err(CallError::Refused { status, text: text() }),
+        _ => Err(CallError::Unreachable(format!("status {status}: {}", text()))),
+    }
+}
+
+/// What a refusal says: `title: detail` of a problem document (RFC 9457), else the body's start.
+fn problem(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Problem {
+        title: String,
+        #[serde(default)]
+        detail: String,
+    }
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(Problem { title, detail }) if detail.is_empty() => title,
+        Ok(Problem { title, detail }) => format!("{title}: {detail}"),
+        Err(_) => String::from_utf8_lossy(body).trim().chars().take(200).collect(),
+    }
+}
+
+/// Sets the system clock when it differs from the server's by more than a minute: a machine's own
+/// clock may be off by years, and files shall bear the right date.
+fn follow_clock(date: &str) {
+    if std::process::id() != 1 {
+        // Only in the ramdisk is the clock the agent's to set.
+        return;
+    }
+    let Some(server) = http_date::parse(date) else { return };
+    let difference = server - kernel::wall_seconds();
+    if difference.abs() > CLOCK_TOLERANCE {
+        match kernel::set_wall_seconds(server) {
+            Ok(()) => tracing::info!("clock set to the server's: {date} ({difference:+} s)"),
+            Err(error) => tracing::warn!("the clock cannot be set: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+//! A start of the agent as PID 1, from mounts to restart.
+
+use std::path::Path;
+
+use kaltstart_protocol::agent_api::{Hello, InstallTask, Installed, Mode};
+use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::secret::Secret;
+
+use crate::cmdline::{self, Settings};
+use crate::devices::Devices;
+use crate::http_source::HttpSource;
+use crate::install::{self, Paths, Stop};
+use crate::link::{CallError, Link};
+use crate::reporter::Reporter;
+use crate::sys::kernel::{random_now, uptime_ms};
+use crate::work::{self, End, Installer, NotInstalled};
+use crate::{inventory, log, log_sender, net, pid1};
+
+/// Version told to the server.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Runs the machine and never returns.
+pub fn run() -> ! {
+    let started = uptime_ms();
+    pid1::hold_on_panic();
+    log::start();
+    pid1::mount_kernel_file_systems();
+    std::thread::spawn(log::follow_kernel);
+    tracing::info!("Kaltstart agent {VERSION}");
+    match read("/proc/cmdline").as_deref().map(cmdline::parse) {
+        Ok(Ok(settings)) => start(&settings, started),
+        Ok(Err(error)) => stay(&error.to_string()),
+        Err(error) => stay(&format!("/proc/cmdline cannot be read: {error}")),
+    }
+}
+
+/// Says why the agent cannot begin, and stays.
+fn stay(why: &str) -> ! {
+    log::console(&format!(
+        "\n==== the agent cannot begin ====\n{why}\nNo disk was touched. Restart the machine when mended.\n"
+    ));
+    pid1::hold()
+}
+
+fn start(settings: &Settings, started: u64) -> ! {
+    let verb = match settings.mode {
+        Mode::Discover => "looks only, writes nothing",
+        Mode::Install => "may carry out a granted job",
+    };
+    tracing::info!("server {}, this start {verb}", settings.server);
+    let devices = Devices::watch(&read("/proc/sys/kernel/osrelease").unwrap_or_default(), settings.mode);
+    // Disks may go on appearing while the network comes up.
+    net::bring_up(settings.boot_mac);
+    let link = std::sync::Arc::new(Link::new(&settings.server, session(&settings.token)));
+    if let Some(end) = greet(&link, settings, &devices, started) {
+        finish(end);
+    }
+    let log_link = link.clone();
+    std::thread::spawn(move || log_sender::run(&log_link));
+    finish(work::work(&link, settings.mode, &Real { devices }, std::thread::sleep))
+}
+
+/// Says hello until the server answers; gives an end when it does not want this agent.
+fn greet(link: &Link, settings: &Settings, devices: &Devices, started: u64) -> Option<End> {
+    let disks = devices.settled_disks();
+    let mut facts = inventory::facts(Path::new("/"), settings.boot_mac);
+    facts.disks = disks;
+    for disk in &facts.disks {
+        let contents = if disk.contents.is_empty() { "blank".into() } else { disk.contents.join(" ") };
+        let gib = disk.size >> 30;
+        tracing::info!(
+            "disk {} {gib} GiB {} {} {}: {contents}",
+            disk.name,
+            disk.transport,
+            disk.model,
+            disk.identity()
+        );
+    }
+    let mut hello = Hello {
+        token: settings.token.clone(),
+        session: link.session().clone(),
+        mode: settings.mode,
+        boot_id: read("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+        agent_version: VERSION.into(),
+        started_uptime_ms: started,
+        uptime_ms: 0,
+        facts,
+    };
+    loop {
+        let answer = link.insist("hello", |link| {
+            hello.uptime_ms = uptime_ms();
+            link.hello(&hello)
+        });
+        match answer {
+            Ok(welcome) => {
+                tracing::info!("the server knows this machine as {} ({})", welcome.name, welcome.node);
+                return None;
+            }
+            Err(CallError::Unauthorized(text)) => return Some(End::Unknown(text)),
+            Err(error) => {
+                log::finding(&Finding::new(Code::ServerUnreachable, format!("{}: {error}", link.server())));
+                std::thread::sleep(work::UNKNOWN_PAUSE);
+            }
+        }
+    }
+}
+
+fn finish(end: End) -> ! {
+    match end {
+        End::Restart(reason) => pid1::restart(&reason),
+        End::Unknown(text) => {
+            let pause = work::unknown_pause();
+            log::console(&format!(
+                "\n==== the server does not know this start of the machine (any more) ====\n{text}\n\
+                 Its token may be used up, or a later start took over. Restarting in {} s.\n",
+                pause.as_secs()
+            ));
+            std::thread::sleep(pause);
+            pid1::restart("the server gives each start a token of its own")
+        }
+    }
+}
+
+/// The secret of this session. The kernel's pool may not be ready so soon after power-on, so the
+/// boot token, which nobody else should know, is mixed in.
+fn session(token: &Secret) -> Secret {
+    let mut random = [0; Secret::RANDOM_BYTES];
+    random_now(&mut random);
+    let mixed = [token.expose().as_bytes(), &random, &uptime_ms().to_be_bytes()].concat();
+    Secret::from_random("kss_", &Digest::of(&mixed).0)
+}
+
+fn read(path: &str) -> std::io::Result<String> {
+    Ok(std::fs::read_to_string(path)?.trim().to_owned())
+}
+
+/// Installs on the real disks.
+struct Real {
+    devices: Devices,
+}
+
+impl Installer for Real {
+    fn disks(&self) -> Vec<Disk> {
+        self.devices.settled_disks()
+    }
+
+    fn install(
+        &self,
+        task: &InstallTask,
+        disks: &[Disk],
+        _link: &Link,
+        reporter: &Reporter,
+    ) -> Result<Installed, NotInstalled> {
+        let efivars = Path::new(pid1::EFIVARS);
+        let started_by_uefi = std::fs::read_dir(efivars).is_ok_and(|mut dir| dir.next().is_some());
+        let paths = Paths { efivars: started_by_uefi.then(|| efivars.into()), ..Paths::default() };
+        let source = HttpSource::new(&task.image_url);
+        install::install(task, disks, &source, &paths, reporter).map_err(|stop| match stop {
+            Stop::Failed(finding) => NotInstalled::Failed(finding),
+            Stop::Cancelled(_) => NotInstalled::Cancelled,
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! Interfaces and addresses by `ioctl` (netdevice(7), rtentry of `linux/route.h`).
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Longest interface name, without the closing zero byte (`IFNAMSIZ - 1`).
+const NAME_MAX: usize = libc::IFNAMSIZ - 1;
+
+/// A datagram socket on the DHCP client port that speaks only on one interface.
+///
+/// Bound to the device, it can broadcast and hear broadcasts while the interface has no address.
+///
+/// # Errors
+/// The kernel's refusal, as when the port is taken or the caller is not root.
+pub fn dhcp_socket(interface: &str, timeout: Duration) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_broadcast(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68).into())?;
+    socket.set_read_timeout(Some(timeout))?;
+    Ok(socket.into())
+}
+
+/// Switches an interface on.
+///
+/// # Errors
+/// No such interface, not root, or the driver refuses.
+pub fn set_up(interface: &str) -> io::Result<()> {
+    let socket = control()?;
+    let mut request = request(interface)?;
+    call(&socket, libc::SIOCGIFFLAGS, &mut request)?;
+    // SAFETY: SIOCGIFFLAGS has filled the `flags` member of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
+    call(&socket, libc::SIOCSIFFLAGS, &mut request)
+}
+
+/// Gives an interface its address and netmask.
+///
+/// # Errors
+/// No such interface, or not root.
+pub fn set_address(interface: &str, address: Ipv4Addr, netmask: Ipv4Addr) -> io::Result<()> {
+    let socket = control()?;
+    let mut request = request(interface)?;
+    request.ifr_ifru.ifru_addr = sockaddr(address);
+    call(&socket, libc::SIOCSIFADDR, &mut request)?;
+    request.ifr_ifru.ifru_netmask = sockaddr(netmask);
+    call(&socket, libc::SIOCSIFNETMASK, &mut request)
+}
+
+/// Adds the default route through `gateway`; one that is there already is no error.
+///
+/// # Errors
+/// The gateway is not on a connected network, or not root.
+pub fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
+    let socket = control()?;
+    // SAFETY: `rtentry` is plain data (integers, pointers), for which zero bytes are valid.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = sockaddr(Ipv4Addr::UNSPECIFIED);
+    route.rt_genmask = sockaddr(Ipv4Addr::UNSPECIFIED);
+    route.rt_gateway = sockaddr(gateway);
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    match call(&socket, libc::SIOCADDRT, &mut route) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+fn control() -> io::Result<Socket> {
+    Socket::new(Domain::IPV4, Type::DGRAM, None)
+}
+
+/// An `ifreq` with its name filled in and zeroes otherwise.
+fn request(interface: &str) -> io::Result<libc::ifreq> {
+    if interface.is_empty() || interface.len() > NAME_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an interface name"));
+    }
+    // SAFETY: `ifreq` is plain data (integers, unions of integers), for which zero bytes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn sockaddr(address: Ipv4Addr) -> libc::sockaddr {
+    // A `sockaddr_in` laid over a `sockaddr`: family, two bytes of port, four of address.
+    let mut data = [0; 14];
+    for (to, from) in data[2..6].iter_mut().zip(address.octets()) {
+        *to = from as libc::c_char;
+    }
+    libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
+}
+
+/// One `ioctl` that reads and writes a structure.
+fn call<T>(socket: &Socket, number: libc::c_ulong, argument: &mut T) -> io::Result<()> {
+    // SAFETY: callers pair `number` with the structure the kernel expects for it; the reference
+    // is valid and exclusive for the call, and the socket is open.
+    let result =
+        unsafe { libc::ioctl(socket.as_raw_fd(), number as libc::Ioctl, std::ptr::from_mut(argument)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked_before_the_kernel_sees_them() {
+        assert!(set_up("").is_err());
+        assert!(set_up("an-interface-name-too-long").is_err());
+        assert!(set_up("nosuch0").is_err());
+    }
+
+    #[test]
+    fn an_address_lies_where_the_kernel_looks_for_it() {
+        let raw = sockaddr(Ipv4Addr::new(10, 77, 0, 1));
+        assert_eq!(raw.sa_data[..6].iter().map(|b| *b as u8).collect::<Vec<_>>(), [0, 0, 10, 77, 0, 1]);
+    }
+}

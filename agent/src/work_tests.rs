@@ -1,0 +1,199 @@
+use super::*;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kaltstart_protocol::agent_api::{DiskUuids, Identity};
+use kaltstart_protocol::finding::Code;
+use kaltstart_protocol::phase::{Progress, Unit};
+use kaltstart_protocol::secret::Secret;
+
+use crate::test_server::{Server, json};
+
+/// What the tests' installer does.
+enum Act {
+    Succeed,
+    Fail,
+    /// Goes on until it is told to stop.
+    UntilStopped,
+}
+
+struct Fake {
+    act: Act,
+    calls: AtomicUsize,
+    stopped: Mutex<Option<String>>,
+}
+
+impl Fake {
+    fn new(act: Act) -> Self {
+        Self { act, calls: AtomicUsize::new(0), stopped: Mutex::new(None) }
+    }
+}
+
+impl Installer for Fake {
+    fn disks(&self) -> Vec<Disk> {
+        Vec::new()
+    }
+
+    fn install(
+        &self,
+        task: &InstallTask,
+        _: &[Disk],
+        _: &Link,
+        reporter: &Reporter,
+    ) -> Result<Installed, NotInstalled> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let progress = Some(Progress { done: 1, total: 2, unit: Unit::Bytes });
+        reporter.phase(Phase::Image, ReportState::Running, progress, BTreeMap::new());
+        match self.act {
+            Act::Succeed => {
+                reporter.phase(Phase::Image, ReportState::Done, None, BTreeMap::new());
+                Ok(Installed {
+                    job: task.job.clone(),
+                    attempt: task.attempt,
+                    disk: "disk-1".into(),
+                    ssh_host_keys: Vec::new(),
+                    machine_id: "0".repeat(32),
+                    boot_entry: false,
+                })
+            }
+            Act::Fail => Err(NotInstalled::Failed(Finding::new(Code::ImageMismatch, "one bit"))),
+            Act::UntilStopped => loop {
+                if let Some(stop) = reporter.stop() {
+                    *self.stopped.lock().expect("not poisoned") = Some(stop.reason().into());
+                    return Err(NotInstalled::Cancelled);
+                }
+                std::thread::yield_now();
+            },
+        }
+    }
+}
+
+fn task() -> String {
+    let task = InstallTask {
+        job: "job_00000000000000000000000001".parse().expect("a job"),
+        attempt: 1,
+        disk: Default::default(),
+        layout: serde_json::from_str(LAYOUT).expect("a layout"),
+        image: serde_json::from_str(IMAGE).expect("a manifest"),
+        image_url: "http://127.0.0.1:1/image".into(),
+        uuids: DiskUuids { disk: String::new(), partitions: Vec::new(), root: String::new(), esp: 0 },
+        identity: Identity {
+            hostname: "n1".into(),
+            domain: String::new(),
+            mac: kaltstart_protocol::ids::Mac([0; 6]),
+            authorized_keys: Vec::new(),
+            report_url: String::new(),
+            report_token: Secret::new("r".into()),
+        },
+    };
+    json("200 OK", &serde_json::to_string(&Task::Install(Box::new(task))).expect("serialises"))
+}
+
+const LAYOUT: &str = r#"{"name":"l","partitions":[]}"#;
+const IMAGE: &str = r#"{"schema":1,"name":"i","version":"1",
+    "digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000",
+    "size":5,"unpacked_size":5,"format":"tar","compression":"zstd","file":"i.tar.zst","min_disk":1,
+    "boot":{"kernel":"k","initrd":"i","cmdline":"","efi":[],"bios":null}}"#;
+
+fn path(request: &str) -> &str {
+    request.split(' ').nth(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default()
+}
+
+/// A server that gives one task, then "reboot", and answers everything else with `other`.
+fn server(other: impl Fn(&str, &str) -> String + Send + 'static) -> Server {
+    let tasks = AtomicUsize::new(0);
+    Server::with(move |_, request| match path(request) {
+        "task" if tasks.fetch_add(1, Ordering::Relaxed) == 0 => task(),
+        "task" => json("200 OK", r#"{"kind":"reboot","reason":"enough"}"#),
+        path => other(path, request),
+    })
+}
+
+fn run(server: &Server, mode: Mode, installer: &Fake) -> End {
+    let link = Link::new(&server.url(""), Secret::new("s".into())).with_pause(|_| {});
+    work(&link, mode, installer, |_| {})
+}
+
+const GO_ON: &str = r#"{"directive":"continue"}"#;
+
+#[test]
+fn p02_a_task_is_refused_when_this_start_may_only_look() {
+    let server = server(|_, _| json("200 OK", GO_ON));
+    let installer = Fake::new(Act::Succeed);
+    assert_eq!(run(&server, Mode::Discover, &installer), End::Restart("enough".into()));
+    assert_eq!(installer.calls.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn changes_arrive_in_order_and_the_last_word_is_installed() {
+    let lost = AtomicUsize::new(0);
+    let server = server(move |_, _| {
+        // Every second answer is lost on the way.
+        let index = lost.fetch_add(1, Ordering::Relaxed);
+        if index.is_multiple_of(2) { json("503 Service Unavailable", "{}") } else { json("200 OK", GO_ON) }
+    });
+    let end = run(&server, Mode::Install, &Fake::new(Act::Succeed));
+    assert_eq!(end, End::Restart("the system is installed".into()));
+    let told: Vec<String> = server
+        .requests()
+        .iter()
+        .map(|request| {
+            let state =
+                ["running", "done", "failed"].iter().find(|s| request.contains(&format!("\"is\":\"{s}\"")));
+            format!("{} {}", path(request), state.unwrap_or(&"-"))
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "task -",
+            "report running",
+            "report running",
+            "report done",
+            "report done",
+            "installed -",
+            "installed -"
+        ]
+    );
+}
+
+#[test]
+fn a_failure_is_told_with_its_finding_and_the_machine_stays() {
+    let server = server(|_, _| json("200 OK", GO_ON));
+    let end = run(&server, Mode::Install, &Fake::new(Act::Fail));
+    assert_eq!(end, End::Restart("enough".into()), "asked for work again");
+    let requests = server.requests();
+    assert!(
+        requests.iter().any(|r| r.contains("KS-3001") && r.contains(r#""phase":"image""#)),
+        "{requests:?}"
+    );
+    assert!(!requests.iter().any(|r| path(r) == "installed"));
+}
+
+#[test]
+fn a_stop_reaches_the_installation() {
+    let server = server(|_, _| json("200 OK", r#"{"directive":"stop","reason":"cancelled by anna"}"#));
+    let installer = Fake::new(Act::UntilStopped);
+    assert_eq!(run(&server, Mode::Install, &installer), End::Restart("enough".into()));
+    assert_eq!(installer.stopped.lock().expect("not poisoned").as_deref(), Some("cancelled by anna"));
+}
+
+#[test]
+fn p21_a_session_that_is_not_known_any_more_ends_the_work() {
+    let server = server(|_, _| json("401 Unauthorized", r#"{"title":"superseded"}"#));
+    let installer = Fake::new(Act::UntilStopped);
+    assert_eq!(run(&server, Mode::Install, &installer), End::Unknown("superseded".into()));
+}
+
+#[test]
+fn p07_the_same_attempt_is_never_run_twice_in_one_start() {
+    let tasks = AtomicUsize::new(0);
+    let server = Server::with(move |_, request| match path(request) {
+        "task" if tasks.fetch_add(1, Ordering::Relaxed) < 3 => task(),
+        "task" => json("200 OK", r#"{"kind":"reboot","reason":"enough"}"#),
+        _ => json("200 OK", GO_ON),
+    });
+    let installer = Fake::new(Act::Fail);
+    assert_eq!(run(&server, Mode::Install, &installer), End::Restart("enough".into()));
+    assert_eq!(installer.calls.load(Ordering::Relaxed), 1);
+}
