@@ -29,6 +29,8 @@ struct Text {
     dropped: usize,
     /// The line that has no end yet: a prompt, or a line being written.
     partial: String,
+    /// When that line began: firmware draws dots for a minute, and the start is what matters.
+    since: Duration,
 }
 
 /// A place in the console: what came before it is not looked at.
@@ -44,25 +46,22 @@ impl Console {
             let mut filter = Filter::default();
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = source.read(&mut buffer) {
-                let now = start.elapsed().as_secs_f64();
                 for &byte in &buffer[..count] {
                     let mut text = console.lock();
                     match filter.take(byte) {
                         None => {}
-                        Some('\n') if text.partial.trim().is_empty() => text.partial.clear(),
-                        Some('\n') => {
-                            let line = std::mem::take(&mut text.partial);
-                            writeln!(file, "{now:9.3} {line}").ok();
-                            text.push(line);
+                        Some('\n') => text.end_line(&mut file),
+                        Some(' ') if text.partial.is_empty() => {}
+                        Some(char) => {
+                            if text.partial.is_empty() {
+                                text.since = start.elapsed();
+                            }
+                            text.partial.push(char);
                         }
-                        Some(char) => text.partial.push(char),
                     }
                 }
             }
-            let mut text = console.lock();
-            let rest = std::mem::take(&mut text.partial);
-            writeln!(file, "{:9.3} {rest}", start.elapsed().as_secs_f64()).ok();
-            text.push(rest);
+            console.lock().end_line(&mut file);
         });
         Ok(())
     }
@@ -117,7 +116,14 @@ impl Console {
 }
 
 impl Text {
-    fn push(&mut self, line: String) {
+    /// Takes the partial line, if there is one, as a whole one.
+    fn end_line(&mut self, file: &mut File) {
+        if self.partial.trim().is_empty() {
+            self.partial.clear();
+            return;
+        }
+        let line = std::mem::take(&mut self.partial);
+        writeln!(file, "{:9.3} {line}", self.since.as_secs_f64()).ok();
         self.lines.push_back(line);
         if self.lines.len() > LINES_MAX {
             self.lines.pop_front();

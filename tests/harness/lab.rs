@@ -83,16 +83,7 @@ impl Lab {
 
     /// Runs `work` in a thread inside the namespace: sockets it opens belong there.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let path = Path::new(NAMESPACES).join(&self.name);
-        let enter = move || {
-            let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-            setns(file, CloneFlags::CLONE_NEWNET).context("cannot enter the lab's network namespace")?;
-            work()
-        };
-        thread::scope(|scope| match scope.spawn(enter).join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+        inside(&self.name, work)
     }
 
     /// Adds a tap to the bridge and returns its name.
@@ -143,15 +134,80 @@ impl Lab {
     }
 }
 
+/// A second namespace plugged into a lab's bridge: where synthetic clients send from.
+#[derive(Debug)]
+pub struct Station {
+    name: String,
+}
+
+impl Station {
+    /// The station's only interface.
+    pub const INTERFACE: &str = "eth0";
+
+    /// Plugs a station without address into the lab's bridge.
+    pub fn new(lab: &Lab) -> Result<Self> {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        ip(&["netns", "add", &name]).context("cannot make a station's namespace")?;
+        let station = Self { name };
+        let port = format!("port{number}");
+        lab.ip(&["link", "add", &port, "type", "veth", "peer", "name", Self::INTERFACE])?;
+        lab.ip(&["link", "set", Self::INTERFACE, "netns", &station.name])?;
+        lab.ip(&["link", "set", &port, "master", BRIDGE, "up"])?;
+        station.ip(&["link", "set", Self::INTERFACE, "up"])?;
+        // Lets packets to 255.255.255.255 out before there is an address.
+        station.ip(&["route", "add", "default", "dev", Self::INTERFACE])?;
+        Ok(station)
+    }
+
+    /// Gives the station an address.
+    pub fn address(&self, address: Ipv4Addr) -> Result<()> {
+        self.ip(&["address", "replace", &format!("{address}/24"), "dev", Self::INTERFACE])
+    }
+
+    /// Runs `work` in a thread inside the station's namespace.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        inside(&self.name, work)
+    }
+
+    fn ip(&self, args: &[&str]) -> Result<()> {
+        ip(&[&["-n", &self.name], args].concat())
+    }
+}
+
+impl Drop for Station {
+    fn drop(&mut self) {
+        delete(&self.name);
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if let Ok(mut capture) = self.capture.lock() {
             capture.take();
         }
-        if let Err(error) = ip(&["netns", "delete", &self.name]) {
-            eprintln!("cannot remove the namespace {}: {error:#}", self.name);
-        }
+        delete(&self.name);
         fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let path = Path::new(NAMESPACES).join(namespace);
+    let enter = move || {
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        setns(file, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")?;
+        work()
+    };
+    // A thread of its own, because its namespace cannot be trusted for anything else afterwards.
+    thread::scope(|scope| match scope.spawn(enter).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+fn delete(namespace: &str) {
+    if let Err(error) = ip(&["netns", "delete", namespace]) {
+        eprintln!("cannot remove the namespace {namespace}: {error:#}");
     }
 }
 

@@ -20,6 +20,7 @@ pub mod disk;
 pub mod guest;
 pub mod http;
 pub mod lab;
+pub mod packets;
 pub mod process;
 pub mod qmp;
 pub mod server;
