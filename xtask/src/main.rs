@@ -1,5 +1,57 @@
 //! `cargo xtask NAME`: the repository's own tasks.
+//!
+//! Every task prints its result (a directory, a number) as the last line of
+//! standard output and everything else on standard error, so that scripts and
+//! tests can use the tasks as functions.
 
-fn main() {
-    println!("usage: cargo xtask demo|test|image|ramdisk");
+mod apt_sources;
+mod boot_files;
+mod cache;
+mod command;
+mod cpio;
+mod grub;
+mod image;
+mod kernel;
+mod modules;
+mod packages;
+mod ramdisk;
+mod recipes;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+/// A task takes the arguments after its name.
+type Task = fn(&[String]) -> Result<()>;
+
+/// Name, arguments, purpose, function.
+const TASKS: &[(&str, &str, &str, Task)] = &[
+    ("image", "NAME [--compression zstd|gzip] [--check]", "build an operating system image", image::task),
+    (
+        "ramdisk",
+        "cloud|generic [--agent PATH --out FILE]",
+        "build the agent's kernel and ramdisk",
+        ramdisk::task,
+    ),
+    ("boot-files", "", "collect the network boot loaders", boot_files::task),
+    ("packages", "", "install the Debian packages the tasks need", packages::task),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let task = args.first().and_then(|name| TASKS.iter().find(|task| task.0 == name));
+    let Some((_, _, _, run)) = task else {
+        eprintln!("usage: cargo xtask NAME");
+        for (name, arguments, purpose, _) in TASKS {
+            eprintln!("  {:<55} {purpose}", format!("{name} {arguments}"));
+        }
+        return ExitCode::from(64);
+    };
+    match run(&args[1..]) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
