@@ -38,6 +38,11 @@ const KEEP_LIMIT: Duration = secs(24 * 3600);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        println!("{}", options::USAGE);
+        // Not success: `cargo xtask demo` must not go on to build.
+        return ExitCode::from(64);
+    }
     let options = match Options::parse(&args) {
         Ok(options) => options,
         Err(error) => {
@@ -45,6 +50,9 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    if options.check {
+        return ExitCode::SUCCESS;
+    }
     let result = stop_on_signals().and_then(|()| story("demo", |lab| demo(lab, &options)));
     match result {
         Ok(()) => ExitCode::SUCCESS,

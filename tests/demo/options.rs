@@ -29,12 +29,14 @@ pub(crate) struct Options {
     pub(crate) ramdisk: String,
     /// Whether to stay up.
     pub(crate) keep: bool,
+    /// Whether only to check the arguments.
+    pub(crate) check: bool,
     /// Where figures go.
     pub(crate) json: Option<PathBuf>,
 }
 
 impl Options {
-    /// Reads the arguments; `--artefacts DIR` comes from `cargo xtask`.
+    /// Reads the arguments; `--artefacts DIR` and `--check` come from `cargo xtask`.
     pub(crate) fn parse(args: &[String]) -> Result<Self> {
         let mut options = Self {
             artefacts: PathBuf::new(),
@@ -43,6 +45,7 @@ impl Options {
             image: "debian-12".to_owned(),
             ramdisk: "generic".to_owned(),
             keep: false,
+            check: false,
             json: None,
         };
         let mut args = args.iter();
@@ -57,12 +60,13 @@ impl Options {
                 }
                 "--image" => options.image = value()?.clone(),
                 "--ramdisk" => options.ramdisk = value()?.clone(),
+                "--check" => options.check = true,
                 "--keep" => options.keep = true,
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 other => bail!("unknown argument {other:?}"),
             }
         }
-        if options.artefacts.as_os_str().is_empty() {
+        if options.artefacts.as_os_str().is_empty() && !options.check {
             bail!("--artefacts DIR is missing: start this with `cargo xtask demo`");
         }
         Ok(options)

@@ -11,6 +11,8 @@ mod damage;
 mod debian;
 /// A blank machine is installed, by every firmware.
 mod deploy;
+/// Hardware of physical servers.
+mod discover;
 /// What is wrong is named.
 mod finding;
 /// The lab itself: every firmware asks the network.
