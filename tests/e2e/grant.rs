@@ -11,8 +11,8 @@ use kaltstart_tests::story::story;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use std::time::Duration;
 
-/// From reset to the firmware's try of the disk; OVMF gives PXE up only after its own retries.
-const LOCAL_LIMIT: Duration = secs(240);
+/// From reset to the firmware's try of the disk; OVMF gives each way of network boot a minute.
+const LOCAL_LIMIT: Duration = secs(420);
 /// What the firmware prints when it tries a disk that holds nothing bootable.
 const DISK_TRIED: [&str; 2] = ["not a bootable disk", "UEFI Misc Device"];
 /// What the firmware prints when it asks the network.
