@@ -8,13 +8,14 @@ use kaltstart_tests::disk;
 use kaltstart_tests::guest::{Firmware, Guest, GuestConfig};
 use kaltstart_tests::server::Server;
 use kaltstart_tests::story::story;
+use kaltstart_tests::variables;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use std::time::Duration;
 
-/// From reset to the firmware's try of the disk; OVMF gives each way of network boot a minute.
-const LOCAL_LIMIT: Duration = secs(420);
+/// From reset to the firmware's try of the disk; OVMF may give PXE a minute before.
+const LOCAL_LIMIT: Duration = secs(240);
 /// What the firmware prints when it tries a disk that holds nothing bootable.
-const DISK_TRIED: [&str; 2] = ["not a bootable disk", "UEFI Misc Device"];
+const DISK_TRIED: [&str; 2] = ["not a bootable disk", variables::DISK];
 /// What the firmware prints when it asks the network.
 const NETWORK_ASKED: [&str; 2] = ["iPXE initialising devices", "Start PXE over IPv4"];
 

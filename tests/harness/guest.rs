@@ -7,6 +7,7 @@ use crate::console::{Console, Mark};
 use crate::lab::Lab;
 use crate::process::Process;
 use crate::qmp::{DiskUse, Qmp};
+use crate::variables;
 use crate::wait::{Poll, secs, wait_for};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
@@ -147,8 +148,11 @@ impl<'a> Guest<'a> {
         let guest =
             Self { lab, config, tap, console: Console::default(), machine: None, created: Instant::now() };
         if matches!(guest.config.firmware, Firmware::Uefi | Firmware::UefiHttp) {
-            fs::copy(OVMF_VARS, guest.path("vars.fd"))
-                .with_context(|| format!("cannot copy {OVMF_VARS}: is the package ovmf installed?"))?;
+            let mut store = fs::read(OVMF_VARS)
+                .with_context(|| format!("cannot read {OVMF_VARS}: is the package ovmf installed?"))?;
+            let http = guest.config.firmware == Firmware::UefiHttp;
+            variables::set_boot_order(&mut store, &guest.config.mac, http)?;
+            fs::write(guest.path("vars.fd"), store)?;
         }
         Ok(guest)
     }
@@ -270,17 +274,12 @@ impl<'a> Guest<'a> {
                 add("-machine", "q35,graphics=off".to_owned());
                 add("-device", format!("{nic},bootindex=1"));
             }
-            firmware @ (Firmware::Uefi | Firmware::UefiHttp) => {
+            Firmware::Uefi | Firmware::UefiHttp => {
                 add("-machine", "q35".to_owned());
                 // No ROM on the card: OVMF's own driver and PXE stack, as on most servers.
-                add("-device", format!("{nic},romfile=,bootindex=1"));
+                add("-device", format!("{nic},romfile=,addr={:#x}", variables::NIC_SLOT));
                 add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"));
                 add("-drive", format!("if=pflash,unit=1,format=raw,file={}", self.path("vars.fd").display()));
-                // Without answers IPv6 PXE costs tens of seconds before the next boot entry.
-                add("-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n".to_owned());
-                if *firmware == Firmware::UefiHttp {
-                    add("-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n".to_owned());
-                }
             }
             Firmware::Direct { kernel, ramdisk, cmdline } => {
                 add("-machine", "q35,graphics=off".to_owned());
@@ -302,8 +301,12 @@ impl<'a> Guest<'a> {
                 Bus::Nvme => "nvme".to_owned(),
                 Bus::Sata => format!("ide-hd,bus=ide.{index}"),
             };
-            let (serial, boot) = (&disk.serial, index + 2);
-            add("-device", format!("{model},drive=disk{index},serial={serial},bootindex={boot}"));
+            // UEFI machines have their order in their variables.
+            let order = match config.firmware {
+                Firmware::Uefi | Firmware::UefiHttp => String::new(),
+                _ => format!(",bootindex={}", index + 2),
+            };
+            add("-device", format!("{model},drive=disk{index},serial={}{order}", disk.serial));
         }
         command.arg("-nodefaults");
         command

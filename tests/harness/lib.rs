@@ -25,4 +25,5 @@ pub mod process;
 pub mod qmp;
 pub mod server;
 pub mod story;
+pub mod variables;
 pub mod wait;
