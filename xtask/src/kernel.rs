@@ -10,15 +10,15 @@ use crate::command::{output, run};
 use crate::modules::Modules;
 use crate::packages::{self, Deb};
 
-/// The package that holds the kernel a metapackage such as
+/// The name of the package that holds the kernel a metapackage such as
 /// `linux-image-amd64` stands for.
-pub(crate) fn resolve(metapackage: &str) -> Result<Deb> {
+pub(crate) fn package(metapackage: &str) -> Result<String> {
     let record = packages::with_index(|| {
         output(Command::new("apt-cache").args(["show", "--no-all-versions", "--", metapackage]))
     })?;
-    let name = image_dependency(&record)
-        .with_context(|| format!("{metapackage} depends on no linux-image package"))?;
-    Ok(packages::resolve(&[name])?.remove(0))
+    image_dependency(&record)
+        .map(str::to_owned)
+        .with_context(|| format!("{metapackage} depends on no linux-image package"))
 }
 
 /// The first `linux-image-…` in the `Depends:` line of a package record.

@@ -83,26 +83,23 @@ pub(crate) fn build(flavour: &str) -> Result<PathBuf> {
     let recipes = recipes::dir().join("agent");
     let base: Base = recipes::read(&recipes.join("base.toml"))?;
     let recipe: Flavour = recipes::read(&recipes.join(format!("{flavour}.toml")))?;
-    let kernel_deb = kernel::resolve(&recipe.kernel)?;
-    let names: Vec<&str> = base.packages.iter().map(String::as_str).collect();
+    let kernel_name = kernel::package(&recipe.kernel)?;
+    let mut names = vec![kernel_name.as_str()];
+    names.extend(base.packages.iter().map(String::as_str));
     let debs = packages::resolve(&names)?;
-    let key = cache::key(&[
-        CODE_VERSION,
-        &cache::recipe_text(&recipes)?,
-        &kernel_deb.sha256,
-        &packages::versions_text(&debs),
-    ]);
+    let (kernel_deb, tool_debs) = (&debs[0], &debs[1..]);
+    let key = cache::key(&[CODE_VERSION, &cache::recipe_text(&recipes)?, &packages::versions_text(&debs)]);
     cache::entry(&format!("ramdisk-{flavour}"), &key, |dir| {
         eprintln!("building the {flavour} ramdisk (about a minute)");
-        let kernel = Kernel::unpack(&kernel_deb, &dir.join("kernel"))?;
+        let kernel = Kernel::unpack(kernel_deb, &dir.join("kernel"))?;
         let tree = dir.join("tree");
-        debs.iter().try_for_each(|deb| deb.unpack(&tree))?;
+        tool_debs.iter().try_for_each(|deb| deb.unpack(&tree))?;
         let mut archive = base_archive(&base, &tree)?;
         let modules = add_modules(&mut archive, &kernel, &recipe.modules, &tree)?;
         fs::write(dir.join("base.cpio"), archive.finish())?;
         zstd(&dir.join("base.cpio"), 19)?;
         fs::copy(kernel.vmlinuz(), dir.join("vmlinuz"))?;
-        write_manifest(dir, flavour, &kernel, &modules, debs.iter().chain([&kernel_deb]))?;
+        write_manifest(dir, flavour, &kernel, &modules, &debs)?;
         fs::remove_dir_all(dir.join("kernel"))?;
         fs::remove_dir_all(tree)?;
         Ok(())
@@ -191,12 +188,12 @@ fn add_modules(archive: &mut Archive, kernel: &Kernel, names: &[String], tree: &
     Ok(paths)
 }
 
-fn write_manifest<'a>(
+fn write_manifest(
     dir: &Path,
     flavour: &str,
     kernel: &Kernel,
     modules: &[String],
-    debs: impl Iterator<Item = &'a Deb>,
+    debs: &[Deb],
 ) -> Result<()> {
     let describe = |file: &'static str| -> Result<File> {
         let path = dir.join(file);
@@ -213,7 +210,7 @@ fn write_manifest<'a>(
             .filter_map(|path| path.rsplit('/').next())
             .filter(|name| name.ends_with(".ko"))
             .collect(),
-        packages: debs.map(Deb::package).collect(),
+        packages: debs.iter().map(Deb::package).collect(),
     };
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
     fs::write(dir.join("manifest.json"), text).context("cannot write manifest.json")

@@ -12,4 +12,6 @@ extern crate std;
 pub mod boot;
 pub mod dhcp;
 pub mod lifecycle;
+pub mod machine;
 pub mod tftp;
+pub mod usual;

@@ -40,23 +40,24 @@ const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp"
 impl Content {
     /// The versions of everything the image is made from.
     pub(super) fn versions(&self) -> Result<String> {
-        let (kernel, grub, debs) = self.debs()?;
-        Ok(packages::versions_text(&[kernel, grub]) + &packages::versions_text(&debs))
+        Ok(packages::versions_text(&self.debs()?))
     }
 
     /// The kernel, GRUB for BIOS, and the recipe's packages.
-    fn debs(&self) -> Result<(Deb, Deb, Vec<Deb>)> {
-        let names: Vec<&str> = self.packages.iter().map(String::as_str).collect();
-        let grub = packages::resolve(&[grub::PACKAGE])?.remove(0);
-        Ok((kernel::resolve(&self.kernel)?, grub, packages::resolve(&names)?))
+    fn debs(&self) -> Result<Vec<Deb>> {
+        let kernel = kernel::package(&self.kernel)?;
+        let mut names = vec![kernel.as_str(), grub::PACKAGE];
+        names.extend(self.packages.iter().map(String::as_str));
+        packages::resolve(&names)
     }
 
     /// See [`super::Content::build`].
     pub(super) fn build(&self, recipe: &Recipe, work: &Path, tar: &Path) -> Result<Built> {
-        let (kernel_deb, grub_deb, debs) = self.debs()?;
+        let debs = self.debs()?;
+        let (kernel_deb, grub_deb) = (&debs[0], &debs[1]);
         let (root, tree) = (work.join("root"), work.join("packages"));
-        debs.iter().try_for_each(|deb| deb.unpack(&tree))?;
-        let kernel = Kernel::unpack(&kernel_deb, &work.join("kernel"))?;
+        debs[2..].iter().try_for_each(|deb| deb.unpack(&tree))?;
+        let kernel = Kernel::unpack(kernel_deb, &work.join("kernel"))?;
 
         self.write_files(&recipe.name, &root)?;
         install_busybox(&tree, &root)?;
@@ -65,11 +66,10 @@ impl Content {
             let path = path.trim_start_matches('/');
             copy(&tree.join(path), &root.join(path))?;
         }
-        grub::write_images(&grub_deb, &work.join("grub"), &root.join(BIOS_BOOT))?;
+        grub::write_images(grub_deb, &work.join("grub"), &root.join(BIOS_BOOT))?;
         pack(&root, recipe.source_date_epoch, tar)?;
 
-        let mut packages: Vec<Package> =
-            debs.iter().chain([&kernel_deb, &grub_deb]).map(Deb::package).collect();
+        let mut packages: Vec<Package> = debs.iter().map(Deb::package).collect();
         packages.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Built { version: kernel_deb.package().version, packages })
     }

@@ -1,1 +1,500 @@
-//! A node's life.
+//! A node's life, as one function: [`step`] alone decides what a machine becomes.
+//!
+//! A node has a state (what it is) and at most one job (what is happening). Nothing destructive
+//! follows from a packet: a job begins with an order, and only a packet that proves a grant lets
+//! an agent work on it. A failed job never changes the state.
+
+pub mod event;
+pub mod phases;
+#[cfg(test)]
+mod table;
+
+use crate::boot::{self, BootDecision};
+use crate::machine::{Job, JobKind, JobState, Machine, PhaseState, Session, State, System};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use event::{Asker, Event, Happening, Hello, Move, SystemReport, overdue};
+use kaltstart_protocol::agent_api::{Mode, ReportState};
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::time::Millis;
+
+/// Starts of a machine for one job before the job gives up.
+pub const ATTEMPTS_MAX: u32 = 5;
+
+/// How long a boot token may be used, in milliseconds.
+pub const GRANT_LIFETIME_MS: u64 = 3_600_000;
+
+/// What becomes of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It changes; nobody may be told before it is stored.
+    Changed {
+        /// The machine from now on.
+        machine: Machine,
+        /// What subscribers are told.
+        happenings: Vec<Happening>,
+    },
+    /// The event means nothing now: late, repeated, not concerned.
+    Ignored(&'static str),
+    /// Whoever caused the event must be told no.
+    Refused(&'static str),
+}
+
+/// What `event` at `now` makes of `machine`.
+#[must_use]
+pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
+    let mut draft = Draft { machine: machine.clone(), happenings: Vec::new(), now };
+    let verdict = match event {
+        Event::PowerSeen => draft.power_seen(),
+        Event::DhcpSeen { asker } => draft.dhcp_seen(*asker),
+        Event::AddressGiven { asker, address } => {
+            draft.machine.node.address = Some(*address);
+            draft.address_given(*asker)
+        }
+        Event::ScriptServed { grant } => draft.script_served(grant),
+        Event::RamdiskServed { bytes } => draft.ramdisk_served(*bytes),
+        Event::AgentHello(hello) => draft.hello(hello),
+        Event::TaskTaken { job, report_token } => draft.task_taken(job, *report_token),
+        Event::PhaseReported { .. } => draft.phase_reported(event),
+        Event::InstallDone(installed) => draft.install_done(installed),
+        Event::SystemReported(report) => draft.system_reported(report),
+        Event::JobOrdered(job) => draft.ordered(job),
+        Event::JobCancelled => draft.cancelled(),
+        Event::DeadlinePassed => draft.deadline_passed(),
+        Event::ServerStarted => draft.server_started(),
+        Event::Operator(wanted) => draft.moved(*wanted),
+    };
+    match verdict {
+        Ok(()) => Step::Changed { machine: draft.machine, happenings: draft.happenings },
+        Err(No::Ignore(why)) => Step::Ignored(why),
+        Err(No::Refuse(why)) => Step::Refused(why),
+    }
+}
+
+/// Why nothing changes.
+enum No {
+    Ignore(&'static str),
+    Refuse(&'static str),
+}
+
+type Verdict = Result<(), No>;
+
+/// A machine while it is being decided upon.
+struct Draft {
+    machine: Machine,
+    happenings: Vec<Happening>,
+    now: Millis,
+}
+
+impl Draft {
+    /// The job that is queued or running.
+    fn live(&mut self) -> Option<&mut Job> {
+        self.machine.job.as_mut().filter(|job| !job.state.ended())
+    }
+
+    fn phase(&mut self) -> Option<Phase> {
+        self.live().map(|job| job.phase)
+    }
+
+    /// Begins `to` if the live job has not come so far yet.
+    fn reach(&mut self, to: Phase) {
+        let now = self.now;
+        if let Some(job) = self.machine.job.as_mut().filter(|job| !job.state.ended() && job.phase < to) {
+            phases::advance(job, to, now, &mut self.happenings);
+        }
+    }
+
+    fn set_state(&mut self, state: State) {
+        self.machine.node.state = state;
+        self.happenings.push(Happening::NodeMoved(state));
+    }
+
+    fn heard(&mut self) {
+        self.machine.node.last_seen = Some(self.now);
+    }
+
+    /// Ends the live job; the node keeps its state.
+    fn close(&mut self, state: JobState) {
+        let now = self.now;
+        if let Some(job) = self.live() {
+            phases::close(job, state, now);
+            let id = job.id.clone();
+            self.machine.node.job = None;
+            self.machine.node.last_job = Some(id);
+        }
+    }
+
+    fn fail(&mut self, finding: Finding) {
+        if let Some(job) = self.live() {
+            job.findings.push(finding.clone());
+        }
+        self.close(JobState::Failed);
+        self.happenings.push(Happening::JobFailed(finding));
+    }
+
+    fn power_seen(&mut self) -> Verdict {
+        match self.phase() {
+            Some(Phase::Queued) => {
+                self.reach(Phase::Power);
+                self.reach(Phase::Firmware);
+                Ok(())
+            }
+            Some(_) => Err(No::Ignore("the machine is already running")),
+            None => Err(No::Ignore("no job waits for the machine")),
+        }
+    }
+
+    fn dhcp_seen(&mut self, asker: Asker) -> Verdict {
+        self.heard();
+        let Some(job) = self.live() else { return Ok(()) };
+        let (phase, installed, attempt) = (job.phase, job.installed.is_some(), job.attempt);
+        match (asker, phase) {
+            (Asker::Firmware, _) if installed => {}
+            (Asker::Firmware, Phase::Queued | Phase::Power | Phase::Firmware) => self.reach(Phase::Dhcp),
+            (Asker::Firmware, Phase::Dhcp | Phase::Loader) => {}
+            (Asker::Firmware, _) if attempt >= ATTEMPTS_MAX => self.fail(Finding::new(
+                Code::TooManyAttempts,
+                format!("started {attempt} times, last seen in phase {}", phase.name()),
+            )),
+            (Asker::Firmware, _) => {
+                let now = self.now;
+                if let Some(job) = self.machine.job.as_mut() {
+                    phases::rewind(job, Phase::Dhcp, now, &mut self.happenings);
+                }
+            }
+            (Asker::System, Phase::Restart) => self.reach(Phase::Handoff),
+            (Asker::System, _) => {}
+        }
+        Ok(())
+    }
+
+    fn address_given(&mut self, asker: Asker) -> Verdict {
+        self.heard();
+        if asker == Asker::Firmware && self.phase() == Some(Phase::Dhcp) {
+            self.reach(Phase::Loader);
+        }
+        Ok(())
+    }
+
+    fn script_served(&mut self, grant: &crate::machine::Grant) -> Verdict {
+        let decision = boot::decide(&self.machine);
+        if decision.agent() != Some((grant.mode, grant.job.as_ref())) {
+            return Err(No::Refuse("the machine may not start from the network"));
+        }
+        self.heard();
+        self.machine.node.grant = Some(grant.clone());
+        self.reach(Phase::Loader);
+        Ok(())
+    }
+
+    fn ramdisk_served(&mut self, bytes: u64) -> Verdict {
+        use kaltstart_protocol::phase::{Progress, Unit};
+        self.heard();
+        match self.live() {
+            Some(job) if job.phase == Phase::Loader => {
+                job.phases[Phase::Loader.index()].progress =
+                    Some(Progress { done: bytes, total: bytes, unit: Unit::Bytes });
+                self.reach(Phase::Kernel);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn hello(&mut self, hello: &Hello) -> Verdict {
+        let known = self.machine.node.session.as_ref().is_some_and(|s| s.secret == hello.session);
+        if !known {
+            let now = self.now;
+            let granted = self.machine.node.grant.take().filter(|grant| {
+                grant.token == hello.token && grant.mode == hello.mode && now < grant.expires_at
+            });
+            let Some(grant) = granted else {
+                return Err(No::Refuse("the boot token is unknown, used or expired"));
+            };
+            let live = self.live().map(|job| job.id.clone());
+            if grant.job.is_some() && grant.job != live {
+                return Err(No::Refuse("the job of this start has ended"));
+            }
+            self.machine.node.session = Some(Session {
+                secret: hello.session,
+                mode: hello.mode,
+                job: grant.job,
+                boot_id: hello.boot_id.clone(),
+            });
+        }
+        self.heard();
+        self.machine.node.facts = Some(hello.facts.clone());
+        match hello.mode {
+            Mode::Discover => self.inspected(),
+            Mode::Install => self.agent_started(hello.running_ms),
+        }
+        Ok(())
+    }
+
+    /// Facts are there: an expected machine that matched is accepted by itself.
+    fn inspected(&mut self) {
+        if self.machine.node.state == State::Expected {
+            self.set_state(State::Discovered);
+        }
+        if self.machine.node.state == State::Discovered && self.machine.node.declared {
+            self.set_state(State::Available);
+        }
+    }
+
+    /// The kernel phase ended when the agent began to run, not when it could say so.
+    fn agent_started(&mut self, running_ms: u64) {
+        let Some(job) = self.live().filter(|job| job.phase < Phase::Inventory) else { return };
+        let began = job.phases[job.phase.index()].started_at.unwrap_or_default();
+        let now = self.now;
+        self.now = now.minus(running_ms).max(began);
+        self.reach(Phase::Inventory);
+        self.now = now;
+        if let Some(job) = self.live() {
+            phases::renew(job, now);
+        }
+    }
+
+    fn task_taken(
+        &mut self,
+        id: &kaltstart_protocol::ids::JobId,
+        report_token: kaltstart_protocol::ids::Digest,
+    ) -> Verdict {
+        let granted = self
+            .machine
+            .node
+            .session
+            .as_ref()
+            .is_some_and(|s| s.mode == Mode::Install && s.job.as_ref() == Some(id));
+        match self.live() {
+            Some(job) if granted && job.id == *id && job.installed.is_none() => {
+                job.report_token = Some(report_token);
+                self.heard();
+                self.reach(Phase::Disk);
+                Ok(())
+            }
+            _ => Err(No::Refuse("the agent was not started for this job")),
+        }
+    }
+
+    fn phase_reported(&mut self, event: &Event) -> Verdict {
+        let Event::PhaseReported { job: id, attempt, phase, state, progress, detail } = event else {
+            return Err(No::Ignore("not a phase report"));
+        };
+        let now = self.now;
+        let Some(job) = self.live().filter(|job| job.id == *id && job.attempt == *attempt) else {
+            return Err(No::Refuse("the job has ended or was started again"));
+        };
+        if job.installed.is_some() || *phase < job.phase {
+            return Err(No::Ignore("the job has come further"));
+        }
+        if !matches!(phase, Phase::Inventory | Phase::Disk | Phase::Image | Phase::Configure) {
+            return Err(No::Refuse("not a phase of the agent"));
+        }
+        phases::renew(job, now);
+        self.heard();
+        self.reach(*phase);
+        if let Some(job) = self.machine.job.as_mut() {
+            let record = &mut job.phases[phase.index()];
+            if progress.is_some() {
+                record.progress = *progress;
+            }
+            record.detail.extend(detail.iter().map(|(key, value)| (key.clone(), value.clone())));
+            match state {
+                ReportState::Running => self.happenings.push(Happening::Progressed(*phase)),
+                ReportState::Done => phases::end(job, now, &mut self.happenings),
+                ReportState::Failed { finding } => self.fail(finding.clone()),
+            }
+        }
+        Ok(())
+    }
+
+    fn install_done(&mut self, installed: &kaltstart_protocol::agent_api::Installed) -> Verdict {
+        let Some(job) = self.live().filter(|j| j.id == installed.job && j.attempt == installed.attempt)
+        else {
+            return Err(No::Refuse("the job has ended or was started again"));
+        };
+        if job.installed.is_some() {
+            return Err(No::Ignore("already known"));
+        }
+        job.installed = Some(installed.clone());
+        self.heard();
+        self.reach(Phase::Restart);
+        Ok(())
+    }
+
+    fn system_reported(&mut self, report: &SystemReport) -> Verdict {
+        match &self.machine.job {
+            Some(job) if job.state == JobState::Succeeded => return Err(No::Ignore("already known")),
+            Some(job) if !job.state.ended() && job.installed.is_some() => {}
+            Some(_) | None => return Err(No::Refuse("no job waits for this report")),
+        }
+        self.heard();
+        self.reach(Phase::Handoff);
+        self.reach(Phase::Verify);
+        let (node, now) = (&mut self.machine.node, self.now);
+        node.session = None;
+        let Some(job) = self.machine.job.as_ref() else { return Ok(()) };
+        if let Some(difference) = difference(&node.name, job, report) {
+            self.fail(Finding::new(Code::ReportDiffers, difference));
+            return Ok(());
+        }
+        node.system = Some(System {
+            reported_at: now,
+            image: job.order.image_digest,
+            hostname: report.hostname.clone(),
+            os: report.os.clone(),
+            kernel: report.kernel.clone(),
+            root_device: report.root_device.clone(),
+            root_uuid: report.root_uuid.clone(),
+            machine_id: report.machine_id.clone(),
+            ssh_host_keys: report.ssh_host_keys.clone(),
+        });
+        self.happenings.push(Happening::PhaseDone(Phase::Verify));
+        self.close(JobState::Succeeded);
+        self.happenings.push(Happening::JobSucceeded);
+        self.set_state(State::Deployed);
+        Ok(())
+    }
+
+    fn ordered(&mut self, job: &Job) -> Verdict {
+        if self.live().is_some() {
+            return Err(No::Refuse("the node already has a job; cancel it first"));
+        }
+        match (self.machine.node.state, job.kind) {
+            (State::Expected | State::Available | State::Allocated, JobKind::Deploy)
+            | (State::Deployed, JobKind::Rebuild) => {}
+            (State::Discovered, _) => {
+                return Err(No::Refuse("the node is not accepted yet; `ks node accept` it first"));
+            }
+            (State::Deployed, JobKind::Deploy) => {
+                return Err(No::Refuse("the node is deployed; `ks rebuild` lays it down anew"));
+            }
+            (State::Expected | State::Available | State::Allocated, JobKind::Rebuild) => {
+                return Err(No::Refuse("the node is not deployed; `ks deploy` it"));
+            }
+            (State::Releasing | State::Broken | State::Retired, _) => {
+                return Err(No::Refuse("a releasing, broken or retired node takes no orders"));
+            }
+        }
+        self.machine.node.job = Some(job.id.clone());
+        self.machine.job = Some(job.clone());
+        self.happenings.push(Happening::JobQueued);
+        if self.machine.node.state != State::Allocated {
+            self.set_state(State::Allocated);
+        }
+        Ok(())
+    }
+
+    fn cancelled(&mut self) -> Verdict {
+        if self.live().is_none() {
+            return Err(No::Refuse("the job has ended"));
+        }
+        self.close(JobState::Cancelled);
+        self.happenings.push(Happening::JobCancelled);
+        Ok(())
+    }
+
+    fn deadline_passed(&mut self) -> Verdict {
+        let now = self.now;
+        let Some(job) = self.live().filter(|job| job.deadline.is_some_and(|deadline| deadline <= now)) else {
+            return Err(No::Ignore("nothing is overdue"));
+        };
+        let phase = job.phase;
+        let minutes = phases::limit(phase).unwrap_or(0) / 60_000;
+        let detail = format!("no news in phase {} for {minutes} minutes", phase.name());
+        self.fail(Finding::new(overdue(phase), detail));
+        Ok(())
+    }
+
+    fn server_started(&mut self) -> Verdict {
+        let now = self.now;
+        match self.live().filter(|job| job.deadline.is_some()) {
+            Some(job) => {
+                phases::renew(job, now);
+                Ok(())
+            }
+            None => Err(No::Ignore("nothing has a deadline")),
+        }
+    }
+
+    fn moved(&mut self, wanted: Move) -> Verdict {
+        if self.live().is_some() {
+            return Err(No::Refuse("the node has a job; cancel it first"));
+        }
+        let to = match (wanted, self.machine.node.state) {
+            (Move::Accept, State::Discovered) => State::Available,
+            (Move::Reject, State::Discovered) => State::Retired,
+            (Move::Release, State::Allocated | State::Deployed) => State::Releasing,
+            (Move::Break, State::Broken | State::Retired) => {
+                return Err(No::Refuse("the node is broken or retired already"));
+            }
+            (Move::Break, _) => State::Broken,
+            // It is looked at again at its next start, before anybody relies on it.
+            (Move::Repair, State::Broken) => State::Discovered,
+            (
+                Move::Retire,
+                State::Expected | State::Discovered | State::Available | State::Releasing | State::Broken,
+            ) => State::Retired,
+            (Move::Accept | Move::Reject, _) => {
+                return Err(No::Refuse("only a discovered node can be accepted or rejected"));
+            }
+            (Move::Release, _) => {
+                return Err(No::Refuse("only an allocated or deployed node can be released"));
+            }
+            (Move::Repair, _) => return Err(No::Refuse("only a broken node can be repaired")),
+            (Move::Retire, State::Allocated | State::Deployed) => {
+                return Err(No::Refuse("release the node first"));
+            }
+            (Move::Retire, State::Retired) => return Err(No::Refuse("the node is retired already")),
+        };
+        if wanted == Move::Repair {
+            self.machine.node.facts = None;
+        }
+        self.machine.node.grant = None;
+        self.set_state(to);
+        Ok(())
+    }
+}
+
+/// What is wrong with an installed system's report, if anything.
+fn difference(name: &str, job: &Job, report: &SystemReport) -> Option<String> {
+    let machine_id = job.installed.as_ref().map_or("", |installed| &installed.machine_id);
+    [
+        ("host name", report.hostname.split('.').next().unwrap_or(""), name),
+        ("root file system", report.root_uuid.as_str(), job.order.uuids.root.as_str()),
+        ("machine id", report.machine_id.as_str(), machine_id),
+    ]
+    .into_iter()
+    .find(|(_, got, want)| got != want)
+    .map(|(what, got, want)| format!("{what} is {got:?}, ordered was {want:?}"))
+}
+
+/// What an agent with this session shall do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Assignment {
+    /// Nothing: ask again.
+    Wait,
+    /// Start again over the network: there is a job for which it was not started.
+    Reboot,
+    /// Carry out the job.
+    Install(alloc::boxed::Box<Job>),
+}
+
+/// What the agent of `machine` shall do now.
+#[must_use]
+pub fn assignment(machine: &Machine) -> Assignment {
+    let started_for = machine.node.session.as_ref().and_then(|session| session.job.as_ref());
+    match (boot::decide(machine), &machine.job) {
+        (BootDecision::Install { job: wanted }, Some(job)) => {
+            let failed = job.phases.iter().any(|record| record.state == PhaseState::Failed);
+            if started_for == Some(&wanted) && !failed {
+                Assignment::Install(alloc::boxed::Box::new(job.clone()))
+            } else {
+                Assignment::Reboot
+            }
+        }
+        _ => Assignment::Wait,
+    }
+}

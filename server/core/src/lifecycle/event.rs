@@ -1,0 +1,243 @@
+//! Everything that can happen to a machine, and what the server says about it afterwards.
+
+use crate::machine::{Grant, Job, State};
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+use kaltstart_protocol::agent_api::{Installed, Mode, ReportState};
+use kaltstart_protocol::facts::Facts;
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::ids::{Digest, JobId};
+use kaltstart_protocol::phase::{Phase, Progress};
+
+/// Who sent a DHCP packet, as far as the lifecycle cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// Firmware or a boot loader: the machine has just been started.
+    Firmware,
+    /// Any other client: an installed system, or the agent.
+    System,
+}
+
+/// Something that happened to a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody says that it was switched on.
+    PowerSeen,
+    /// It sent a DHCP packet.
+    DhcpSeen {
+        /// Who.
+        asker: Asker,
+    },
+    /// It was given an address.
+    AddressGiven {
+        /// To whom.
+        asker: Asker,
+        /// Which.
+        address: Ipv4Addr,
+    },
+    /// It fetched its boot script, and with it a new grant.
+    ScriptServed {
+        /// The grant; replaces an older one.
+        grant: Grant,
+    },
+    /// It fetched the last file it needs before the kernel starts.
+    RamdiskServed {
+        /// Bytes of kernel and ramdisk.
+        bytes: u64,
+    },
+    /// Its agent said hello.
+    AgentHello(Hello),
+    /// Its agent took the task of a job.
+    TaskTaken {
+        /// The job.
+        job: JobId,
+        /// Fingerprint of the token with which the installed system will report.
+        report_token: Digest,
+    },
+    /// Its agent reported about a phase.
+    PhaseReported {
+        /// The job it works on.
+        job: JobId,
+        /// The attempt it works on.
+        attempt: u32,
+        /// The phase.
+        phase: Phase,
+        /// How it stands.
+        state: ReportState,
+        /// How far it is.
+        progress: Option<Progress>,
+        /// Keys and values worth showing.
+        detail: BTreeMap<String, String>,
+    },
+    /// Its agent says that the disk is complete.
+    InstallDone(Installed),
+    /// The installed system reported itself.
+    SystemReported(SystemReport),
+    /// Somebody ordered a job.
+    JobOrdered(alloc::boxed::Box<Job>),
+    /// Somebody cancelled the job.
+    JobCancelled,
+    /// The current phase has taken too long.
+    DeadlinePassed,
+    /// The server starts: time in which nobody listened does not count against deadlines.
+    ServerStarted,
+    /// An operator moves the node.
+    Operator(Move),
+}
+
+/// An agent's first words, checked against the grant by [`step`](super::step).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Fingerprint of the boot token.
+    pub token: Digest,
+    /// Fingerprint of the session secret.
+    pub session: Digest,
+    /// The mode it was started in.
+    pub mode: Mode,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// Milliseconds the agent has been running.
+    pub running_ms: u64,
+    /// What it saw.
+    pub facts: Facts,
+}
+
+/// An installed system's report, without its token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemReport {
+    /// Host name.
+    pub hostname: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Device of the root file system.
+    pub root_device: String,
+    /// UUID of the root file system.
+    pub root_uuid: String,
+    /// `PRETTY_NAME`.
+    pub os: String,
+    /// Machine id.
+    pub machine_id: String,
+    /// Public SSH host keys.
+    pub ssh_host_keys: Vec<String>,
+}
+
+/// What an operator may do to a node besides ordering jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// It is ours: may be ordered.
+    Accept,
+    /// It is not ours.
+    Reject,
+    /// Its purpose is gone.
+    Release,
+    /// Its hardware is bad.
+    Break,
+    /// Its hardware is good again.
+    Repair,
+    /// It is gone.
+    Retire,
+}
+
+impl Move {
+    /// All moves.
+    pub const ALL: [Self; 6] =
+        [Self::Accept, Self::Reject, Self::Release, Self::Break, Self::Repair, Self::Retire];
+
+    /// The word in API and client.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Reject => "reject",
+            Self::Release => "release",
+            Self::Break => "break",
+            Self::Repair => "repair",
+            Self::Retire => "retire",
+        }
+    }
+}
+
+/// What subscribers are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// The node is now in this state.
+    NodeMoved(State),
+    /// A job was ordered.
+    JobQueued,
+    /// Its machine was heard.
+    JobStarted,
+    /// The machine started over within a job.
+    JobRestarted {
+        /// The new attempt.
+        attempt: u32,
+    },
+    /// A phase began.
+    PhaseStarted(Phase),
+    /// A phase ended.
+    PhaseDone(Phase),
+    /// The running phase came on.
+    Progressed(Phase),
+    /// The job is done and verified.
+    JobSucceeded,
+    /// The job ended with a finding.
+    JobFailed(Finding),
+    /// The job was cancelled.
+    JobCancelled,
+}
+
+impl Happening {
+    /// The event's type in the API, without the common prefix.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NodeMoved(State::Expected) => "node.expected",
+            Self::NodeMoved(State::Discovered) => "node.discovered",
+            Self::NodeMoved(State::Available) => "node.available",
+            Self::NodeMoved(State::Allocated) => "node.allocated",
+            Self::NodeMoved(State::Deployed) => "node.deployed",
+            Self::NodeMoved(State::Releasing) => "node.releasing",
+            Self::NodeMoved(State::Broken) => "node.broken",
+            Self::NodeMoved(State::Retired) => "node.retired",
+            Self::JobQueued => "job.queued",
+            Self::JobStarted => "job.started",
+            Self::JobRestarted { .. } => "job.restarted",
+            Self::PhaseStarted(_) => "job.phase_started",
+            Self::PhaseDone(_) => "job.phase_done",
+            Self::Progressed(_) => "job.progress",
+            Self::JobSucceeded => "job.succeeded",
+            Self::JobFailed(_) => "job.failed",
+            Self::JobCancelled => "job.cancelled",
+        }
+    }
+
+    /// The phase it is about.
+    #[must_use]
+    pub const fn phase(&self) -> Option<Phase> {
+        match self {
+            Self::PhaseStarted(phase) | Self::PhaseDone(phase) | Self::Progressed(phase) => Some(*phase),
+            _ => None,
+        }
+    }
+
+    /// The problem it is about.
+    #[must_use]
+    pub const fn finding(&self) -> Option<&Finding> {
+        match self {
+            Self::JobFailed(finding) => Some(finding),
+            _ => None,
+        }
+    }
+}
+
+/// The finding for a phase that took too long.
+#[must_use]
+pub const fn overdue(phase: Phase) -> Code {
+    match phase {
+        Phase::Queued | Phase::Power | Phase::Firmware => Code::NoDhcp,
+        Phase::Dhcp | Phase::Loader => Code::NoBootFile,
+        Phase::Kernel | Phase::Inventory | Phase::Disk | Phase::Image | Phase::Configure => Code::Silent,
+        Phase::Restart | Phase::Handoff | Phase::Verify => Code::NotReported,
+    }
+}

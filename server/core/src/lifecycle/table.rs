@@ -1,0 +1,323 @@
+//! Every (state, event) pair, written out and compared with `golden/lifecycle.txt`.
+//!
+//! `KALTSTART_GOLDEN=write cargo test -p kaltstart-core` writes the file anew; its diff is the
+//! change of behaviour to review.
+
+use super::event::{Asker, Event, Happening, Hello, Move, SystemReport};
+use super::{Assignment, Step, assignment, phases, step};
+use crate::boot::{self, BootDecision};
+use crate::machine::{Grant, Job, JobKind, JobState, Machine, Node, Order, Session, State};
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Installed, Mode, ReportState};
+use kaltstart_protocol::facts::Facts;
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
+use kaltstart_protocol::layout::Layout;
+use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::time::Millis;
+use proptest::prelude::*;
+use std::format;
+
+const NOW: Millis = Millis(1_000_000);
+const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+
+fn token() -> Digest {
+    Digest::of(b"boot token")
+}
+
+fn session() -> Digest {
+    Digest::of(b"session")
+}
+
+fn job_id(n: u128) -> JobId {
+    JobId::new(Millis(1), n)
+}
+
+fn job(kind: JobKind) -> Job {
+    Job {
+        id: job_id(1),
+        node: NodeId::new(Millis(1), 1),
+        kind,
+        order: Order {
+            profile: "p".into(),
+            image: "i".into(),
+            image_digest: Digest::of(b"image"),
+            layout: Layout { name: "l".into(), partitions: Vec::new() },
+            disk: DiskRule::default(),
+            authorized_keys: Vec::new(),
+            uuids: DiskUuids { disk: String::new(), partitions: Vec::new(), root: "root".into(), esp: 1 },
+        },
+        state: JobState::Queued,
+        attempt: 1,
+        phase: Phase::Queued,
+        phases: phases::queued(Millis(0)),
+        deadline: None,
+        created_at: Millis(0),
+        ended_at: None,
+        findings: Vec::new(),
+        report_token: None,
+        installed: None,
+    }
+}
+
+fn installed(attempt: u32) -> Installed {
+    Installed {
+        job: job_id(1),
+        attempt,
+        disk: "d".into(),
+        ssh_host_keys: Vec::new(),
+        machine_id: "m".into(),
+        boot_entry: true,
+    }
+}
+
+fn hello(mode: Mode) -> Event {
+    Event::AgentHello(Hello {
+        token: token(),
+        session: session(),
+        mode,
+        boot_id: "b".into(),
+        running_ms: 10,
+        facts: Facts::default(),
+    })
+}
+
+fn grant(mode: Mode, job: Option<JobId>) -> Grant {
+    Grant { token: token(), mode, job, expires_at: NOW.plus(1) }
+}
+
+fn reported(phase: Phase, state: ReportState) -> Event {
+    let (job, attempt) = (job_id(1), 1);
+    Event::PhaseReported { job, attempt, phase, state, progress: None, detail: BTreeMap::new() }
+}
+
+fn system_report(root: &str) -> Event {
+    Event::SystemReported(SystemReport {
+        hostname: "n1.example".into(),
+        kernel: "k".into(),
+        root_device: "/dev/vda3".into(),
+        root_uuid: root.into(),
+        os: "os".into(),
+        machine_id: "m".into(),
+        ssh_host_keys: Vec::new(),
+    })
+}
+
+/// Every event, with the name the table uses.
+fn events() -> Vec<(String, Event)> {
+    let address = Ipv4Addr::new(10, 0, 0, 9);
+    let failed = ReportState::Failed { finding: Finding::new(Code::NoDisk, "none") };
+    let mut all: Vec<(String, Event)> = [
+        ("power seen", Event::PowerSeen),
+        ("dhcp by firmware", Event::DhcpSeen { asker: Asker::Firmware }),
+        ("dhcp by system", Event::DhcpSeen { asker: Asker::System }),
+        ("address to firmware", Event::AddressGiven { asker: Asker::Firmware, address }),
+        ("address to system", Event::AddressGiven { asker: Asker::System, address }),
+        ("script to discover", Event::ScriptServed { grant: grant(Mode::Discover, None) }),
+        ("script to install", Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) }),
+        ("ramdisk served", Event::RamdiskServed { bytes: 9 }),
+        ("hello to discover", hello(Mode::Discover)),
+        ("hello to install", hello(Mode::Install)),
+        ("task taken", Event::TaskTaken { job: job_id(1), report_token: token() }),
+        ("report disk running", reported(Phase::Disk, ReportState::Running)),
+        ("report image running", reported(Phase::Image, ReportState::Running)),
+        ("report image done", reported(Phase::Image, ReportState::Done)),
+        ("report image failed", reported(Phase::Image, failed)),
+        ("install done", Event::InstallDone(installed(1))),
+        ("install done, old attempt", Event::InstallDone(installed(0))),
+        ("system report", system_report("root")),
+        ("system report, other root", system_report("other")),
+        ("deploy ordered", Event::JobOrdered(Box::new(job(JobKind::Deploy)))),
+        ("rebuild ordered", Event::JobOrdered(Box::new(job(JobKind::Rebuild)))),
+        ("job cancelled", Event::JobCancelled),
+        ("deadline passed", Event::DeadlinePassed),
+        ("server started", Event::ServerStarted),
+    ]
+    .map(|(name, event)| (name.to_string(), event))
+    .into();
+    all.extend(Move::ALL.map(|wanted| (format!("operator: {}", wanted.name()), Event::Operator(wanted))));
+    all
+}
+
+/// A machine in `state` without a job.
+fn idle(state: State) -> Machine {
+    let mut node = Node::new(NodeId::new(Millis(1), 1), "n1".into(), MAC, true);
+    node.state = state;
+    Machine { node, job: None }
+}
+
+fn apply(machine: Machine, events: &[Event]) -> Machine {
+    events.iter().fold(machine, |machine, event| match step(&machine, event, NOW) {
+        Step::Changed { machine, .. } => machine,
+        other => panic!("{event:?}: {other:?}"),
+    })
+}
+
+/// Every situation a machine can be in: all states without a job, and a job in each phase.
+fn situations() -> Vec<(String, Machine)> {
+    let mut all: Vec<(String, Machine)> =
+        State::ALL.map(|state| (state.name().to_string(), idle(state))).into();
+    let address = Ipv4Addr::new(10, 0, 0, 9);
+    let path = [
+        Event::JobOrdered(Box::new(job(JobKind::Deploy))),
+        Event::PowerSeen,
+        Event::DhcpSeen { asker: Asker::Firmware },
+        Event::AddressGiven { asker: Asker::Firmware, address },
+        Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) },
+        Event::RamdiskServed { bytes: 9 },
+        hello(Mode::Install),
+        Event::TaskTaken { job: job_id(1), report_token: token() },
+        reported(Phase::Image, ReportState::Running),
+        reported(Phase::Configure, ReportState::Running),
+        Event::InstallDone(installed(1)),
+        Event::DhcpSeen { asker: Asker::System },
+        system_report("root"),
+    ];
+    let mut machine = idle(State::Expected);
+    for event in path {
+        let granted = matches!(event, Event::ScriptServed { .. });
+        machine = apply(machine, &[event]);
+        let (state, job) = (machine.node.state, machine.job.as_ref().expect("a job was ordered"));
+        let suffix = if granted { ", granted" } else { "" };
+        let name = match job.state {
+            JobState::Succeeded => format!("{state}, job succeeded"),
+            _ => format!("{state}, job in {}{suffix}", job.phase.name()),
+        };
+        all.push((name, machine.clone()));
+    }
+    let failed = apply(idle(State::Available), &[Event::JobOrdered(Box::new(job(JobKind::Deploy)))]);
+    all.push(("allocated, job cancelled".into(), apply(failed, &[Event::JobCancelled])));
+    all
+}
+
+fn describe(outcome: &Step) -> String {
+    match outcome {
+        Step::Ignored(why) => format!("ignored: {why}"),
+        Step::Refused(why) => format!("REFUSED: {why}"),
+        Step::Changed { machine, happenings } => {
+            let netboot = match boot::decide(machine) {
+                BootDecision::Local => "local",
+                BootDecision::Discover => "discover",
+                BootDecision::Install { .. } => "install",
+            };
+            let told: Vec<String> = happenings
+                .iter()
+                .map(|h| match h.phase() {
+                    Some(phase) => format!("{} {}", h.kind(), phase.name()),
+                    None => h.kind().to_string(),
+                })
+                .collect();
+            format!("{}, boots {netboot}; {}", machine.node.state, told.join(", "))
+        }
+    }
+}
+
+#[test]
+fn every_state_and_event_is_as_the_golden_table_says() {
+    let mut table = String::new();
+    for (situation, machine) in situations() {
+        table.push_str(&format!("\n[{situation}]\n"));
+        for (name, event) in events() {
+            let outcome = describe(&step(&machine, &event, NOW));
+            table.push_str(format!("{name:<26} {outcome}").trim_end_matches([' ', ';']));
+            table.push('\n');
+        }
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/lifecycle.txt");
+    if std::env::var_os("KALTSTART_GOLDEN").is_some() {
+        std::fs::write(path, &table).expect("the golden file is written");
+    }
+    let golden = std::fs::read_to_string(path).expect("the golden file is there");
+    for (i, (got, want)) in table.lines().zip(golden.lines()).enumerate() {
+        assert_eq!(got, want, "line {} of {path}", i + 1);
+    }
+    assert_eq!(table.lines().count(), golden.lines().count());
+}
+
+#[test]
+fn p17_a_boot_token_works_once_and_a_repeated_hello_is_the_same_session() {
+    let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
+    let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
+    let machine = apply(idle(State::Expected), &[order, script, hello(Mode::Install)]);
+    assert!(
+        matches!(step(&machine, &hello(Mode::Install), NOW), Step::Changed { .. }),
+        "the answer was lost"
+    );
+    let Event::AgentHello(mut other) = hello(Mode::Install) else { unreachable!() };
+    other.session = Digest::of(b"another agent");
+    assert!(matches!(step(&machine, &Event::AgentHello(other), NOW), Step::Refused(_)));
+}
+
+#[test]
+fn p17_an_expired_token_is_refused() {
+    let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
+    let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
+    let machine = apply(idle(State::Expected), &[order, script]);
+    assert!(matches!(step(&machine, &hello(Mode::Install), NOW.plus(1)), Step::Refused(_)));
+}
+
+#[test]
+fn p36_a_machine_that_keeps_resetting_fails_with_a_named_finding() {
+    let mut machine = apply(idle(State::Expected), &[Event::JobOrdered(Box::new(job(JobKind::Deploy)))]);
+    let dhcp = Event::DhcpSeen { asker: Asker::Firmware };
+    for _ in 0..super::ATTEMPTS_MAX {
+        machine = apply(machine, core::slice::from_ref(&dhcp));
+        machine.node.session = Some(Session {
+            secret: session(),
+            mode: Mode::Install,
+            job: Some(job_id(1)),
+            boot_id: "b".into(),
+        });
+        if let Some(job) = machine.job.as_mut() {
+            phases::advance(job, Phase::Image, NOW, &mut Vec::new());
+        }
+    }
+    let machine = apply(machine, &[dhcp]);
+    let job = machine.job.expect("it had a job");
+    assert_eq!(job.findings[0].code, Code::TooManyAttempts);
+    assert_eq!(machine.node.state, State::Allocated, "a failed job never changes the state");
+}
+
+proptest! {
+    #[test]
+    fn p01_no_sequence_of_events_lets_an_agent_install_without_its_job(
+        start in 0usize..8,
+        picks in prop::collection::vec(0usize..64, 0..60),
+    ) {
+        let events = events();
+        let mut machine = idle(State::ALL[start]);
+        let mut told: Vec<Happening> = Vec::new();
+        for pick in picks {
+            let (_, event) = &events[pick % events.len()];
+            if let Step::Changed { machine: next, happenings } = step(&machine, event, NOW) {
+                if machine.job.as_ref().is_some_and(|job| job.state.ended()) && !matches!(event, Event::JobOrdered(_)) {
+                    prop_assert_eq!(&machine.job, &next.job, "an ended job changed by {:?}", event);
+                }
+                machine = next;
+                told.extend(happenings);
+            }
+            let live = machine.job.as_ref().is_some_and(|job| !job.state.ended());
+            prop_assert_eq!(live, machine.node.job.is_some());
+            if let BootDecision::Install { .. } = boot::decide(&machine) {
+                prop_assert!(live && machine.node.state == State::Allocated);
+            }
+            if let Assignment::Install(job) = assignment(&machine) {
+                prop_assert!(live && job.installed.is_none());
+                let session = machine.node.session.as_ref().expect("an agent runs");
+                prop_assert_eq!(session.mode, Mode::Install);
+            }
+            if machine.node.state == State::Deployed && start != 4 {
+                prop_assert!(told.contains(&Happening::JobSucceeded), "deployed without a verified report");
+            }
+            if let Some(job) = &machine.job {
+                prop_assert!(job.attempt <= super::ATTEMPTS_MAX);
+                let running = job.phases.iter().filter(|r| r.state == crate::machine::PhaseState::Running).count();
+                prop_assert!(running <= 1);
+            }
+        }
+    }
+}

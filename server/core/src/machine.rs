@@ -1,0 +1,324 @@
+//! A machine as the server knows it: the node, and the job that is running on it.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::Ipv4Addr;
+use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Installed, Mode};
+use kaltstart_protocol::facts::Facts;
+use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
+use kaltstart_protocol::layout::Layout;
+use kaltstart_protocol::phase::{Phase, Progress};
+use kaltstart_protocol::time::Millis;
+use serde::{Deserialize, Serialize};
+
+/// What is loaded, decided upon and stored as one: a node and its current job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// The node.
+    pub node: Node,
+    /// Its current job (queued or running), or the one that has just ended.
+    pub job: Option<Job>,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Declared, never seen. Left by the first report of an agent.
+    Expected,
+    /// Seen, not accepted. Left by `accept` or `reject`.
+    Discovered,
+    /// Clean, known, free. Left by an order.
+    Available,
+    /// Has a purpose, but no verified system; also while deploying and after a failed deploy.
+    Allocated,
+    /// Verified in production. Left by a rebuild or a release.
+    Deployed,
+    /// Its purpose is gone, its disks are not proven clean.
+    Releasing,
+    /// Somebody said that the hardware is bad. Left by `repair`.
+    Broken,
+    /// Gone; kept for the record.
+    Retired,
+}
+
+impl State {
+    /// All states.
+    pub const ALL: [Self; 8] = [
+        Self::Expected,
+        Self::Discovered,
+        Self::Available,
+        Self::Allocated,
+        Self::Deployed,
+        Self::Releasing,
+        Self::Broken,
+        Self::Retired,
+    ];
+
+    /// The name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Expected => "expected",
+            Self::Discovered => "discovered",
+            Self::Available => "available",
+            Self::Allocated => "allocated",
+            Self::Deployed => "deployed",
+            Self::Releasing => "releasing",
+            Self::Broken => "broken",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A machine, physical or virtual.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Never changes.
+    pub id: NodeId,
+    /// Host name, one label; unique.
+    pub name: String,
+    /// Hardware addresses; each belongs to one node.
+    pub macs: Vec<Mac>,
+    /// Reserved address.
+    pub reservation: Option<Ipv4Addr>,
+    /// Whether somebody declared it; what was only seen is not accepted by itself.
+    pub declared: bool,
+    /// What it is.
+    pub state: State,
+    /// Its job, while one is queued or running.
+    pub job: Option<JobId>,
+    /// The job that ended last.
+    pub last_job: Option<JobId>,
+    /// What the agent saw last.
+    pub facts: Option<Facts>,
+    /// Address it was given last.
+    pub address: Option<Ipv4Addr>,
+    /// When it was heard last, by any door.
+    pub last_seen: Option<Millis>,
+    /// A network start that was promised and not yet used.
+    pub grant: Option<Grant>,
+    /// The agent that runs on it.
+    pub session: Option<Session>,
+    /// What is installed on it.
+    pub system: Option<System>,
+}
+
+impl Node {
+    /// A node that was seen on the network (`declared` = false) or declared by somebody.
+    #[must_use]
+    pub fn new(id: NodeId, name: String, mac: Mac, declared: bool) -> Self {
+        Self {
+            id,
+            name,
+            macs: Vec::from([mac]),
+            reservation: None,
+            declared,
+            state: if declared { State::Expected } else { State::Discovered },
+            job: None,
+            last_job: None,
+            facts: None,
+            address: None,
+            last_seen: None,
+            grant: None,
+            session: None,
+            system: None,
+        }
+    }
+}
+
+/// The right to start an agent over the network once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Fingerprint of the boot token.
+    pub token: Digest,
+    /// What the agent may do.
+    pub mode: Mode,
+    /// The job it is for; none when it only looks.
+    pub job: Option<JobId>,
+    /// Not valid from here on.
+    pub expires_at: Millis,
+}
+
+/// An agent that has proved its grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Fingerprint of its secret.
+    pub secret: Digest,
+    /// What it may do.
+    pub mode: Mode,
+    /// The job it was started for.
+    pub job: Option<JobId>,
+    /// The kernel's boot id it told.
+    pub boot_id: String,
+}
+
+/// The installed system, as it reported itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// When it reported.
+    pub reported_at: Millis,
+    /// Image that was laid down.
+    pub image: Digest,
+    /// Host name.
+    pub hostname: String,
+    /// `PRETTY_NAME`.
+    pub os: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Device of the root file system.
+    pub root_device: String,
+    /// UUID of the root file system.
+    pub root_uuid: String,
+    /// Machine id.
+    pub machine_id: String,
+    /// Public SSH host keys.
+    pub ssh_host_keys: Vec<String>,
+}
+
+/// Kinds of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Lay down a profile on a machine that holds nothing of ours.
+    Deploy,
+    /// The same on a deployed machine.
+    Rebuild,
+}
+
+/// How a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for its machine.
+    Queued,
+    /// Its machine was heard.
+    Running,
+    /// Done and verified.
+    Succeeded,
+    /// Ended with a finding.
+    Failed,
+    /// Ended by an operator.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether the job has ended.
+    #[must_use]
+    pub const fn ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// One run of one kind of work on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Never changes.
+    pub id: JobId,
+    /// Whose.
+    pub node: NodeId,
+    /// What kind.
+    pub kind: JobKind,
+    /// What was ordered.
+    pub order: Order,
+    /// How it stands.
+    pub state: JobState,
+    /// Starts of the machine for this job, from 1.
+    pub attempt: u32,
+    /// The current phase; the last one reached when the job has ended.
+    pub phase: Phase,
+    /// The thirteen phases, in order.
+    pub phases: Vec<PhaseRecord>,
+    /// When the current phase has taken too long.
+    pub deadline: Option<Millis>,
+    /// When it was ordered.
+    pub created_at: Millis,
+    /// When it ended.
+    pub ended_at: Option<Millis>,
+    /// What went wrong.
+    pub findings: Vec<Finding>,
+    /// Fingerprint of the token with which the installed system reports.
+    pub report_token: Option<Digest>,
+    /// The disk is complete and bootable: the grant is used up, and the machine starts from it.
+    pub installed: Option<Installed>,
+}
+
+impl Job {
+    /// The record of a phase.
+    #[must_use]
+    pub fn record(&self, phase: Phase) -> Option<&PhaseRecord> {
+        self.phases.get(phase.index())
+    }
+}
+
+/// What was ordered: a profile as it stood at that moment, and what was drawn for this job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Name of the profile.
+    pub profile: String,
+    /// Name of the image.
+    pub image: String,
+    /// The image's digest.
+    pub image_digest: Digest,
+    /// How the disk shall look.
+    pub layout: Layout,
+    /// Which disk.
+    pub disk: DiskRule,
+    /// Lines of root's `authorized_keys`.
+    pub authorized_keys: Vec<String>,
+    /// UUIDs of this installation.
+    pub uuids: DiskUuids,
+}
+
+/// How a phase stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseState {
+    /// Not reached.
+    #[default]
+    Pending,
+    /// Going on.
+    Running,
+    /// Over.
+    Done,
+    /// Ended the job.
+    Failed,
+    /// Passed over, or not seen.
+    Skipped,
+}
+
+/// When a phase ran and what it did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PhaseRecord {
+    /// How it stands.
+    pub state: PhaseState,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Millis>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Millis>,
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Keys and values worth showing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
+}
+
+impl PhaseRecord {
+    /// Milliseconds it took, or has taken so far.
+    #[must_use]
+    pub fn duration(&self, now: Millis) -> Option<u64> {
+        self.started_at.map(|start| self.ended_at.unwrap_or(now).since(start))
+    }
+}

@@ -1,0 +1,61 @@
+//! The command line: what is typed, and which function does it.
+
+use crate::client::{self, ClientCommand, Connection};
+use crate::exit::Exit;
+use crate::{config, serve};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Boot server: from power button to production, in minutes.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until it is told to stop (SIGINT, SIGTERM)
+    Server {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Check a configuration; binds and creates nothing
+    CheckConfig {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+impl Cli {
+    /// Does what was typed.
+    #[must_use]
+    pub fn run(self) -> Exit {
+        match self.command {
+            Command::Server { config } => match config::load(&config) {
+                Ok(config) => serve::run(config),
+                Err(error) => usage(&error),
+            },
+            Command::CheckConfig { config } => match config::load(&config) {
+                Ok(_) => {
+                    eprintln!("{}: good", config.display());
+                    Exit::Done
+                }
+                Err(error) => usage(&error),
+            },
+            Command::Client(command) => client::run(command, &self.connection),
+        }
+    }
+}
+
+fn usage(error: &dyn std::error::Error) -> Exit {
+    eprintln!("error: {error}");
+    Exit::Usage
+}

@@ -1,0 +1,347 @@
+//! `ks`: the client of `/v1`.
+//!
+//! Data goes to stdout, words for people to stderr.
+
+mod api;
+mod output;
+mod waterfall;
+
+use crate::exit::Exit;
+use crate::http::api::{Declare, JobView, NodeView, PowerState};
+use api::{Api, ClientError};
+use clap::{Args, Subcommand, ValueEnum};
+use kaltstart_core::lifecycle::event::Move;
+use kaltstart_core::machine::JobKind;
+use kaltstart_protocol::ids::Mac;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to reach the server, and how to print.
+#[derive(Debug, Args)]
+pub struct Connection {
+    /// Base address of the server
+    #[arg(long, global = true, env = "KS_SERVER", default_value = "http://127.0.0.1:8080")]
+    server: String,
+    /// File with the token; the server makes it as admin.token in its data directory
+    #[arg(long, global = true, env = "KS_TOKEN_FILE", default_value = "/var/lib/kaltstart/admin.token")]
+    token_file: PathBuf,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    output: Format,
+}
+
+/// Forms of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for people
+    Table,
+    /// The API's JSON
+    Json,
+    /// The same as YAML
+    Yaml,
+    /// Names or identifiers, one a line
+    Name,
+}
+
+/// What `ks` can do.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Machines
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Jobs
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Profiles
+    #[command(subcommand)]
+    Profile(ListCommand),
+    /// Images
+    #[command(subcommand)]
+    Image(ListCommand),
+    /// Lay down a profile on a node that holds nothing of ours
+    Deploy(Order),
+    /// Lay down a profile anew on a deployed node; what is on its disk is lost
+    Rebuild {
+        /// What is ordered
+        #[command(flatten)]
+        order: Order,
+        /// The node's name once more: proof that it is meant
+        #[arg(long)]
+        confirm: String,
+    },
+    /// Follow a job, or the job of a node, until it ends
+    Watch {
+        /// Job or node; the newest job when left out
+        target: Option<String>,
+    },
+}
+
+/// An order's words.
+#[derive(Debug, Args)]
+pub struct Order {
+    /// Name, identifier or MAC
+    node: String,
+    /// Profile
+    #[arg(long)]
+    profile: String,
+    /// Return when the job has ended
+    #[arg(long)]
+    wait: bool,
+    /// Seconds to wait at most
+    #[arg(long, default_value_t = 3600, requires = "wait")]
+    timeout: u64,
+}
+
+/// `ks node …`
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// All nodes
+    List,
+    /// One node
+    Show {
+        /// Name, identifier or MAC
+        node: String,
+    },
+    /// Declare a node before it is seen
+    Add {
+        /// Host name
+        name: String,
+        /// Hardware address of the interface it boots from
+        #[arg(long)]
+        mac: Mac,
+        /// Reserved address
+        #[arg(long)]
+        address: Option<Ipv4Addr>,
+    },
+    /// Tell the server that the node was switched on
+    PoweredOn {
+        /// Name, identifier or MAC
+        node: String,
+    },
+    /// A discovered node is ours
+    Accept {
+        /// Name, identifier or MAC
+        node: String,
+    },
+    /// A discovered node is not ours
+    Reject {
+        /// Name, identifier or MAC
+        node: String,
+    },
+    /// The node's purpose is gone
+    Release {
+        /// Name, identifier or MAC
+        node: String,
+    },
+    /// The node's hardware is bad
+    Break {
+        /// Name, identifier or MAC
+        node: String,
+    },
+    /// The node's hardware is good again
+    Repair {
+        /// Name, identifier or MAC
+        node: String,
+    },
+    /// The node is gone
+    Retire {
+        /// Name, identifier or MAC
+        node: String,
+    },
+}
+
+/// `ks job …`
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// The newest jobs
+    List,
+    /// One job with its phases
+    Show {
+        /// Job, or node (its current or last job)
+        job: String,
+    },
+    /// What the agent said
+    Log {
+        /// Job, or node
+        job: String,
+        /// Go on until the job has ended
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Stop a job
+    Cancel {
+        /// Job, or node
+        job: String,
+    },
+}
+
+/// `ks profile|image …`
+#[derive(Debug, Subcommand)]
+pub enum ListCommand {
+    /// All of them
+    List,
+}
+
+/// Does one command.
+#[must_use]
+pub fn run(command: ClientCommand, connection: &Connection) -> Exit {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(command, connection)),
+        Err(error) => Err(ClientError::Local(format!("cannot start: {error}"))),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        error.exit()
+    })
+}
+
+async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exit, ClientError> {
+    let api = Api::new(&connection.server, &connection.token_file)?;
+    let format = connection.output;
+    match command {
+        ClientCommand::Node(command) => node(&api, command, format).await,
+        ClientCommand::Job(command) => job(&api, command, format).await,
+        ClientCommand::Profile(ListCommand::List) => {
+            let profiles: Vec<crate::http::api::ProfileView> = api.get("/v1/profiles").await?;
+            output::list(&profiles, format)
+        }
+        ClientCommand::Image(ListCommand::List) => {
+            let images: Vec<kaltstart_protocol::image::Manifest> = api.get("/v1/images").await?;
+            output::list(&images, format)
+        }
+        ClientCommand::Deploy(order) => place(&api, JobKind::Deploy, &order, format).await,
+        ClientCommand::Rebuild { order, confirm } => {
+            let node: NodeView = api.get(&format!("/v1/nodes/{}", order.node)).await?;
+            if confirm != node.name {
+                let say = format!("--confirm={confirm} does not name the node; type --confirm={}", node.name);
+                return Err(ClientError::Local(say));
+            }
+            place(&api, JobKind::Rebuild, &order, format).await
+        }
+        ClientCommand::Watch { target } => {
+            let job = find_job(&api, target.as_deref()).await?;
+            waterfall::watch(&api, &job.id.to_string()).await
+        }
+    }
+}
+
+async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, ClientError> {
+    let (node, wanted) = match command {
+        NodeCommand::List => {
+            let nodes: Vec<NodeView> = api.get("/v1/nodes").await?;
+            return output::list(&nodes, format);
+        }
+        NodeCommand::Show { node } => {
+            let node: NodeView = api.get(&format!("/v1/nodes/{node}")).await?;
+            return output::one(&node, format);
+        }
+        NodeCommand::Add { name, mac, address } => {
+            let node: NodeView = api.post("/v1/nodes", &Declare { name, mac, address }).await?;
+            return output::one(&node, format);
+        }
+        NodeCommand::PoweredOn { node } => {
+            let body = crate::http::api::Power { observed: PowerState::On };
+            let node: NodeView = api.post(&format!("/v1/nodes/{node}/power"), &body).await?;
+            return output::one(&node, format);
+        }
+        NodeCommand::Accept { node } => (node, Move::Accept),
+        NodeCommand::Reject { node } => (node, Move::Reject),
+        NodeCommand::Release { node } => (node, Move::Release),
+        NodeCommand::Break { node } => (node, Move::Break),
+        NodeCommand::Repair { node } => (node, Move::Repair),
+        NodeCommand::Retire { node } => (node, Move::Retire),
+    };
+    let path = format!("/v1/nodes/{node}/{}", wanted.name());
+    let node: NodeView = api.post(&path, &serde_json::json!({})).await?;
+    output::one(&node, format)
+}
+
+async fn job(api: &Api, command: JobCommand, format: Format) -> Result<Exit, ClientError> {
+    match command {
+        JobCommand::List => {
+            let jobs: Vec<JobView> = api.get("/v1/jobs").await?;
+            output::list(&jobs, format)
+        }
+        JobCommand::Show { job } => {
+            let job = find_job(api, Some(&job)).await?;
+            if format == Format::Table {
+                print!("{}", waterfall::text(&job, waterfall::Style::plain()));
+                Ok(Exit::Done)
+            } else {
+                output::one(&job, format)
+            }
+        }
+        JobCommand::Log { job, follow } => log(api, &job, follow, format).await,
+        JobCommand::Cancel { job } => {
+            let job = find_job(api, Some(&job)).await?;
+            let job: JobView =
+                api.post(&format!("/v1/jobs/{}/cancel", job.id), &serde_json::json!({})).await?;
+            output::one(&job, format)
+        }
+    }
+}
+
+/// Prints a job's log; `follow` goes on until the job has ended.
+async fn log(api: &Api, target: &str, follow: bool, format: Format) -> Result<Exit, ClientError> {
+    let job = find_job(api, Some(target)).await?;
+    let mut after = 0;
+    loop {
+        // Asked first: what was said before the end is then surely printed.
+        let ended = api.get::<JobView>(&format!("/v1/jobs/{}", job.id)).await?.state.ended();
+        let lines: Vec<crate::store::StoredLine> =
+            api.get(&format!("/v1/jobs/{}/log?after={after}", job.id)).await?;
+        for line in &lines {
+            output::print(&line.row_for_log(format)?)?;
+        }
+        match lines.last() {
+            Some(last) => after = last.id,
+            None if !follow || ended => return Ok(Exit::Done),
+            None => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+}
+
+async fn place(api: &Api, kind: JobKind, order: &Order, format: Format) -> Result<Exit, ClientError> {
+    let body = crate::http::api::OrderJob { kind, profile: order.profile.clone() };
+    let mut job: JobView = api.post(&format!("/v1/nodes/{}/jobs", order.node), &body).await?;
+    if !order.wait {
+        eprintln!("ordered; follow it with: ks watch {}", job.id);
+        return output::one(&job, format);
+    }
+    let waited = tokio::time::timeout(Duration::from_secs(order.timeout), async {
+        while !job.state.ended() {
+            job = api.get(&format!("/v1/jobs/{}?wait=30s", job.id)).await?;
+        }
+        Ok::<_, ClientError>(())
+    });
+    match waited.await {
+        Ok(outcome) => outcome?,
+        Err(_) => {
+            eprintln!("still running after {} s; follow it with: ks watch {}", order.timeout, job.id);
+            return Ok(Exit::WaitTimedOut);
+        }
+    }
+    output::one(&job, format)?;
+    Ok(output::explain(&job))
+}
+
+/// The job of that identifier, or the current or last job of that node; the newest for none.
+async fn find_job(api: &Api, target: Option<&str>) -> Result<JobView, ClientError> {
+    let id = match target {
+        Some(id) if id.starts_with("job_") => id.to_owned(),
+        Some(node) => {
+            let node: NodeView = api.get(&format!("/v1/nodes/{node}")).await?;
+            let job = node.job.or(node.last_job).ok_or_else(|| {
+                ClientError::NotFound(format!("{} has had no job; order one with: ks deploy {0}", node.name))
+            })?;
+            job.to_string()
+        }
+        None => {
+            let jobs: Vec<JobView> = api.get("/v1/jobs").await?;
+            return jobs.into_iter().next().ok_or_else(|| ClientError::NotFound("there is no job".into()));
+        }
+    };
+    api.get(&format!("/v1/jobs/{id}")).await
+}

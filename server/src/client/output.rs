@@ -1,0 +1,163 @@
+//! Answers as tables, JSON, YAML or names.
+
+use super::Format;
+use super::api::ClientError;
+use crate::exit::Exit;
+use crate::http::api::{JobView, NodeView, ProfileView};
+use crate::store::StoredLine;
+use comfy_table::{Table, presets};
+use kaltstart_core::machine::JobState;
+use kaltstart_protocol::image::Manifest;
+use serde::Serialize;
+use std::io::{ErrorKind, Write as _};
+
+/// Something that can be a row of a table.
+pub(super) trait Row: Serialize {
+    const HEADER: &'static [&'static str];
+
+    fn name(&self) -> String;
+
+    fn cells(&self) -> Vec<String>;
+}
+
+impl Row for NodeView {
+    const HEADER: &'static [&'static str] = &["NAME", "STATE", "HEADLINE", "MAC", "ADDRESS"];
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let macs: Vec<String> = self.macs.iter().map(ToString::to_string).collect();
+        let address = self.address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+        vec![self.name.clone(), self.state.to_string(), self.headline.clone(), macs.join(","), address]
+    }
+}
+
+impl Row for JobView {
+    const HEADER: &'static [&'static str] = &["ID", "NODE", "KIND", "PROFILE", "STATE", "PHASE", "FINDING"];
+
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let finding =
+            self.findings.last().map_or_else(String::new, |f| format!("{} {}", f.finding.code, f.title));
+        vec![
+            self.id.to_string(),
+            self.node_name.clone(),
+            word(&self.kind),
+            self.profile.clone(),
+            word(&self.state),
+            self.phase.name().to_owned(),
+            finding,
+        ]
+    }
+}
+
+impl Row for ProfileView {
+    const HEADER: &'static [&'static str] = &["NAME", "IMAGE", "LAYOUT"];
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone(), self.image.clone(), self.layout.clone()]
+    }
+}
+
+impl Row for Manifest {
+    const HEADER: &'static [&'static str] = &["NAME", "VERSION", "MB", "DIGEST"];
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let megabytes = (self.size / 1_000_000).to_string();
+        vec![self.name.clone(), self.version.clone(), megabytes, self.digest.to_string()]
+    }
+}
+
+impl StoredLine {
+    /// The line as `ks job log` prints it.
+    pub(super) fn row_for_log(&self, format: Format) -> Result<String, ClientError> {
+        match format {
+            Format::Json => serde_json::to_string(self).map_err(|e| ClientError::Local(e.to_string())),
+            Format::Table | Format::Yaml | Format::Name => {
+                let time = crate::http::api::rfc3339(self.time);
+                Ok(format!("{time} {:<5} {}", self.level, printable(&self.text)))
+            }
+        }
+    }
+}
+
+/// What a machine said, as text only: no control characters reach the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The name a unit variant has in the API.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Prints a line; a reader that went away is not an error.
+pub(super) fn print(line: &str) -> Result<(), ClientError> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(ClientError::Local(error.to_string())),
+        _ => Ok(()),
+    }
+}
+
+/// Prints many rows.
+pub(super) fn list<R: Row>(rows: &[R], format: Format) -> Result<Exit, ClientError> {
+    match format {
+        Format::Table => print(&table(rows))?,
+        Format::Name => rows.iter().try_for_each(|row| print(&row.name()))?,
+        Format::Json | Format::Yaml => print(&structured(&rows, format)?)?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Prints one row.
+pub(super) fn one<R: Row>(row: &R, format: Format) -> Result<Exit, ClientError> {
+    match format {
+        Format::Table => print(&table(std::slice::from_ref(row)))?,
+        Format::Name => print(&row.name())?,
+        Format::Json | Format::Yaml => print(&structured(row, format)?)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn structured(value: &impl Serialize, format: Format) -> Result<String, ClientError> {
+    if format == Format::Yaml {
+        serde_saphyr::to_string(value).map_err(|e| ClientError::Local(e.to_string()))
+    } else {
+        serde_json::to_string_pretty(value).map_err(|e| ClientError::Local(e.to_string()))
+    }
+}
+
+fn table<R: Row>(rows: &[R]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(R::HEADER.iter().copied());
+    for row in rows {
+        table.add_row(row.cells().iter().map(|cell| printable(cell)));
+    }
+    table.trim_fmt()
+}
+
+/// Says on stderr how a job ended, and chooses the exit code.
+pub(super) fn explain(job: &JobView) -> Exit {
+    for finding in &job.findings {
+        eprintln!("{} {}: {}", finding.finding.code, finding.title, printable(&finding.finding.detail));
+        eprintln!("  next: {}", finding.next);
+    }
+    match job.state {
+        JobState::Succeeded => Exit::Done,
+        _ => Exit::JobFailed,
+    }
+}

@@ -1,0 +1,208 @@
+//! The agent's API; `kaltstart_protocol::agent_api` tells its contract.
+
+use super::error::Problem;
+use crate::app::{App, AppError};
+use crate::clock;
+use crate::store::{Key, Versioned};
+use axum::Json;
+use axum::extract::{FromRequestParts, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
+use kaltstart_core::lifecycle::{Assignment, assignment};
+use kaltstart_core::machine::{Job, Machine};
+use kaltstart_protocol::agent_api::{
+    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
+};
+use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::node_api::NodeReport;
+use kaltstart_protocol::secret::Secret;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest a task request is held back, in seconds.
+const WAIT_MAX: u32 = 60;
+
+/// Lines of one log batch that are looked at.
+const LOG_BATCH_MAX: usize = 1000;
+
+/// An agent that proved its session.
+pub(super) struct Agent {
+    session: Digest,
+    found: Versioned,
+}
+
+impl FromRequestParts<Arc<App>> for Agent {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let unknown = || Problem::unauthorized("this agent's session is not known (any more); restart it");
+        let secret = super::bearer(&parts.headers).ok_or_else(unknown)?;
+        let session = secret.fingerprint();
+        let found = app.store.machine(Key::Session(session))?.ok_or_else(unknown)?;
+        Ok(Self { session, found })
+    }
+}
+
+/// `POST /agent/v1/hello`
+pub(super) async fn hello(
+    State(app): State<Arc<App>>,
+    Json(hello): Json<Hello>,
+) -> Result<Json<Welcome>, Problem> {
+    let (token, session) = (hello.token.fingerprint(), hello.session.fingerprint());
+    let known = app.store.machine(Key::Session(session))?.is_some();
+    let key = if known { Key::Session(session) } else { Key::BootToken(token) };
+    let event = Event::AgentHello(event::Hello {
+        token,
+        session,
+        mode: hello.mode,
+        boot_id: hello.boot_id,
+        running_ms: hello.uptime_ms.saturating_sub(hello.started_uptime_ms),
+        facts: hello.facts,
+    });
+    match app.apply(key, &event).await {
+        Ok(applied) => {
+            let node = applied.machine.node;
+            tracing::info!(node = node.name, mode = ?hello.mode, version = hello.agent_version, "agent says hello");
+            Ok(Json(Welcome { node: node.id, name: node.name }))
+        }
+        Err(AppError::NotFound(_) | AppError::Refused(_)) => {
+            tracing::warn!("an agent's hello was refused: its boot token is unknown, used or expired");
+            Err(Problem::unauthorized("the boot token is unknown, used or expired; restart the machine"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `POST /agent/v1/task`
+pub(super) async fn task(
+    State(app): State<Arc<App>>,
+    agent: Agent,
+    Json(request): Json<TaskRequest>,
+) -> Result<Json<Task>, Problem> {
+    let wait = Duration::from_secs(u64::from(request.wait_seconds.min(WAIT_MAX)));
+    let mut newest = app.store.newest_event();
+    let key = Key::Session(agent.session);
+    let look = async {
+        loop {
+            newest.mark_unchanged();
+            let machine = app.machine(key)?.machine;
+            match assignment(&machine) {
+                Assignment::Wait => {}
+                Assignment::Reboot => {
+                    return Ok(Task::Reboot { reason: "there is a job for this machine".into() });
+                }
+                Assignment::Install(job) => return hand_out(&app, key, &machine, &job).await,
+            }
+            if newest.changed().await.is_err() {
+                return Ok(Task::Wait);
+            }
+        }
+    };
+    match tokio::time::timeout(wait, look).await {
+        Ok(outcome) => outcome.map(Json),
+        Err(_) => Ok(Json(Task::Wait)),
+    }
+}
+
+/// Hands out a job's task, with a new token for the installed system's report.
+async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Result<Task, Problem> {
+    let (manifest, _) = app.images.find(&job.order.image).map_err(AppError::from)?;
+    if manifest.digest != job.order.image_digest {
+        let detail = format!("image {:?} was replaced since the order; order again", manifest.name);
+        return Err(Problem::new(StatusCode::CONFLICT, "image-unusable", detail));
+    }
+    let report_token = clock::token("kst_report_");
+    let taken = Event::TaskTaken { job: job.id.clone(), report_token: report_token.fingerprint() };
+    app.apply(key, &taken).await?;
+    let base = app.config.http_base();
+    let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
+    Ok(Task::Install(Box::new(InstallTask {
+        job: job.id.clone(),
+        attempt: job.attempt,
+        disk: job.order.disk.clone(),
+        layout: job.order.layout.clone(),
+        image_url: format!("{base}/images/{}", manifest.digest),
+        image: kaltstart_protocol::image::Manifest { packages: Vec::new(), ..manifest },
+        uuids: job.order.uuids.clone(),
+        identity: Identity {
+            hostname: machine.node.name.clone(),
+            domain: String::new(),
+            mac: boot_mac,
+            authorized_keys: job.order.authorized_keys.clone(),
+            report_url: format!("{base}/node/v1/report"),
+            report_token,
+        },
+    })))
+}
+
+/// `POST /agent/v1/report`
+pub(super) async fn report(
+    State(app): State<Arc<App>>,
+    agent: Agent,
+    Json(report): Json<Report>,
+) -> Result<Json<Directive>, Problem> {
+    let event = Event::PhaseReported {
+        job: report.job,
+        attempt: report.attempt,
+        phase: report.phase,
+        state: report.state,
+        progress: report.progress,
+        detail: report.detail,
+    };
+    directive(app.apply(Key::Session(agent.session), &event).await)
+}
+
+/// `POST /agent/v1/installed`
+pub(super) async fn installed(
+    State(app): State<Arc<App>>,
+    agent: Agent,
+    Json(installed): Json<Installed>,
+) -> Result<Json<Directive>, Problem> {
+    directive(app.apply(Key::Session(agent.session), &Event::InstallDone(installed)).await)
+}
+
+fn directive(outcome: Result<crate::app::Applied, AppError>) -> Result<Json<Directive>, Problem> {
+    match outcome {
+        Ok(_) => Ok(Json(Directive::Continue)),
+        Err(AppError::Refused(reason)) => Ok(Json(Directive::Stop { reason })),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `POST /agent/v1/log`
+pub(super) async fn log(
+    State(app): State<Arc<App>>,
+    agent: Agent,
+    Json(mut batch): Json<LogBatch>,
+) -> Result<StatusCode, Problem> {
+    let node = &agent.found.machine.node;
+    batch.lines.truncate(LOG_BATCH_MAX);
+    let job = node.session.as_ref().and_then(|session| session.job.clone());
+    app.store.put_log(node.id.clone(), job, agent.session, batch.first, batch.lines, clock::now()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /node/v1/report`
+pub(super) async fn system_report(
+    State(app): State<Arc<App>>,
+    Json(report): Json<NodeReport>,
+) -> Result<StatusCode, Problem> {
+    let token: Secret = report.token;
+    let event = Event::SystemReported(SystemReport {
+        hostname: report.hostname,
+        kernel: report.kernel,
+        root_device: report.root_device,
+        root_uuid: report.root_uuid,
+        os: report.os,
+        machine_id: report.machine_id,
+        ssh_host_keys: report.ssh_host_keys,
+    });
+    match app.apply(Key::ReportToken(token.fingerprint()), &event).await {
+        Ok(_) => Ok(StatusCode::NO_CONTENT),
+        Err(AppError::NotFound(_) | AppError::Refused(_)) => {
+            Err(Problem::new(StatusCode::GONE, "refused", "nobody waits for this report"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,455 @@
+//! `/v1`: nodes and jobs for people and portals, and the JSON they are shown as.
+
+use super::error::Problem;
+use crate::app::App;
+use crate::clock;
+use crate::config::{self, is_host_name};
+use crate::store::{Key, StoredLine};
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use kaltstart_core::lifecycle::event::{Event, Move};
+use kaltstart_core::machine::{Job, JobKind, JobState, Machine, PhaseRecord, State as NodeState, System};
+use kaltstart_core::usual::{self, SAMPLE_MAX, Usual};
+use kaltstart_protocol::facts::Facts;
+use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
+use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::time::Millis;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest a job request is held back.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Jobs of a listing.
+const JOBS_MAX: usize = 200;
+
+/// Log lines of one answer.
+const LINES_MAX: usize = 1000;
+
+/// A node as clients see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Never changes.
+    pub id: NodeId,
+    /// Host name.
+    pub name: String,
+    /// What it is.
+    pub state: NodeState,
+    /// What it is and does, for people.
+    pub headline: String,
+    /// Hardware addresses.
+    pub macs: Vec<Mac>,
+    /// Address it was given last.
+    pub address: Option<Ipv4Addr>,
+    /// Reserved address.
+    pub reservation: Option<Ipv4Addr>,
+    /// Its job, while one is queued or running.
+    pub job: Option<JobId>,
+    /// The job that ended last.
+    pub last_job: Option<JobId>,
+    /// When it was heard last.
+    pub last_seen: Option<Millis>,
+    /// What the agent saw last.
+    pub facts: Option<Facts>,
+    /// What the installed system told.
+    pub report: Option<System>,
+}
+
+/// A job as clients see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobView {
+    /// Never changes.
+    pub id: JobId,
+    /// The node's identifier.
+    pub node: NodeId,
+    /// The node's name.
+    pub node_name: String,
+    /// What kind.
+    pub kind: JobKind,
+    /// How it stands.
+    pub state: JobState,
+    /// Profile that is laid down.
+    pub profile: String,
+    /// Image that is laid down.
+    pub image: String,
+    /// Its digest.
+    pub image_digest: Digest,
+    /// Starts of the machine for this job.
+    pub attempt: u32,
+    /// The current phase.
+    pub phase: Phase,
+    /// The thirteen phases.
+    pub phases: Vec<PhaseView>,
+    /// What went wrong, and what to do.
+    pub findings: Vec<FindingView>,
+    /// When it was ordered.
+    pub created_at: Millis,
+    /// When it ended.
+    pub ended_at: Option<Millis>,
+    /// Seconds until it is done, if all goes as usual.
+    pub eta_seconds: Option<u64>,
+    /// The server's clock, to which all times here belong.
+    pub now: Millis,
+}
+
+/// A phase as clients see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PhaseView {
+    /// Its name.
+    pub name: Phase,
+    /// When it ran and what it did.
+    #[serde(flatten)]
+    pub record: PhaseRecord,
+    /// What it usually takes.
+    pub usual: Usual,
+    /// Whether it takes longer than it usually does.
+    pub overdue: bool,
+}
+
+/// A finding with its words.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FindingView {
+    /// Code and proof.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// What the code means.
+    pub title: String,
+    /// What to do next.
+    pub next: String,
+}
+
+fn node_view(machine: &Machine) -> NodeView {
+    let node = &machine.node;
+    let headline = match &machine.job {
+        Some(job) if job.state == JobState::Queued => "waiting for the machine".to_owned(),
+        Some(job) if !job.state.ended() => format!("deploying · {}", job.phase.name()),
+        Some(job) if job.state == JobState::Failed && node.state == NodeState::Allocated => {
+            let why =
+                job.findings.last().map_or_else(String::new, |f| format!(" · {} {}", f.code, f.code.title()));
+            format!("deploy failed{why}")
+        }
+        _ => node.state.to_string(),
+    };
+    NodeView {
+        id: node.id.clone(),
+        name: node.name.clone(),
+        state: node.state,
+        headline,
+        macs: node.macs.clone(),
+        address: node.address,
+        reservation: node.reservation,
+        job: node.job.clone(),
+        last_job: node.last_job.clone(),
+        last_seen: node.last_seen,
+        facts: node.facts.clone(),
+        report: node.system.clone(),
+    }
+}
+
+fn job_view(app: &App, job: &Job) -> Result<JobView, Problem> {
+    let good = app.store.good_jobs(&job.order.profile, SAMPLE_MAX)?;
+    let usuals: Vec<Usual> = Phase::ALL.iter().map(|phase| usual::usual(*phase, &good)).collect();
+    let now = clock::now();
+    let node_name =
+        app.store.machine(Key::Id(&job.node))?.map_or_else(String::new, |found| found.machine.node.name);
+    let phases = Phase::ALL
+        .iter()
+        .zip(&job.phases)
+        .zip(&usuals)
+        .map(|((name, record), usual)| {
+            let running = record.ended_at.is_none() && usual.sample > 0;
+            let overdue = running && record.duration(now).is_some_and(|ms| ms > usual.p95_ms);
+            PhaseView { name: *name, record: record.clone(), usual: *usual, overdue }
+        })
+        .collect();
+    let findings = job
+        .findings
+        .iter()
+        .map(|finding| FindingView {
+            title: finding.code.title().into(),
+            next: finding.code.next().into(),
+            finding: finding.clone(),
+        })
+        .collect();
+    Ok(JobView {
+        id: job.id.clone(),
+        node: job.node.clone(),
+        node_name,
+        kind: job.kind,
+        state: job.state,
+        profile: job.order.profile.clone(),
+        image: job.order.image.clone(),
+        image_digest: job.order.image_digest,
+        attempt: job.attempt,
+        phase: job.phase,
+        phases,
+        findings,
+        created_at: job.created_at,
+        ended_at: job.ended_at,
+        eta_seconds: usual::left(job, &usuals, now).map(|ms| ms.div_ceil(1000)),
+        now,
+    })
+}
+
+/// A point in time as RFC 3339 text.
+#[must_use]
+pub fn rfc3339(time: Millis) -> String {
+    jiff::Timestamp::from_millisecond(i64::try_from(time.0).unwrap_or(i64::MAX))
+        .unwrap_or(jiff::Timestamp::MAX)
+        .to_string()
+}
+
+/// The machine whose identifier, name or hardware address is `text`.
+fn find(app: &App, text: &str) -> Result<Machine, Problem> {
+    let found = match (text.parse::<NodeId>(), text.parse::<Mac>()) {
+        (Ok(id), _) => app.store.machine(Key::Id(&id))?,
+        (_, Ok(mac)) => app.store.machine(Key::Mac(mac))?,
+        _ => app.store.machine(Key::Name(text))?,
+    };
+    found.map(|found| found.machine).ok_or_else(|| {
+        Problem::not_found(format!(
+            "no node has the identifier, name or MAC {text:?}; `ks node list` shows all"
+        ))
+    })
+}
+
+fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+    body.map(|Json(value)| value).map_err(|rejection| Problem::bad_request(rejection.body_text()))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct NodeFilter {
+    state: Option<NodeState>,
+}
+
+/// `GET /v1/nodes?state=`
+pub(super) async fn nodes(
+    State(app): State<Arc<App>>,
+    Query(filter): Query<NodeFilter>,
+) -> Result<Json<Vec<NodeView>>, Problem> {
+    let machines = app.store.machines()?;
+    let wanted = machines.iter().filter(|found| filter.state.is_none_or(|s| found.machine.node.state == s));
+    Ok(Json(wanted.map(|found| node_view(&found.machine)).collect()))
+}
+
+/// Body of `POST /v1/nodes`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Declare {
+    /// Host name, one label.
+    pub name: String,
+    /// Hardware address of the interface it boots from.
+    pub mac: Mac,
+    /// Reserved address.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+}
+
+/// `POST /v1/nodes`
+pub(super) async fn declare(
+    State(app): State<Arc<App>>,
+    wanted: Result<Json<Declare>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Declare { name, mac, address } = body(wanted)?;
+    if !is_host_name(&name) {
+        return Err(Problem::bad_request(format!("name {name:?} is not a host name (letters, digits, -)")));
+    }
+    if let Some(address) = address
+        && !app.config.dhcp.iter().any(|subnet| subnet.subnet.has_host(address))
+    {
+        return Err(Problem::bad_request(format!("address {address} is in no subnet of this server")));
+    }
+    let machine = app.declare(&config::Node { name, mac, address }).await?;
+    let location = format!("/v1/nodes/{}", machine.node.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(node_view(&machine))).into_response())
+}
+
+/// `GET /v1/nodes/{node}`
+pub(super) async fn node(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+) -> Result<Json<NodeView>, Problem> {
+    Ok(Json(node_view(&find(&app, &node)?)))
+}
+
+/// Body of `POST /v1/nodes/{node}/jobs`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderJob {
+    /// What kind.
+    pub kind: JobKind,
+    /// Profile to lay down.
+    pub profile: String,
+}
+
+/// `POST /v1/nodes/{node}/jobs`
+pub(super) async fn order(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+    wanted: Result<Json<OrderJob>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let wanted = body(wanted)?;
+    let id = find(&app, &node)?.node.id;
+    let machine = app.order(Key::Id(&id), wanted.kind, &wanted.profile).await?;
+    let job = machine.job.ok_or_else(|| Problem::not_found("the job has gone"))?;
+    let location = format!("/v1/jobs/{}", job.id);
+    let view = job_view(&app, &job)?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(view)).into_response())
+}
+
+/// Body of `POST /v1/nodes/{node}/power`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Power {
+    /// What somebody saw or did.
+    pub observed: PowerState,
+}
+
+/// Whether a machine is switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerState {
+    /// It was switched on.
+    On,
+}
+
+/// `POST /v1/nodes/{node}/power`: somebody pressed the button.
+pub(super) async fn power(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+    observed: Result<Json<Power>, JsonRejection>,
+) -> Result<Json<NodeView>, Problem> {
+    let Power { observed: PowerState::On } = body(observed)?;
+    let id = find(&app, &node)?.node.id;
+    Ok(Json(node_view(&app.apply(Key::Id(&id), &Event::PowerSeen).await?.machine)))
+}
+
+/// `POST /v1/nodes/{node}/{accept|reject|release|break|repair|retire}`
+pub(super) async fn move_node(
+    State(app): State<Arc<App>>,
+    Path((node, word)): Path<(String, String)>,
+) -> Result<Json<NodeView>, Problem> {
+    let wanted = Move::ALL
+        .into_iter()
+        .find(|wanted| wanted.name() == word)
+        .ok_or_else(|| Problem::not_found(format!("a node knows no {word:?}")))?;
+    let id = find(&app, &node)?.node.id;
+    Ok(Json(node_view(&app.apply(Key::Id(&id), &Event::Operator(wanted)).await?.machine)))
+}
+
+/// `GET /v1/jobs`
+pub(super) async fn jobs(State(app): State<Arc<App>>) -> Result<Json<Vec<JobView>>, Problem> {
+    app.store.jobs(JOBS_MAX)?.iter().map(|job| job_view(&app, job)).collect::<Result<_, _>>().map(Json)
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Wait {
+    /// As `60s` or `60`.
+    wait: Option<String>,
+}
+
+/// `GET /v1/jobs/{job}?wait=60s`: with `wait`, answers when the job has ended or the time is over.
+pub(super) async fn job(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(wait): Query<Wait>,
+) -> Result<Json<JobView>, Problem> {
+    let id = job_id(&id)?;
+    let wait =
+        match wait.wait {
+            Some(text) => text.trim_end_matches('s').parse().map(Duration::from_secs).map_err(|_| {
+                Problem::bad_request(format!("wait {text:?} is not a number of seconds, as 60s"))
+            })?,
+            None => Duration::ZERO,
+        };
+    let mut newest = app.store.newest_event();
+    let ended = async {
+        loop {
+            newest.mark_unchanged();
+            if find_job(&app, &id)?.state.ended() || newest.changed().await.is_err() {
+                return Ok::<(), Problem>(());
+            }
+        }
+    };
+    if let Ok(looked) = tokio::time::timeout(wait.min(WAIT_MAX), ended).await {
+        looked?;
+    }
+    job_view(&app, &find_job(&app, &id)?).map(Json)
+}
+
+fn job_id(text: &str) -> Result<JobId, Problem> {
+    text.parse().map_err(|_| Problem::not_found(format!("{text:?} is not a job; `ks job list` shows them")))
+}
+
+fn find_job(app: &App, id: &JobId) -> Result<Job, Problem> {
+    app.store.job(id)?.ok_or_else(|| Problem::not_found(format!("there is no job {id}")))
+}
+
+/// `POST /v1/jobs/{job}/cancel`
+pub(super) async fn cancel(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, Problem> {
+    let id = job_id(&id)?;
+    let node = find_job(&app, &id)?.node;
+    let cancelled = app
+        .apply_with(Key::Id(&node), |machine| {
+            if machine.node.job.as_ref() == Some(&id) {
+                Ok(Event::JobCancelled)
+            } else {
+                Err(crate::app::AppError::Refused("the job has ended".into()))
+            }
+        })
+        .await?;
+    let job = cancelled.machine.job.ok_or_else(|| Problem::not_found(format!("there is no job {id}")))?;
+    job_view(&app, &job).map(Json)
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct After {
+    #[serde(default)]
+    after: i64,
+}
+
+/// `GET /v1/jobs/{job}/log?after=NUMBER`
+pub(super) async fn job_log(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(After { after }): Query<After>,
+) -> Result<Json<Vec<StoredLine>>, Problem> {
+    let id = job_id(&id)?;
+    find_job(&app, &id)?;
+    Ok(Json(app.store.job_log(&id, after, LINES_MAX)?))
+}
+
+/// A profile as clients see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProfileView {
+    /// Name.
+    pub name: String,
+    /// Image.
+    pub image: String,
+    /// Layout.
+    pub layout: String,
+}
+
+/// `GET /v1/profiles`
+pub(super) async fn profiles(State(app): State<Arc<App>>) -> Json<Vec<ProfileView>> {
+    let view = |profile: &config::Profile| ProfileView {
+        name: profile.name.clone(),
+        image: profile.image.clone(),
+        layout: profile.layout.clone(),
+    };
+    Json(app.config.profile.iter().map(view).collect())
+}
+
+/// `GET /v1/images`
+pub(super) async fn images(State(app): State<Arc<App>>) -> Json<Vec<kaltstart_protocol::image::Manifest>> {
+    Json(app.images.all())
+}

@@ -1,0 +1,95 @@
+//! What firmware and boot loaders fetch: loaders, scripts, kernel, ramdisk, images.
+//!
+//! Nothing here is secret but the one-time token within a script.
+
+use super::error::Problem;
+use super::files;
+use crate::app::App;
+use crate::render;
+use crate::store::Key;
+use axum::extract::{Path, Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use kaltstart_core::lifecycle::event::Event;
+use kaltstart_protocol::ids::{Digest, Mac};
+use std::sync::Arc;
+
+/// `GET /boot/{mac}/script.ipxe`: what the machine may start now; grants it at the same time.
+pub(super) async fn script(
+    State(app): State<Arc<App>>,
+    Path(mac): Path<String>,
+) -> Result<Response, Problem> {
+    let mac = parse_mac(&mac)?;
+    let text = match app.grant(mac).await? {
+        Some((mode, token)) => {
+            render::agent_script(&app.config.http_base(), mac, mode, &token, &app.config.boot.cmdline)
+        }
+        None => render::local_script(mac),
+    };
+    let text = text.map_err(|error| {
+        tracing::error!(%error, "boot script");
+        Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "internal", "the boot script is broken")
+    })?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}
+
+/// `GET /boot/{mac}/vmlinuz`
+pub(super) async fn kernel(State(app): State<Arc<App>>, request: Request) -> Response {
+    let path = app.config.boot.kernel.clone();
+    files::serve(&path, "application/octet-stream", request, move |bytes| count(&app, bytes)).await
+}
+
+/// `GET /boot/{mac}/ramdisk`: the last file before the kernel starts.
+pub(super) async fn ramdisk(
+    State(app): State<Arc<App>>,
+    Path(mac): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let mac = parse_mac(&mac)?;
+    let path = app.config.boot.ramdisk.clone();
+    let sent = move |bytes| {
+        count(&app, bytes);
+        tokio::spawn(async move {
+            if let Err(error) = app.apply(Key::Mac(mac), &Event::RamdiskServed { bytes }).await {
+                tracing::debug!(%mac, %error, "ramdisk served");
+            }
+        });
+    };
+    Ok(files::serve(&path, "application/octet-stream", request, sent).await)
+}
+
+/// `GET /boot/files/{name}`: first-stage loaders, for UEFI HTTP boot.
+pub(super) async fn loader(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    const LOADERS: [&str; 3] = ["snponly.efi", "snponly-arm64.efi", "undionly.kpxe"];
+    if !LOADERS.contains(&name.as_str()) {
+        return Err(Problem::not_found(format!("{name:?} is not a boot file")));
+    }
+    let path = app.config.boot.loaders.join(name);
+    Ok(files::serve(&path, "application/efi", request, move |bytes| count(&app, bytes)).await)
+}
+
+/// `GET /images/{digest}`
+pub(super) async fn image(
+    State(app): State<Arc<App>>,
+    Path(digest): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let digest: Digest = digest.parse().map_err(|error| Problem::bad_request(format!("{error}")))?;
+    let path = app
+        .images
+        .file(&digest)
+        .ok_or_else(|| Problem::not_found(format!("no image has the digest {digest}")))?;
+    Ok(files::serve(&path, "application/octet-stream", request, move |bytes| count(&app, bytes)).await)
+}
+
+fn count(app: &App, bytes: u64) {
+    app.metrics.http_bytes.inc_by(bytes);
+}
+
+fn parse_mac(text: &str) -> Result<Mac, Problem> {
+    text.parse().map_err(|error| Problem::bad_request(format!("{error}")))
+}

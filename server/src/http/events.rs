@@ -1,0 +1,93 @@
+//! Server-sent events: what happened, in order, from any number on.
+//!
+//! Each event carries its number as `id`; a client that reconnects with `Last-Event-ID` misses
+//! nothing that is still kept.
+
+use super::error::Problem;
+use crate::app::App;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_util::stream::{self, Stream, StreamExt};
+use kaltstart_protocol::ids::JobId;
+use serde::Deserialize;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// Events read from the store at once.
+const BATCH_MAX: usize = 500;
+
+/// Where to begin.
+#[derive(Debug, Deserialize)]
+pub(super) struct From {
+    /// Number of the last event the client has; `0` = all that is kept. Without it and without
+    /// `Last-Event-ID`: only what happens from now on.
+    after: Option<i64>,
+}
+
+type Events = Sse<axum::response::sse::KeepAliveStream<EventStream>>;
+type EventStream = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>>;
+
+/// `GET /v1/events`
+pub(super) async fn all(
+    State(app): State<Arc<App>>,
+    Query(from): Query<From>,
+    headers: HeaderMap,
+) -> Result<Events, Problem> {
+    let after = last_event_id(&headers)?.or(from.after).unwrap_or(*app.store.newest_event().borrow());
+    Ok(stream(app, after, None))
+}
+
+/// `GET /v1/jobs/{job}/events`: from the job's first event on, unless told otherwise.
+pub(super) async fn of_job(
+    State(app): State<Arc<App>>,
+    Path(job): Path<String>,
+    Query(from): Query<From>,
+    headers: HeaderMap,
+) -> Result<Events, Problem> {
+    let job: JobId = job.parse().map_err(|_| Problem::not_found(format!("{job:?} is not a job")))?;
+    let after = last_event_id(&headers)?.or(from.after).unwrap_or(0);
+    Ok(stream(app, after, Some(job)))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| Problem::bad_request("Last-Event-ID is not a number"))
+}
+
+fn stream(app: Arc<App>, after: i64, job: Option<JobId>) -> Events {
+    let newest = app.store.newest_event();
+    let batches = stream::unfold((app, newest, after, job), |(app, mut newest, mut after, job)| async move {
+        loop {
+            newest.mark_unchanged();
+            let batch = match app.store.events(after, job.as_ref(), BATCH_MAX) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    tracing::error!(%error, "events");
+                    return None;
+                }
+            };
+            if let Some(last) = batch.last() {
+                after = last.id;
+                return Some((stream::iter(batch), (app, newest, after, job)));
+            }
+            newest.changed().await.ok()?;
+        }
+    });
+    let events: EventStream = Box::pin(batches.flatten().map(|stored| {
+        let data = serde_json::json!({
+            "specversion": "1.0",
+            "id": stored.id.to_string(),
+            "source": "kaltstart",
+            "type": format!("dev.kaltstart.{}", stored.kind),
+            "subject": stored.job.as_ref().unwrap_or(&stored.node),
+            "time": crate::http::api::rfc3339(stored.time),
+            "datacontenttype": "application/json",
+            "data": serde_json::from_str::<serde_json::Value>(&stored.data).unwrap_or_default(),
+        });
+        Ok(Event::default().id(stored.id.to_string()).event(stored.kind).data(data.to_string()))
+    }));
+    Sse::new(events).keep_alive(KeepAlive::default())
+}

@@ -1,0 +1,85 @@
+//! HTTP: every route on one page.
+
+mod agent;
+pub mod api;
+mod boot;
+pub mod error;
+mod events;
+mod files;
+
+use crate::app::App;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use error::Problem;
+use kaltstart_protocol::secret::Secret;
+use std::sync::Arc;
+
+/// Largest body that is read, in bytes: facts of a machine with many disks stay far below.
+const BODY_MAX: usize = 1 << 20;
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    let operator = Router::new()
+        .route("/v1/nodes", get(api::nodes).post(api::declare))
+        .route("/v1/nodes/{node}", get(api::node))
+        .route("/v1/nodes/{node}/jobs", post(api::order))
+        .route("/v1/nodes/{node}/power", post(api::power))
+        .route("/v1/nodes/{node}/{move}", post(api::move_node))
+        .route("/v1/jobs", get(api::jobs))
+        .route("/v1/jobs/{job}", get(api::job))
+        .route("/v1/jobs/{job}/cancel", post(api::cancel))
+        .route("/v1/jobs/{job}/log", get(api::job_log))
+        .route("/v1/jobs/{job}/events", get(events::of_job))
+        .route("/v1/profiles", get(api::profiles))
+        .route("/v1/images", get(api::images))
+        .route("/v1/events", get(events::all))
+        .route_layer(middleware::from_fn_with_state(app.clone(), only_admin));
+    Router::new()
+        .route("/boot/{mac}/script.ipxe", get(boot::script))
+        .route("/boot/{mac}/vmlinuz", get(boot::kernel))
+        .route("/boot/{mac}/ramdisk", get(boot::ramdisk))
+        .route("/boot/files/{name}", get(boot::loader))
+        .route("/images/{digest}", get(boot::image))
+        .route("/agent/v1/hello", post(agent::hello))
+        .route("/agent/v1/task", post(agent::task))
+        .route("/agent/v1/report", post(agent::report))
+        .route("/agent/v1/installed", post(agent::installed))
+        .route("/agent/v1/log", post(agent::log))
+        .route("/node/v1/report", post(agent::system_report))
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .merge(operator)
+        .fallback(|| async { Problem::not_found("there is no such page") })
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(app)
+}
+
+/// The secret of an `Authorization: Bearer` header (RFC 6750 §2.1).
+fn bearer(headers: &HeaderMap) -> Option<Secret> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    text.strip_prefix("Bearer ").map(|token| Secret::new(token.trim().to_owned()))
+}
+
+async fn only_admin(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, Problem> {
+    let admin = app.admin.fingerprint();
+    match bearer(request.headers()) {
+        Some(token) if token.matches(&admin) => Ok(next.run(request).await),
+        _ => Err(Problem::unauthorized(
+            "send `Authorization: Bearer TOKEN`; the token stands in admin.token of the data directory",
+        )),
+    }
+}
+
+async fn healthz(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, Problem> {
+    let nodes = app.store.machines()?.len();
+    Ok(Json(serde_json::json!({"status": "ok", "nodes": nodes, "version": env!("CARGO_PKG_VERSION")})))
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> ([(header::HeaderName, &'static str); 1], String) {
+    const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, TYPE)], app.metrics.text())
+}

@@ -1,0 +1,19 @@
+//! The Kaltstart boot server and its client.
+//!
+//! The server is a thin shell around `kaltstart-core`: [`net`] and [`http`] are its doors,
+//! [`app`] loads a machine, lets the core decide, commits through [`store`], and only then the
+//! door answers. [`client`] is `ks`, which speaks to the server's `/v1`.
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod exit;
+pub mod http;
+pub mod images;
+pub mod metrics;
+pub mod render;
+pub mod serve;
+pub mod store;

@@ -1,0 +1,579 @@
+//! Everything the server remembers, in one SQLite file.
+//!
+//! Reads see the last commit and take microseconds; writes go through one thread ([`writer`])
+//! and return when they are durable. Machines carry a version: a change that was decided on an
+//! older one is a [`Commit::Conflict`] and must be decided again.
+
+mod writer;
+
+pub use writer::WriteError;
+
+use kaltstart_core::lifecycle::event::Happening;
+use kaltstart_core::machine::{Job, JobState, Machine, Node};
+use kaltstart_protocol::agent_api::LogLine;
+use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
+use kaltstart_protocol::time::Millis;
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::watch;
+use writer::Writer;
+
+/// Version of the schema this program reads and writes.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Events that are kept.
+const EVENTS_MAX: i64 = 200_000;
+
+/// Log lines that are kept.
+const LOG_LINES_MAX: i64 = 1_000_000;
+
+/// Why something could not be read or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened or is damaged.
+    #[error("database {path}: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// Written by a newer program.
+    #[error(
+        "database {path} has version {found}, this program knows {SCHEMA_VERSION}: use the newer program"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// No writing thread.
+    #[error("cannot start the store's thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// A read failed.
+    #[error("reading the database: {0}")]
+    Read(#[from] rusqlite::Error),
+    /// A write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// By what a machine is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key<'a> {
+    /// Its identifier.
+    Id(&'a NodeId),
+    /// A hardware address.
+    Mac(Mac),
+    /// Its name.
+    Name(&'a str),
+    /// Its boot token.
+    BootToken(Digest),
+    /// Its agent's session secret.
+    Session(Digest),
+    /// The token of its job with which the installed system reports.
+    ReportToken(Digest),
+}
+
+impl Key<'_> {
+    fn columns(&self) -> (&'static str, String) {
+        match self {
+            Self::Id(id) => ("id", id.to_string()),
+            Self::Mac(mac) => ("mac", mac.to_string()),
+            Self::Name(name) => ("name", (*name).to_owned()),
+            Self::BootToken(digest) => ("boot_token", digest.to_string()),
+            Self::Session(digest) => ("session", digest.to_string()),
+            Self::ReportToken(digest) => ("report_token", digest.to_string()),
+        }
+    }
+}
+
+/// A machine with the version it was read at; 0 = not stored yet.
+#[derive(Debug, Clone)]
+pub struct Versioned {
+    /// The machine.
+    pub machine: Machine,
+    /// Its version.
+    pub version: i64,
+}
+
+/// What became of a change to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// It is durable.
+    Done,
+    /// The machine has changed meanwhile, or a name or address is taken: read and decide again.
+    Conflict,
+}
+
+/// An event as subscribers get it.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    /// Ascending number.
+    pub id: i64,
+    /// When.
+    pub time: Millis,
+    /// Type without prefix, as `job.phase_started`.
+    pub kind: String,
+    /// The node it is about.
+    pub node: String,
+    /// The job it is about.
+    pub job: Option<String>,
+    /// JSON object with the particulars.
+    pub data: String,
+}
+
+/// A stored line of an agent's log.
+#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+pub struct StoredLine {
+    /// Ascending number.
+    pub id: i64,
+    /// When the server got it.
+    pub time: Millis,
+    /// `error`, `warn`, `info`, `debug`.
+    pub level: String,
+    /// The text.
+    pub text: String,
+}
+
+/// The database.
+pub struct Store {
+    reader: Mutex<Connection>,
+    writer: Writer,
+    newest_event: watch::Sender<i64>,
+}
+
+impl Store {
+    /// Opens the database in `dir`, makes it when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or was written by a newer program.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join("kaltstart.db");
+        let open = |source| StoreError::Open { path: path.clone(), source };
+        let connection = connect(&path).map_err(open)?;
+        let found: i64 =
+            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(open)?;
+        if found > SCHEMA_VERSION {
+            return Err(StoreError::Newer { path, found });
+        }
+        if found == 0 {
+            connection
+                .execute_batch(&format!(
+                    "BEGIN IMMEDIATE; {} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;",
+                    include_str!("schema.sql")
+                ))
+                .map_err(open)?;
+        }
+        let newest: i64 = connection
+            .query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))
+            .map_err(open)?;
+        let reader = Mutex::new(connect(&path).map_err(open)?);
+        let writer = Writer::start(connection)?;
+        Ok(Self { reader, writer, newest_event: watch::Sender::new(newest) })
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(read(&connection)?)
+    }
+
+    /// The machine found by `key`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn machine(&self, key: Key<'_>) -> Result<Option<Versioned>, StoreError> {
+        let (kind, text) = key.columns();
+        let sql = if kind == "id" {
+            "SELECT doc, version FROM nodes WHERE id = :key AND :kind = 'id'"
+        } else {
+            "SELECT doc, version FROM nodes WHERE id = \
+             (SELECT node FROM node_keys WHERE kind = :kind AND key = :key)"
+        };
+        self.read(|connection| {
+            let found = connection
+                .prepare_cached(sql)?
+                .query_row(named_params! {":kind": kind, ":key": text}, |row| {
+                    Ok((document::<Node>(row, 0)?, row.get(1)?))
+                })
+                .optional()?;
+            found.map(|(node, version)| with_job(connection, node, version)).transpose()
+        })
+    }
+
+    /// All machines, by name.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn machines(&self) -> Result<Vec<Versioned>, StoreError> {
+        self.read(|connection| {
+            let nodes: Vec<(Node, i64)> = connection
+                .prepare_cached("SELECT doc, version FROM nodes ORDER BY doc ->> 'name'")?
+                .query_map([], |row| Ok((document(row, 0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            nodes.into_iter().map(|(node, version)| with_job(connection, node, version)).collect()
+        })
+    }
+
+    /// Stores a machine that was decided upon at `expected`, with what is told about it.
+    ///
+    /// # Errors
+    /// When the database cannot be written; nothing is stored then.
+    pub async fn commit(
+        &self,
+        machine: &Machine,
+        expected: i64,
+        happenings: &[Happening],
+        now: Millis,
+    ) -> Result<Commit, StoreError> {
+        let (machine, happenings) = (machine.clone(), happenings.to_vec());
+        let (commit, newest) = self
+            .writer
+            .write(move |connection| {
+                let commit = put_machine(connection, &machine, expected)?;
+                if commit == Commit::Conflict {
+                    return Ok((commit, None));
+                }
+                let newest = put_events(connection, &machine, &happenings, now)?;
+                Ok((commit, newest))
+            })
+            .await?;
+        if let Some(newest) = newest {
+            self.newest_event.send_if_modified(|id| {
+                let newer = newest > *id;
+                *id = newest.max(*id);
+                newer
+            });
+        }
+        Ok(commit)
+    }
+
+    /// A job by its identifier.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn job(&self, id: &JobId) -> Result<Option<Job>, StoreError> {
+        self.read(|connection| job(connection, id))
+    }
+
+    /// The newest jobs, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn jobs(&self, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT doc FROM jobs ORDER BY id DESC LIMIT ?1")?
+                .query_map([limit as i64], |row| document(row, 0))?
+                .collect()
+        })
+    }
+
+    /// The newest jobs of a profile that succeeded.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn good_jobs(&self, profile: &str, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT doc FROM jobs WHERE profile = ?1 AND state = 'succeeded' ORDER BY id DESC LIMIT ?2",
+                )?
+                .query_map(params![profile, limit as i64], |row| document(row, 0))?
+                .collect()
+        })
+    }
+
+    /// Nodes whose job has a deadline at or before `now`; all nodes with a deadline for none.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn due(&self, now: Option<Millis>) -> Result<Vec<NodeId>, StoreError> {
+        let limit = now.map_or(i64::MAX, |now| to_i64(now.0));
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT node FROM jobs WHERE deadline <= ?1")?
+                .query_map([limit], |row| parsed(row, 0))?
+                .collect()
+        })
+    }
+
+    /// At most `limit` events after number `after`; of one job only, when given.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn events(
+        &self,
+        after: i64,
+        job: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT id, time, kind, node, job, data FROM events \
+                     WHERE id > ?1 AND (?2 IS NULL OR job = ?2) ORDER BY id LIMIT ?3",
+                )?
+                .query_map(params![after, job.map(JobId::as_str), limit as i64], |row| {
+                    Ok(StoredEvent {
+                        id: row.get(0)?,
+                        time: Millis(row.get::<_, i64>(1)?.unsigned_abs()),
+                        kind: row.get(2)?,
+                        node: row.get(3)?,
+                        job: row.get(4)?,
+                        data: row.get(5)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Tells the number of the newest event, and each time it grows.
+    pub fn newest_event(&self) -> watch::Receiver<i64> {
+        self.newest_event.subscribe()
+    }
+
+    /// Stores lines of an agent's log; lines that are there already are left alone.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn put_log(
+        &self,
+        node: NodeId,
+        job: Option<JobId>,
+        boot: Digest,
+        first: u64,
+        lines: Vec<LogLine>,
+        now: Millis,
+    ) -> Result<(), StoreError> {
+        let write = move |connection: &Connection| {
+            let mut insert = connection.prepare_cached(
+                "INSERT OR IGNORE INTO log_lines (node, job, boot, line, time, level, text) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?;
+            let (job, boot) = (job.as_ref().map(JobId::as_str), boot.to_string());
+            for (i, line) in lines.iter().enumerate() {
+                let number = to_i64(first.saturating_add(i as u64));
+                insert.execute(params![
+                    node.as_str(),
+                    job,
+                    boot,
+                    number,
+                    to_i64(now.0),
+                    line.level,
+                    line.text
+                ])?;
+            }
+            trim(connection, "log_lines", LOG_LINES_MAX)
+        };
+        Ok(self.writer.write(write).await?)
+    }
+
+    /// At most `limit` lines of a job's log after number `after`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn job_log(&self, job: &JobId, after: i64, limit: usize) -> Result<Vec<StoredLine>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT id, time, level, text FROM log_lines WHERE job = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+                )?
+                .query_map(params![job.as_str(), after, limit as i64], |row| {
+                    Ok(StoredLine {
+                        id: row.get(0)?,
+                        time: Millis(row.get::<_, i64>(1)?.unsigned_abs()),
+                        level: row.get(2)?,
+                        text: row.get(3)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// All documents of the lease table.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn leases<L: DeserializeOwned>(&self) -> Result<Vec<L>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT doc FROM leases")?
+                .query_map([], |row| document(row, 0))?
+                .collect()
+        })
+    }
+
+    /// Stores leases by address; a missing document removes one.
+    ///
+    /// # Errors
+    /// When the database cannot be written; nothing is stored then.
+    pub async fn put_leases(&self, leases: Vec<(String, Option<String>)>) -> Result<(), StoreError> {
+        let write = move |connection: &Connection| {
+            for (address, doc) in &leases {
+                match doc {
+                    Some(doc) => connection
+                        .prepare_cached("INSERT OR REPLACE INTO leases (address, doc) VALUES (?1, ?2)")?
+                        .execute(params![address, doc])?,
+                    None => connection
+                        .prepare_cached("DELETE FROM leases WHERE address = ?1")?
+                        .execute([address])?,
+                };
+            }
+            Ok(())
+        };
+        Ok(self.writer.write(write).await?)
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    // FULL: a commit is on the disk before it is acknowledged, also in WAL mode.
+    connection
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+    Ok(connection)
+}
+
+fn to_i64(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+fn to_json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn document<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    from_json(row.get_ref(column)?.as_str()?)
+}
+
+fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<T> {
+    row.get_ref(column)?.as_str()?.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+fn job(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<Job>> {
+    connection
+        .prepare_cached("SELECT doc FROM jobs WHERE id = ?1")?
+        .query_row([id.as_str()], |row| document(row, 0))
+        .optional()
+}
+
+/// A node with its current job, or the one that has just ended.
+fn with_job(connection: &Connection, node: Node, version: i64) -> rusqlite::Result<Versioned> {
+    let job = match node.job.as_ref().or(node.last_job.as_ref()) {
+        Some(id) => job(connection, id)?,
+        None => None,
+    };
+    Ok(Versioned { machine: Machine { node, job }, version })
+}
+
+fn put_machine(connection: &Connection, machine: &Machine, expected: i64) -> rusqlite::Result<Commit> {
+    let node = &machine.node;
+    let id = node.id.as_str();
+    let doc = to_json(node)?;
+    let written = if expected == 0 {
+        connection
+            .prepare_cached("INSERT OR IGNORE INTO nodes (id, version, doc) VALUES (?1, 1, ?2)")?
+            .execute(params![id, doc])?
+    } else {
+        connection
+            .prepare_cached(
+                "UPDATE nodes SET version = version + 1, doc = ?2 WHERE id = ?1 AND version = ?3",
+            )?
+            .execute(params![id, doc, expected])?
+    };
+    if written == 0 {
+        return Ok(Commit::Conflict);
+    }
+    connection.prepare_cached("DELETE FROM node_keys WHERE node = ?1")?.execute([id])?;
+    let mut insert =
+        connection.prepare_cached("INSERT INTO node_keys (kind, key, node) VALUES (?1, ?2, ?3)")?;
+    for key in keys(machine) {
+        let (kind, text) = key.columns();
+        insert.execute(params![kind, text, id])?;
+    }
+    if let Some(job) = &machine.job {
+        let state = job_state(job.state);
+        let deadline = job.deadline.map(|deadline| to_i64(deadline.0));
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO jobs (id, node, profile, state, deadline, doc) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![job.id.as_str(), id, job.order.profile, state, deadline, to_json(job)?])?;
+    }
+    Ok(Commit::Done)
+}
+
+/// Everything by which `machine` is found, besides its identifier.
+fn keys(machine: &Machine) -> Vec<Key<'_>> {
+    let node = &machine.node;
+    let mut keys = vec![Key::Name(&node.name)];
+    keys.extend(node.macs.iter().map(|mac| Key::Mac(*mac)));
+    keys.extend(node.grant.iter().map(|grant| Key::BootToken(grant.token)));
+    keys.extend(node.session.iter().map(|session| Key::Session(session.secret)));
+    keys.extend(machine.job.iter().filter_map(|job| job.report_token).map(Key::ReportToken));
+    keys
+}
+
+const fn job_state(state: JobState) -> &'static str {
+    match state {
+        JobState::Queued => "queued",
+        JobState::Running => "running",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+fn put_events(
+    connection: &Connection,
+    machine: &Machine,
+    happenings: &[Happening],
+    now: Millis,
+) -> rusqlite::Result<Option<i64>> {
+    let mut insert = connection
+        .prepare_cached("INSERT INTO events (time, kind, node, job, data) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let mut newest = None;
+    for happening in happenings {
+        let job = machine.job.as_ref().filter(|_| happening.kind().starts_with("job."));
+        let data = serde_json::json!({
+            "node": machine.node.name,
+            "state": machine.node.state,
+            "phase": happening.phase(),
+            "finding": happening.finding(),
+            "progress": happening.phase().and_then(|phase| job?.record(phase)?.progress),
+        });
+        let (node, job) = (machine.node.id.as_str(), job.map(|job| job.id.as_str()));
+        newest =
+            Some(insert.insert(params![to_i64(now.0), happening.kind(), node, job, data.to_string()])?);
+    }
+    trim(connection, "events", EVENTS_MAX)?;
+    Ok(newest)
+}
+
+/// Keeps the newest `max` rows of a numbered table.
+fn trim(connection: &Connection, table: &str, max: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(&format!("DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?1"))?
+        .execute([max])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+use super::*;
+use kaltstart_core::machine::State;
+
+const NOW: Millis = Millis(7);
+
+fn machine(n: u8) -> Machine {
+    let id = NodeId::new(NOW, u128::from(n));
+    Machine { node: Node::new(id, format!("n{n}"), Mac([2, 0, 0, 0, 0, n]), true), job: None }
+}
+
+fn open() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path()).expect("a new database");
+    (dir, store)
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_reopening() {
+    let (dir, store) = open();
+    let told = [Happening::NodeMoved(State::Expected)];
+    assert_eq!(store.commit(&machine(1), 0, &told, NOW).await.expect("stored"), Commit::Done);
+    drop(store);
+    let store = Store::open(dir.path()).expect("the same database");
+    let found = store.machine(Key::Mac(Mac([2, 0, 0, 0, 0, 1]))).expect("read").expect("found by MAC");
+    assert_eq!(found.machine, machine(1));
+    assert_eq!(store.machine(Key::Name("n1")).expect("read").map(|found| found.version), Some(1));
+    let events = store.events(0, None, 10).expect("read");
+    assert_eq!(events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["node.expected"]);
+    assert_eq!(*store.newest_event().borrow(), events[0].id);
+}
+
+#[tokio::test]
+async fn a_decision_on_an_older_version_is_a_conflict_and_changes_nothing() {
+    let (_dir, store) = open();
+    store.commit(&machine(1), 0, &[], NOW).await.expect("stored");
+    let mut newer = machine(1);
+    newer.node.last_seen = Some(NOW);
+    assert_eq!(store.commit(&newer, 1, &[], NOW).await.expect("stored"), Commit::Done);
+    let told = [Happening::NodeMoved(State::Broken)];
+    assert_eq!(store.commit(&machine(1), 1, &told, NOW).await.expect("decided"), Commit::Conflict);
+    let found = store.machine(Key::Name("n1")).expect("read").expect("found");
+    assert_eq!((found.machine, found.version), (newer, 2));
+    assert!(store.events(0, None, 10).expect("read").is_empty());
+}
+
+#[tokio::test]
+async fn two_nodes_cannot_share_a_name_and_the_refused_one_leaves_nothing() {
+    let (_dir, store) = open();
+    store.commit(&machine(1), 0, &[], NOW).await.expect("stored");
+    let mut second = machine(2);
+    second.node.name = "n1".into();
+    assert!(store.commit(&second, 0, &[], NOW).await.is_err());
+    assert!(store.machine(Key::Id(&second.node.id)).expect("read").is_none());
+}
+
+#[tokio::test]
+async fn a_repeated_log_batch_is_stored_once() {
+    let (_dir, store) = open();
+    let (node, job) = (NodeId::new(NOW, 1), JobId::new(NOW, 1));
+    let line = |text: &str| LogLine { uptime_ms: 1, level: "info".into(), text: text.into() };
+    let boot = Digest::of(b"boot");
+    for lines in [vec![line("a"), line("b")], vec![line("a"), line("b"), line("c")]] {
+        store.put_log(node.clone(), Some(job.clone()), boot, 0, lines, NOW).await.expect("stored");
+    }
+    let texts: Vec<String> =
+        store.job_log(&job, 0, 10).expect("read").into_iter().map(|line| line.text).collect();
+    assert_eq!(texts, ["a", "b", "c"]);
+}
+
+#[test]
+fn p37_a_newer_database_is_refused_clearly() {
+    let (dir, store) = open();
+    drop(store);
+    let connection = Connection::open(dir.path().join("kaltstart.db")).expect("opened");
+    connection.pragma_update(None, "user_version", 99).expect("written");
+    let error = Store::open(dir.path()).err().expect("refused").to_string();
+    assert!(error.contains("99") && error.contains("newer"), "{error}");
+}
