@@ -1,1 +1,29 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests and the demonstration share: a laboratory in one machine.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`lab`] | a network namespace with a bridge, thrown away afterwards |
+//! | [`guest`] | a machine with real firmware (QEMU, software emulation), [`console`] and [`qmp`] |
+//! | [`server`] | the server under test and its client `ks`, inside the namespace |
+//! | [`disk`] | disk files: made, filled, looked into |
+//! | [`story`] | one test: runs in a lab of its own, keeps evidence when it fails |
+//! | [`wait`] | waiting for a state, with a limit, saying what was seen last |
+//!
+//! Nothing here touches the host's network: traffic stays in namespaces made here. Every process
+//! is killed when its owner is dropped, and by the kernel when this process dies.
+
+pub mod api;
+pub mod artefacts;
+pub mod config;
+pub mod console;
+pub mod disk;
+pub mod guest;
+pub mod http;
+pub mod lab;
+pub mod packets;
+pub mod process;
+pub mod qmp;
+pub mod server;
+pub mod story;
+pub mod variables;
+pub mod wait;

@@ -61,7 +61,7 @@ struct Built {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Compression {
+pub(crate) enum Compression {
     Zstd,
     Gzip,
 }
@@ -111,7 +111,7 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
 }
 
 /// Returns a directory holding `rootfs.tar.zst` (or `.gz`) and `manifest.json`.
-fn build(name: &str, compression: Compression) -> Result<PathBuf> {
+pub(crate) fn build(name: &str, compression: Compression) -> Result<PathBuf> {
     packages::ensure()?;
     let dir = recipes::dir().join(name);
     let recipe: Recipe = recipes::read(&dir.join("recipe.toml"))?;

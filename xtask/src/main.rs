@@ -5,10 +5,12 @@
 //! tests can use the tasks as functions.
 
 mod apt_sources;
+mod artefacts;
 mod boot_files;
 mod cache;
 mod command;
 mod cpio;
+mod demo;
 mod grub;
 mod image;
 mod kernel;
@@ -16,6 +18,7 @@ mod modules;
 mod packages;
 mod ramdisk;
 mod recipes;
+mod test;
 
 use std::process::ExitCode;
 
@@ -26,6 +29,9 @@ type Task = fn(&[String]) -> Result<()>;
 
 /// Name, arguments, purpose, function.
 const TASKS: &[(&str, &str, &str, Task)] = &[
+    ("demo", "[OPTIONS]", "install a machine, watch it, prove it (--help shows the options)", demo::task),
+    ("test", "", "run all tests", test::task),
+    ("e2e", "[FILTER]", "run the end-to-end stories only", test::stories),
     ("image", "NAME [--compression zstd|gzip] [--check]", "build an operating system image", image::task),
     (
         "ramdisk",

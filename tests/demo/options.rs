@@ -1,0 +1,94 @@
+//! Arguments of the demonstration.
+
+use crate::Firmware;
+use anyhow::{Context as _, Result, bail};
+use std::path::PathBuf;
+
+/// How it is called.
+pub(crate) const USAGE: &str = "\
+usage: cargo xtask demo [OPTIONS]
+  --firmware uefi|bios|uefi-http   how the machine starts (default uefi)
+  --memory MB                      memory of the machine, at least 256 (default 1024)
+  --image NAME                     what is installed (default debian-12; e2e is minute)
+  --ramdisk cloud|generic          the agent's drivers (default generic: physical servers too)
+  --keep                           stay up afterwards; print how to reach it
+  --json FILE                      write every phase with start, end, bytes, and the result";
+
+/// What was asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// Directory of everything that was built.
+    pub(crate) artefacts: PathBuf,
+    /// How the machine starts.
+    pub(crate) firmware: Firmware,
+    /// Its memory in MiB.
+    pub(crate) memory_mib: u32,
+    /// What is installed.
+    pub(crate) image: String,
+    /// Which ramdisk.
+    pub(crate) ramdisk: String,
+    /// Whether to stay up.
+    pub(crate) keep: bool,
+    /// Whether only to check the arguments.
+    pub(crate) check: bool,
+    /// Where figures go.
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl Options {
+    /// Reads the arguments; `--artefacts DIR` and `--check` come from `cargo xtask`.
+    pub(crate) fn parse(args: &[String]) -> Result<Self> {
+        let mut options = Self {
+            artefacts: PathBuf::new(),
+            firmware: Firmware::Uefi,
+            memory_mib: 1024,
+            image: "debian-12".to_owned(),
+            ramdisk: "generic".to_owned(),
+            keep: false,
+            check: false,
+            json: None,
+        };
+        let mut args = args.iter();
+        while let Some(name) = args.next() {
+            let mut value = || args.next().with_context(|| format!("{name} needs a value"));
+            match name.as_str() {
+                "--artefacts" => options.artefacts = PathBuf::from(value()?),
+                "--firmware" => options.firmware = firmware(value()?)?,
+                "--memory" => {
+                    let mib: Option<u32> = value()?.parse().ok().filter(|mib| (256..=65_536).contains(mib));
+                    options.memory_mib = mib.context("--memory is a number of MiB from 256 to 65536")?;
+                }
+                "--image" => options.image = value()?.clone(),
+                "--ramdisk" => options.ramdisk = value()?.clone(),
+                "--check" => options.check = true,
+                "--keep" => options.keep = true,
+                "--json" => options.json = Some(PathBuf::from(value()?)),
+                other => bail!("unknown argument {other:?}"),
+            }
+        }
+        if options.artefacts.as_os_str().is_empty() && !options.check {
+            bail!("--artefacts DIR is missing: start this with `cargo xtask demo`");
+        }
+        Ok(options)
+    }
+
+    /// The firmware as it was asked for.
+    #[must_use]
+    pub(crate) fn firmware_name(&self) -> &'static str {
+        match self.firmware {
+            Firmware::Bios => "bios",
+            Firmware::Uefi => "uefi",
+            Firmware::UefiHttp => "uefi-http",
+            Firmware::Direct { .. } => "direct",
+        }
+    }
+}
+
+fn firmware(name: &str) -> Result<Firmware> {
+    Ok(match name {
+        "bios" => Firmware::Bios,
+        "uefi" => Firmware::Uefi,
+        "uefi-http" => Firmware::UefiHttp,
+        other => bail!("--firmware is uefi, bios or uefi-http, not {other:?}"),
+    })
+}

@@ -1,0 +1,54 @@
+//! A damaged image is refused, and what was written of it cannot start.
+
+use crate::common::{AGENT_LIMIT, IMAGE, config, machine, order_from};
+use anyhow::{Context as _, Result};
+use kaltstart_tests::disk;
+use kaltstart_tests::guest::Firmware;
+use kaltstart_tests::story::story;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+fn refused(name: &str, code: &str, damage: impl FnOnce(&File, u64) -> Result<()>) -> Result<()> {
+    story(name, |lab| {
+        let (artefacts, mut config) = config()?;
+        let copy = lab.dir().join("images");
+        let file = copy_image(&config.images.join(IMAGE), &copy.join(IMAGE))?;
+        damage(&file, file.metadata()?.len())?;
+        config.images = copy;
+        let mut ordered = order_from(lab, machine(lab, Firmware::Bios)?.0, &artefacts, config, IMAGE)?;
+        let job = ordered.server.wait_ended(&ordered.job, AGENT_LIMIT)?;
+        job.failed_with(code)?;
+        // The machine stays up and says why.
+        ordered.guest.wait_serial(code, AGENT_LIMIT)?;
+        ordered.guest.power_off();
+        disk::ensure_not_bootable(&ordered.disk)
+    })
+}
+
+/// Copies an image and opens its file.
+fn copy_image(from: &Path, to: &Path) -> Result<File> {
+    fs::create_dir_all(to)?;
+    let manifest = fs::read_to_string(from.join("manifest.json")).context("cannot read the manifest")?;
+    fs::write(to.join("manifest.json"), &manifest)?;
+    let manifest: Value = serde_json::from_str(&manifest)?;
+    let file = manifest["file"].as_str().context("the manifest names no file")?;
+    fs::copy(from.join(file), to.join(file)).context("cannot copy the image")?;
+    Ok(File::options().read(true).write(true).open(to.join(file))?)
+}
+
+#[test]
+fn flipped_bit() -> Result<()> {
+    refused("damage-flipped", "KS-3001", |file, size| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, size / 2)?;
+        file.write_all_at(&[byte[0] ^ 0x10], size / 2)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn truncated() -> Result<()> {
+    refused("damage-truncated", "KS-3002", |file, size| Ok(file.set_len(size / 2)?))
+}

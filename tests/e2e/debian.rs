@@ -1,0 +1,44 @@
+//! The real Debian, once by each firmware, laid down by the ramdisk for physical servers.
+
+use crate::common::{ensure_deployed, order_from};
+use anyhow::{Result, ensure};
+use kaltstart_tests::artefacts::Artefacts;
+use kaltstart_tests::config::ServerConfig;
+use kaltstart_tests::disk;
+use kaltstart_tests::guest::{Bus, Firmware, GuestConfig};
+use kaltstart_tests::story::story;
+use kaltstart_tests::wait::secs;
+use std::time::Duration;
+
+/// Debian needs two minutes from its boot loader to its report under emulation, more under load.
+const LIMIT: Duration = secs(900);
+/// Sparse; the image wants 3 GiB.
+const DISK_MIB: u64 = 4096;
+const IMAGE: &str = "debian-12";
+
+fn deploys(name: &str, firmware: Firmware, memory_mib: u32, bus: Bus) -> Result<()> {
+    story(name, |lab| {
+        let artefacts = Artefacts::from_env()?;
+        let config = ServerConfig::new(&artefacts, "generic", &[IMAGE]);
+        let file = lab.dir().join("disk.raw");
+        disk::blank(&file, DISK_MIB)?;
+        let machine =
+            GuestConfig::new("guest", firmware, 1).memory(memory_mib).disk_on(bus, &file, "KT-DEBIAN");
+        let mut ordered = order_from(lab, machine, &artefacts, config, IMAGE)?;
+        let job = ordered.server.wait_deployed(&ordered.job, LIMIT)?;
+        let os = ordered.server.node(crate::common::NODE)?.report.unwrap_or_default().os;
+        ensure!(os.starts_with("Debian GNU/Linux 12"), "it reports the system {os:?}");
+        eprintln!("{name}: {:.1} CPU seconds", ordered.guest.cpu_seconds()?);
+        ensure_deployed(&mut ordered, &job)
+    })
+}
+
+#[test]
+fn uefi_with_little_memory() -> Result<()> {
+    deploys("debian-uefi", Firmware::Uefi, 512, Bus::Virtio)
+}
+
+#[test]
+fn bios_on_nvme() -> Result<()> {
+    deploys("debian-bios", Firmware::Bios, 1024, Bus::Nvme)
+}

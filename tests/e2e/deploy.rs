@@ -1,0 +1,42 @@
+//! A blank machine is installed, starts from its own disk and reports, by every firmware.
+
+use crate::common::{DEPLOY_LIMIT, IMAGE, NODE, UP, ensure_deployed, machine, order_from};
+use anyhow::{Result, ensure};
+use kaltstart_tests::artefacts::Artefacts;
+use kaltstart_tests::config::ServerConfig;
+use kaltstart_tests::guest::Firmware;
+use kaltstart_tests::story::story;
+
+fn deploys(name: &str, firmware: Firmware, image: &str) -> Result<()> {
+    story(name, |lab| {
+        let artefacts = Artefacts::from_env()?;
+        let config = ServerConfig::new(&artefacts, "cloud", &[image]);
+        let mut ordered = order_from(lab, machine(lab, firmware)?.0, &artefacts, config, image)?;
+        let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
+        ensure!(job.attempt == 1, "it took {} attempts", job.attempt);
+        let line = ordered.guest.wait_serial(UP, DEPLOY_LIMIT)?;
+        ensure!(line.contains(&format!("hostname={NODE}")), "the console shows {line}");
+        eprintln!("{name}: {:.1} CPU seconds", ordered.guest.cpu_seconds()?);
+        ensure_deployed(&mut ordered, &job)
+    })
+}
+
+#[test]
+fn uefi() -> Result<()> {
+    deploys("deploy-uefi", Firmware::Uefi, IMAGE)
+}
+
+#[test]
+fn bios() -> Result<()> {
+    deploys("deploy-bios", Firmware::Bios, IMAGE)
+}
+
+#[test]
+fn uefi_http() -> Result<()> {
+    deploys("deploy-uefi-http", Firmware::UefiHttp, IMAGE)
+}
+
+#[test]
+fn bios_from_gzip() -> Result<()> {
+    deploys("deploy-gzip", Firmware::Bios, "e2e-gzip")
+}

@@ -1,0 +1,25 @@
+//! End-to-end stories: real firmware, real disks, the real server and agent.
+//!
+//! Needs root, and the directory of artefacts that `cargo xtask test` builds and names in
+//! `KALTSTART_ARTEFACTS`. A story that fails says one cause and where its evidence is.
+
+/// What most stories start with.
+mod common;
+/// A damaged image is refused.
+mod damage;
+/// The real Debian.
+mod debian;
+/// A blank machine is installed, by every firmware.
+mod deploy;
+/// Hardware of physical servers.
+mod discover;
+/// What is wrong is named.
+mod finding;
+/// The lab itself: every firmware asks the network.
+mod firmware;
+/// Without a granted job nothing is written.
+mod grant;
+/// Packets that no client sends.
+mod hostile;
+/// Server or machine die in the middle.
+mod interrupted;

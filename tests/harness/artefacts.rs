@@ -1,0 +1,68 @@
+//! What is under test: programs, ramdisks and images, all built beforehand by `cargo xtask`.
+
+use anyhow::{Context as _, Result, ensure};
+use std::path::{Path, PathBuf};
+
+/// Environment variable with the directory of the artefacts.
+pub const VARIABLE: &str = "KALTSTART_ARTEFACTS";
+
+/// A directory with everything under test:
+///
+/// | path | what |
+/// |---|---|
+/// | `kaltstart` | the server and client |
+/// | `ramdisks/NAME/{vmlinuz,ramdisk.cpio}` | the agent's kernel and ramdisk |
+/// | `loaders/` | network boot loaders |
+/// | `images/NAME/{manifest.json,…}` | images |
+#[derive(Debug, Clone)]
+pub struct Artefacts {
+    dir: PathBuf,
+}
+
+impl Artefacts {
+    /// Those of the environment.
+    pub fn from_env() -> Result<Self> {
+        let dir = std::env::var_os(VARIABLE).with_context(|| {
+            format!("{VARIABLE} is not set: run `cargo xtask test`, which builds everything first")
+        })?;
+        Self::at(Path::new(&dir))
+    }
+
+    /// Those in `dir`.
+    pub fn at(dir: &Path) -> Result<Self> {
+        // Absolute, because programs are started in other directories.
+        let dir = dir.canonicalize().with_context(|| format!("no artefacts in {}", dir.display()))?;
+        ensure!(dir.join("kaltstart").exists(), "{} holds no server `kaltstart`", dir.display());
+        Ok(Self { dir })
+    }
+
+    /// The server and client.
+    #[must_use]
+    pub fn server(&self) -> PathBuf {
+        self.dir.join("kaltstart")
+    }
+
+    /// Kernel of the ramdisk `name` (`cloud`, `generic`).
+    #[must_use]
+    pub fn kernel(&self, name: &str) -> PathBuf {
+        self.dir.join("ramdisks").join(name).join("vmlinuz")
+    }
+
+    /// The ramdisk `name` with the agent in it.
+    #[must_use]
+    pub fn ramdisk(&self, name: &str) -> PathBuf {
+        self.dir.join("ramdisks").join(name).join("ramdisk.cpio")
+    }
+
+    /// Network boot loaders.
+    #[must_use]
+    pub fn loaders(&self) -> PathBuf {
+        self.dir.join("loaders")
+    }
+
+    /// Directory of all images.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+}

@@ -1,0 +1,141 @@
+//! Configuration of the server under test.
+
+use crate::artefacts::Artefacts;
+use crate::lab::{BRIDGE, SERVER, SUBNET};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Port of the server's HTTP listener.
+pub const HTTP_PORT: u16 = 8080;
+/// Port of the server's TFTP listener.
+pub const TFTP_PORT: u16 = 69;
+
+/// What the server shall know and serve.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Kernel of the agent.
+    pub kernel: PathBuf,
+    /// Ramdisk of the agent.
+    pub ramdisk: PathBuf,
+    /// Network boot loaders.
+    pub loaders: PathBuf,
+    /// Images.
+    pub images: PathBuf,
+    /// What is installed.
+    pub profiles: Vec<Profile>,
+    /// Machines it knows beforehand.
+    pub nodes: Vec<Node>,
+    /// Range of addresses given to unknown machines.
+    pub pool: (String, String),
+}
+
+/// A named way to install.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// Its name.
+    pub name: String,
+    /// Image to lay down.
+    pub image: String,
+    /// Keys that may log in as root.
+    pub authorized_keys: Vec<String>,
+    /// Serial number of the disk to use; none = the only one.
+    pub disk_serial: Option<String>,
+}
+
+/// A machine known beforehand.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: String,
+    /// Its reserved address.
+    pub address: Option<String>,
+}
+
+impl ServerConfig {
+    /// A server with the ramdisk `flavour` and one profile per image in `images`, of the same name.
+    #[must_use]
+    pub fn new(artefacts: &Artefacts, flavour: &str, images: &[&str]) -> Self {
+        let profile = |image: &&str| Profile {
+            name: (*image).to_owned(),
+            image: (*image).to_owned(),
+            authorized_keys: Vec::new(),
+            disk_serial: None,
+        };
+        Self {
+            kernel: artefacts.kernel(flavour),
+            ramdisk: artefacts.ramdisk(flavour),
+            loaders: artefacts.loaders(),
+            images: artefacts.images(),
+            profiles: images.iter().map(profile).collect(),
+            nodes: Vec::new(),
+            pool: ("10.77.0.100".to_owned(), "10.77.0.199".to_owned()),
+        }
+    }
+
+    /// The same, expecting one more machine.
+    #[must_use]
+    pub fn node(mut self, name: &str, mac: &str, address: Option<&str>) -> Self {
+        let address = address.map(str::to_owned);
+        self.nodes.push(Node { name: name.to_owned(), mac: mac.to_owned(), address });
+        self
+    }
+
+    /// The configuration file's text. Rust's quoting of plain ASCII text is also TOML's.
+    #[must_use]
+    pub fn text(&self, data_dir: &Path) -> String {
+        let (first, last) = &self.pool;
+        let mut text = format!(
+            r#"data_dir = {data_dir:?}
+
+[http]
+listen = "{SERVER}:{HTTP_PORT}"
+
+[tftp]
+listen = "{SERVER}:{TFTP_PORT}"
+
+[boot]
+kernel = {kernel:?}
+ramdisk = {ramdisk:?}
+loaders = {loaders:?}
+cmdline = "console=ttyS0"
+
+[images]
+dir = {images:?}
+
+[log]
+format = "text"
+level = "debug"
+
+[[dhcp]]
+interface = "{BRIDGE}"
+subnet = "{SUBNET}"
+address = "{SERVER}"
+pool = [{first:?}, {last:?}]
+lease_seconds = 3600
+"#,
+            kernel = self.kernel,
+            ramdisk = self.ramdisk,
+            loaders = self.loaders,
+            images = self.images,
+        );
+        for Profile { name, image, authorized_keys, disk_serial } in &self.profiles {
+            // Writing to a `String` cannot fail.
+            let _ = write!(text, "\n[[profile]]\nname = {name:?}\nimage = {image:?}\nlayout = \"single\"\n");
+            if !authorized_keys.is_empty() {
+                let _ = writeln!(text, "authorized_keys = {authorized_keys:?}");
+            }
+            if let Some(serial) = disk_serial {
+                let _ = writeln!(text, "disk = {{ serial = {serial:?} }}");
+            }
+        }
+        for Node { name, mac, address } in &self.nodes {
+            let _ = write!(text, "\n[[node]]\nname = {name:?}\nmac = {mac:?}\n");
+            if let Some(address) = address {
+                let _ = writeln!(text, "address = {address:?}");
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,116 @@
+//! Disk files: made, filled with known content, looked into from outside.
+
+use crate::process::run;
+use crate::wait::secs;
+use anyhow::{Context as _, Result, ensure};
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::Command;
+
+/// One MiB.
+pub const MIB: u64 = 1 << 20;
+/// Sector size of the tables made here.
+const SECTOR: u64 = 512;
+
+/// Makes an empty, sparse disk.
+pub fn blank(path: &Path, mib: u64) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("cannot make the disk {}", path.display()))?;
+    file.set_len(mib * MIB).with_context(|| format!("cannot size the disk {}", path.display()))
+}
+
+/// Makes a disk full of a pattern that no installer writes, and returns its digest.
+pub fn sentinel(path: &Path, mib: u64) -> Result<String> {
+    let mut file = File::create(path).with_context(|| format!("cannot make the disk {}", path.display()))?;
+    let mut block = vec![0; MIB as usize];
+    for number in 0..mib {
+        // A small generator (splitmix64): different in every block, the same in every run.
+        let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for word in block.chunks_exact_mut(8) {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word.copy_from_slice(&(mixed ^ (mixed >> 27)).to_le_bytes());
+        }
+        file.write_all(&block)?;
+    }
+    drop(file);
+    digest(path)
+}
+
+/// SHA-256 of a whole file, as hexadecimal text.
+pub fn digest(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut hasher = Sha256::new();
+    let mut block = vec![0; MIB as usize];
+    loop {
+        match file.read(&mut block)? {
+            0 => break,
+            count => hasher.update(&block[..count]),
+        }
+    }
+    let mut text = String::new();
+    for byte in hasher.finalize() {
+        write!(text, "{byte:02x}")?;
+    }
+    Ok(text)
+}
+
+/// Checks that nothing on the disk can start: its first and last MiB (both copies of the partition
+/// table, the BIOS boot sector) hold zeros only.
+pub fn ensure_not_bootable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let size = file.metadata()?.len();
+    let mut block = vec![0; MIB as usize];
+    for (what, offset) in [("first", 0), ("last", size - MIB)] {
+        file.read_exact_at(&mut block, offset)?;
+        let used = block.iter().position(|&byte| byte != 0);
+        ensure!(
+            used.is_none(),
+            "the {what} MiB of {} is not empty: byte {} is not 0",
+            path.display(),
+            offset + used.unwrap_or(0) as u64
+        );
+    }
+    Ok(())
+}
+
+/// The partition table as `sgdisk` prints it, after `sgdisk` found no problem in it.
+pub fn partitions(path: &Path) -> Result<String> {
+    let verdict = run(Command::new("sgdisk").arg("-v").arg(path), secs(30))?;
+    ensure!(verdict.contains("No problems found"), "{} has a damaged table:\n{verdict}", path.display());
+    run(Command::new("sgdisk").arg("-p").arg(path), secs(30))
+}
+
+/// A file of the ext4 file system on partition `number`, read without mounting it.
+pub fn read_file(path: &Path, number: u32, file: &str) -> Result<String> {
+    let info = run(Command::new("sgdisk").arg("-i").arg(number.to_string()).arg(path), secs(30))?;
+    let first = info
+        .lines()
+        .find_map(|line| line.strip_prefix("First sector: "))
+        .and_then(|rest| rest.split_whitespace().next())
+        .with_context(|| format!("{} has no partition {number}:\n{info}", path.display()))?;
+    let offset = first.parse::<u64>()? * SECTOR;
+    // Options of libext2fs follow the name after a question mark.
+    let device = format!("{}?offset={offset}", path.display());
+    run(Command::new("debugfs").args(["-R", &format!("cat {file}"), &device]), secs(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_sentinel_is_the_same_each_time_and_no_blank_disk() {
+        let path = std::env::temp_dir().join(format!("kt-disk-{}", std::process::id()));
+        let first = sentinel(&path, 3).expect("room for 3 MiB");
+        assert_eq!(sentinel(&path, 3).expect("room for 3 MiB"), first);
+        assert!(ensure_not_bootable(&path).is_err());
+        blank(&path, 3).expect("sparse");
+        ensure_not_bootable(&path).expect("all zero");
+        fs::remove_file(path).expect("it was made");
+    }
+}

@@ -1,0 +1,320 @@
+//! A machine with real firmware under QEMU's software emulation.
+//!
+//! KVM is not used: where these tests run it is often missing or broken, and one speed everywhere
+//! keeps the limits honest.
+
+use crate::console::{Console, Mark};
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::qmp::{DiskUse, Qmp};
+use crate::variables;
+use crate::wait::{Poll, secs, wait_for};
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command};
+use std::time::{Duration, Instant};
+
+/// UEFI code of Debian's package `ovmf`.
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// UEFI variables of a machine that was never used.
+const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+/// What starts the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS with iPXE as the network card's ROM.
+    Bios,
+    /// OVMF: PXE over IPv4, then disk.
+    Uefi,
+    /// OVMF: HTTP boot over IPv4, then disk.
+    UefiHttp,
+    /// No network boot: QEMU hands over kernel and ramdisk itself.
+    Direct {
+        /// Kernel.
+        kernel: PathBuf,
+        /// Initial ramdisk.
+        ramdisk: PathBuf,
+        /// Kernel command line.
+        cmdline: String,
+    },
+}
+
+/// How a disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk.
+    Virtio,
+    /// NVMe.
+    Nvme,
+    /// SATA on the chipset's AHCI controller.
+    Sata,
+}
+
+/// One disk.
+#[derive(Debug, Clone)]
+pub struct DiskConfig {
+    /// Raw image.
+    pub file: PathBuf,
+    /// Serial number the machine sees (at most 20 bytes).
+    pub serial: String,
+    /// How it is attached.
+    pub bus: Bus,
+}
+
+/// A machine to be.
+#[derive(Debug, Clone)]
+pub struct GuestConfig {
+    /// Names its files; one per lab.
+    pub name: String,
+    /// What starts it.
+    pub firmware: Firmware,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// Hardware address of its network card.
+    pub mac: String,
+    /// SMBIOS UUID.
+    pub uuid: String,
+    /// QEMU's model of the network card: `virtio-net-pci`, `e1000e`.
+    pub nic: String,
+    /// Disks, in boot order after the network.
+    pub disks: Vec<DiskConfig>,
+}
+
+impl GuestConfig {
+    /// A machine of 1 GiB with a virtio card and no disk, number `number` of its lab.
+    #[must_use]
+    pub fn new(name: &str, firmware: Firmware, number: u8) -> Self {
+        Self {
+            name: name.to_owned(),
+            firmware,
+            memory_mib: 1024,
+            cpus: 1,
+            mac: format!("52:54:00:00:00:{number:02x}"),
+            uuid: format!("6b616c74-7374-4172-9400-0000000000{number:02x}"),
+            nic: "virtio-net-pci".to_owned(),
+            disks: Vec::new(),
+        }
+    }
+
+    /// The same with `mib` MiB of memory.
+    #[must_use]
+    pub fn memory(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// The same with one more disk on virtio.
+    #[must_use]
+    pub fn disk(self, file: &Path, serial: &str) -> Self {
+        self.disk_on(Bus::Virtio, file, serial)
+    }
+
+    /// The same with one more disk.
+    #[must_use]
+    pub fn disk_on(mut self, bus: Bus, file: &Path, serial: &str) -> Self {
+        self.disks.push(DiskConfig { file: file.to_owned(), serial: serial.to_owned(), bus });
+        self
+    }
+}
+
+/// A machine in a lab; powered off when dropped.
+#[derive(Debug)]
+pub struct Guest<'a> {
+    lab: &'a Lab,
+    config: GuestConfig,
+    tap: String,
+    console: Console,
+    machine: Option<Machine>,
+    created: Instant,
+}
+
+/// The part that exists while the power is on.
+#[derive(Debug)]
+struct Machine {
+    process: Process,
+    qmp: Qmp,
+    /// Keeps the console's input open.
+    _keyboard: ChildStdin,
+}
+
+impl<'a> Guest<'a> {
+    /// Plugs a machine into the lab's bridge; its power is off.
+    pub fn new(lab: &'a Lab, config: GuestConfig) -> Result<Self> {
+        let tap = lab.tap()?;
+        let guest =
+            Self { lab, config, tap, console: Console::default(), machine: None, created: Instant::now() };
+        if matches!(guest.config.firmware, Firmware::Uefi | Firmware::UefiHttp) {
+            let mut store = fs::read(OVMF_VARS)
+                .with_context(|| format!("cannot read {OVMF_VARS}: is the package ovmf installed?"))?;
+            let http = guest.config.firmware == Firmware::UefiHttp;
+            variables::set_boot_order(&mut store, &guest.config.mac, http)?;
+            fs::write(guest.path("vars.fd"), store)?;
+        }
+        Ok(guest)
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn config(&self) -> &GuestConfig {
+        &self.config
+    }
+
+    /// Its tap on the bridge.
+    #[must_use]
+    pub fn tap(&self) -> &str {
+        &self.tap
+    }
+
+    /// Its serial console, over all its power cycles.
+    #[must_use]
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Presses the power button.
+    pub fn power_on(&mut self) -> Result<()> {
+        if self.machine.is_some() {
+            bail!("{} is on already", self.config.name);
+        }
+        let socket = self.path("qmp");
+        fs::remove_file(&socket).ok();
+        let (mut process, keyboard, screen) =
+            Process::start_piped(&self.config.name, &mut self.command(&socket), &self.path("qemu.log"))?;
+        self.console.follow(screen, &self.path("serial.log"), self.created)?;
+        let log = self.path("qemu.log");
+        let qmp = wait_for("QEMU's monitor", secs(30), || {
+            if let Some(status) = process.ended()? {
+                bail!("QEMU ended ({status}): {}", fs::read_to_string(&log).unwrap_or_default().trim());
+            }
+            Ok(if socket.exists() {
+                Qmp::connect(&socket).map_or_else(|e| Poll::pending(format!("{e:#}")), Poll::Ready)
+            } else {
+                Poll::pending("no socket")
+            })
+        })?;
+        self.machine = Some(Machine { process, qmp, _keyboard: keyboard });
+        Ok(())
+    }
+
+    /// Cuts the power. What QEMU has taken as written stays written.
+    pub fn power_off(&mut self) {
+        if let Some(mut machine) = self.machine.take() {
+            // Asked first, so that QEMU flushes its disk files; killed on drop if it does not hear.
+            machine.qmp.call("quit", &json!({})).ok();
+            machine.process.wait(secs(20)).ok();
+        }
+    }
+
+    /// Presses the reset button.
+    pub fn reset(&mut self) -> Result<()> {
+        self.qmp()?.call("system_reset", &json!({})).map(drop)
+    }
+
+    /// Freezes its processors.
+    pub fn stop(&mut self) -> Result<()> {
+        self.qmp()?.call("stop", &json!({})).map(drop)
+    }
+
+    /// Lets frozen processors run again.
+    pub fn cont(&mut self) -> Result<()> {
+        self.qmp()?.call("cont", &json!({})).map(drop)
+    }
+
+    /// What happened on disk `index` since power-on.
+    pub fn disk_use(&mut self, index: usize) -> Result<DiskUse> {
+        self.qmp()?.disk_use(&format!("disk{index}"))
+    }
+
+    /// CPU seconds of the emulator since power-on: the figure that other load does not change.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        self.machine.as_ref().context("the machine is off")?.process.cpu_seconds()
+    }
+
+    /// Waits for `pattern` anywhere on the console.
+    pub fn wait_serial(&self, pattern: &str, limit: Duration) -> Result<String> {
+        self.console.wait(pattern, Mark::default(), limit)
+    }
+
+    fn qmp(&mut self) -> Result<&mut Qmp> {
+        let name = &self.config.name;
+        self.machine.as_mut().map(|machine| &mut machine.qmp).with_context(|| format!("{name} is off"))
+    }
+
+    fn path(&self, what: &str) -> PathBuf {
+        self.lab.dir().join(format!("{}.{what}", self.config.name))
+    }
+
+    fn command(&self, socket: &Path) -> Command {
+        let config = &self.config;
+        let mut command = self.lab.command("qemu-system-x86_64");
+        let mut add = |name: &str, value: String| {
+            command.arg(name).arg(value);
+        };
+        // Without `-cpu max` there is no RDRAND, and the guest's getrandom() blocks for 40 s.
+        for (name, value) in [("-accel", "tcg"), ("-cpu", "max"), ("-display", "none"), ("-monitor", "none")]
+        {
+            add(name, value.to_owned());
+        }
+        add("-m", config.memory_mib.to_string());
+        add("-smp", config.cpus.to_string());
+        add("-uuid", config.uuid.clone());
+        add("-qmp", format!("unix:{},server=on,wait=off", socket.display()));
+        add("-chardev", "stdio,id=console,signal=off".to_owned());
+        add("-serial", "chardev:console".to_owned());
+        add("-device", "virtio-rng-pci".to_owned());
+        add("-netdev", format!("tap,id=net0,ifname={},script=no,downscript=no", self.tap));
+        let nic = format!("{},netdev=net0,mac={}", config.nic, config.mac);
+        match &config.firmware {
+            Firmware::Bios => {
+                // Sends the text of SeaBIOS and iPXE to the serial console.
+                add("-machine", "q35,graphics=off".to_owned());
+                add("-device", format!("{nic},bootindex=1"));
+            }
+            Firmware::Uefi | Firmware::UefiHttp => {
+                add("-machine", "q35".to_owned());
+                // No ROM on the card: OVMF's own driver and PXE stack, as on most servers.
+                add("-device", format!("{nic},romfile=,addr={:#x}", variables::NIC_SLOT));
+                add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"));
+                add("-drive", format!("if=pflash,unit=1,format=raw,file={}", self.path("vars.fd").display()));
+            }
+            Firmware::Direct { kernel, ramdisk, cmdline } => {
+                add("-machine", "q35,graphics=off".to_owned());
+                add("-device", format!("{nic},romfile="));
+                add("-kernel", kernel.display().to_string());
+                add("-initrd", ramdisk.display().to_string());
+                add("-append", cmdline.clone());
+            }
+        }
+        for (index, disk) in config.disks.iter().enumerate() {
+            let file = disk.file.display();
+            // The host outlives every power cut tried here, so its page cache is safe enough.
+            add(
+                "-drive",
+                format!("if=none,id=disk{index},format=raw,cache=unsafe,discard=unmap,file={file}"),
+            );
+            let model = match disk.bus {
+                Bus::Virtio => "virtio-blk-pci".to_owned(),
+                Bus::Nvme => "nvme".to_owned(),
+                Bus::Sata => format!("ide-hd,bus=ide.{index}"),
+            };
+            // UEFI machines have their order in their variables.
+            let order = match config.firmware {
+                Firmware::Uefi | Firmware::UefiHttp => String::new(),
+                _ => format!(",bootindex={}", index + 2),
+            };
+            add("-device", format!("{model},drive=disk{index},serial={}{order}", disk.serial));
+        }
+        command.arg("-nodefaults");
+        command
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        self.power_off();
+    }
+}

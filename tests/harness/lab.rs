@@ -1,0 +1,261 @@
+//! A laboratory: one network namespace with a bridge, and a directory, both thrown away at the end.
+
+use crate::process::{self, Process};
+use crate::wait::secs;
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CloneFlags, setns};
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+/// The bridge all machines and the server are on.
+pub const BRIDGE: &str = "br0";
+/// The server's address on the bridge.
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The bridge's network.
+pub const SUBNET: &str = "10.77.0.0/24";
+
+/// Names of all namespaces made here start so; the rest is PID and number.
+const PREFIX: &str = "kt-";
+/// Where `ip netns` keeps its names.
+const NAMESPACES: &str = "/run/netns";
+/// What the capture holds: all of DHCP and TFTP, of HTTP the requests and connection ends only,
+/// so that images do not fill the disk.
+const CAPTURE: &str =
+    "udp or arp or icmp or icmp6 or (tcp dst port 8080) or (tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0)";
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// One namespace, its bridge and its directory.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    dir: PathBuf,
+    taps: AtomicU32,
+    capture: Mutex<Option<Process>>,
+}
+
+impl Lab {
+    /// Makes a namespace with a bridge that has the server's address.
+    pub fn new() -> Result<Self> {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        if number == 0 {
+            remove_left_over()?;
+        }
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        // Short, because a UNIX socket's path has at most 107 bytes.
+        let dir = std::env::temp_dir().join(&name);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        ip(&["netns", "add", &name])
+            .context("cannot make a network namespace: root (or sudo) and iproute2 are needed")?;
+        let lab = Self { name, dir, taps: AtomicU32::new(0), capture: Mutex::new(None) };
+        lab.ip(&["link", "set", "lo", "up"])?;
+        // Without spanning tree and forward delay a new port forwards its first packet.
+        lab.ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
+        lab.ip(&["address", "add", &format!("{SERVER}/24"), "dev", BRIDGE])?;
+        lab.ip(&["link", "set", BRIDGE, "up"])?;
+        Ok(lab)
+    }
+
+    /// The namespace's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The lab's directory: logs, sockets, disks.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `program`, to be run inside the namespace.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = process::tethered("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
+    /// Runs `work` in a thread inside the namespace: sockets it opens belong there.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        inside(&self.name, work)
+    }
+
+    /// Adds a tap to the bridge and returns its name.
+    pub fn tap(&self) -> Result<String> {
+        let tap = format!("tap{}", self.taps.fetch_add(1, Ordering::Relaxed));
+        self.ip(&["tuntap", "add", "dev", &tap, "mode", "tap"])?;
+        self.ip(&["link", "set", &tap, "master", BRIDGE, "up"])?;
+        Ok(tap)
+    }
+
+    /// Lets at most `mbit` megabits per second through to the machine at `tap`.
+    pub fn throttle(&self, tap: &str, mbit: u32) -> Result<()> {
+        let rate = format!("{mbit}mbit");
+        self.run(
+            "tc",
+            &[
+                "qdisc", "replace", "dev", tap, "root", "tbf", "rate", &rate, "burst", "32k", "latency",
+                "100ms",
+            ],
+        )
+    }
+
+    /// Takes the limit of [`Lab::throttle`] away.
+    pub fn unthrottle(&self, tap: &str) -> Result<()> {
+        self.run("tc", &["qdisc", "del", "dev", tap, "root"])
+    }
+
+    /// Takes the server's address off the bridge, so that nobody answers there.
+    pub fn silence(&self) -> Result<()> {
+        self.ip(&["address", "flush", "dev", BRIDGE])
+    }
+
+    /// Starts to record the bridge's packets into `lab.pcap`.
+    pub fn capture(&self) -> Result<()> {
+        let mut command = self.command("tcpdump");
+        command.args(["-i", BRIDGE, "-U", "-n", "-Z", "root", "-w"]).arg(self.dir.join("lab.pcap"));
+        let process = Process::start("tcpdump", command.arg(CAPTURE), &self.dir.join("tcpdump.log"))?;
+        *self.capture.lock().ok().context("the capture's lock is poisoned")? = Some(process);
+        Ok(())
+    }
+
+    fn ip(&self, args: &[&str]) -> Result<()> {
+        ip(&[&["-n", &self.name], args].concat())
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> Result<()> {
+        process::run(self.command(program).args(args), secs(10)).map(drop)
+    }
+}
+
+/// A second namespace plugged into a lab's bridge: where synthetic clients send from.
+#[derive(Debug)]
+pub struct Station {
+    name: String,
+}
+
+impl Station {
+    /// The station's only interface.
+    pub const INTERFACE: &str = "eth0";
+
+    /// Plugs a station without address into the lab's bridge.
+    pub fn new(lab: &Lab) -> Result<Self> {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        ip(&["netns", "add", &name]).context("cannot make a station's namespace")?;
+        let station = Self { name };
+        let port = format!("port{number}");
+        lab.ip(&["link", "add", &port, "type", "veth", "peer", "name", Self::INTERFACE])?;
+        lab.ip(&["link", "set", Self::INTERFACE, "netns", &station.name])?;
+        lab.ip(&["link", "set", &port, "master", BRIDGE, "up"])?;
+        station.ip(&["link", "set", Self::INTERFACE, "up"])?;
+        // Lets packets to 255.255.255.255 out before there is an address.
+        station.ip(&["route", "add", "default", "dev", Self::INTERFACE])?;
+        Ok(station)
+    }
+
+    /// Gives the station an address.
+    pub fn address(&self, address: Ipv4Addr) -> Result<()> {
+        self.ip(&["address", "replace", &format!("{address}/24"), "dev", Self::INTERFACE])
+    }
+
+    /// Runs `work` in a thread inside the station's namespace.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        inside(&self.name, work)
+    }
+
+    fn ip(&self, args: &[&str]) -> Result<()> {
+        ip(&[&["-n", &self.name], args].concat())
+    }
+}
+
+impl Drop for Station {
+    fn drop(&mut self) {
+        delete(&self.name);
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Ok(mut capture) = self.capture.lock() {
+            capture.take();
+        }
+        delete(&self.name);
+        fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let path = Path::new(NAMESPACES).join(namespace);
+    let enter = move || {
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        setns(file, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")?;
+        work()
+    };
+    // A thread of its own, because its namespace cannot be trusted for anything else afterwards.
+    thread::scope(|scope| match scope.spawn(enter).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+fn delete(namespace: &str) {
+    if let Err(error) = ip(&["netns", "delete", namespace]) {
+        eprintln!("cannot remove the namespace {namespace}: {error:#}");
+    }
+}
+
+/// Removes namespaces and directories whose process is gone: it was killed before it could.
+fn remove_left_over() -> Result<()> {
+    for dir in [PathBuf::from(NAMESPACES), std::env::temp_dir()] {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries {
+            let name = entry?.file_name();
+            let Some(owner) = name.to_str().and_then(owner) else { continue };
+            if Path::new("/proc").join(owner.to_string()).exists() {
+                continue;
+            }
+            let name = name.to_string_lossy();
+            if dir == Path::new(NAMESPACES) {
+                ip(&["netns", "delete", &name])?;
+            } else {
+                fs::remove_dir_all(dir.join(&*name)).ok();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The PID in a namespace's name, if it is one of ours.
+fn owner(name: &str) -> Option<u32> {
+    let (pid, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    number.parse::<u32>().ok()?;
+    pid.parse().ok()
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    let output = process::run_to_end(Command::new("ip").args(args), secs(10))?;
+    if !output.status.success() {
+        bail!("`ip {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_names_have_an_owner() {
+        assert_eq!(owner("kt-12-0"), Some(12));
+        for other in ["kt-12", "kt-a-0", "lab", "kt-12-0-x", "cni-12-0"] {
+            assert_eq!(owner(other), None, "{other}");
+        }
+    }
+}

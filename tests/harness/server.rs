@@ -1,0 +1,267 @@
+//! The server under test, inside a lab, and its client.
+
+use crate::api::{Job, NodeView};
+use crate::artefacts::Artefacts;
+use crate::config::{HTTP_PORT, ServerConfig};
+use crate::http::{self, Request, Response};
+use crate::lab::{Lab, SERVER};
+use crate::process::{Process, run_to_end};
+use crate::wait::{Poll, secs, wait_for};
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+/// How long one request of the tests may take.
+const REQUEST_LIMIT: Duration = secs(30);
+/// How long the server may take to start.
+const START_LIMIT: Duration = secs(30);
+
+/// A server in a lab; killed when dropped, its journal written to the lab's directory first.
+#[derive(Debug)]
+pub struct Server<'a> {
+    lab: &'a Lab,
+    program: PathBuf,
+    process: Option<Process>,
+    /// Jobs ordered here, for the journal.
+    jobs: RefCell<Vec<String>>,
+}
+
+impl<'a> Server<'a> {
+    /// Writes the configuration and starts the server.
+    pub fn start(lab: &'a Lab, artefacts: &Artefacts, config: &ServerConfig) -> Result<Self> {
+        let dir = lab.dir();
+        fs::write(dir.join("server.toml"), config.text(&dir.join("data")))?;
+        symlink(artefacts.server(), dir.join("ks")).context("cannot link the client `ks`")?;
+        let mut server = Self { lab, program: artefacts.server(), process: None, jobs: RefCell::default() };
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Starts the server again after [`Server::kill`], on the same data.
+    pub fn restart(&mut self) -> Result<()> {
+        let dir = self.lab.dir();
+        let log = dir.join("server.log");
+        let mut command = self.lab.command(&self.program);
+        command.arg("server").arg("--config").arg(dir.join("server.toml")).env("NO_COLOR", "1");
+        let mut process = Process::start("kaltstart server", &mut command, &log)?;
+        wait_for("the server's /healthz", START_LIMIT, || {
+            if let Some(status) = process.ended()? {
+                let text = fs::read_to_string(&log).unwrap_or_default();
+                let last: Vec<&str> = text.lines().rev().take(5).collect();
+                bail!(
+                    "the server ended ({status}): {}",
+                    last.into_iter().rev().collect::<Vec<_>>().join("\n")
+                );
+            }
+            Ok(match self.get("/healthz") {
+                Ok(response) if response.status == 200 => Poll::Ready(()),
+                Ok(response) => Poll::pending(format!("HTTP status {}", response.status)),
+                Err(error) => Poll::pending(format!("{error:#}")),
+            })
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills the server as a power cut would (SIGKILL).
+    pub fn kill(&mut self) {
+        self.process.take();
+    }
+
+    /// Whether the server runs.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(match &mut self.process {
+            Some(process) => process.ended()?.is_none(),
+            None => false,
+        })
+    }
+
+    /// Sends a request of the administrator.
+    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Response> {
+        let token = fs::read_to_string(self.token_file()).unwrap_or_default();
+        let request = Request {
+            method,
+            path,
+            token: Some(token.trim()).filter(|token| !token.is_empty()),
+            body: body.map(Value::to_string),
+            ..Request::default()
+        };
+        self.send(&request)
+    }
+
+    /// Sends any request.
+    pub fn send(&self, request: &Request<'_>) -> Result<Response> {
+        let address = SocketAddr::from((SERVER, HTTP_PORT));
+        self.lab.inside(|| http::send(address, request, REQUEST_LIMIT))
+    }
+
+    /// `GET` as the administrator.
+    pub fn get(&self, path: &str) -> Result<Response> {
+        self.request("GET", path, None)
+    }
+
+    /// The machine with that name or id.
+    pub fn node(&self, name: &str) -> Result<NodeView> {
+        self.get(&format!("/v1/nodes/{name}"))?.json().with_context(|| format!("cannot read node {name}"))
+    }
+
+    /// The machine with that hardware address, if the server knows it.
+    pub fn node_by_mac(&self, mac: &str) -> Result<Option<NodeView>> {
+        let list: Value = self.get("/v1/nodes")?.json().context("cannot list the nodes")?;
+        // A list is an array, or an object that holds it beside a cursor.
+        let items = list.as_array().or_else(|| list["items"].as_array()).context("no list of nodes")?;
+        for item in items {
+            let node: NodeView = serde_json::from_value(item.clone())?;
+            if node.macs.iter().any(|other| other.eq_ignore_ascii_case(mac)) {
+                return Ok(Some(node));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Orders a deploy and returns the job.
+    pub fn deploy(&self, node: &str, profile: &str) -> Result<Job> {
+        let body = json!({"kind": "deploy", "profile": profile});
+        let response = self.request("POST", &format!("/v1/nodes/{node}/jobs"), Some(&body))?;
+        if response.status != 202 {
+            bail!("the deploy of {node} was refused: {} {}", response.status, response.text());
+        }
+        let location = response.header("location").context("the answer to a deploy has no Location")?;
+        let id = location.rsplit('/').next().unwrap_or(location).to_owned();
+        self.jobs.borrow_mut().push(id.clone());
+        self.job(&id)
+    }
+
+    /// Tells the server that the machine was switched on by hand.
+    pub fn power_observed(&self, node: &str) -> Result<()> {
+        let body = json!({"observed": "on"});
+        let response = self.request("POST", &format!("/v1/nodes/{node}/power"), Some(&body))?;
+        if !(200..300).contains(&response.status) {
+            bail!("the power note for {node} was refused: {} {}", response.status, response.text());
+        }
+        Ok(())
+    }
+
+    /// The job with that id.
+    pub fn job(&self, id: &str) -> Result<Job> {
+        self.get(&format!("/v1/jobs/{id}"))?.json().with_context(|| format!("cannot read job {id}"))
+    }
+
+    /// Waits until `done` holds for the job. A job that ended before is an error.
+    pub fn wait_job(
+        &self,
+        id: &str,
+        what: &str,
+        limit: Duration,
+        done: impl Fn(&Job) -> bool,
+    ) -> Result<Job> {
+        wait_for(what, limit, || {
+            let job = self.job(id)?;
+            if done(&job) {
+                return Ok(Poll::Ready(job));
+            }
+            if job.ended() {
+                bail!("waiting for {what}, but the job ended as {job}");
+            }
+            Ok(Poll::pending(job.to_string()))
+        })
+    }
+
+    /// Waits until the job ended, however it did.
+    pub fn wait_ended(&self, id: &str, limit: Duration) -> Result<Job> {
+        self.wait_job(id, "the end of the job", limit, Job::ended)
+    }
+
+    /// Waits until the job succeeded.
+    pub fn wait_deployed(&self, id: &str, limit: Duration) -> Result<Job> {
+        self.wait_ended(id, limit)?.succeeded()
+    }
+
+    /// Sum of all samples of `metric` whose labels contain `label`.
+    pub fn metric(&self, metric: &str, label: &str) -> Result<f64> {
+        let response = self.get("/metrics")?;
+        if response.status != 200 {
+            bail!("/metrics: status {}", response.status);
+        }
+        Ok(sum_samples(&response.text(), metric, label))
+    }
+
+    /// The client with `args`, to be run inside the lab.
+    #[must_use]
+    pub fn ks_command(&self, args: &[&str]) -> Command {
+        let mut command = self.lab.command(self.lab.dir().join("ks"));
+        command
+            .args(args)
+            .env("KS_SERVER", format!("http://{SERVER}:{HTTP_PORT}"))
+            .env("KS_TOKEN_FILE", self.token_file());
+        command
+    }
+
+    /// Runs the client to its end.
+    pub fn ks(&self, args: &[&str], limit: Duration) -> Result<Output> {
+        run_to_end(&mut self.ks_command(args), limit)
+    }
+
+    /// The file with the administrator's token.
+    #[must_use]
+    pub fn token_file(&self) -> PathBuf {
+        self.lab.dir().join("data/admin.token")
+    }
+
+    /// Writes state and log of each job and the list of nodes to the lab's directory.
+    fn write_journal(&self) {
+        let mut outputs = vec![("nodes.json".to_owned(), vec!["node", "list", "-o", "json"])];
+        let jobs = self.jobs.borrow();
+        for job in jobs.iter() {
+            outputs.push((format!("{job}.json"), vec!["job", "show", job, "-o", "json"]));
+            outputs.push((format!("{job}.log"), vec!["job", "log", job]));
+        }
+        for (file, args) in outputs {
+            // A server that cannot answer any more is a finding of its own: leave its words.
+            let text = match self.ks(&args, secs(10)) {
+                Ok(output) => [output.stdout, output.stderr].concat(),
+                Err(error) => format!("{error:#}").into_bytes(),
+            };
+            fs::write(self.lab.dir().join(file), text).ok();
+        }
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        if self.is_running().unwrap_or(false) {
+            self.write_journal();
+        }
+    }
+}
+
+/// Sums samples of the text format of metrics; `metric` without a `_total` ending fits both.
+fn sum_samples(text: &str, metric: &str, label: &str) -> f64 {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(|(series, _)| {
+            let name = series.split('{').next().unwrap_or(series);
+            (name == metric || name.strip_suffix("_total") == Some(metric)) && series.contains(label)
+        })
+        .filter_map(|(_, value)| value.parse::<f64>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_summed_by_name_and_label() {
+        let text = "# TYPE a counter\na_total{r=\"x\"} 2\na_total{r=\"y\"} 3\nab_total 9\n";
+        assert_eq!(sum_samples(text, "a", ""), 5.0);
+        assert_eq!(sum_samples(text, "a_total", "\"y\""), 3.0);
+    }
+}

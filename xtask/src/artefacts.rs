@@ -1,0 +1,109 @@
+//! Everything the demonstration and the end-to-end tests run, in one directory.
+//!
+//! | path | what |
+//! |---|---|
+//! | `kaltstart` | the server and client |
+//! | `ramdisks/NAME/{vmlinuz,ramdisk.cpio}` | the agent's kernel and ramdisk |
+//! | `loaders/` | network boot loaders |
+//! | `images/NAME/{manifest.json,…}` | images |
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::image::{self, Compression};
+use crate::{boot_files, packages, ramdisk};
+
+/// The agent's target: given explicitly, so that its flags do not touch build scripts.
+const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The agent is alone in its ramdisk: no loader, no libraries.
+const AGENT_FLAGS: &str = "-C target-feature=+crt-static";
+
+/// Builds what is missing and returns the directory. An image's name may end in `-gzip`: the same
+/// image in that compression.
+pub(crate) fn build(flavours: &[&str], images: &[&str]) -> Result<PathBuf> {
+    packages::ensure()?;
+    let server = executable(cargo().args(["build", "--package", "kaltstart-server"]))?;
+    let agent = executable(
+        cargo()
+            .args(["build", "--package", "kaltstart-agent", "--profile", "agent"])
+            .args(["--target", AGENT_TARGET])
+            .env("RUSTFLAGS", AGENT_FLAGS),
+    )?;
+    // TARGET/PROFILE/kaltstart -> TARGET/artefacts
+    let dir = server.ancestors().nth(2).context("the server was built in no target directory")?;
+    let dir = dir.join("artefacts");
+    for part in ["ramdisks", "images"] {
+        let path = dir.join(part);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    link(&server, &dir.join("kaltstart"))?;
+    link(&boot_files::build()?, &dir.join("loaders"))?;
+    for flavour in flavours {
+        let base = ramdisk::build(flavour)?;
+        let out = dir.join("ramdisks").join(flavour);
+        fs::create_dir_all(&out)?;
+        link(&base.join("vmlinuz"), &out.join("vmlinuz"))?;
+        let size = ramdisk::assemble(&base, &agent, &out.join("ramdisk.cpio"))?;
+        eprintln!("ramdisk {flavour}: {:.1} MB, agent {:.1} MB", mb(size), mb(fs::metadata(&agent)?.len()));
+    }
+    for image in images {
+        let out = dir.join("images").join(image);
+        match image.strip_suffix("-gzip") {
+            None => link(&image::build(image, Compression::Zstd)?, &out)?,
+            Some(name) => renamed_image(&image::build(name, Compression::Gzip)?, image, &out)?,
+        }
+    }
+    Ok(dir)
+}
+
+/// Cargo, as this program was started by it.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a build that makes one program, shows its progress, and returns the program's path.
+pub(crate) fn executable(build: &mut Command) -> Result<PathBuf> {
+    let output = build
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the build failed ({})", output.status);
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .context("the build made no program")
+}
+
+/// Makes `link` point to `target`, at once, whatever it was before.
+fn link(target: &Path, link: &Path) -> Result<()> {
+    let new = link.with_extension("new");
+    fs::remove_file(&new).ok();
+    symlink(target, &new)
+        .and_then(|()| fs::rename(&new, link))
+        .with_context(|| format!("cannot link {} to {}", link.display(), target.display()))
+}
+
+/// An image under another name: its own manifest beside a link to the file.
+fn renamed_image(from: &Path, name: &str, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let text = fs::read_to_string(from.join("manifest.json")).context("cannot read the manifest")?;
+    let mut manifest: Value = serde_json::from_str(&text).context("the manifest is no JSON")?;
+    manifest["name"] = name.into();
+    let file = manifest["file"].as_str().context("the manifest names no file")?;
+    link(&from.join(file), &to.join(file))?;
+    fs::write(to.join("manifest.json"), manifest.to_string()).context("cannot write the manifest")
+}
+
+fn mb(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}

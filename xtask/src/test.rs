@@ -1,0 +1,39 @@
+//! `cargo xtask test` and `cargo xtask e2e`: all tests, and the end-to-end stories alone.
+
+use std::os::unix::process::CommandExt;
+
+use anyhow::{Context, Result, bail};
+
+use crate::artefacts::{self, cargo};
+use crate::packages;
+
+/// Machines at a time: each keeps one core busy with emulation.
+const THREADS: &str = "--test-threads=2";
+
+/// `cargo xtask test`
+pub(crate) fn task(args: &[String]) -> Result<()> {
+    if !args.is_empty() {
+        bail!("usage: cargo xtask test (for single stories: cargo xtask e2e [FILTER])");
+    }
+    packages::ensure()?;
+    let status = cargo().args(["test", "--workspace"]).status().context("cannot start cargo")?;
+    if !status.success() {
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    stories(&[])
+}
+
+/// `cargo xtask e2e [FILTER]`
+pub(crate) fn stories(args: &[String]) -> Result<()> {
+    let dir = artefacts::build(&["cloud", "generic"], &["e2e", "e2e-gzip", "debian-12"])?;
+    let evidence = dir.with_file_name("evidence");
+    let mut command = cargo();
+    command
+        .args(["test", "--package", "kaltstart-tests", "--test", "e2e", "--", THREADS])
+        .args(args)
+        .env("KALTSTART_ARTEFACTS", &dir)
+        .env("KALTSTART_EVIDENCE", &evidence);
+    // In place of this process: the last lines and the exit status are the test runner's own.
+    let error = command.exec();
+    bail!("cannot start cargo: {error}")
+}
