@@ -83,6 +83,8 @@ fn dhcp() -> Result<()> {
         for packet in packets::noise(&packets::discover(client.mac), 300) {
             send(&packet)?;
         }
+        // The next question needs the port.
+        drop(socket);
         client.offer().context("after the attack")?;
         ensure!(server.is_running()?, "the server ended");
         Ok(())
@@ -118,7 +120,6 @@ fn tftp() -> Result<()> {
             "%2e%2e/server.toml",
             ".",
             "/",
-            "",
             &config_file,
         ] {
             let answer = client.tftp(&packets::read_request(path, "octet", &[]))?;

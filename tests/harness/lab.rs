@@ -53,6 +53,8 @@ impl Lab {
         ip(&["netns", "add", &name])
             .context("cannot make a network namespace: root (or sudo) and iproute2 are needed")?;
         let lab = Self { name, dir, taps: AtomicU32::new(0), capture: Mutex::new(None) };
+        // The bridge's IPv6 address is usable at once: boot loaders do not wait for a second answer.
+        lab.inside(|| Ok(fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?)).ok();
         lab.ip(&["link", "set", "lo", "up"])?;
         // Without spanning tree and forward delay a new port forwards its first packet.
         lab.ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;

@@ -171,6 +171,7 @@ pub fn malformed_tftp(file: &str) -> Vec<Vec<u8>> {
         good[..good.len() - 1].to_vec(),
         good[..2 + file.len() + 1].to_vec(),
         read_request(file, "telepathy", &[]),
+        read_request("", "octet", &[]),
         // An option without value.
         [good.as_slice(), b"blksize\0"].concat(),
         read_request(file, "octet", &options),

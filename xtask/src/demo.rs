@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::SaidNo;
 use crate::artefacts::{self, cargo, executable};
 
 /// `cargo xtask demo [OPTIONS]`
@@ -16,9 +17,7 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
         place.and_then(|place| args.get(place + 1)).cloned().unwrap_or_else(|| String::from(default))
     };
     let checked = Command::new(&demo).arg("--check").args(args).status().context("cannot start the demo")?;
-    if !checked.success() {
-        std::process::exit(checked.code().unwrap_or(1));
-    }
+    SaidNo::check(checked)?;
     let dir = artefacts::build(&[&value("--ramdisk", "generic")], &[&value("--image", "debian-12")])?;
     // In place of this process: Ctrl-C and the exit status are the program's own.
     let error = Command::new(&demo).arg("--artefacts").arg(dir).args(args).exec();

@@ -43,6 +43,30 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
     ("packages", "", "install the Debian packages the tasks need", packages::task),
 ];
 
+/// A program that was run for its verdict said no, and has told why: its exit status is the task's.
+#[derive(Debug)]
+struct SaidNo(Option<i32>);
+
+impl std::fmt::Display for SaidNo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a program ended without success")
+    }
+}
+
+impl std::error::Error for SaidNo {}
+
+impl SaidNo {
+    /// Passes success on.
+    fn check(status: std::process::ExitStatus) -> Result<()> {
+        if status.success() { Ok(()) } else { Err(Self(status.code()).into()) }
+    }
+
+    /// The exit status; 1 when a signal ended the program.
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.0.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    }
+}
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let task = args.first().and_then(|name| TASKS.iter().find(|task| task.0 == name));
@@ -56,6 +80,9 @@ fn main() -> ExitCode {
     match run(&args[1..]) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(said_no) = error.downcast_ref::<SaidNo>() {
+                return said_no.exit_code();
+            }
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use anyhow::{Context, Result, bail};
 
 use crate::artefacts::{self, cargo};
-use crate::packages;
+use crate::{SaidNo, packages};
 
 /// Machines at a time: each keeps one core busy with emulation.
 const THREADS: &str = "--test-threads=2";
@@ -17,9 +17,7 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     }
     packages::ensure()?;
     let status = cargo().args(["test", "--workspace"]).status().context("cannot start cargo")?;
-    if !status.success() {
-        std::process::exit(status.code().unwrap_or(1));
-    }
+    SaidNo::check(status)?;
     stories(&[])
 }
 
@@ -32,7 +30,9 @@ pub(crate) fn stories(args: &[String]) -> Result<()> {
         .args(["test", "--package", "kaltstart-tests", "--test", "e2e", "--", THREADS])
         .args(args)
         .env("KALTSTART_ARTEFACTS", &dir)
-        .env("KALTSTART_EVIDENCE", &evidence);
+        .env("KALTSTART_EVIDENCE", &evidence)
+        // A story's error says its cause; the way through the harness would bury it.
+        .env("RUST_LIB_BACKTRACE", "0");
     // In place of this process: the last lines and the exit status are the test runner's own.
     let error = command.exec();
     bail!("cannot start cargo: {error}")
