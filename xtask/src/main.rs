@@ -20,6 +20,9 @@ mod ramdisk;
 mod recipes;
 mod test;
 
+#[cfg(test)]
+mod tidy;
+
 use std::process::ExitCode;
 
 use anyhow::Result;

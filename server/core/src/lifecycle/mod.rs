@@ -27,6 +27,7 @@ pub const ATTEMPTS_MAX: u32 = 5;
 pub const GRANT_LIFETIME_MS: u64 = 3_600_000;
 
 /// What becomes of a machine.
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// It changes; nobody may be told before it is stored.
