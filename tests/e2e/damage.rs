@@ -1,7 +1,7 @@
 //! A damaged image is refused, and what was written of it cannot start.
 
-use crate::common::{AGENT_LIMIT, IMAGE, config, machine, order_from};
-use anyhow::{Context as _, Result};
+use crate::common::{AGENT_LIMIT, IMAGE, config, machine, order_only};
+use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::disk;
 use kaltstart_tests::guest::Firmware;
 use kaltstart_tests::story::story;
@@ -15,9 +15,11 @@ fn refused(name: &str, code: &str, damage: impl FnOnce(&File, u64) -> Result<()>
         let (artefacts, mut config) = config()?;
         let copy = lab.dir().join("images");
         let file = copy_image(&config.images.join(IMAGE), &copy.join(IMAGE))?;
-        damage(&file, file.metadata()?.len())?;
         config.images = copy;
-        let mut ordered = order_from(lab, machine(lab, Firmware::Bios)?.0, &artefacts, config, IMAGE)?;
+        let mut ordered = order_only(lab, machine(lab, Firmware::Bios)?.0, &artefacts, config, IMAGE)?;
+        // After the order: the server looks at an image's size when it is ordered.
+        damage(&file, file.metadata()?.len())?;
+        ordered.power_on()?;
         let job = ordered.server.wait_ended(&ordered.job, AGENT_LIMIT)?;
         job.failed_with(code)?;
         // The machine stays up and says why.
@@ -51,4 +53,20 @@ fn flipped_bit() -> Result<()> {
 #[test]
 fn truncated() -> Result<()> {
     refused("damage-truncated", "KS-3002", |file, size| Ok(file.set_len(size / 2)?))
+}
+
+/// A truncated image that is there before the order is refused at once, in words.
+#[test]
+fn truncated_before_the_order() -> Result<()> {
+    story("damage-order", |lab| {
+        let (artefacts, mut config) = config()?;
+        let copy = lab.dir().join("images");
+        let file = copy_image(&config.images.join(IMAGE), &copy.join(IMAGE))?;
+        file.set_len(file.metadata()?.len() / 2)?;
+        config.images = copy;
+        let refusal = order_only(lab, machine(lab, Firmware::Bios)?.0, &artefacts, config, IMAGE).err();
+        let text = refusal.map(|error| format!("{error:#}")).context("the order was taken")?;
+        ensure!(text.contains("image-unusable"), "the order was refused otherwise: {text}");
+        Ok(())
+    })
 }
