@@ -162,13 +162,12 @@ fn start_link(nic: Nic, sender: mpsc::Sender<Answer>, stop: Arc<AtomicBool>) {
         if let Err(error) = sys::set_up(&nic.name) {
             tracing::warn!("{} cannot be switched on: {error}", nic.name);
         }
-        let mut client = None;
         while !stop.load(Ordering::Relaxed) {
             if !has_carrier(&nic.name) {
                 std::thread::sleep(LOOK);
                 continue;
             }
-            match lease_on(&nic, &mut client, &stop) {
+            match lease_on(&nic, &stop) {
                 Ok(Some((client, lease))) => {
                     // The receiver is gone only when another link has won.
                     let _ = sender.send(Answer { interface: nic.name.clone(), mac: nic.mac, client, lease });
@@ -189,13 +188,9 @@ fn has_carrier(interface: &str) -> bool {
 }
 
 /// Runs the client until it has a lease, the link is lost or nobody wants it any more.
-fn lease_on(
-    nic: &Nic,
-    client: &mut Option<Client>,
-    stop: &AtomicBool,
-) -> io::Result<Option<(Client, Lease)>> {
+fn lease_on(nic: &Nic, stop: &AtomicBool) -> io::Result<Option<(Client, Lease)>> {
     let socket = sys::dhcp_socket(&nic.name, CLIENT_TURN)?;
-    let mut running = client.take().unwrap_or_else(|| Client::new(nic.mac, random_u32(), uptime()));
+    let mut running = Client::new(nic.mac, random_u32(), uptime());
     loop {
         if stop.load(Ordering::Relaxed) || !has_carrier(&nic.name) {
             return Ok(None);

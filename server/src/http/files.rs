@@ -35,7 +35,9 @@ pub(super) async fn serve(
     let whole = whole && served.status() == StatusCode::OK;
     let (mut head, body) = served.into_parts();
     head.headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    let body = Counted { body: Box::pin(body), bytes: 0, sent: whole.then(|| Box::new(sent) as Sent) };
+    let left = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let sent: Option<(u64, Sent)> = left.filter(|_| whole).map(|left| (left, Box::new(sent) as Sent));
+    let body = Counted { body: Box::pin(body), bytes: 0, sent };
     Response::from_parts(head, Body::new(body))
 }
 
@@ -45,7 +47,8 @@ type Sent = Box<dyn FnOnce(u64) + Send>;
 struct Counted<B> {
     body: Pin<Box<B>>,
     bytes: u64,
-    sent: Option<Sent>,
+    /// The length that was announced, and who hears that it was reached.
+    sent: Option<(u64, Sent)>,
 }
 
 impl<B> HttpBody for Counted<B>
@@ -63,11 +66,10 @@ where
         if let Some(Ok(frame)) = &frame {
             self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
-        // A body of known length may never be asked for the frame after its last one.
-        if (frame.is_none() || self.body.is_end_stream() || self.body.size_hint().exact() == Some(0))
-            && let Some(sent) = self.sent.take()
-        {
-            sent(self.bytes);
+        // A body of known length is not asked for what comes after its last byte.
+        let bytes = self.bytes;
+        if let Some((_, sent)) = self.sent.take_if(|(length, _)| bytes >= *length) {
+            sent(bytes);
         }
         Poll::Ready(frame)
     }
