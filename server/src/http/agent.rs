@@ -14,7 +14,9 @@ use kaltstart_core::machine::{Job, Machine};
 use kaltstart_protocol::agent_api::{
     Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
 };
+use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::node_api::NodeReport;
 use kaltstart_protocol::secret::Secret;
 use std::sync::Arc;
@@ -107,11 +109,14 @@ pub(super) async fn task(
 
 /// Hands out a job's task, with a new token for the installed system's report.
 async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Result<Task, Problem> {
-    let (manifest, _) = app.images.find(&job.order.image).map_err(AppError::from)?;
-    if manifest.digest != job.order.image_digest {
-        let detail = format!("image {:?} was replaced since the order; order again", manifest.name);
-        return Err(Problem::new(StatusCode::CONFLICT, "image-unusable", detail));
-    }
+    let manifest = match image(app, job) {
+        Ok(manifest) => manifest,
+        Err(detail) => {
+            let finding = Finding::new(Code::ImageMissing, detail);
+            app.apply(key, &Event::Hindered(finding)).await?;
+            return Ok(Task::Wait);
+        }
+    };
     let report_token = clock::token("kst_report_");
     let taken = Event::TaskTaken { job: job.id.clone(), report_token: report_token.fingerprint() };
     app.apply(key, &taken).await?;
@@ -123,7 +128,7 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
         disk: job.order.disk.clone(),
         layout: job.order.layout.clone(),
         image_url: format!("{base}/images/{}", manifest.digest),
-        image: kaltstart_protocol::image::Manifest { packages: Vec::new(), ..manifest },
+        image: manifest,
         uuids: job.order.uuids.clone(),
         identity: Identity {
             hostname: machine.node.name.clone(),
@@ -134,6 +139,16 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
             report_token,
         },
     })))
+}
+
+/// The manifest of the image that was ordered, or why it cannot be laid down any more.
+fn image(app: &App, job: &Job) -> Result<Manifest, String> {
+    let (manifest, _) = app.images.find(&job.order.image).map_err(|error| error.to_string())?;
+    if manifest.digest == job.order.image_digest {
+        Ok(Manifest { packages: Vec::new(), ..manifest })
+    } else {
+        Err(format!("image {:?} was replaced by another version since the order; order again", manifest.name))
+    }
 }
 
 /// `POST /agent/v1/report`

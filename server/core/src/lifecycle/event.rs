@@ -80,6 +80,8 @@ pub enum Event {
     JobOrdered(alloc::boxed::Box<Job>),
     /// Somebody cancelled the job.
     JobCancelled,
+    /// The server itself cannot go on with the job.
+    Hindered(Finding),
     /// The current phase has taken too long.
     DeadlinePassed,
     /// The server starts: time in which nobody listened does not count against deadlines.

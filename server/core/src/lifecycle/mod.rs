@@ -63,6 +63,7 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::SystemReported(report) => draft.system_reported(report),
         Event::JobOrdered(job) => draft.ordered(job),
         Event::JobCancelled => draft.cancelled(),
+        Event::Hindered(finding) => draft.hindered(finding),
         Event::DeadlinePassed => draft.deadline_passed(),
         Event::ServerStarted => draft.server_started(),
         Event::Operator(wanted) => draft.moved(*wanted),
@@ -394,6 +395,14 @@ impl Draft {
         }
         self.close(JobState::Cancelled);
         self.happenings.push(Happening::JobCancelled);
+        Ok(())
+    }
+
+    fn hindered(&mut self, finding: &Finding) -> Verdict {
+        if self.live().is_none() {
+            return Err(No::Ignore("the job has ended"));
+        }
+        self.fail(finding.clone());
         Ok(())
     }
 
