@@ -1,6 +1,7 @@
 //! The agent's API; `kaltstart_protocol::agent_api` tells its contract.
 
 use super::error::Problem;
+use super::extract::Body;
 use crate::app::{App, AppError};
 use crate::clock;
 use crate::store::{Key, Versioned};
@@ -12,11 +13,15 @@ use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, Machine};
 use kaltstart_protocol::agent_api::{
-    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
+    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, ReportState, Task, TaskRequest,
+    Welcome,
 };
+use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::node_api::NodeReport;
+use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +30,16 @@ const WAIT_MAX: u32 = 60;
 
 /// Lines of one log batch that are looked at.
 const LOG_BATCH_MAX: usize = 1000;
+
+/// Characters of a log line that are kept.
+const LOG_LINE_MAX: usize = 2000;
+
+/// Characters of a log line's level that are kept.
+const LOG_LEVEL_MAX: usize = 10;
+
+/// Shortest session secret that is accepted: agents send 64 digits and a prefix, and one that
+/// forgot to make a secret must not get a session that everybody knows.
+const SESSION_LEN_MIN: usize = 32;
 
 /// An agent that proved its session.
 pub(super) struct Agent {
@@ -47,11 +62,12 @@ impl FromRequestParts<Arc<App>> for Agent {
 /// `POST /agent/v1/hello`
 pub(super) async fn hello(
     State(app): State<Arc<App>>,
-    Json(hello): Json<Hello>,
+    Body(hello): Body<Hello>,
 ) -> Result<Json<Welcome>, Problem> {
+    if hello.session.expose().len() < SESSION_LEN_MIN {
+        return Err(Problem::bad_request("the session secret is too short to be one"));
+    }
     let (token, session) = (hello.token.fingerprint(), hello.session.fingerprint());
-    let known = app.store.machine(Key::Session(session))?.is_some();
-    let key = if known { Key::Session(session) } else { Key::BootToken(token) };
     let event = Event::AgentHello(event::Hello {
         token,
         session,
@@ -60,7 +76,12 @@ pub(super) async fn hello(
         running_ms: hello.uptime_ms.saturating_sub(hello.started_uptime_ms),
         facts: hello.facts,
     });
-    match app.apply(key, &event).await {
+    let mut outcome = app.apply(Key::BootToken(token), &event).await;
+    // A repeated hello: its token is used up, perhaps only just now, by the one before.
+    if matches!(outcome, Err(AppError::NotFound(_) | AppError::Refused(_))) {
+        outcome = app.apply(Key::Session(session), &event).await;
+    }
+    match outcome {
         Ok(applied) => {
             let node = applied.machine.node;
             tracing::info!(node = node.name, mode = ?hello.mode, version = hello.agent_version, "agent says hello");
@@ -78,7 +99,7 @@ pub(super) async fn hello(
 pub(super) async fn task(
     State(app): State<Arc<App>>,
     agent: Agent,
-    Json(request): Json<TaskRequest>,
+    Body(request): Body<TaskRequest>,
 ) -> Result<Json<Task>, Problem> {
     let wait = Duration::from_secs(u64::from(request.wait_seconds.min(WAIT_MAX)));
     let mut newest = app.store.newest_event();
@@ -87,31 +108,33 @@ pub(super) async fn task(
         loop {
             newest.mark_unchanged();
             let machine = app.machine(key)?.machine;
-            match assignment(&machine) {
-                Assignment::Wait => {}
-                Assignment::Reboot => {
-                    return Ok(Task::Reboot { reason: "there is a job for this machine".into() });
-                }
-                Assignment::Install(job) => return hand_out(&app, key, &machine, &job).await,
-            }
-            if newest.changed().await.is_err() {
-                return Ok(Task::Wait);
+            let assigned = assignment(&machine);
+            if assigned != Assignment::Wait || newest.changed().await.is_err() {
+                return Ok::<_, AppError>((assigned, machine));
             }
         }
     };
-    match tokio::time::timeout(wait, look).await {
-        Ok(outcome) => outcome.map(Json),
-        Err(_) => Ok(Json(Task::Wait)),
+    // Only the waiting is cut short: what is handed out is handed out as a whole.
+    let Ok(found) = tokio::time::timeout(wait, look).await else { return Ok(Json(Task::Wait)) };
+    match found? {
+        (Assignment::Wait, _) => Ok(Json(Task::Wait)),
+        (Assignment::Reboot, _) => {
+            Ok(Json(Task::Reboot { reason: "there is a job for this machine".into() }))
+        }
+        (Assignment::Install(job), machine) => hand_out(&app, key, &machine, &job).await.map(Json),
     }
 }
 
 /// Hands out a job's task, with a new token for the installed system's report.
 async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Result<Task, Problem> {
-    let (manifest, _) = app.images.find(&job.order.image).map_err(AppError::from)?;
-    if manifest.digest != job.order.image_digest {
-        let detail = format!("image {:?} was replaced since the order; order again", manifest.name);
-        return Err(Problem::new(StatusCode::CONFLICT, "image-unusable", detail));
-    }
+    let manifest = match app.images.find(&job.order.image) {
+        Ok((manifest, _)) if manifest.digest == job.order.image_digest => manifest,
+        Ok((manifest, _)) => {
+            let why = format!("image {:?} was replaced since the order; order again", manifest.name);
+            return without_image(app, key, job, why).await;
+        }
+        Err(error) => return without_image(app, key, job, error.to_string()).await,
+    };
     let report_token = clock::token("kst_report_");
     let taken = Event::TaskTaken { job: job.id.clone(), report_token: report_token.fingerprint() };
     app.apply(key, &taken).await?;
@@ -136,11 +159,25 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
     })))
 }
 
+/// Fails a job whose image has gone since the order: its agent would ask for ever.
+async fn without_image(app: &App, key: Key<'_>, job: &Job, why: String) -> Result<Task, Problem> {
+    let failed = Event::PhaseReported {
+        job: job.id.clone(),
+        attempt: job.attempt,
+        phase: job.phase.max(Phase::Inventory),
+        state: ReportState::Failed { finding: Finding::new(Code::ImageMissing, why) },
+        progress: None,
+        detail: BTreeMap::new(),
+    };
+    app.apply(key, &failed).await?;
+    Ok(Task::Wait)
+}
+
 /// `POST /agent/v1/report`
 pub(super) async fn report(
     State(app): State<Arc<App>>,
     agent: Agent,
-    Json(report): Json<Report>,
+    Body(report): Body<Report>,
 ) -> Result<Json<Directive>, Problem> {
     let event = Event::PhaseReported {
         job: report.job,
@@ -157,7 +194,7 @@ pub(super) async fn report(
 pub(super) async fn installed(
     State(app): State<Arc<App>>,
     agent: Agent,
-    Json(installed): Json<Installed>,
+    Body(installed): Body<Installed>,
 ) -> Result<Json<Directive>, Problem> {
     directive(app.apply(Key::Session(agent.session), &Event::InstallDone(installed)).await)
 }
@@ -174,19 +211,27 @@ fn directive(outcome: Result<crate::app::Applied, AppError>) -> Result<Json<Dire
 pub(super) async fn log(
     State(app): State<Arc<App>>,
     agent: Agent,
-    Json(mut batch): Json<LogBatch>,
+    Body(mut batch): Body<LogBatch>,
 ) -> Result<StatusCode, Problem> {
     let node = &agent.found.machine.node;
     batch.lines.truncate(LOG_BATCH_MAX);
+    for line in &mut batch.lines {
+        line.level = cut(&line.level, LOG_LEVEL_MAX);
+        line.text = cut(&line.text, LOG_LINE_MAX);
+    }
     let job = node.session.as_ref().and_then(|session| session.job.clone());
     app.store.put_log(node.id.clone(), job, agent.session, batch.first, batch.lines, clock::now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
+fn cut(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
+}
+
 /// `POST /node/v1/report`
 pub(super) async fn system_report(
     State(app): State<Arc<App>>,
-    Json(report): Json<NodeReport>,
+    Body(report): Body<NodeReport>,
 ) -> Result<StatusCode, Problem> {
     let token: Secret = report.token;
     let event = Event::SystemReported(SystemReport {
