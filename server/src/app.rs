@@ -1,10 +1,10 @@
 //! The server's middle: load a machine, let the core decide, commit, and only then answer.
 
 use crate::clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::images::{Catalog, ImageError};
 use crate::metrics::Metrics;
-use crate::store::{Commit, Key, Store, StoreError, Versioned};
+use crate::store::{Commit, Key, Store, StoreError, Versioned, WriteError};
 use kaltstart_core::boot;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, GRANT_LIFETIME_MS, Step, phases};
@@ -15,16 +15,21 @@ use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Decisions on one event before the server gives up against other writers.
 const TRIES_MAX: u32 = 20;
 
+/// Machines nobody declared that are recorded: hardware addresses are free to invent, so a flood
+/// of them must not fill the disk.
+const UNDECLARED_MAX: usize = 4096;
+
 /// Why something did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// There is no such machine, job or profile.
-    #[error("{0} not found")]
+    #[error("{0}")]
     NotFound(String),
     /// It contradicts the state of things.
     #[error("{0}")]
@@ -62,6 +67,10 @@ pub struct App {
     /// Proves an administrator; made at first start.
     pub admin: Secret,
     reserved: RwLock<Arc<BTreeSet<Ipv4Addr>>>,
+    /// Machines nobody declared; counted here, since each packet of a flood asks.
+    undeclared: AtomicUsize,
+    /// Whether the log has told that no more unknown machines are recorded.
+    told_full: AtomicBool,
 }
 
 impl App {
@@ -71,10 +80,22 @@ impl App {
     /// When a machine cannot be declared, or the store fails.
     pub async fn new(config: Config, store: Store, admin: Secret) -> Result<Self, AppError> {
         let images = Catalog::new(config.images.dir.clone());
-        let app =
-            Self { store, images, metrics: Metrics::default(), admin, reserved: RwLock::default(), config };
+        let (_, undeclared) = store.counts()?;
+        let app = Self {
+            config,
+            store,
+            images,
+            metrics: Metrics::default(),
+            admin,
+            reserved: RwLock::default(),
+            undeclared: AtomicUsize::new(undeclared),
+            told_full: AtomicBool::new(false),
+        };
         for node in &app.config.node {
-            app.declare(node).await?;
+            app.declare(node).await.map_err(|error| match error {
+                AppError::Refused(why) => AppError::Refused(format!("node {:?}: {why}", node.name)),
+                other => other,
+            })?;
         }
         app.gather_reservations()?;
         Ok(app)
@@ -86,8 +107,7 @@ impl App {
     }
 
     fn gather_reservations(&self) -> Result<(), AppError> {
-        let all = self.store.machines()?;
-        let reserved = all.iter().filter_map(|found| found.machine.node.reservation).collect();
+        let reserved = self.store.reservations()?;
         *self.reserved.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(reserved);
         Ok(())
     }
@@ -97,7 +117,7 @@ impl App {
     /// # Errors
     /// When there is none, or the store cannot be read.
     pub fn machine(&self, key: Key<'_>) -> Result<Versioned, AppError> {
-        self.store.machine(key)?.ok_or_else(|| AppError::NotFound("the machine was".into()))
+        self.store.machine(key)?.ok_or_else(|| AppError::NotFound("there is no such machine".into()))
     }
 
     /// Lets `event` happen to the machine found by `key`.
@@ -159,13 +179,25 @@ impl App {
     }
 
     /// The machine with that hardware address; one nobody declared is recorded as discovered.
+    /// None when it is unknown and too many unknown ones are recorded already.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn meet(&self, mac: Mac) -> Result<Machine, AppError> {
+    pub async fn meet(&self, mac: Mac) -> Result<Option<Machine>, AppError> {
         for _ in 0..TRIES_MAX {
             if let Some(found) = self.store.machine(Key::Mac(mac))? {
-                return Ok(found.machine);
+                return Ok(Some(found.machine));
+            }
+            let undeclared = self.undeclared.load(Ordering::Relaxed);
+            if undeclared >= UNDECLARED_MAX {
+                if !self.told_full.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        undeclared,
+                        "unknown machines are no longer recorded: declare yours (`ks node add`), look \
+                         for the source of so many addresses, or set boot.discover_unknown = false"
+                    );
+                }
+                return Ok(None);
             }
             let now = clock::now();
             let name = format!("node-{}", mac.to_string().replace(':', ""));
@@ -174,11 +206,12 @@ impl App {
             let told = [Happening::NodeMoved(machine.node.state)];
             match self.store.commit(&machine, 0, &told, now).await {
                 Ok(Commit::Done) => {
+                    self.undeclared.fetch_add(1, Ordering::Relaxed);
                     self.tell(&machine, &told);
-                    return Ok(machine);
+                    return Ok(Some(machine));
                 }
                 // Another packet of the same machine was quicker: it is there now.
-                Ok(Commit::Conflict) | Err(StoreError::Write(crate::store::WriteError::Refused(_))) => {}
+                Ok(Commit::Conflict) | Err(StoreError::Write(WriteError::Refused(_))) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -188,38 +221,67 @@ impl App {
     /// Declares a machine: makes it, or adopts one that was only seen.
     ///
     /// # Errors
-    /// When name or address belong to another machine, or the store fails.
-    pub async fn declare(&self, wanted: &crate::config::Node) -> Result<Machine, AppError> {
-        let now = clock::now();
-        let found = self.store.machine(Key::Mac(wanted.mac))?;
-        let (mut machine, version) = match found {
-            Some(found) => (found.machine, found.version),
-            None => {
-                let id = NodeId::new(now, clock::random_bits());
-                let node = Node::new(id, wanted.name.clone(), wanted.mac, true);
-                (Machine { node, job: None }, 0)
+    /// When name or addresses belong to another machine, a job depends on them, or the store fails.
+    pub async fn declare(&self, wanted: &config::Node) -> Result<Machine, AppError> {
+        for _ in 0..TRIES_MAX {
+            let now = clock::now();
+            let (mut machine, version) = match self.store.machine(Key::Mac(wanted.mac))? {
+                Some(found) => (found.machine, found.version),
+                None => {
+                    let id = NodeId::new(now, clock::random_bits());
+                    let node = Node::new(id, wanted.name.clone(), wanted.mac, true);
+                    (Machine { node, job: None }, 0)
+                }
+            };
+            let before = machine.node.clone();
+            if before.job.is_some() && before.name != wanted.name {
+                return Err(AppError::Refused(format!(
+                    "{} has a job and cannot become {} now; wait for the job's end or cancel it",
+                    before.name, wanted.name
+                )));
             }
-        };
-        let before = machine.node.clone();
-        machine.node.declared = true;
-        machine.node.name.clone_from(&wanted.name);
-        machine.node.reservation = wanted.address;
-        if version != 0 && machine.node == before {
-            return Ok(machine);
+            machine.node.declared = true;
+            machine.node.name.clone_from(&wanted.name);
+            machine.node.reservation = wanted.address;
+            if version != 0 && machine.node == before {
+                return Ok(machine);
+            }
+            let told = if version == 0 { vec![Happening::NodeMoved(machine.node.state)] } else { Vec::new() };
+            match self.store.commit(&machine, version, &told, now).await {
+                Ok(Commit::Done) => {
+                    if version != 0 && !before.declared {
+                        self.undeclared.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    self.tell(&machine, &told);
+                    self.gather_reservations()?;
+                    return Ok(machine);
+                }
+                Ok(Commit::Conflict) => {}
+                Err(StoreError::Write(WriteError::Refused(_))) => self.refuse_taken(wanted)?,
+                Err(error) => return Err(error.into()),
+            }
         }
-        let told = if version == 0 { vec![Happening::NodeMoved(machine.node.state)] } else { Vec::new() };
-        match self.store.commit(&machine, version, &told, now).await {
-            Ok(Commit::Done) => {
-                self.tell(&machine, &told);
-                self.gather_reservations()?;
-                Ok(machine)
+        Err(AppError::Busy)
+    }
+
+    /// Refuses what another machine has; nothing when none has it (any more).
+    fn refuse_taken(&self, wanted: &config::Node) -> Result<(), AppError> {
+        let name = (Key::Name(&wanted.name), format!("the name {:?}", wanted.name));
+        let address =
+            wanted.address.map(|address| (Key::Reservation(address), format!("the address {address}")));
+        for (key, what) in [Some(name), address].into_iter().flatten() {
+            let Some(found) = self.store.machine(key)? else { continue };
+            let node = found.machine.node;
+            if !node.macs.contains(&wanted.mac) {
+                let macs: Vec<String> = node.macs.iter().map(Mac::to_string).collect();
+                return Err(AppError::Refused(format!(
+                    "{what} belongs to {} ({}); choose another",
+                    node.name,
+                    macs.join(", ")
+                )));
             }
-            Ok(Commit::Conflict) => Err(AppError::Busy),
-            Err(StoreError::Write(crate::store::WriteError::Refused(_))) => {
-                Err(AppError::Refused(format!("the name {:?} belongs to another machine", wanted.name)))
-            }
-            Err(error) => Err(error.into()),
         }
+        Ok(())
     }
 
     /// Orders a job.
@@ -227,16 +289,15 @@ impl App {
     /// # Errors
     /// When profile or image are missing, the machine takes no such order, or the store fails.
     pub async fn order(&self, key: Key<'_>, kind: JobKind, profile: &str) -> Result<Machine, AppError> {
-        let profile = self
-            .config
-            .profile(profile)
-            .ok_or_else(|| AppError::NotFound(format!("the profile {profile:?} was")))?;
+        let profile = self.config.profile(profile).ok_or_else(|| {
+            AppError::NotFound(format!("there is no profile {profile:?}; `ks profile list` shows all"))
+        })?;
         let (image, _) = self.images.find(&profile.image)?;
         let layout = self
             .config
             .layouts
             .get(&profile.layout)
-            .ok_or_else(|| AppError::NotFound(format!("the layout {:?} was", profile.layout)))?;
+            .ok_or_else(|| AppError::NotFound(format!("there is no layout {:?}", profile.layout)))?;
         let now = clock::now();
         let uuids = DiskUuids {
             disk: clock::uuid(),
@@ -305,3 +366,6 @@ impl App {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// Boot server: from power button to production, in minutes.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "kaltstart", version, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

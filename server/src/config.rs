@@ -1,5 +1,6 @@
 //! What the server is told: one TOML file, checked as a whole before anything is bound.
 
+use crate::images::is_file_name;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::lease::Pool;
 use kaltstart_core::dhcp::subnet::{self, Subnet};
@@ -10,6 +11,8 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// The checked configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -277,10 +280,12 @@ fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let layout: Layout = toml::from_str(text).map_err(parse_error)?;
         config.layouts.insert(layout.name.clone(), layout);
     }
+    let mut problems = Vec::new();
+    twice(&mut problems, "layout.name", config.own_layouts.iter().map(|layout| layout.name.clone()));
     for layout in std::mem::take(&mut config.own_layouts) {
         config.layouts.insert(layout.name.clone(), layout);
     }
-    let problems = config.problems();
+    problems.extend(config.problems());
     if problems.is_empty() {
         Ok(config)
     } else {
@@ -301,10 +306,29 @@ impl Config {
         format!("http://{}", self.http.listen)
     }
 
+    /// Whether `address` can be reserved for a machine.
+    ///
+    /// # Errors
+    /// When it is not a machine's to have; the message tells why.
+    pub fn reservable(&self, address: Ipv4Addr) -> Result<(), String> {
+        match self.dhcp.iter().find(|dhcp| dhcp.subnet.has_host(address)) {
+            None => Err(format!("{address} is in no dhcp.subnet of this server")),
+            Some(dhcp) if dhcp.address == address => Err(format!("{address} is the server's own")),
+            Some(dhcp) if dhcp.router == Some(address) => Err(format!("{address} is the router's")),
+            Some(_) => Ok(()),
+        }
+    }
+
     fn problems(&self) -> Vec<String> {
         let mut all = Vec::new();
-        if self.http.listen.ip().is_unspecified() {
-            all.push("http.listen: machines must be told an address, not 0.0.0.0".into());
+        if self.http.listen.ip().is_unspecified() || self.http.listen.port() == 0 {
+            all.push("http.listen: machines must be told an address and a port, not 0.0.0.0 or 0".into());
+        }
+        if let Err(problem) = log_filter(&self.log.level) {
+            all.push(format!("log.level: {problem}"));
+        }
+        if self.boot.cmdline.chars().any(char::is_control) {
+            all.push("boot.cmdline: is one line of kernel arguments, without control characters".into());
         }
         for subnet in &self.dhcp {
             subnet.problems(&mut all);
@@ -318,6 +342,15 @@ impl Config {
             if !self.layouts.contains_key(&profile.layout) {
                 all.push(format!("profile {:?}: layout {:?} does not exist", profile.name, profile.layout));
             }
+            if !is_file_name(&profile.image) {
+                all.push(format!(
+                    "profile {:?}: image {:?} is not an image name",
+                    profile.name, profile.image
+                ));
+            }
+            if profile.authorized_keys.iter().any(|key| key.chars().any(char::is_control)) {
+                all.push(format!("profile {:?}: an entry of authorized_keys is not one line", profile.name));
+            }
         }
         twice(&mut all, "profile.name", self.profile.iter().map(|profile| profile.name.clone()));
         twice(&mut all, "node.name", self.node.iter().map(|node| node.name.clone()));
@@ -329,10 +362,8 @@ impl Config {
             if !is_host_name(&node.name) {
                 all.push(format!("node.name {:?} is not a host name (letters, digits, -)", node.name));
             }
-            if let Some(address) = node.address
-                && !self.dhcp.iter().any(|subnet| subnet.subnet.has_host(address))
-            {
-                all.push(format!("node {:?}: address {address} is in no dhcp.subnet", node.name));
+            if let Some(Err(problem)) = node.address.map(|address| self.reservable(address)) {
+                all.push(format!("node {:?}: address {problem}", node.name));
             }
         }
         all
@@ -385,13 +416,27 @@ fn twice(all: &mut Vec<String>, key: &str, values: impl Iterator<Item = String>)
     }
 }
 
-/// Whether `name` is one label of a host name (RFC 1123 §2.1).
+/// What `log.level` lets through.
+///
+/// # Errors
+/// When it is neither a level nor directives; the message tells what is expected.
+pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    // A misspelt level alone would be taken for the name of a module, and silence all others.
+    let misspelt = |word: &&str| !word.contains(['=', '[']) && word.parse::<LevelFilter>().is_err();
+    match text.split(',').map(str::trim).find(misspelt) {
+        Some(word) => Err(format!("{word:?} is none of error, warn, info, debug, trace, off")),
+        None => EnvFilter::try_new(text).map_err(|error| format!("{text:?}: {error}")),
+    }
+}
+
+/// Whether `name` is one label of a host name (RFC 1123 §2.1), and cannot be taken for a MAC.
 #[must_use]
 pub fn is_host_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')
         && !name.ends_with('-')
+        && name.parse::<Mac>().is_err()
 }
 
 #[cfg(test)]
@@ -447,6 +492,13 @@ mod tests {
             ("db-07", "DB_07", "node.name"),
             ("image = \"debian-12\"", "image = \"debian-12\"\nlayout = \"x\"", "layout \"x\""),
             ("52:54:00:00:00:01", "52:54", "mac"),
+            ("10.77.0.1:8080", "10.77.0.1:0", "http.listen"),
+            ("\"10.77.0.50\"", "\"10.77.0.1\"", "server's own"),
+            ("image = \"debian-12\"", "image = \"../debian-12\"", "image"),
+            ("image = \"debian-12\"", "image = \"i\"\nauthorized_keys = [\"a\\nb\"]", "authorized_keys"),
+            ("loaders = \"l\"", "loaders = \"l\"\ncmdline = \"a\\nb\"", "boot.cmdline"),
+            ("[tftp]", "[log]\nlevel = \"inof\"\n[tftp]", "log.level"),
+            ("[tftp]", "[log]\nlevel = \"a=b=c\"\n[tftp]", "log.level"),
         ] {
             let text = GOOD.replace(from, to);
             assert_ne!(text, GOOD, "{from:?} stands in the good file");

@@ -31,9 +31,7 @@ impl DhcpDoor {
         let known = match app.store.machine(Key::Mac(asking.mac))? {
             Some(found) => Some(found.machine),
             // Systems nobody declared are none of our machines; only what wants to boot may be.
-            None if asking.client.boots() && app.config.boot.discover_unknown => {
-                Some(app.meet(asking.mac).await?)
-            }
+            None if asking.client.boots() && app.config.boot.discover_unknown => app.meet(asking.mac).await?,
             None => None,
         };
         Ok(match known {

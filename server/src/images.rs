@@ -11,7 +11,7 @@ pub enum ImageError {
     #[error("{0:?} is not an image name")]
     Name(String),
     /// No manifest, or not readable.
-    #[error("image {name:?}: cannot read {path}: {source}")]
+    #[error("image {name:?}: cannot read {path}: {source}; build or import the image into images.dir")]
     Read {
         /// The image.
         name: String,
@@ -31,7 +31,9 @@ pub enum ImageError {
         source: serde_json::Error,
     },
     /// The file has another size than its manifest says.
-    #[error("image {name:?}: {path} has {found} bytes, its manifest says {expected}")]
+    #[error(
+        "image {name:?}: {path} has {found} bytes, its manifest says {expected}; build or import it again"
+    )]
     Size {
         /// The image.
         name: String,
@@ -104,7 +106,8 @@ impl Catalog {
     }
 }
 
-fn is_file_name(name: &str) -> bool {
+/// Whether `name` is one plain component of a path.
+pub(crate) fn is_file_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b))

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::clock;
-use crate::config::{Config, Log, LogFormat};
+use crate::config::{self, Config, Log, LogFormat};
 use crate::doors::{DhcpDoor, StoredLease, TftpCounter, TftpDoor};
 use crate::exit::Exit;
 use crate::http;
@@ -49,7 +49,8 @@ pub fn run(config: Config) -> Exit {
 }
 
 fn log_to_stderr(log: &Log) {
-    let filter = tracing_subscriber::EnvFilter::new(&log.level);
+    // Checked with the configuration.
+    let filter = config::log_filter(&log.level).unwrap_or_default();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => subscriber.with_ansi(false).init(),
@@ -66,12 +67,20 @@ async fn serve(config: Config) -> Result<()> {
     for node in app.store.due(None)? {
         app.apply(Key::Id(&node), &Event::ServerStarted).await?;
     }
+    for (key, file) in [("kernel", &app.config.boot.kernel), ("ramdisk", &app.config.boot.ramdisk)] {
+        if let Err(error) = fs::File::open(file) {
+            tracing::warn!(file = %file.display(), %error, "boot.{key} cannot be read: no machine can start");
+        }
+    }
     let stop = CancellationToken::new();
     let mut doors = JoinSet::new();
     open_http(&app, &stop, &mut doors).await?;
     open_tftp(&app, &stop, &mut doors)?;
     open_dhcp(&app, &stop, &mut doors).await?;
-    tokio::spawn(watch_deadlines(app.clone()));
+    let (watched, stopped) = (app.clone(), stop.clone());
+    doors.spawn(async move {
+        stopped.run_until_cancelled(watch_deadlines(watched)).await;
+    });
     tracing::info!(http = %app.config.http.listen, data = %app.config.data_dir.display(), "serving");
     tokio::select! {
         told = told_to_stop() => told?,
@@ -92,12 +101,7 @@ async fn open_http(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("cannot listen on {listen} (http.listen): is the address ours, the port free?")
     })?;
-    let (router, stop) = (http::router(app.clone()), stop.clone().cancelled_owned());
-    doors.spawn(async move {
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-            tracing::error!(%error, "HTTP");
-        }
-    });
+    doors.spawn(http::listen::serve(listener, http::router(app.clone()), stop.clone()));
     Ok(())
 }
 

@@ -37,7 +37,7 @@ const fn guess(phase: Phase) -> u64 {
 
 /// What `phase` took in the given good jobs.
 #[must_use]
-pub fn usual(phase: Phase, good: &[Job]) -> Usual {
+pub fn usual(phase: Phase, good: &[&Job]) -> Usual {
     let mut times: Vec<u64> = good
         .iter()
         .filter_map(|job| job.record(phase))

@@ -5,15 +5,25 @@ use crate::http::error::Problem;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
+
+/// Longest an answer may take: longer than the server holds one back.
+const ANSWER_MAX: Duration = Duration::from_secs(90);
+
+/// Pause before a server that was away is asked again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    /// On this side: a file, the terminal, words that contradict.
+    /// On this side: a file, the terminal.
     #[error("{0}")]
     Local(String),
+    /// Words of the command that contradict each other.
+    #[error("{0}")]
+    Usage(String),
     /// No token, or a refused one.
     #[error("{0}")]
     Login(String),
@@ -24,22 +34,32 @@ pub(super) enum ClientError {
     #[error("{}", .0.detail)]
     Server(Problem),
     /// The server could not be asked.
-    #[error("cannot reach {server}: {source}; set --server or KS_SERVER, and check that it runs")]
+    #[error("cannot reach {server}: {why}; set --server or KS_SERVER, and check that it runs")]
     Unreachable {
         /// Its address.
         server: String,
+        /// Why, from the whole request to the socket.
+        why: String,
+    },
+    /// Something answered, but not as a server of ours does.
+    #[error("{server} does not answer as this program expects: {why}; check --server, and both versions")]
+    Strange {
+        /// Its address.
+        server: String,
         /// Why.
-        source: reqwest::Error,
+        why: String,
     },
 }
 
 impl ClientError {
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Local(_) | Self::Unreachable { .. } => Exit::Failed,
+            Self::Local(_) | Self::Unreachable { .. } | Self::Strange { .. } => Exit::Failed,
+            Self::Usage(_) => Exit::Usage,
             Self::Login(_) => Exit::Login,
             Self::NotFound(_) => Exit::NotFound,
             Self::Server(problem) => match problem.status {
+                400 => Exit::Usage,
                 401 => Exit::Login,
                 404 => Exit::NotFound,
                 409 | 412 | 428 => Exit::Conflict,
@@ -72,12 +92,29 @@ impl Api {
         Ok(Self { server, token: token.trim().to_owned(), client })
     }
 
+    /// A path below the server's base; `segments` may hold what a person typed.
+    pub(super) fn path(segments: &[&str]) -> String {
+        let mut path = String::new();
+        for segment in segments {
+            path.push('/');
+            for byte in segment.bytes() {
+                if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
+                    path.push(char::from(byte));
+                } else {
+                    // Writing to a `String` cannot fail.
+                    let _ = write!(path, "%{byte:02X}");
+                }
+            }
+        }
+        path
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.server)).bearer_auth(&self.token)
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -93,13 +130,43 @@ impl Api {
         }
     }
 
-    fn unreachable(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Unreachable { server: self.server.clone(), source: source.without_url() }
+    fn unreachable(&self, error: reqwest::Error) -> ClientError {
+        ClientError::Unreachable { server: self.server.clone(), why: chain(&error.without_url()) }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
+        response.json().await.map_err(|error| {
+            let (server, strange) = (self.server.clone(), error.is_decode());
+            let why = chain(&error.without_url());
+            if strange {
+                ClientError::Strange { server, why }
+            } else {
+                ClientError::Unreachable { server, why }
+            }
+        })
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let response = self.send(self.request(Method::GET, path)).await?;
-        response.json().await.map_err(|source| self.unreachable(source))
+        let request = self.request(Method::GET, path).timeout(ANSWER_MAX);
+        self.read(self.send(request).await?).await
+    }
+
+    /// As [`get`](Self::get), but asks for ever while the server is away: what is waited for goes
+    /// on without it, or after its restart.
+    pub(super) async fn get_patiently<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let mut told = false;
+        loop {
+            match self.get(path).await {
+                Err(error @ ClientError::Unreachable { .. }) => {
+                    if !told {
+                        eprintln!("{error}; trying on");
+                        told = true;
+                    }
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     pub(super) async fn post<T: DeserializeOwned>(
@@ -107,12 +174,23 @@ impl Api {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
-        let response = self.send(self.request(Method::POST, path).json(body)).await?;
-        response.json().await.map_err(|source| self.unreachable(source))
+        let request = self.request(Method::POST, path).timeout(ANSWER_MAX).json(body);
+        self.read(self.send(request).await?).await
     }
 
     /// Opens an event stream; its bytes are the caller's to read.
     pub(super) async fn events(&self, path: &str) -> Result<Response, ClientError> {
         self.send(self.request(Method::GET, path)).await
     }
+}
+
+/// An error with all its causes: the last one is what a person can mend.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -213,10 +213,10 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         }
         ClientCommand::Deploy(order) => place(&api, JobKind::Deploy, &order, format).await,
         ClientCommand::Rebuild { order, confirm } => {
-            let node: NodeView = api.get(&format!("/v1/nodes/{}", order.node)).await?;
+            let node: NodeView = api.get(&Api::path(&["v1", "nodes", &order.node])).await?;
             if confirm != node.name {
                 let say = format!("--confirm={confirm} does not name the node; type --confirm={}", node.name);
-                return Err(ClientError::Local(say));
+                return Err(ClientError::Usage(say));
             }
             place(&api, JobKind::Rebuild, &order, format).await
         }
@@ -234,7 +234,7 @@ async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, C
             return output::list(&nodes, format);
         }
         NodeCommand::Show { node } => {
-            let node: NodeView = api.get(&format!("/v1/nodes/{node}")).await?;
+            let node: NodeView = api.get(&Api::path(&["v1", "nodes", &node])).await?;
             return output::one(&node, format);
         }
         NodeCommand::Add { name, mac, address } => {
@@ -243,7 +243,7 @@ async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, C
         }
         NodeCommand::PoweredOn { node } => {
             let body = crate::http::api::Power { observed: PowerState::On };
-            let node: NodeView = api.post(&format!("/v1/nodes/{node}/power"), &body).await?;
+            let node: NodeView = api.post(&Api::path(&["v1", "nodes", &node, "power"]), &body).await?;
             return output::one(&node, format);
         }
         NodeCommand::Accept { node } => (node, Move::Accept),
@@ -253,7 +253,7 @@ async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, C
         NodeCommand::Repair { node } => (node, Move::Repair),
         NodeCommand::Retire { node } => (node, Move::Retire),
     };
-    let path = format!("/v1/nodes/{node}/{}", wanted.name());
+    let path = Api::path(&["v1", "nodes", &node, wanted.name()]);
     let node: NodeView = api.post(&path, &serde_json::json!({})).await?;
     output::one(&node, format)
 }
@@ -267,7 +267,7 @@ async fn job(api: &Api, command: JobCommand, format: Format) -> Result<Exit, Cli
         JobCommand::Show { job } => {
             let job = find_job(api, Some(&job)).await?;
             if format == Format::Table {
-                print!("{}", waterfall::text(&job, waterfall::Style::plain()));
+                output::print(waterfall::text(&job, waterfall::Style::plain()).trim_end())?;
                 Ok(Exit::Done)
             } else {
                 output::one(&job, format)
@@ -305,14 +305,14 @@ async fn log(api: &Api, target: &str, follow: bool, format: Format) -> Result<Ex
 
 async fn place(api: &Api, kind: JobKind, order: &Order, format: Format) -> Result<Exit, ClientError> {
     let body = crate::http::api::OrderJob { kind, profile: order.profile.clone() };
-    let mut job: JobView = api.post(&format!("/v1/nodes/{}/jobs", order.node), &body).await?;
+    let mut job: JobView = api.post(&Api::path(&["v1", "nodes", &order.node, "jobs"]), &body).await?;
     if !order.wait {
         eprintln!("ordered; follow it with: ks watch {}", job.id);
         return output::one(&job, format);
     }
     let waited = tokio::time::timeout(Duration::from_secs(order.timeout), async {
         while !job.state.ended() {
-            job = api.get(&format!("/v1/jobs/{}?wait=30s", job.id)).await?;
+            job = api.get_patiently(&format!("/v1/jobs/{}?wait=30s", job.id)).await?;
         }
         Ok::<_, ClientError>(())
     });
@@ -332,7 +332,7 @@ async fn find_job(api: &Api, target: Option<&str>) -> Result<JobView, ClientErro
     let id = match target {
         Some(id) if id.starts_with("job_") => id.to_owned(),
         Some(node) => {
-            let node: NodeView = api.get(&format!("/v1/nodes/{node}")).await?;
+            let node: NodeView = api.get(&Api::path(&["v1", "nodes", node])).await?;
             let job = node.job.or(node.last_job).ok_or_else(|| {
                 ClientError::NotFound(format!("{} has had no job; order one with: ks deploy {0}", node.name))
             })?;
@@ -343,5 +343,5 @@ async fn find_job(api: &Api, target: Option<&str>) -> Result<JobView, ClientErro
             return jobs.into_iter().next().ok_or_else(|| ClientError::NotFound("there is no job".into()));
         }
     };
-    api.get(&format!("/v1/jobs/{id}")).await
+    api.get(&Api::path(&["v1", "jobs", &id])).await
 }

@@ -86,7 +86,9 @@ impl StoredLine {
     pub(super) fn row_for_log(&self, format: Format) -> Result<String, ClientError> {
         match format {
             Format::Json => serde_json::to_string(self).map_err(|e| ClientError::Local(e.to_string())),
-            Format::Table | Format::Yaml | Format::Name => {
+            // One-element lists: printed one after the other they are one list.
+            Format::Yaml => structured(&[self], format).map(|text| text.trim_end().to_owned()),
+            Format::Table | Format::Name => {
                 let time = crate::http::api::rfc3339(self.time);
                 Ok(format!("{time} {:<5} {}", self.level, printable(&self.text)))
             }
@@ -156,6 +158,7 @@ pub(super) fn explain(job: &JobView) -> Exit {
         eprintln!("{} {}: {}", finding.finding.code, finding.title, printable(&finding.finding.detail));
         eprintln!("  next: {}", finding.next);
     }
+    eprintln!("{} on {}: {}", job.id, job.node_name, word(&job.state));
     match job.state {
         JobState::Succeeded => Exit::Done,
         _ => Exit::JobFailed,

@@ -41,9 +41,10 @@ impl Style {
 /// Follows a job until it ends: redrawn in a terminal, a line per ended phase elsewhere.
 pub(super) async fn watch(api: &Api, id: &str) -> Result<Exit, ClientError> {
     let mut screen = Screen { drawn: 0, told: 0, live: std::io::stdout().is_terminal() };
-    let mut events = api.events(&format!("/v1/jobs/{id}/events")).await?;
+    let path = format!("/v1/jobs/{id}/events");
+    let mut events = api.events(&path).await?;
     loop {
-        let job: JobView = api.get(&format!("/v1/jobs/{id}")).await?;
+        let job: JobView = api.get_patiently(&format!("/v1/jobs/{id}")).await?;
         screen.show(&job)?;
         if job.state.ended() {
             return Ok(output::explain(&job));
@@ -53,7 +54,10 @@ pub(super) async fn watch(api: &Api, id: &str) -> Result<Exit, ClientError> {
             Ok(Ok(Some(_))) | Err(_) => {}
             Ok(Ok(None) | Err(_)) => {
                 tokio::time::sleep(REDRAW_EVERY).await;
-                events = api.events(&format!("/v1/jobs/{id}/events")).await?;
+                // The job is asked for next, and waits for a server that is away.
+                if let Ok(again) = api.events(&path).await {
+                    events = again;
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The agent's API; `kaltstart_protocol::agent_api` tells its contract.
 
 use super::error::Problem;
+use super::extract::Body;
 use crate::app::{App, AppError};
 use crate::clock;
 use crate::store::{Key, Versioned};
@@ -12,7 +13,8 @@ use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, Machine};
 use kaltstart_protocol::agent_api::{
-    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
+    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, ReportState, Task, TaskRequest,
+    Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
@@ -27,6 +29,16 @@ const WAIT_MAX: u32 = 60;
 
 /// Lines of one log batch that are looked at.
 const LOG_BATCH_MAX: usize = 1000;
+
+/// Characters of a log line that are kept.
+const LOG_LINE_MAX: usize = 2000;
+
+/// Characters of a log line's level that are kept.
+const LOG_LEVEL_MAX: usize = 10;
+
+/// Shortest session secret that is accepted: agents send 64 digits and a prefix, and one that
+/// forgot to make a secret must not get a session that everybody knows.
+const SESSION_LEN_MIN: usize = 32;
 
 /// An agent that proved its session.
 pub(super) struct Agent {
@@ -49,11 +61,12 @@ impl FromRequestParts<Arc<App>> for Agent {
 /// `POST /agent/v1/hello`
 pub(super) async fn hello(
     State(app): State<Arc<App>>,
-    Json(hello): Json<Hello>,
+    Body(hello): Body<Hello>,
 ) -> Result<Json<Welcome>, Problem> {
+    if hello.session.expose().len() < SESSION_LEN_MIN {
+        return Err(Problem::bad_request("the session secret is too short to be one"));
+    }
     let (token, session) = (hello.token.fingerprint(), hello.session.fingerprint());
-    let known = app.store.machine(Key::Session(session))?.is_some();
-    let key = if known { Key::Session(session) } else { Key::BootToken(token) };
     let event = Event::AgentHello(event::Hello {
         token,
         session,
@@ -62,7 +75,12 @@ pub(super) async fn hello(
         running_ms: hello.uptime_ms.saturating_sub(hello.started_uptime_ms),
         facts: hello.facts,
     });
-    match app.apply(key, &event).await {
+    let mut outcome = app.apply(Key::BootToken(token), &event).await;
+    // A repeated hello: its token is used up, perhaps only just now, by the one before.
+    if matches!(outcome, Err(AppError::NotFound(_) | AppError::Refused(_))) {
+        outcome = app.apply(Key::Session(session), &event).await;
+    }
+    match outcome {
         Ok(applied) => {
             let node = applied.machine.node;
             tracing::info!(node = node.name, mode = ?hello.mode, version = hello.agent_version, "agent says hello");
@@ -80,7 +98,7 @@ pub(super) async fn hello(
 pub(super) async fn task(
     State(app): State<Arc<App>>,
     agent: Agent,
-    Json(request): Json<TaskRequest>,
+    Body(request): Body<TaskRequest>,
 ) -> Result<Json<Task>, Problem> {
     let wait = Duration::from_secs(u64::from(request.wait_seconds.min(WAIT_MAX)));
     let mut newest = app.store.newest_event();
@@ -89,21 +107,20 @@ pub(super) async fn task(
         loop {
             newest.mark_unchanged();
             let machine = app.machine(key)?.machine;
-            match assignment(&machine) {
-                Assignment::Wait => {}
-                Assignment::Reboot => {
-                    return Ok(Task::Reboot { reason: "there is a job for this machine".into() });
-                }
-                Assignment::Install(job) => return hand_out(&app, key, &machine, &job).await,
-            }
-            if newest.changed().await.is_err() {
-                return Ok(Task::Wait);
+            let assigned = assignment(&machine);
+            if assigned != Assignment::Wait || newest.changed().await.is_err() {
+                return Ok::<_, AppError>((assigned, machine));
             }
         }
     };
-    match tokio::time::timeout(wait, look).await {
-        Ok(outcome) => outcome.map(Json),
-        Err(_) => Ok(Json(Task::Wait)),
+    // Only the waiting is cut short: what is handed out is handed out as a whole.
+    let Ok(found) = tokio::time::timeout(wait, look).await else { return Ok(Json(Task::Wait)) };
+    match found? {
+        (Assignment::Wait, _) => Ok(Json(Task::Wait)),
+        (Assignment::Reboot, _) => {
+            Ok(Json(Task::Reboot { reason: "there is a job for this machine".into() }))
+        }
+        (Assignment::Install(job), machine) => hand_out(&app, key, &machine, &job).await.map(Json),
     }
 }
 
@@ -155,7 +172,7 @@ fn image(app: &App, job: &Job) -> Result<Manifest, String> {
 pub(super) async fn report(
     State(app): State<Arc<App>>,
     agent: Agent,
-    Json(report): Json<Report>,
+    Body(report): Body<Report>,
 ) -> Result<Json<Directive>, Problem> {
     let event = Event::PhaseReported {
         job: report.job,
@@ -172,7 +189,7 @@ pub(super) async fn report(
 pub(super) async fn installed(
     State(app): State<Arc<App>>,
     agent: Agent,
-    Json(installed): Json<Installed>,
+    Body(installed): Body<Installed>,
 ) -> Result<Json<Directive>, Problem> {
     directive(app.apply(Key::Session(agent.session), &Event::InstallDone(installed)).await)
 }
@@ -189,19 +206,27 @@ fn directive(outcome: Result<crate::app::Applied, AppError>) -> Result<Json<Dire
 pub(super) async fn log(
     State(app): State<Arc<App>>,
     agent: Agent,
-    Json(mut batch): Json<LogBatch>,
+    Body(mut batch): Body<LogBatch>,
 ) -> Result<StatusCode, Problem> {
     let node = &agent.found.machine.node;
     batch.lines.truncate(LOG_BATCH_MAX);
+    for line in &mut batch.lines {
+        line.level = cut(&line.level, LOG_LEVEL_MAX);
+        line.text = cut(&line.text, LOG_LINE_MAX);
+    }
     let job = node.session.as_ref().and_then(|session| session.job.clone());
     app.store.put_log(node.id.clone(), job, agent.session, batch.first, batch.lines, clock::now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
+fn cut(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
+}
+
 /// `POST /node/v1/report`
 pub(super) async fn system_report(
     State(app): State<Arc<App>>,
-    Json(report): Json<NodeReport>,
+    Body(report): Body<NodeReport>,
 ) -> Result<StatusCode, Problem> {
     let token: Secret = report.token;
     let event = Event::SystemReported(SystemReport {

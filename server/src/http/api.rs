@@ -1,13 +1,13 @@
 //! `/v1`: nodes and jobs for people and portals, and the JSON they are shown as.
 
 use super::error::Problem;
+use super::extract::{Body, Path, Query};
 use crate::app::App;
 use crate::clock;
 use crate::config::{self, is_host_name};
 use crate::store::{Key, StoredLine};
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kaltstart_core::lifecycle::event::{Event, Move};
@@ -19,6 +19,7 @@ use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,9 +153,20 @@ fn node_view(machine: &Machine) -> NodeView {
     }
 }
 
+/// The newest good jobs of a profile: one more than are looked back on, since a job is not
+/// compared with itself.
+fn good_jobs(app: &App, profile: &str) -> Result<Vec<Job>, Problem> {
+    Ok(app.store.good_jobs(profile, SAMPLE_MAX + 1)?)
+}
+
 fn job_view(app: &App, job: &Job) -> Result<JobView, Problem> {
-    let good = app.store.good_jobs(&job.order.profile, SAMPLE_MAX)?;
-    let usuals: Vec<Usual> = Phase::ALL.iter().map(|phase| usual::usual(*phase, &good)).collect();
+    job_view_among(app, job, &good_jobs(app, &job.order.profile)?)
+}
+
+/// A job's view, with what is usual learned from `good` jobs of its profile.
+fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem> {
+    let others: Vec<&Job> = good.iter().filter(|other| other.id != job.id).take(SAMPLE_MAX).collect();
+    let usuals: Vec<Usual> = Phase::ALL.iter().map(|phase| usual::usual(*phase, &others)).collect();
     let now = clock::now();
     let node_name =
         app.store.machine(Key::Id(&job.node))?.map_or_else(String::new, |found| found.machine.node.name);
@@ -219,10 +231,6 @@ fn find(app: &App, text: &str) -> Result<Machine, Problem> {
     })
 }
 
-fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
-    body.map(|Json(value)| value).map_err(|rejection| Problem::bad_request(rejection.body_text()))
-}
-
 #[derive(Debug, Deserialize)]
 pub(super) struct NodeFilter {
     state: Option<NodeState>,
@@ -254,16 +262,13 @@ pub struct Declare {
 /// `POST /v1/nodes`
 pub(super) async fn declare(
     State(app): State<Arc<App>>,
-    wanted: Result<Json<Declare>, JsonRejection>,
+    Body(Declare { name, mac, address }): Body<Declare>,
 ) -> Result<Response, Problem> {
-    let Declare { name, mac, address } = body(wanted)?;
     if !is_host_name(&name) {
         return Err(Problem::bad_request(format!("name {name:?} is not a host name (letters, digits, -)")));
     }
-    if let Some(address) = address
-        && !app.config.dhcp.iter().any(|subnet| subnet.subnet.has_host(address))
-    {
-        return Err(Problem::bad_request(format!("address {address} is in no subnet of this server")));
+    if let Some(Err(problem)) = address.map(|address| app.config.reservable(address)) {
+        return Err(Problem::bad_request(format!("address {problem}")));
     }
     let machine = app.declare(&config::Node { name, mac, address }).await?;
     let location = format!("/v1/nodes/{}", machine.node.id);
@@ -292,9 +297,8 @@ pub struct OrderJob {
 pub(super) async fn order(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
-    wanted: Result<Json<OrderJob>, JsonRejection>,
+    Body(wanted): Body<OrderJob>,
 ) -> Result<Response, Problem> {
-    let wanted = body(wanted)?;
     let id = find(&app, &node)?.node.id;
     let machine = app.order(Key::Id(&id), wanted.kind, &wanted.profile).await?;
     let job = machine.job.ok_or_else(|| Problem::not_found("the job has gone"))?;
@@ -323,9 +327,8 @@ pub enum PowerState {
 pub(super) async fn power(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
-    observed: Result<Json<Power>, JsonRejection>,
+    Body(Power { observed: PowerState::On }): Body<Power>,
 ) -> Result<Json<NodeView>, Problem> {
-    let Power { observed: PowerState::On } = body(observed)?;
     let id = find(&app, &node)?.node.id;
     Ok(Json(node_view(&app.apply(Key::Id(&id), &Event::PowerSeen).await?.machine)))
 }
@@ -345,7 +348,17 @@ pub(super) async fn move_node(
 
 /// `GET /v1/jobs`
 pub(super) async fn jobs(State(app): State<Arc<App>>) -> Result<Json<Vec<JobView>>, Problem> {
-    app.store.jobs(JOBS_MAX)?.iter().map(|job| job_view(&app, job)).collect::<Result<_, _>>().map(Json)
+    let jobs = app.store.jobs(JOBS_MAX)?;
+    let mut good = BTreeMap::new();
+    let mut views = Vec::with_capacity(jobs.len());
+    for job in &jobs {
+        let profile = &job.order.profile;
+        if !good.contains_key(profile) {
+            good.insert(profile.clone(), good_jobs(&app, profile)?);
+        }
+        views.push(job_view_among(&app, job, good.get(profile).map_or(&[], Vec::as_slice))?);
+    }
+    Ok(Json(views))
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,12 +3,13 @@
 //! Nothing here is secret but the one-time token within a script.
 
 use super::error::Problem;
+use super::extract::Path;
 use super::files;
 use crate::app::App;
 use crate::render;
 use crate::store::Key;
-use axum::extract::{Path, Request, State};
-use axum::http::header;
+use axum::extract::{Request, State};
+use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_protocol::ids::{Digest, Mac};
@@ -18,8 +19,14 @@ use std::sync::Arc;
 pub(super) async fn script(
     State(app): State<Arc<App>>,
     Path(mac): Path<String>,
+    method: Method,
 ) -> Result<Response, Problem> {
     let mac = parse_mac(&mac)?;
+    let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    if method == Method::HEAD {
+        // Whoever only asks about the script does not get its token: an earlier one stays valid.
+        return Ok(kind.into_response());
+    }
     let text = match app.grant(mac).await? {
         Some((mode, token)) => {
             render::agent_script(&app.config.http_base(), mac, mode, &token, &app.config.boot.cmdline)
@@ -30,7 +37,7 @@ pub(super) async fn script(
         tracing::error!(%error, "boot script");
         Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "internal", "the boot script is broken")
     })?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+    Ok((kind, text).into_response())
 }
 
 /// `GET /boot/{mac}/vmlinuz`

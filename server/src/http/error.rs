@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A problem as clients get it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Problem {
-    /// Stable name: `not-found`, `refused`, `bad-request`, `unauthorized`, `image-unusable`, `internal`.
+    /// Stable name, as `not-found`, `refused`, `bad-request`, `unauthorized`, `image-unusable`.
     pub code: String,
     /// The HTTP status.
     pub status: u16,
@@ -49,6 +49,11 @@ impl IntoResponse for Problem {
         let mut response = (status, Json(self)).into_response();
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 §15.5.2 demands it.
+            let how = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, how);
+        }
         response
     }
 }

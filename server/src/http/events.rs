@@ -4,8 +4,9 @@
 //! nothing that is still kept.
 
 use super::error::Problem;
+use super::extract::{Path, Query};
 use crate::app::App;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};

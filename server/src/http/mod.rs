@@ -5,11 +5,13 @@ pub mod api;
 mod boot;
 pub mod error;
 mod events;
+mod extract;
 mod files;
+pub mod listen;
 
 use crate::app::App;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -54,6 +56,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics))
         .merge(operator)
         .fallback(|| async { Problem::not_found("there is no such page") })
+        .method_not_allowed_fallback(|method: Method| async move {
+            let detail = format!("{method} is not for this page; the Allow header tells what is");
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+        })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)
 }
@@ -75,7 +81,7 @@ async fn only_admin(State(app): State<Arc<App>>, request: Request, next: Next) -
 }
 
 async fn healthz(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, Problem> {
-    let nodes = app.store.machines()?.len();
+    let (nodes, _) = app.store.counts()?;
     Ok(Json(serde_json::json!({"status": "ok", "nodes": nodes, "version": env!("CARGO_PKG_VERSION")})))
 }
 

@@ -16,6 +16,7 @@ use kaltstart_protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -72,6 +73,8 @@ pub enum Key<'a> {
     Mac(Mac),
     /// Its name.
     Name(&'a str),
+    /// The address that is reserved for it.
+    Reservation(Ipv4Addr),
     /// Its boot token.
     BootToken(Digest),
     /// Its agent's session secret.
@@ -86,6 +89,7 @@ impl Key<'_> {
             Self::Id(id) => ("id", id.to_string()),
             Self::Mac(mac) => ("mac", mac.to_string()),
             Self::Name(name) => ("name", (*name).to_owned()),
+            Self::Reservation(address) => ("reservation", address.to_string()),
             Self::BootToken(digest) => ("boot_token", digest.to_string()),
             Self::Session(digest) => ("session", digest.to_string()),
             Self::ReportToken(digest) => ("report_token", digest.to_string()),
@@ -107,7 +111,7 @@ pub struct Versioned {
 pub enum Commit {
     /// It is durable.
     Done,
-    /// The machine has changed meanwhile, or a name or address is taken: read and decide again.
+    /// The machine has changed meanwhile: read and decide again.
     Conflict,
 }
 
@@ -220,6 +224,30 @@ impl Store {
         })
     }
 
+    /// How many machines there are: all of them, and those nobody declared.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn counts(&self) -> Result<(usize, usize), StoreError> {
+        const SQL: &str = "SELECT count(*), count(*) FILTER (WHERE NOT doc ->> 'declared') FROM nodes";
+        self.read(|connection| {
+            connection.prepare_cached(SQL)?.query_row([], |row| Ok((count(row, 0)?, count(row, 1)?)))
+        })
+    }
+
+    /// All reserved addresses.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn reservations(&self) -> Result<BTreeSet<Ipv4Addr>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT key FROM node_keys WHERE kind = 'reservation'")?
+                .query_map([], |row| parsed(row, 0))?
+                .collect()
+        })
+    }
+
     /// Stores a machine that was decided upon at `expected`, with what is told about it.
     ///
     /// # Errors
@@ -232,24 +260,25 @@ impl Store {
         now: Millis,
     ) -> Result<Commit, StoreError> {
         let (machine, happenings) = (machine.clone(), happenings.to_vec());
-        let (commit, newest) = self
-            .writer
-            .write(move |connection| {
-                let commit = put_machine(connection, &machine, expected)?;
-                if commit == Commit::Conflict {
-                    return Ok((commit, None));
-                }
-                let newest = put_events(connection, &machine, &happenings, now)?;
-                Ok((commit, newest))
-            })
-            .await?;
-        if let Some(newest) = newest {
-            self.newest_event.send_if_modified(|id| {
-                let newer = newest > *id;
-                *id = newest.max(*id);
-                newer
-            });
-        }
+        let write = move |connection: &Connection| {
+            let commit = put_machine(connection, &machine, expected)?;
+            if commit == Commit::Conflict {
+                return Ok((commit, None));
+            }
+            let newest = put_events(connection, &machine, &happenings, now)?;
+            Ok((commit, newest))
+        };
+        let newest_event = self.newest_event.clone();
+        let tell = move |(_, newest): &(Commit, Option<i64>)| {
+            if let Some(newest) = *newest {
+                newest_event.send_if_modified(|id| {
+                    let newer = newest > *id;
+                    *id = newest.max(*id);
+                    newer
+                });
+            }
+        };
+        let (commit, _) = self.writer.write_then(write, tell).await?;
         Ok(commit)
     }
 
@@ -472,6 +501,10 @@ fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
     })
 }
 
+fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<usize> {
+    Ok(usize::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
+}
+
 fn job(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<Job>> {
     connection
         .prepare_cached("SELECT doc FROM jobs WHERE id = ?1")?
@@ -531,6 +564,7 @@ fn keys(machine: &Machine) -> Vec<Key<'_>> {
     let node = &machine.node;
     let mut keys = vec![Key::Name(&node.name)];
     keys.extend(node.macs.iter().map(|mac| Key::Mac(*mac)));
+    keys.extend(node.reservation.map(Key::Reservation));
     keys.extend(node.grant.iter().map(|grant| Key::BootToken(grant.token)));
     keys.extend(node.session.iter().map(|session| Key::Session(session.secret)));
     keys.extend(machine.job.iter().filter_map(|job| job.report_token).map(Key::ReportToken));

@@ -8,7 +8,8 @@ CREATE TABLE nodes (
     doc TEXT NOT NULL
 ) STRICT;
 
--- Everything by which exactly one node is found: mac, name, and fingerprints of live secrets.
+-- Everything by which exactly one node is found: mac, name, reserved address, and fingerprints
+-- of live secrets.
 CREATE TABLE node_keys (
     kind TEXT NOT NULL,
     key TEXT NOT NULL,

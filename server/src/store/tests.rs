@@ -54,6 +54,26 @@ async fn two_nodes_cannot_share_a_name_and_the_refused_one_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn subscribers_hear_of_a_change_whose_caller_has_gone() {
+    let (_dir, store) = open();
+    let mut newest = store.newest_event();
+    {
+        let machine = machine(1);
+        let told = [Happening::NodeMoved(State::Expected)];
+        let mut commit = std::pin::pin!(store.commit(&machine, 0, &told, NOW));
+        // Handed to the writer, and then no longer waited for.
+        std::future::poll_fn(|context| {
+            let _ = commit.as_mut().poll(context);
+            std::task::Poll::Ready(())
+        })
+        .await;
+    }
+    let heard = tokio::time::timeout(std::time::Duration::from_secs(10), newest.changed()).await;
+    heard.expect("in time").expect("the store lives");
+    assert_eq!(store.counts().expect("read"), (1, 0));
+}
+
+#[tokio::test]
 async fn a_repeated_log_batch_is_stored_once() {
     let (_dir, store) = open();
     let (node, job) = (NodeId::new(NOW, 1), JobId::new(NOW, 1));

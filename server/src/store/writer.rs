@@ -3,7 +3,7 @@
 //! Changes that wait together are applied in order, each within a savepoint, and committed once.
 //! A caller hears of its change only after that commit is durable.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use std::sync::mpsc;
 use std::thread;
 use tokio::sync::oneshot;
@@ -34,16 +34,18 @@ trait Change: Send {
     fn answer(self: Box<Self>, commit: Result<(), WriteError>);
 }
 
-struct Pending<T, F> {
+struct Pending<T, F, A> {
     work: Option<F>,
+    after: A,
     outcome: Option<rusqlite::Result<T>>,
     caller: oneshot::Sender<Result<T, WriteError>>,
 }
 
-impl<T, F> Change for Pending<T, F>
+impl<T, F, A> Change for Pending<T, F, A>
 where
     T: Send,
     F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+    A: FnOnce(&T) + Send,
 {
     fn apply(&mut self, connection: &Connection) -> bool {
         self.outcome = self.work.take().map(|work| work(connection));
@@ -52,8 +54,15 @@ where
 
     fn answer(self: Box<Self>, commit: Result<(), WriteError>) {
         let answer = match (self.outcome, commit) {
-            (Some(Ok(value)), Ok(())) => Ok(value),
-            (Some(Err(error)), Ok(())) => Err(WriteError::Refused(error.to_string())),
+            (Some(Ok(value)), Ok(())) => {
+                (self.after)(&value);
+                Ok(value)
+            }
+            // Only a broken rule is the change's own fault; a full disk is not.
+            (Some(Err(error)), Ok(())) => match error.sqlite_error_code() {
+                Some(ErrorCode::ConstraintViolation) => Err(WriteError::Refused(error.to_string())),
+                _ => Err(WriteError::Database(error.to_string())),
+            },
             (_, Err(error)) => Err(error),
             (None, Ok(())) => Err(WriteError::Closed),
         };
@@ -98,8 +107,19 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.write_then(work, |_| {}).await
+    }
+
+    /// As [`write`](Self::write); once the commit is durable `after` runs, also when the caller
+    /// has gone meanwhile (a client that hangs up ends the task that serves it).
+    pub(super) async fn write_then<T, F, A>(&self, work: F, after: A) -> Result<T, WriteError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        A: FnOnce(&T) + Send + 'static,
+    {
         let (caller, answer) = oneshot::channel();
-        let change = Box::new(Pending { work: Some(work), outcome: None, caller });
+        let change = Box::new(Pending { work: Some(work), after, outcome: None, caller });
         self.queue.try_send(change).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => WriteError::Database("too many changes wait".into()),
             mpsc::TrySendError::Disconnected(_) => WriteError::Closed,

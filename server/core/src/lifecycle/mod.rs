@@ -26,6 +26,17 @@ pub const ATTEMPTS_MAX: u32 = 5;
 /// How long a boot token may be used, in milliseconds.
 pub const GRANT_LIFETIME_MS: u64 = 3_600_000;
 
+/// Keys of a phase's detail that are kept: an agent cannot make its job's record grow for ever.
+const DETAILS_MAX: usize = 32;
+
+/// Characters of a detail's key or value that are kept.
+const DETAIL_CHARS_MAX: usize = 1000;
+
+/// Characters of an agent's finding that are kept: it may list many disks.
+const FINDING_CHARS_MAX: usize = 8000;
+
+const NOT_GRANTED: &str = "the agent was not started for this job";
+
 /// What becomes of a machine.
 #[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,7 +217,8 @@ impl Draft {
     }
 
     fn hello(&mut self, hello: &Hello) -> Verdict {
-        let known = self.machine.node.session.as_ref().is_some_and(|s| s.secret == hello.session);
+        let session = self.machine.node.session.as_ref();
+        let known = session.is_some_and(|s| s.secret == hello.session && s.mode == hello.mode);
         if !known {
             let now = self.now;
             let granted = self.machine.node.grant.take().filter(|grant| {
@@ -263,12 +275,7 @@ impl Draft {
         id: &kaltstart_protocol::ids::JobId,
         report_token: kaltstart_protocol::ids::Digest,
     ) -> Verdict {
-        let granted = self
-            .machine
-            .node
-            .session
-            .as_ref()
-            .is_some_and(|s| s.mode == Mode::Install && s.job.as_ref() == Some(id));
+        let granted = self.granted(id);
         match self.live() {
             Some(job) if granted && job.id == *id && job.installed.is_none() => {
                 job.report_token = Some(report_token);
@@ -276,8 +283,14 @@ impl Draft {
                 self.reach(Phase::Disk);
                 Ok(())
             }
-            _ => Err(No::Refuse("the agent was not started for this job")),
+            _ => Err(No::Refuse(NOT_GRANTED)),
         }
+    }
+
+    /// Whether the agent that runs was started for the job `id`.
+    fn granted(&self, id: &kaltstart_protocol::ids::JobId) -> bool {
+        let session = self.machine.node.session.as_ref();
+        session.is_some_and(|s| s.mode == Mode::Install && s.job.as_ref() == Some(id))
     }
 
     fn phase_reported(&mut self, event: &Event) -> Verdict {
@@ -285,9 +298,13 @@ impl Draft {
             return Err(No::Ignore("not a phase report"));
         };
         let now = self.now;
+        let granted = self.granted(id);
         let Some(job) = self.live().filter(|job| job.id == *id && job.attempt == *attempt) else {
             return Err(No::Refuse("the job has ended or was started again"));
         };
+        if !granted {
+            return Err(No::Refuse(NOT_GRANTED));
+        }
         if job.installed.is_some() || *phase < job.phase {
             return Err(No::Ignore("the job has come further"));
         }
@@ -302,21 +319,31 @@ impl Draft {
             if progress.is_some() {
                 record.progress = *progress;
             }
-            record.detail.extend(detail.iter().map(|(key, value)| (key.clone(), value.clone())));
+            for (key, value) in detail {
+                if record.detail.len() < DETAILS_MAX || record.detail.contains_key(key) {
+                    record.detail.insert(cut(key, DETAIL_CHARS_MAX), cut(value, DETAIL_CHARS_MAX));
+                }
+            }
             match state {
                 ReportState::Running => self.happenings.push(Happening::Progressed(*phase)),
                 ReportState::Done => phases::end(job, now, &mut self.happenings),
-                ReportState::Failed { finding } => self.fail(finding.clone()),
+                ReportState::Failed { finding } => {
+                    self.fail(Finding::new(finding.code, cut(&finding.detail, FINDING_CHARS_MAX)));
+                }
             }
         }
         Ok(())
     }
 
     fn install_done(&mut self, installed: &kaltstart_protocol::agent_api::Installed) -> Verdict {
+        let granted = self.granted(&installed.job);
         let Some(job) = self.live().filter(|j| j.id == installed.job && j.attempt == installed.attempt)
         else {
             return Err(No::Refuse("the job has ended or was started again"));
         };
+        if !granted {
+            return Err(No::Refuse(NOT_GRANTED));
+        }
         if job.installed.is_some() {
             return Err(No::Ignore("already known"));
         }
@@ -466,6 +493,11 @@ impl Draft {
         self.set_state(to);
         Ok(())
     }
+}
+
+/// The first `max` characters of a text from outside.
+fn cut(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
 }
 
 /// What is wrong with an installed system's report, if anything.

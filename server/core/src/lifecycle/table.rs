@@ -283,6 +283,48 @@ fn p36_a_machine_that_keeps_resetting_fails_with_a_named_finding() {
     assert_eq!(machine.node.state, State::Allocated, "a failed job never changes the state");
 }
 
+/// A machine whose agent works on the image.
+fn writing() -> Machine {
+    let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
+    let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
+    let task = Event::TaskTaken { job: job_id(1), report_token: token() };
+    apply(idle(State::Expected), &[order, script, hello(Mode::Install), task])
+}
+
+#[test]
+fn p01_an_agent_that_was_not_started_for_the_job_cannot_report_about_it() {
+    for session in [(Mode::Discover, None), (Mode::Install, Some(job_id(2)))] {
+        let mut machine = writing();
+        let (mode, job) = session;
+        machine.node.session =
+            Some(Session { secret: Digest::of(b"session"), mode, job, boot_id: "b".into() });
+        for event in [reported(Phase::Image, ReportState::Running), Event::InstallDone(installed(1))] {
+            assert!(matches!(step(&machine, &event, NOW), Step::Refused(_)), "{event:?}");
+        }
+    }
+}
+
+#[test]
+fn an_agents_words_are_kept_only_up_to_a_limit() {
+    let mut machine = writing();
+    for round in 0..3 {
+        let detail = (0..100).map(|i| (format!("{round}-{i}"), "x".repeat(5000))).collect();
+        let Event::PhaseReported { job, attempt, phase, state, progress, .. } =
+            reported(Phase::Image, ReportState::Running)
+        else {
+            unreachable!()
+        };
+        machine = apply(machine, &[Event::PhaseReported { job, attempt, phase, state, progress, detail }]);
+    }
+    let finding = Finding::new(Code::ToolFailed, "x".repeat(100_000));
+    let machine = apply(machine, &[reported(Phase::Image, ReportState::Failed { finding })]);
+    let job = machine.job.expect("it had a job");
+    let detail = &job.phases[Phase::Image.index()].detail;
+    assert_eq!(detail.len(), super::DETAILS_MAX);
+    assert!(detail.values().all(|value| value.len() == super::DETAIL_CHARS_MAX));
+    assert_eq!(job.findings[0].detail.len(), super::FINDING_CHARS_MAX);
+}
+
 proptest! {
     #[test]
     fn p01_no_sequence_of_events_lets_an_agent_install_without_its_job(

@@ -1,0 +1,55 @@
+use super::*;
+use std::path::Path;
+
+async fn app(dir: &Path) -> App {
+    let text = format!(
+        "data_dir = {dir:?}\n[http]\nlisten = \"127.0.0.1:1\"\n[tftp]\nlisten = \"127.0.0.1:1\"\n\
+         [boot]\nkernel = \"k\"\nramdisk = \"r\"\nloaders = \"l\"\n[images]\ndir = {dir:?}\n"
+    );
+    let file = dir.join("c.toml");
+    std::fs::write(&file, text).expect("written");
+    let config = config::load(&file).expect("it is good");
+    let store = Store::open(dir).expect("a new database");
+    App::new(config, store, Secret::new("kst_admin".into())).await.expect("started")
+}
+
+fn mac(n: u32) -> Mac {
+    let [a, b, c, d] = n.to_be_bytes();
+    Mac([2, 0, a, b, c, d])
+}
+
+fn wanted(name: &str, n: u32, address: Option<[u8; 4]>) -> config::Node {
+    config::Node { name: name.into(), mac: mac(n), address: address.map(Into::into) }
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_machines_is_recorded_only_up_to_a_limit() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let app = Arc::new(app(dir.path()).await);
+    let all = u32::try_from(UNDECLARED_MAX).expect("small");
+    let mut meetings = tokio::task::JoinSet::new();
+    for n in 0..all {
+        let app = app.clone();
+        meetings.spawn(async move { app.meet(mac(n)).await.expect("met").is_some() });
+    }
+    assert!(meetings.join_all().await.into_iter().all(|known| known));
+    assert!(app.meet(mac(all)).await.expect("asked").is_none(), "one too many");
+    assert!(app.meet(mac(0)).await.expect("asked").is_some(), "the known ones stay known");
+    app.declare(&wanted("n1", all, None)).await.expect("declared ones are not limited");
+}
+
+#[tokio::test]
+async fn p31_names_and_reserved_addresses_belong_to_one_machine() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let app = app(dir.path()).await;
+    app.declare(&wanted("n1", 1, Some([10, 0, 0, 1]))).await.expect("declared");
+    let (by_name, by_address) =
+        (app.declare(&wanted("n1", 2, None)).await, app.declare(&wanted("n2", 2, Some([10, 0, 0, 1]))).await);
+    for (refused, what) in [(by_name, "the name \"n1\""), (by_address, "the address 10.0.0.1")] {
+        let message = refused.expect_err("taken").to_string();
+        assert!(message.contains(what) && message.contains("02:00:00:00:00:01"), "{message}");
+    }
+    app.declare(&wanted("n1", 1, Some([10, 0, 0, 1]))).await.expect("a repeated declaration is harmless");
+    assert_eq!(app.store.counts().expect("read"), (1, 0));
+    assert_eq!(app.reserved().len(), 1);
+}
