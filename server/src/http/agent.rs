@@ -13,8 +13,7 @@ use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, Machine};
 use kaltstart_protocol::agent_api::{
-    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, ReportState, Task, TaskRequest,
-    Welcome,
+    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
