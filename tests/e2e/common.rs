@@ -118,9 +118,10 @@ pub(crate) fn ensure_installed(file: &Path) -> Result<()> {
     let table = disk::partitions(file)?;
     let numbers = table.lines().filter(|line| line.trim_start().starts_with(['1', '2', '3'])).count();
     ensure!(numbers == 3, "expected three partitions:\n{table}");
-    let hostname = disk::read_file(file, 3, "/etc/hostname")?;
+    let root = disk::FileSystem::open(file, 3)?;
+    let hostname = root.read("/etc/hostname")?;
     ensure!(hostname.trim() == NODE, "the disk's host name is {hostname:?}");
-    let machine_id = disk::read_file(file, 3, "/etc/machine-id")?;
+    let machine_id = root.read("/etc/machine-id")?;
     ensure!(machine_id.trim().len() == 32, "the disk's machine id is {machine_id:?}");
     Ok(())
 }
