@@ -1,0 +1,322 @@
+//! A scripted agent over real HTTP; each answer is taken to be lost once, and asked for again.
+
+use crate::site::{Answer, IMAGE, LIMIT, Site, mac, put_image};
+use kaltstart_protocol::agent_api::{
+    Directive, Hello, Installed, LogBatch, LogLine, Mode, Report, ReportState, Task, TaskRequest,
+};
+use kaltstart_protocol::facts::Facts;
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::ids::{Digest, JobId};
+use kaltstart_protocol::node_api::NodeReport;
+use kaltstart_protocol::phase::{Phase, Progress, Unit};
+use kaltstart_protocol::secret::Secret;
+use reqwest::{Method, StatusCode};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// What a machine gets that asks for its boot script.
+async fn script(site: &Site, n: u32) -> String {
+    let path = format!("/boot/{}/script.ipxe", mac(n));
+    let answer = site.ask(Method::GET, &path, None, None::<&()>).await.expect("answered");
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    answer.text
+}
+
+/// The boot token of a script; none when it says: your own disk.
+fn token(script: &str) -> Option<String> {
+    let word = script.split_whitespace().find_map(|word| word.strip_prefix("kaltstart.token="));
+    word.map(str::to_owned)
+}
+
+struct Agent<'a> {
+    site: &'a Site,
+    token: String,
+    session: String,
+    mode: Mode,
+}
+
+impl<'a> Agent<'a> {
+    /// Starts over the network: fetches script and ramdisk.
+    async fn boot(site: &'a Site, n: u32, session: u32, mode: Mode) -> Agent<'a> {
+        let token = token(&script(site, n).await).expect("it may start");
+        let path = format!("/boot/{}/ramdisk", mac(n));
+        site.ask(Method::GET, &path, None, None::<&()>).await.expect("answered");
+        Agent { site, token, session: format!("kst_session_{session:064}"), mode }
+    }
+
+    async fn hello(&self) -> Answer {
+        let hello = Hello {
+            token: Secret::new(self.token.clone()),
+            session: Secret::new(self.session.clone()),
+            mode: self.mode,
+            boot_id: "boot".into(),
+            agent_version: "0".into(),
+            started_uptime_ms: 5,
+            uptime_ms: 10,
+            facts: Facts::default(),
+        };
+        self.site.ask(Method::POST, "/agent/v1/hello", None, Some(&hello)).await.expect("answered")
+    }
+
+    async fn post(&self, path: &str, body: &impl Serialize) -> Answer {
+        let path = format!("/agent/v1/{path}");
+        self.site.ask(Method::POST, &path, Some(&self.session), Some(body)).await.expect("answered")
+    }
+
+    async fn task(&self) -> Task {
+        let answer = self.post("task", &TaskRequest { wait_seconds: 0 }).await;
+        serde_json::from_str(&answer.text).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+    }
+
+    /// Sends a report twice; tells the directive, which must not differ.
+    async fn report(&self, job: &JobId, attempt: u32, phase: Phase, state: ReportState) -> Directive {
+        let report = Report {
+            job: job.clone(),
+            attempt,
+            phase,
+            state,
+            progress: Some(Progress { done: 1, total: 2, unit: Unit::Bytes }),
+            detail: BTreeMap::from([("disk".into(), "vda".into())]),
+        };
+        self.twice("report", &report).await
+    }
+
+    async fn twice(&self, path: &str, body: &impl Serialize) -> Directive {
+        let first: Directive = self.post(path, body).await.directive();
+        assert_eq!(self.post(path, body).await.directive(), first, "the answer was lost");
+        first
+    }
+}
+
+impl Answer {
+    fn directive(&self) -> Directive {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+fn stopped(directive: &Directive) -> bool {
+    matches!(directive, Directive::Stop { .. })
+}
+
+fn installed(job: &JobId, attempt: u32) -> Installed {
+    Installed {
+        job: job.clone(),
+        attempt,
+        disk: "d".into(),
+        ssh_host_keys: Vec::new(),
+        machine_id: "0123456789abcdef0123456789abcdef".into(),
+        boot_entry: false,
+    }
+}
+
+fn system_report(token: &Secret, root: &str) -> NodeReport {
+    NodeReport {
+        token: token.clone(),
+        hostname: "n1".into(),
+        kernel: "6".into(),
+        root_device: "/dev/vda3".into(),
+        root_uuid: root.into(),
+        os: "os".into(),
+        machine_id: "0123456789abcdef0123456789abcdef".into(),
+        boot_id: "b".into(),
+        uptime_ms: 1,
+        ssh_host_keys: Vec::new(),
+    }
+}
+
+async fn tell(site: &Site, report: &NodeReport) -> StatusCode {
+    site.ask(Method::POST, "/node/v1/report", None, Some(report)).await.expect("answered").status
+}
+
+#[tokio::test]
+async fn p21_a_machine_is_deployed_though_every_answer_is_lost_once_and_its_secrets_die_with_the_job() {
+    let mut site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    let job: JobId = site.order("n1", "deploy").await.parse().expect("an identifier");
+    let unused = token(&script(&site, 1).await).expect("granted");
+    let agent = Agent::boot(&site, 1, 1, Mode::Install).await;
+    assert_ne!(unused, agent.token, "each script has its own token");
+    let head = format!("/boot/{}/script.ipxe", mac(1));
+    site.ask(Method::HEAD, &head, None, None::<&()>).await.expect("answered");
+    for _ in 0..2 {
+        assert_eq!(agent.hello().await.json["name"], "n1");
+    }
+    let lines = vec![LogLine { uptime_ms: 1, level: "info".into(), text: "hello".into() }];
+    for _ in 0..2 {
+        let answer = agent.post("log", &LogBatch { first: 0, lines: lines.clone() }).await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT, "{answer:?}");
+    }
+    let Task::Install(lost) = agent.task().await else { panic!("no task") };
+    let Task::Install(task) = agent.task().await else { panic!("no task") };
+    assert_eq!((&task.job, task.attempt, &task.uuids), (&job, 1, &lost.uuids), "the same job, the same disk");
+    assert_eq!(task.image.digest, Digest::of(IMAGE));
+    for phase in [Phase::Inventory, Phase::Disk, Phase::Image, Phase::Configure] {
+        for state in [ReportState::Running, ReportState::Done] {
+            assert_eq!(agent.report(&job, 1, phase, state).await, Directive::Continue);
+        }
+    }
+    assert!(stopped(&agent.report(&job, 2, Phase::Image, ReportState::Running).await), "another attempt");
+    let other = JobId::new(kaltstart_protocol::time::Millis(1), 1);
+    assert!(stopped(&agent.report(&other, 1, Phase::Image, ReportState::Running).await), "another job");
+    assert_eq!(
+        tell(&site, &system_report(&task.identity.report_token, &task.uuids.root)).await,
+        StatusCode::GONE,
+        "nothing is installed yet"
+    );
+    assert_eq!(agent.twice("installed", &installed(&job, 1)).await, Directive::Continue);
+    assert_eq!(token(&script(&site, 1).await), None, "its disk is complete");
+    assert!(matches!(agent.task().await, Task::Wait));
+
+    let session = agent.session.clone();
+    site.kill();
+    site.power_on().await;
+    let report = system_report(&task.identity.report_token, &task.uuids.root);
+    let stale = system_report(&lost.identity.report_token, &lost.uuids.root);
+    assert_eq!(tell(&site, &stale).await, StatusCode::GONE, "the lost task's token was replaced");
+    for _ in 0..2 {
+        assert_eq!(tell(&site, &report).await, StatusCode::NO_CONTENT);
+    }
+    let node = site.get("/v1/nodes/n1").await.json;
+    assert_eq!((&node["state"], &node["report"]["os"]), (&json!("deployed"), &json!("os")), "{node}");
+    let done = site.get(&format!("/v1/jobs/{job}")).await.json;
+    assert_eq!((&done["state"], &done["attempt"]), (&json!("succeeded"), &json!(1)), "{done}");
+    assert!(done["phases"].as_array().expect("phases").iter().all(|phase| phase["usual"]["sample"] == 0));
+    assert_eq!(site.get(&format!("/v1/jobs/{job}/log")).await.json.as_array().map(Vec::len), Some(1));
+
+    assert_eq!(token(&script(&site, 1).await), None, "a deployed machine starts from its disk");
+    for path in ["task", "report", "installed", "log"] {
+        let path = format!("/agent/v1/{path}");
+        let answer = site.ask(Method::POST, &path, Some(&session), Some(&json!({}))).await.expect("answered");
+        answer.problem(StatusCode::UNAUTHORIZED, "unauthorized");
+    }
+    let rebuilt = site.order("n1", "rebuild").await;
+    assert_eq!(tell(&site, &report).await, StatusCode::GONE, "the old job's token");
+    assert_eq!(site.get(&format!("/v1/jobs/{rebuilt}")).await.json["state"], "queued");
+    let log = site.log();
+    for secret in [&unused, &session, task.identity.report_token.expose()] {
+        assert!(!log.contains(secret), "p22: a secret stands in the log");
+    }
+    let database = std::fs::read(site.data().join("kaltstart.db-wal")).expect("read");
+    let holds = |secret: &str| database.windows(secret.len()).any(|found| found == secret.as_bytes());
+    assert!(!holds(&session) && !holds(&unused), "p22: a secret stands in the database");
+}
+
+#[tokio::test]
+async fn p17_a_hundred_presentations_of_a_token_at_once_start_one_agent() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    site.order("n1", "deploy").await;
+    let one = Agent::boot(&site, 1, 0, Mode::Install).await;
+    let agents: Vec<Agent<'_>> = (1..=100)
+        .map(|n| Agent {
+            site: &site,
+            token: one.token.clone(),
+            session: format!("kst_session_{n:064}"),
+            mode: Mode::Install,
+        })
+        .collect();
+    let hellos = futures_util::future::join_all(agents.iter().map(Agent::hello)).await;
+    let good: Vec<usize> = (0..100).filter(|n| hellos[*n].status == StatusCode::OK).collect();
+    assert_eq!(good.len(), 1, "{:?}", hellos.iter().map(|answer| answer.status).collect::<Vec<_>>());
+    for (n, agent) in agents.iter().enumerate() {
+        let wanted = if n == good[0] { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        assert_eq!(agent.post("task", &TaskRequest { wait_seconds: 0 }).await.status, wanted);
+    }
+}
+
+#[tokio::test]
+async fn p17_one_agent_that_says_hello_many_times_at_once_is_never_turned_away() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    site.order("n1", "deploy").await;
+    let agent = Agent::boot(&site, 1, 1, Mode::Install).await;
+    let hellos = futures_util::future::join_all((0..10).map(|_| agent.hello())).await;
+    for answer in hellos {
+        assert_ne!(answer.status, StatusCode::UNAUTHORIZED, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn p17_a_token_is_refused_in_another_mode_and_a_short_session_secret_always() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    site.order("n1", "deploy").await;
+    let mut agent = Agent::boot(&site, 1, 1, Mode::Install).await;
+    agent.mode = Mode::Discover;
+    agent.hello().await.problem(StatusCode::UNAUTHORIZED, "unauthorized");
+    agent.mode = Mode::Install;
+    let long = std::mem::take(&mut agent.session);
+    agent.hello().await.problem(StatusCode::BAD_REQUEST, "bad-request");
+    agent.session = long;
+    assert_eq!(agent.hello().await.status, StatusCode::OK, "the token was not used up");
+}
+
+#[tokio::test]
+async fn p01_an_agent_that_only_looks_gets_no_task_and_cannot_end_a_job() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    let looking = Agent::boot(&site, 1, 1, Mode::Discover).await;
+    assert_eq!(looking.hello().await.status, StatusCode::OK);
+    assert!(matches!(looking.task().await, Task::Wait));
+    assert_eq!(site.get("/v1/nodes/n1").await.json["state"], "available", "declared and seen");
+    assert_eq!(token(&script(&site, 1).await), None, "looked at once");
+    // Asked before the order, answered by it.
+    let wait = TaskRequest { wait_seconds: 60 };
+    let (answer, job) = tokio::join!(looking.post("task", &wait), site.order("n1", "deploy"));
+    assert_eq!(answer.json["kind"], "reboot", "{answer:?}");
+    let job: JobId = job.parse().expect("an identifier");
+    assert!(stopped(&looking.report(&job, 1, Phase::Image, ReportState::Running).await));
+    assert!(stopped(&looking.twice("installed", &installed(&job, 1)).await));
+    assert_eq!(site.get(&format!("/v1/jobs/{job}")).await.json["state"], "queued");
+    let installing = Agent::boot(&site, 1, 2, Mode::Install).await;
+    assert_eq!(installing.hello().await.status, StatusCode::OK);
+    assert!(matches!(installing.task().await, Task::Install(_)));
+    assert_eq!(
+        looking.post("task", &TaskRequest { wait_seconds: 0 }).await.status,
+        StatusCode::UNAUTHORIZED,
+        "the new agent's session replaces the old one's"
+    );
+}
+
+#[tokio::test]
+async fn a_failed_job_says_why_and_its_agent_stops() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    let job: JobId = site.order("n1", "deploy").await.parse().expect("an identifier");
+    let agent = Agent::boot(&site, 1, 1, Mode::Install).await;
+    agent.hello().await;
+    assert!(matches!(agent.task().await, Task::Install(_)));
+    let failed = ReportState::Failed { finding: Finding::new(Code::NoDisk, "none of 0") };
+    let report = |state| Report {
+        job: job.clone(),
+        attempt: 1,
+        phase: Phase::Disk,
+        state,
+        progress: None,
+        detail: BTreeMap::new(),
+    };
+    assert_eq!(agent.post("report", &report(failed.clone())).await.directive(), Directive::Continue);
+    assert!(stopped(&agent.post("report", &report(failed)).await.directive()), "it has ended");
+    assert!(stopped(&agent.twice("installed", &installed(&job, 1)).await));
+    let ended = site.get(&format!("/v1/jobs/{job}")).await.json;
+    assert_eq!(ended["findings"][0]["code"], Code::NoDisk.number(), "{ended}");
+    assert!(ended["findings"][0]["next"].as_str().is_some_and(|next| next.ends_with('.')), "{ended}");
+    let node = site.get("/v1/nodes/n1").await.json;
+    assert_eq!((&node["state"], &node["job"]), (&json!("allocated"), &json!(null)), "{node}");
+    assert_eq!(token(&script(&site, 1).await), None, "a failed job grants nothing");
+}
+
+#[tokio::test]
+async fn an_image_that_was_replaced_since_the_order_fails_the_job_with_a_named_finding() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    let job = site.order("n1", "deploy").await;
+    let agent = Agent::boot(&site, 1, 1, Mode::Install).await;
+    agent.hello().await;
+    put_image(site.dir.path(), b"another image");
+    assert!(matches!(agent.task().await, Task::Wait));
+    let ended = site.get(&format!("/v1/jobs/{job}")).await.json;
+    assert_eq!(ended["findings"][0]["code"], Code::ImageMissing.number(), "{ended}");
+    assert!(tokio::time::timeout(LIMIT, agent.task()).await.is_ok_and(|task| matches!(task, Task::Wait)));
+}

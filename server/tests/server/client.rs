@@ -1,0 +1,184 @@
+//! `ks` as people and scripts use it, against the real server.
+
+use crate::site::{PROGRAM, Site, mac};
+use kaltstart_server::http::api::{JobView, NodeView};
+use serde_json::json;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const DONE: i32 = 0;
+const FAILED: i32 = 1;
+const LOGIN: i32 = 4;
+const NOT_FOUND: i32 = 5;
+const CONFLICT: i32 = 6;
+const JOB_FAILED: i32 = 7;
+const WAIT_TIMED_OUT: i32 = 8;
+const USAGE: i32 = 64;
+
+/// How a command ended.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        let said = Self {
+            code: output.status.code().expect("not killed"),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        };
+        assert!(!said.out.contains('\x1b') && !said.err.contains('\x1b'), "no escapes where no terminal is");
+        said
+    }
+}
+
+fn command(program: &Path, words: &str) -> Command {
+    let mut command = Command::new(program);
+    command.args(words.split_whitespace()).env_remove("NO_COLOR");
+    command
+}
+
+/// Runs the client against `site`.
+async fn ks(site: &Site, words: &str) -> Said {
+    let mut command = command(Path::new(PROGRAM), words);
+    command.env("KS_SERVER", &site.base).env("KS_TOKEN_FILE", site.token_file());
+    tokio::task::spawn_blocking(move || command.output().expect("it runs").into()).await.expect("joined")
+}
+
+/// Checks the exit code, that data and words go where they belong, and tells the words.
+async fn refused(site: &Site, words: &str, code: i32) -> String {
+    let said = ks(site, words).await;
+    assert_eq!((said.code, said.out.as_str()), (code, ""), "{words}: {}", said.err);
+    assert!(!said.err.trim().is_empty(), "{words}: says why");
+    said.err
+}
+
+async fn done(site: &Site, words: &str) -> Said {
+    let said = ks(site, words).await;
+    assert_eq!(said.code, DONE, "{words}: {}", said.err);
+    said
+}
+
+#[tokio::test]
+async fn exit_codes_tell_what_happened() {
+    let site = Site::start().await;
+    done(&site, "node add n1 --mac 52:54:00:00:00:01").await;
+    assert!(refused(&site, "node show n2", NOT_FOUND).await.contains("ks node list"));
+    refused(&site, "node show a/b?c#d", NOT_FOUND).await;
+    assert!(refused(&site, "deploy n1 --profile x", NOT_FOUND).await.contains("ks profile list"));
+    refused(&site, "job show n1", NOT_FOUND).await;
+    refused(&site, "watch", NOT_FOUND).await;
+    assert!(refused(&site, "deploy n1 --profile hollow", CONFLICT).await.contains("images.dir"));
+    refused(&site, "node accept n1", CONFLICT).await;
+    refused(&site, "node add n1 --mac 52:54:00:00:00:02", CONFLICT).await;
+    refused(&site, "node add N_1 --mac 52:54:00:00:00:02", USAGE).await;
+    refused(&site, "rebuild n1 --profile good --confirm n2", USAGE).await;
+    for words in ["", "frobnicate", "node add n3", "node add n3 --mac zz", "node list -o xml", "server"] {
+        refused(&site, words, USAGE).await;
+    }
+    refused(&site, "node list --token-file /nowhere", LOGIN).await;
+    let wrong = site.dir.path().join("wrong.token");
+    std::fs::write(&wrong, "kst_wrong").expect("written");
+    let words = format!("node list --token-file {}", wrong.display());
+    assert!(refused(&site, &words, LOGIN).await.contains("admin.token"));
+    let why = refused(&site, "node list --server http://127.0.0.1:1", FAILED).await;
+    assert!(why.contains("refused") && why.contains("KS_SERVER"), "the last cause, and what to do: {why}");
+    for words in ["--help", "--version", "node --help"] {
+        assert!(done(&site, words).await.err.is_empty(), "asked-for help is data");
+    }
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_job_or_the_time() {
+    let site = Site::start().await;
+    done(&site, "node add n1 --mac 52:54:00:00:00:01").await;
+    refused(&site, "deploy n1 --profile good --wait --timeout 1", WAIT_TIMED_OUT).await;
+    let job = done(&site, "job show n1 -o name").await.out;
+    let job = job.trim();
+    assert!(done(&site, &format!("job show {job}")).await.out.contains("waiting for the machine"));
+    let (words, path) = (format!("watch {job}"), format!("/v1/jobs/{job}/cancel"));
+    let nothing = json!({});
+    let (watched, _) = tokio::join!(ks(&site, &words), site.post(&path, &nothing));
+    assert_eq!(watched.code, JOB_FAILED, "{}", watched.err);
+    assert!(watched.err.contains("cancelled"), "{}", watched.err);
+    refused(&site, &format!("job cancel {job}"), CONFLICT).await;
+}
+
+#[tokio::test]
+async fn a_wait_outlives_a_restart_of_the_server() {
+    let mut site = Site::start().await;
+    done(&site, "node add n1 --mac 52:54:00:00:00:01").await;
+    let mut command = command(Path::new(PROGRAM), "deploy n1 --profile good --wait");
+    command.env("KS_SERVER", &site.base).env("KS_TOKEN_FILE", site.token_file());
+    let waiting = tokio::task::spawn_blocking(move || command.output());
+    let mut events = site.events("/v1/events?after=0", None).await;
+    while events.next().await.1 != "job.queued" {}
+    site.kill();
+    site.power_on().await;
+    done(&site, "job cancel n1").await;
+    let said: Said = waiting.await.expect("joined").expect("it runs").into();
+    // The kill may have hit the order's own answer; then nothing could be waited for.
+    let unanswered = said.code == FAILED && said.out.is_empty();
+    assert!(said.code == JOB_FAILED || unanswered, "{} {}", said.code, said.err);
+}
+
+#[tokio::test]
+async fn every_form_of_output_can_be_read_back() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    site.declare("n2", mac(2)).await;
+    let job = site.order("n1", "deploy").await;
+    let nodes: Vec<NodeView> =
+        serde_json::from_str(&done(&site, "node list -o json").await.out).expect("JSON");
+    let yaml: Vec<NodeView> =
+        serde_saphyr::from_str(&done(&site, "node list -o yaml").await.out).expect("YAML");
+    assert_eq!(nodes.len(), 2);
+    assert_eq!(serde_json::to_value(&nodes).ok(), serde_json::to_value(&yaml).ok());
+    assert_eq!(done(&site, "node list -o name").await.out, "n1\nn2\n");
+    let table = done(&site, "node list").await.out;
+    assert!(table.starts_with("NAME") && table.lines().count() == 3, "{table}");
+    let shown: JobView = serde_json::from_str(&done(&site, "job show n1 -o json").await.out).expect("JSON");
+    assert_eq!((shown.id.to_string(), shown.phases.len()), (job.clone(), 13));
+    let shown: JobView = serde_saphyr::from_str(&done(&site, "job show n1 -o yaml").await.out).expect("YAML");
+    assert_eq!(shown.id.to_string(), job);
+    for (words, name) in [("profile list", "good\nhollow\n"), ("image list", "tiny\n"), ("job list", &job)] {
+        let names = done(&site, &format!("{words} -o name")).await.out;
+        assert_eq!(names.trim_end(), name.trim_end());
+        let json: serde_json::Value =
+            serde_json::from_str(&done(&site, &format!("{words} -o json")).await.out).expect("JSON");
+        assert!(json.is_array());
+    }
+    assert_eq!(done(&site, "job log n1").await.out, "", "nothing was said yet");
+}
+
+#[tokio::test]
+async fn the_program_answers_to_its_short_name() {
+    let site = Site::start().await;
+    let short = site.dir.path().join("ks");
+    std::os::unix::fs::symlink(PROGRAM, &short).expect("linked");
+    let mut help = command(&short, "--help");
+    let help: Said = help.output().expect("it runs").into();
+    assert!(help.code == DONE && help.out.contains("Usage: ks "), "{}", help.out);
+    let version: Said = command(&short, "--version").output().expect("it runs").into();
+    assert_eq!(version.out.trim(), format!("kaltstart {}", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_refused_with_its_key() {
+    let site = Site::start().await;
+    let file = site.dir.path().join("server.toml");
+    let check = |config: &Path| {
+        let mut command = command(Path::new(PROGRAM), "check-config --config");
+        Said::from(command.arg(config).output().expect("it runs"))
+    };
+    assert_eq!(check(&file).code, DONE);
+    let bad = site.dir.path().join("bad.toml");
+    let text = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&bad, text.replace("level = \"debug\"", "levle = \"debug\"")).expect("written");
+    let said = check(&bad);
+    assert!(said.code == USAGE && said.err.contains("levle") && said.out.is_empty(), "{}", said.err);
+    assert_eq!(check(Path::new("/nowhere.toml")).code, USAGE);
+}

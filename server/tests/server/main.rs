@@ -1,0 +1,7 @@
+//! The real server, as its own process on loopback, spoken to as its users do: no root, no DHCP.
+
+mod agent;
+mod api;
+mod client;
+mod durability;
+mod site;

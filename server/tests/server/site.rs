@@ -1,0 +1,285 @@
+//! A server process with its own directory, and words to speak to it.
+
+use kaltstart_protocol::ids::{Digest, Mac};
+use kaltstart_protocol::image::{Boot, Compression, Format, Manifest};
+use reqwest::{Method, StatusCode};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longest anything may take that is waited for.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_kaltstart");
+
+/// What stands in the image's file.
+pub(crate) const IMAGE: &[u8] = b"not an archive, but nobody unpacks it here";
+
+/// What stands in the ramdisk's file.
+pub(crate) const RAMDISK: &[u8] = b"a ramdisk of a few bytes";
+
+/// A server and its directory.
+pub(crate) struct Site {
+    pub(crate) dir: TempDir,
+    pub(crate) base: String,
+    pub(crate) token: String,
+    http: reqwest::Client,
+    server: Option<Child>,
+}
+
+impl Site {
+    /// A server with the profiles `good` and `hollow` (whose image is missing), and no machine.
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for (name, bytes) in [("vmlinuz", b"kernel".as_slice()), ("ramdisk", RAMDISK)] {
+            std::fs::write(dir.path().join(name), bytes).expect("written");
+        }
+        std::fs::create_dir(dir.path().join("loaders")).expect("made");
+        std::fs::write(dir.path().join("loaders/snponly.efi"), b"loader").expect("written");
+        put_image(dir.path(), IMAGE);
+        let (http, udp) = (free_tcp_port(), free_udp_port());
+        let config = format!(
+            "data_dir = {data:?}\n[http]\nlisten = \"127.0.0.1:{http}\"\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
+             [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\n\
+             [log]\nlevel = \"debug\"\n\
+             [[profile]]\nname = \"good\"\nimage = \"tiny\"\n[[profile]]\nname = \"hollow\"\nimage = \"none\"\n",
+            data = dir.path().join("data"),
+            kernel = dir.path().join("vmlinuz"),
+            ramdisk = dir.path().join("ramdisk"),
+            loaders = dir.path().join("loaders"),
+            images = dir.path().join("images"),
+        );
+        std::fs::write(dir.path().join("server.toml"), config).expect("written");
+        let base = format!("http://127.0.0.1:{http}");
+        let http = reqwest::Client::builder().timeout(LIMIT).build().expect("a client");
+        let mut site = Self { dir, base, token: String::new(), http, server: None };
+        site.power_on().await;
+        site
+    }
+
+    /// Starts the server and waits until it answers.
+    pub(crate) async fn power_on(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log");
+        let server = Command::new(PROGRAM)
+            .args(["server", "--config"])
+            .arg(self.dir.path().join("server.toml"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the server starts");
+        self.server = Some(server);
+        let began = Instant::now();
+        while self.http.get(format!("{}/healthz", self.base)).send().await.is_err() {
+            let ended = self.server.as_mut().expect("started").try_wait().expect("asked");
+            assert!(ended.is_none(), "the server ended: {ended:?}\n{}", self.log());
+            assert!(began.elapsed() < LIMIT, "the server does not answer\n{}", self.log());
+            tokio::task::yield_now().await;
+        }
+        let token = std::fs::read_to_string(self.token_file()).expect("the token is made");
+        self.token = token.trim().to_owned();
+    }
+
+    pub(crate) fn pid(&self) -> nix::unistd::Pid {
+        let server = self.server.as_ref().expect("it runs");
+        nix::unistd::Pid::from_raw(i32::try_from(server.id()).expect("a process id"))
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            // It may have been killed already.
+            server.kill().ok();
+            server.wait().expect("reaped");
+        }
+    }
+
+    /// SIGTERM; waits for the end.
+    pub(crate) fn stop(&mut self) -> std::process::ExitStatus {
+        nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM).expect("told");
+        self.server.take().expect("it runs").wait().expect("reaped")
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) fn token_file(&self) -> PathBuf {
+        self.data().join("admin.token")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.path().join("server.log")
+    }
+
+    /// What the server has said so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// A request with that bearer token, or none.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        bearer: Option<&str>,
+        body: Option<&(impl Serialize + ?Sized)>,
+    ) -> Result<Answer, reqwest::Error> {
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if let Some(bearer) = bearer {
+            request = request.bearer_auth(bearer);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        Answer::read(request.send().await?).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, Some(&self.token), None::<&()>).await.expect("answered")
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::POST, path, Some(&self.token), Some(body)).await.expect("answered")
+    }
+
+    /// Declares a machine with a hardware address of its own.
+    pub(crate) async fn declare(&self, name: &str, mac: Mac) -> Answer {
+        self.post("/v1/nodes", &json!({"name": name, "mac": mac.to_string()})).await
+    }
+
+    /// Orders `good` for a machine; tells the job.
+    pub(crate) async fn order(&self, name: &str, kind: &str) -> String {
+        let body = json!({"kind": kind, "profile": "good"});
+        let answer = self.post(&format!("/v1/nodes/{name}/jobs"), &body).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+        answer.json["id"].as_str().expect("a job").to_owned()
+    }
+
+    /// An open event stream.
+    pub(crate) async fn events(&self, path: &str, last: Option<i64>) -> Events {
+        let mut request = self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.token);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last.to_string());
+        }
+        let response = request.send().await.expect("answered");
+        assert_eq!(response.status(), StatusCode::OK);
+        Events { response, text: String::new() }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- server ---\n{}", self.log());
+        }
+    }
+}
+
+/// An answer as a whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+    /// Null when the body is no JSON.
+    pub(crate) json: Value,
+}
+
+impl Answer {
+    async fn read(response: reqwest::Response) -> Result<Self, reqwest::Error> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await?;
+        let json = serde_json::from_str(&text).unwrap_or_default();
+        Ok(Self { status, headers, text, json })
+    }
+
+    /// Checks that it is a complete problem (RFC 9457) with that status and code.
+    pub(crate) fn problem(&self, status: StatusCode, code: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
+        assert_eq!(self.json["status"], status.as_u16(), "{self:?}");
+        assert_eq!(self.json["code"], code, "{self:?}");
+        assert!(self.json["title"].is_string() && self.json["detail"].is_string(), "{self:?}");
+    }
+}
+
+/// An event stream, read event by event.
+pub(crate) struct Events {
+    response: reqwest::Response,
+    text: String,
+}
+
+impl Events {
+    /// The next event: number, type, data.
+    pub(crate) async fn next(&mut self) -> (i64, String, Value) {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| {
+                    let line = event.lines().find_map(|line| line.strip_prefix(name));
+                    line.map(|value| value.trim_start().to_owned())
+                };
+                let found = (field("id:"), field("event:"), field("data:"));
+                self.text = rest.to_owned();
+                if let (Some(id), Some(kind), Some(data)) = found {
+                    let data = serde_json::from_str(&data).expect("JSON");
+                    return (id.parse().expect("a number"), kind, data);
+                }
+                continue;
+            }
+            let chunk = tokio::time::timeout(LIMIT, self.response.chunk()).await.expect("in time");
+            let chunk = chunk.expect("read").expect("the stream goes on");
+            self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
+        }
+    }
+}
+
+/// Writes the image `tiny`, or replaces it.
+pub(crate) fn put_image(dir: &Path, bytes: &[u8]) {
+    let dir = dir.join("images/tiny");
+    std::fs::create_dir_all(&dir).expect("made");
+    let manifest = Manifest {
+        schema: 1,
+        name: "tiny".into(),
+        version: "1".into(),
+        digest: Digest::of(bytes),
+        size: bytes.len() as u64,
+        unpacked_size: bytes.len() as u64,
+        format: Format::Tar,
+        compression: Compression::None,
+        file: "tiny.tar".into(),
+        min_disk: 1,
+        boot: Boot {
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+            cmdline: String::new(),
+            efi: Vec::new(),
+            bios: None,
+        },
+        packages: Vec::new(),
+    };
+    std::fs::write(dir.join("tiny.tar"), bytes).expect("written");
+    let text = serde_json::to_string(&manifest).expect("it serialises");
+    std::fs::write(dir.join("manifest.json"), text).expect("written");
+}
+
+/// The hardware address of the `n`th machine.
+pub(crate) fn mac(n: u32) -> Mac {
+    let [a, b, c, d] = n.to_be_bytes();
+    Mac([0x52, 0x54, a, b, c, d])
+}
+
+fn free_tcp_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    listener.local_addr().expect("an address").port()
+}
+
+fn free_udp_port() -> u16 {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bound");
+    socket.local_addr().expect("an address").port()
+}
