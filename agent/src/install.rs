@@ -250,6 +250,7 @@ impl Job<'_> {
         if gpt::Guid::parse(&task.uuids.root).is_none() {
             return Err(Finding::new(Code::DiskFailed, "the root UUID is not one").into());
         }
+        tracing::info!("{} {} goes to {}", image.name, image.version, select::describe(disk));
         device::lock_all(&self.paths.dev, disks);
         let device = Device::open(permit, &self.paths.dev, &self.paths.sys, disk)?;
         Ok((device, disk, plan))
