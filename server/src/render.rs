@@ -20,8 +20,10 @@ pub fn agent_script(
         Mode::Discover => "discover",
         Mode::Install => "install",
     };
+    // The kernel's own chatter stays off the console: the agent's words are for people, and the
+    // kernel would print the token with its command line.
     let arguments = format!(
-        "initrd=ramdisk {ARG_SERVER}={base} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
+        "initrd=ramdisk loglevel=4 {ARG_SERVER}={base} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
         token.expose(),
     );
     render(

@@ -208,7 +208,10 @@ fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> 
 }
 
 fn delete(namespace: &str) {
-    if let Err(error) = ip(&["netns", "delete", namespace]) {
+    if let Err(error) = ip(&["netns", "delete", namespace])
+        // Another laboratory may have tidied it away meanwhile.
+        && Path::new(NAMESPACES).join(namespace).exists()
+    {
         eprintln!("cannot remove the namespace {namespace}: {error:#}");
     }
 }
@@ -225,7 +228,7 @@ fn remove_left_over() -> Result<()> {
             }
             let name = name.to_string_lossy();
             if dir == Path::new(NAMESPACES) {
-                ip(&["netns", "delete", &name])?;
+                delete(&name);
             } else {
                 fs::remove_dir_all(dir.join(&*name)).ok();
             }

@@ -160,6 +160,8 @@ pub struct Session {
     pub job: Option<JobId>,
     /// The kernel's boot id it told.
     pub boot_id: String,
+    /// When its kernel started, by the server's clock: turns its uptimes into times.
+    pub booted_at: Millis,
 }
 
 /// The installed system, as it reported itself.

@@ -72,6 +72,7 @@ pub(super) async fn hello(
         mode: hello.mode,
         boot_id: hello.boot_id,
         running_ms: hello.uptime_ms.saturating_sub(hello.started_uptime_ms),
+        uptime_ms: hello.uptime_ms,
         facts: hello.facts,
     });
     let mut outcome = app.apply(Key::BootToken(token), &event).await;
@@ -213,8 +214,9 @@ pub(super) async fn log(
         line.level = cut(&line.level, LOG_LEVEL_MAX);
         line.text = cut(&line.text, LOG_LINE_MAX);
     }
-    let job = node.session.as_ref().and_then(|session| session.job.clone());
-    app.store.put_log(node.id.clone(), job, agent.session, batch.first, batch.lines, clock::now()).await?;
+    if let Some(session) = node.session.clone() {
+        app.store.put_log(node.id.clone(), session, batch.first, batch.lines).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -9,7 +9,7 @@ mod writer;
 pub use writer::WriteError;
 
 use kaltstart_core::lifecycle::event::Happening;
-use kaltstart_core::machine::{Job, JobState, Machine, Node};
+use kaltstart_core::machine::{Job, JobState, Machine, Node, Session};
 use kaltstart_protocol::agent_api::LogLine;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
@@ -137,7 +137,7 @@ pub struct StoredEvent {
 pub struct StoredLine {
     /// Ascending number.
     pub id: i64,
-    /// When the server got it.
+    /// When it was said, by the server's clock.
     pub time: Millis,
     /// `error`, `warn`, `info`, `debug`.
     pub level: String,
@@ -367,25 +367,23 @@ impl Store {
         self.newest_event.subscribe()
     }
 
-    /// Stores lines of an agent's log; lines that are there already are left alone.
+    /// Stores lines of the log of a session's agent; lines that are there already are left alone.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub async fn put_log(
         &self,
         node: NodeId,
-        job: Option<JobId>,
-        boot: Digest,
+        session: Session,
         first: u64,
         lines: Vec<LogLine>,
-        now: Millis,
     ) -> Result<(), StoreError> {
         let write = move |connection: &Connection| {
             let mut insert = connection.prepare_cached(
                 "INSERT OR IGNORE INTO log_lines (node, job, boot, line, time, level, text) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
-            let (job, boot) = (job.as_ref().map(JobId::as_str), boot.to_string());
+            let (job, boot) = (session.job.as_ref().map(JobId::as_str), session.secret.to_string());
             for (i, line) in lines.iter().enumerate() {
                 let number = to_i64(first.saturating_add(i as u64));
                 insert.execute(params![
@@ -393,7 +391,7 @@ impl Store {
                     job,
                     boot,
                     number,
-                    to_i64(now.0),
+                    to_i64(session.booted_at.plus(line.uptime_ms).0),
                     line.level,
                     line.text
                 ])?;

@@ -78,13 +78,14 @@ async fn a_repeated_log_batch_is_stored_once() {
     let (_dir, store) = open();
     let (node, job) = (NodeId::new(NOW, 1), JobId::new(NOW, 1));
     let line = |text: &str| LogLine { uptime_ms: 1, level: "info".into(), text: text.into() };
-    let boot = Digest::of(b"boot");
+    let (secret, mode) = (Digest::of(b"session"), kaltstart_protocol::agent_api::Mode::Install);
+    let session = Session { secret, mode, job: Some(job.clone()), boot_id: "b".into(), booted_at: NOW };
     for lines in [vec![line("a"), line("b")], vec![line("a"), line("b"), line("c")]] {
-        store.put_log(node.clone(), Some(job.clone()), boot, 0, lines, NOW).await.expect("stored");
+        store.put_log(node.clone(), session.clone(), 0, lines).await.expect("stored");
     }
-    let texts: Vec<String> =
-        store.job_log(&job, 0, 10).expect("read").into_iter().map(|line| line.text).collect();
-    assert_eq!(texts, ["a", "b", "c"]);
+    let stored = store.job_log(&job, 0, 10).expect("read");
+    assert_eq!(stored.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(stored[0].time, NOW.plus(1), "uptimes become times");
 }
 
 #[test]

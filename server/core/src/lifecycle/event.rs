@@ -103,6 +103,8 @@ pub struct Hello {
     pub boot_id: String,
     /// Milliseconds the agent has been running.
     pub running_ms: u64,
+    /// Milliseconds the kernel has been running.
+    pub uptime_ms: u64,
     /// What it saw.
     pub facts: Facts,
 }

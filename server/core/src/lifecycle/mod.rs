@@ -236,6 +236,7 @@ impl Draft {
                 mode: hello.mode,
                 job: grant.job,
                 boot_id: hello.boot_id.clone(),
+                booted_at: now.minus(hello.uptime_ms),
             });
         }
         self.heard();

@@ -82,6 +82,7 @@ fn hello(mode: Mode) -> Event {
         mode,
         boot_id: "b".into(),
         running_ms: 10,
+        uptime_ms: 20,
         facts: Facts::default(),
     })
 }
@@ -272,6 +273,7 @@ fn p36_a_machine_that_keeps_resetting_fails_with_a_named_finding() {
             mode: Mode::Install,
             job: Some(job_id(1)),
             boot_id: "b".into(),
+            booted_at: NOW,
         });
         if let Some(job) = machine.job.as_mut() {
             phases::advance(job, Phase::Image, NOW, &mut Vec::new());
@@ -297,7 +299,7 @@ fn p01_an_agent_that_was_not_started_for_the_job_cannot_report_about_it() {
         let mut machine = writing();
         let (mode, job) = session;
         machine.node.session =
-            Some(Session { secret: Digest::of(b"session"), mode, job, boot_id: "b".into() });
+            Some(Session { secret: Digest::of(b"session"), mode, job, boot_id: "b".into(), booted_at: NOW });
         for event in [reported(Phase::Image, ReportState::Running), Event::InstallDone(installed(1))] {
             assert!(matches!(step(&machine, &event, NOW), Step::Refused(_)), "{event:?}");
         }
