@@ -1,17 +1,34 @@
-//! Disks of a machine that is only looked at: the kernel refuses every write to them.
+//! Who may write to disks: only a start that was granted an installation.
 //!
-//! This is promise and safety net at once: the code that looks has no write in it, and whatever
-//! else runs (a driver, a volume manager's probe) cannot write either.
+//! On a machine that is only looked at, nothing holds a [`Permit`], without which no disk is
+//! opened for writing; and the kernel refuses every write, so that whatever else runs (a driver,
+//! a volume manager's probe) cannot write either.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::facts::Disk;
 
 use crate::inventory;
 use crate::sys::block;
+
+/// The right of this start to write to disks.
+#[derive(Debug)]
+pub struct Permit(());
+
+impl Permit {
+    /// The right of a start in that mode, if it has it. There is no other way to get one.
+    #[must_use]
+    pub fn of(mode: Mode) -> Option<Self> {
+        match mode {
+            Mode::Discover => None,
+            Mode::Install => Some(Self(())),
+        }
+    }
+}
 
 /// Sets disks read-only as they appear, and remembers which were so by themselves.
 #[derive(Debug, Default)]
@@ -59,6 +76,12 @@ mod tests {
     use super::*;
     use std::cell::RefCell;
     use std::fs;
+
+    #[test]
+    fn p02_a_start_that_only_looks_has_no_permit() {
+        assert!(Permit::of(Mode::Discover).is_none());
+        assert!(Permit::of(Mode::Install).is_some());
+    }
 
     #[test]
     fn p02_every_disk_that_appears_is_set_read_only_and_facts_stay_true() {

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ed25519_dalek::SigningKey;
 use kaltstart_protocol::agent_api::{DiskUuids, Identity};
+use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::node_api::{REPORT_CONFIG, REPORTER, ReportConfig};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -31,8 +32,10 @@ pub struct Written {
 /// Writes everything. `agent` is this program's file, which sends the first report; `esp` says
 /// whether there is an EFI system partition to mount.
 ///
+/// The identity must have passed [`check`].
+///
 /// # Errors
-/// When a value cannot stand in its file, or the file system refuses.
+/// When the file system refuses.
 pub fn write(
     tree: &Tree,
     identity: &Identity,
@@ -40,7 +43,6 @@ pub fn write(
     esp: bool,
     agent: &Path,
 ) -> io::Result<Written> {
-    check(identity)?;
     let host = &identity.hostname;
     let mut random = [0; 16 + 32 + 4];
     // Unlike /dev/urandom it waits until the kernel has gathered enough for the first time.
@@ -72,9 +74,13 @@ pub fn write(
 }
 
 /// Refuses values that would be more than one value in the files below.
-fn check(identity: &Identity) -> io::Result<()> {
-    let bad =
-        |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{what} is not acceptable")));
+///
+/// # Errors
+/// [`Code::IdentityRefused`] with the value.
+pub fn check(identity: &Identity) -> Result<(), Finding> {
+    let bad = |what: &str, value: &str| {
+        Err(Finding::new(Code::IdentityRefused, format!("{what} {value:?} is not acceptable")))
+    };
     let label = |text: &str| {
         !text.is_empty()
             && text.len() <= 63
@@ -82,18 +88,17 @@ fn check(identity: &Identity) -> io::Result<()> {
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     if !label(&identity.hostname) {
-        return bad("the host name");
+        return bad("the host name", &identity.hostname);
     }
     if !identity.domain.is_empty() && !identity.domain.split('.').all(label) {
-        return bad("the domain");
+        return bad("the domain", &identity.domain);
     }
-    if identity.authorized_keys.iter().any(|line| line.contains(|c: char| c.is_control() && c != '\t')) {
-        return bad("an authorized key");
-    }
-    Ok(())
+    let several = |line: &&String| line.contains(|c: char| c.is_control() && c != '\t');
+    identity.authorized_keys.iter().find(several).map_or(Ok(()), |line| bad("the authorised key", line))
 }
 
-/// The first report: this program, what it says, and the unit that starts it.
+/// The first report: this program, what it says, and the unit that starts it. The start of the
+/// system does not wait for its end: the server may be away for days.
 fn reporter(tree: &Tree, identity: &Identity, agent: &Path) -> io::Result<()> {
     io::copy(&mut File::open(agent)?, &mut tree.create(REPORTER, 0o755)?)?;
     let config = ReportConfig { url: identity.report_url.clone(), token: identity.report_token.clone() };
@@ -106,7 +111,7 @@ fn reporter(tree: &Tree, identity: &Identity, agent: &Path) -> io::Result<()> {
          ConditionPathExists={REPORT_CONFIG}\n\
          \n\
          [Service]\n\
-         Type=oneshot\n\
+         Type=exec\n\
          ExecStart={REPORTER} report\n\
          Restart=on-failure\n\
          RestartSec=10\n\

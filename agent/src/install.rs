@@ -14,6 +14,7 @@ use crate::bootloader::{self, efi, grub};
 use crate::disk::device::{self, Announced, Device};
 use crate::disk::mkfs::Mounted;
 use crate::disk::{gpt, mkfs, select};
+use crate::guard::Permit;
 use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
 use crate::image::tree::Tree;
@@ -23,7 +24,7 @@ use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::layout::Role;
 use kaltstart_protocol::layout::plan::{Plan, PlanError, plan};
-use kaltstart_protocol::phase::{Phase, Progress};
+use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -102,6 +103,7 @@ impl Default for Paths {
 /// # Errors
 /// See [`Stop`]; all findings of disk, image, boot loader and tools.
 pub fn install(
+    permit: &Permit,
     task: &InstallTask,
     disks: &[Disk],
     source: &dyn ImageSource,
@@ -109,21 +111,22 @@ pub fn install(
     observer: &dyn Observer,
 ) -> Result<Installed, Stop> {
     let job = Job { task, paths, observer };
-    let (device, disk, plan) = job.phase(Phase::Disk, || job.choose(disks))?;
+    let (device, disk, plan) = job.phase(Phase::Disk, || job.choose(permit, disks))?;
     let number = plan.role(Role::Root).map(|root| root.number);
     // The planner refuses layouts without a root.
     let number = number.ok_or_else(|| Finding::new(Code::DiskFailed, "the plan has no root"))?;
     let mut target = job.phase(Phase::Disk, || {
         device.clear(&plan)?;
         let partition = device.announce(&plan, number)?;
-        mkfs::ext4(&paths.mke2fs, &partition.node, &task.uuids.root)?;
+        mkfs::ext4(&paths.mke2fs, &partition.node, &task.uuids.root, observer)?;
         let mounted = mkfs::mount_ext4(&partition.node, &paths.mount, false)?;
-        job.done(Phase::Disk, &describe(disk, &plan));
+        job.done(Phase::Disk, None, describe(disk, &plan));
         Ok(Target { mounted: Some(mounted), partition })
     })?;
     job.phase(Phase::Image, || {
         crate::image::lay_down(&task.image, source, Retry::default(), &paths.mount, observer)?;
-        job.done(Phase::Image, &BTreeMap::new());
+        let all = Progress { done: task.image.size, total: task.image.size, unit: Unit::Bytes };
+        job.done(Phase::Image, Some(all), BTreeMap::new());
         Ok(())
     })?;
     job.phase(Phase::Configure, || {
@@ -153,7 +156,7 @@ pub fn install(
         job.check_cancelled()?;
         job.make_bootable(&device, &plan, &boot.boot_code)?;
         let boot_entry = job.boot_entry(&plan);
-        job.done(Phase::Configure, &BTreeMap::new());
+        job.done(Phase::Configure, None, BTreeMap::new());
         Ok(Installed {
             job: task.job.clone(),
             attempt: task.attempt,
@@ -213,8 +216,8 @@ impl Job<'_> {
         result
     }
 
-    fn done(&self, phase: Phase, detail: &BTreeMap<String, String>) {
-        self.observer.phase(phase, ReportState::Done, None, detail.clone());
+    fn done(&self, phase: Phase, progress: Option<Progress>, detail: BTreeMap<String, String>) {
+        self.observer.phase(phase, ReportState::Done, progress, detail);
     }
 
     fn check_cancelled(&self) -> Result<(), Stop> {
@@ -222,7 +225,7 @@ impl Job<'_> {
     }
 
     /// Step 1: everything that can be refused before the first write.
-    fn choose<'d>(&self, disks: &'d [Disk]) -> Result<(Device, &'d Disk, Plan), Stop> {
+    fn choose<'d>(&self, permit: &Permit, disks: &'d [Disk]) -> Result<(Device, &'d Disk, Plan), Stop> {
         let (task, image) = (self.task, &self.task.image);
         if image.schema != MANIFEST_SCHEMA {
             let detail = format!("manifests of schema {} are not understood", image.schema);
@@ -241,12 +244,15 @@ impl Job<'_> {
             Finding::new(code, format!("{}: {error}", select::describe(disk)))
         })?;
         bootloader::check(image, &plan, self.paths.efivars.is_some())?;
+        identity::check(&task.identity)?;
+        self.grub_files()?;
         self.table(&plan, &[])?;
         if gpt::Guid::parse(&task.uuids.root).is_none() {
             return Err(Finding::new(Code::DiskFailed, "the root UUID is not one").into());
         }
+        tracing::info!("{} {} goes to {}", image.name, image.version, select::describe(disk));
         device::lock_all(&self.paths.dev, disks);
-        let device = Device::open(&self.paths.dev, &self.paths.sys, disk)?;
+        let device = Device::open(permit, &self.paths.dev, &self.paths.sys, disk)?;
         Ok((device, disk, plan))
     }
 
@@ -258,19 +264,24 @@ impl Job<'_> {
     /// Step 5, first half: files in the tree, and boot files out of it.
     fn configure(&self, tree: &Tree, plan: &Plan) -> Result<(Written, bootloader::Boot), Stop> {
         let Self { task, paths, .. } = self;
-        let boot = &task.image.boot;
         let esp = plan.role(Role::Esp).is_some();
         let written = identity::write(tree, &task.identity, &task.uuids, esp, &paths.agent)
             .map_err(|error| device::failed("cannot write the identity", &error))?;
-        let unquotable = |error: grub::Unquotable| Finding::new(Code::BootloaderFailed, error.to_string());
-        let config = grub::config(boot, &task.uuids.root).map_err(unquotable)?;
-        let defaults = grub::defaults(boot).map_err(unquotable)?;
-        for (path, text) in [(grub::CONFIG, config), (grub::DEFAULTS, defaults)] {
+        for (path, text) in self.grub_files()? {
             tree.write(path, text.as_bytes(), 0o644)
                 .map_err(|error| device::failed(&format!("cannot write {path}"), &error))?;
         }
         let prepared = bootloader::prepare(tree, &task.image, plan, &task.uuids.root, task.uuids.esp)?;
         Ok((written, prepared))
+    }
+
+    /// GRUB's configuration files: where, and what.
+    fn grub_files(&self) -> Result<[(&'static str, String); 2], Finding> {
+        let boot = &self.task.image.boot;
+        let unquotable = |error: grub::Unquotable| Finding::new(Code::BootloaderFailed, error.to_string());
+        let config = grub::config(boot, &self.task.uuids.root).map_err(unquotable)?;
+        let defaults = grub::defaults(boot).map_err(unquotable)?;
+        Ok([(grub::CONFIG, config), (grub::DEFAULTS, defaults)])
     }
 
     /// Digests of the files that must be right for the system to start.

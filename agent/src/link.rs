@@ -70,12 +70,6 @@ impl Link {
         Self { pause, ..self }
     }
 
-    /// The HTTP client, for the image.
-    #[must_use]
-    pub fn http(&self) -> &ureq::Agent {
-        &self.http
-    }
-
     /// The server's address.
     #[must_use]
     pub fn server(&self) -> &str {

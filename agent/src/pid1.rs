@@ -48,18 +48,16 @@ fn mount_one(kind: &str, target: &str, flags: MsFlags, data: Option<&str>) {
     }
 }
 
-/// Makes every panic show on console and kernel log, and hold instead of ending: when PID 1 ends,
-/// the kernel panics and the reason is gone.
-pub fn hold_on_panic() {
+/// Makes every panic show on console and kernel log, with its place in the program.
+pub fn show_panics() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
-        let text = format!("the agent has a defect and stops here: {info}");
-        log::console(&format!("\n{text}\nRestart the machine; please report this message."));
+        let text = format!("the agent has a defect: {info}");
+        log::console(&format!("\n{text}\nPlease report this message."));
         if let Ok(mut kmsg) = fs::OpenOptions::new().write(true).open("/dev/kmsg") {
             // The console has it already.
             let _ = writeln!(kmsg, "kaltstart: {text}");
         }
         log::RING.push(kernel::uptime_ms(), "error", &text);
-        hold();
     }));
 }
 

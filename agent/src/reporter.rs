@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kaltstart_protocol::agent_api::{Directive, Report, ReportState};
 use kaltstart_protocol::ids::JobId;
-use kaltstart_protocol::phase::{Phase, Progress, Unit};
+use kaltstart_protocol::phase::{Phase, Progress};
 
 use crate::install::Observer;
 use crate::link::{CallError, Link};
@@ -87,7 +87,6 @@ impl Reporter {
     /// Sends until [`Reporter::finish`] and all changes are acknowledged, or the server does not
     /// want to hear more.
     pub fn run(&self, link: &Link) {
-        let mut rate = Rate::default();
         let mut last_beat = Instant::now();
         loop {
             let (report, is_change) = {
@@ -108,7 +107,6 @@ impl Reporter {
                 }
             };
             last_beat = Instant::now();
-            let report = rate.add_to(report, last_beat);
             // A change must arrive; a beat that is lost is followed by a fresher one.
             let answer = if is_change {
                 link.insist("report", |link| link.report(&report))
@@ -177,52 +175,10 @@ fn describe(state: &ReportState) -> String {
     }
 }
 
-/// Bytes per second between two reports of a phase.
-#[derive(Default)]
-struct Rate {
-    last: Option<(Phase, u64, Instant)>,
-}
-
-impl Rate {
-    /// Adds `rate_bytes_per_second` to a report that counts bytes.
-    fn add_to(&mut self, mut report: Report, now: Instant) -> Report {
-        let bytes =
-            report.progress.filter(|progress| progress.unit == Unit::Bytes).map(|progress| progress.done);
-        let last = self.last.take();
-        let Some(done) = bytes else { return report };
-        self.last = Some((report.phase, done, now));
-        if let Some((phase, before, then)) = last
-            && phase == report.phase
-            && done >= before
-        {
-            let milliseconds = (now - then).as_millis().max(1);
-            let rate = u128::from(done - before) * 1000 / milliseconds;
-            report.detail.entry("rate_bytes_per_second".into()).or_insert_with(|| rate.to_string());
-        }
-        report
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use kaltstart_protocol::time::Millis;
-
-    fn report(phase: Phase, done: u64) -> Report {
-        let progress = Some(Progress { done, total: 0, unit: Unit::Bytes });
-        let job = JobId::new(Millis(1), 1);
-        Report { job, attempt: 1, phase, state: ReportState::Running, progress, detail: BTreeMap::new() }
-    }
-
-    #[test]
-    fn the_rate_is_of_one_phase() {
-        let (mut rate, start) = (Rate::default(), Instant::now());
-        let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let text = |report: Report| report.detail.get("rate_bytes_per_second").cloned();
-        assert_eq!(text(rate.add_to(report(Phase::Image, 100), at(0))), None);
-        assert_eq!(text(rate.add_to(report(Phase::Image, 600), at(500))).as_deref(), Some("1000"));
-        assert_eq!(text(rate.add_to(report(Phase::Configure, 700), at(600))), None);
-    }
 
     #[test]
     fn progress_replaces_and_changes_queue() {

@@ -10,6 +10,7 @@ use kaltstart_protocol::secret::Secret;
 
 use crate::cmdline::{self, Settings};
 use crate::devices::Devices;
+use crate::guard::Permit;
 use crate::http_source::HttpSource;
 use crate::install::{self, Paths, Stop};
 use crate::link::{CallError, Link};
@@ -23,8 +24,17 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Runs the machine and never returns.
 pub fn run() -> ! {
+    pid1::show_panics();
+    // When PID 1 ends, the kernel panics and the reason is gone from the screen.
+    let _ = std::panic::catch_unwind(|| {
+        begin();
+    });
+    log::console("\n==== the agent stops here; restart the machine ====\n");
+    pid1::hold()
+}
+
+fn begin() -> ! {
     let started = uptime_ms();
-    pid1::hold_on_panic();
     log::start();
     pid1::mount_kernel_file_systems();
     std::thread::spawn(log::follow_kernel);
@@ -148,16 +158,16 @@ impl Installer for Real {
 
     fn install(
         &self,
+        permit: &Permit,
         task: &InstallTask,
         disks: &[Disk],
-        _link: &Link,
         reporter: &Reporter,
     ) -> Result<Installed, NotInstalled> {
         let efivars = Path::new(pid1::EFIVARS);
         let started_by_uefi = std::fs::read_dir(efivars).is_ok_and(|mut dir| dir.next().is_some());
         let paths = Paths { efivars: started_by_uefi.then(|| efivars.into()), ..Paths::default() };
         let source = HttpSource::new(&task.image_url);
-        install::install(task, disks, &source, &paths, reporter).map_err(|stop| match stop {
+        install::install(permit, task, disks, &source, &paths, reporter).map_err(|stop| match stop {
             Stop::Failed(finding) => NotInstalled::Failed(finding),
             Stop::Cancelled(_) => NotInstalled::Cancelled,
         })

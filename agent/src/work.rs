@@ -1,15 +1,18 @@
 //! Asks the server for work and does it.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use kaltstart_protocol::agent_api::{Directive, InstallTask, Installed, Mode, ReportState, Task};
 use kaltstart_protocol::facts::Disk;
-use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::phase::Phase;
 
 use crate::backoff::{Policy, SERVER};
+use crate::guard::Permit;
 use crate::install::Observer as _;
 use crate::link::{CallError, Link};
 use crate::reporter::{Reporter, Stop};
@@ -50,9 +53,9 @@ pub trait Installer: Sync {
     /// Why the disk is not complete.
     fn install(
         &self,
+        permit: &Permit,
         task: &InstallTask,
         disks: &[Disk],
-        link: &Link,
         reporter: &Reporter,
     ) -> Result<Installed, NotInstalled>;
 }
@@ -62,32 +65,37 @@ pub fn work(link: &Link, mode: Mode, installer: &dyn Installer, pause: fn(Durati
     // A job and attempt is tried once: after a failure or a stop only a new start tries again.
     let mut tried: Option<(JobId, u32)> = None;
     let mut refusals = 0;
+    let permit = Permit::of(mode);
     loop {
         pid1::reap();
         let asked = Instant::now();
-        let useless = match link.insist("asking for work", Link::task) {
+        let task = match link.insist("asking for work", Link::task) {
             Ok(Task::Wait) => {
                 refusals = 0;
                 pause(ASK_EVERY.saturating_sub(asked.elapsed()));
                 continue;
             }
             Ok(Task::Reboot { reason }) => return End::Restart(reason),
-            Ok(Task::Install(task)) if mode == Mode::Discover => {
+            Ok(Task::Install(task)) => Ok(task),
+            Err(CallError::Unauthorized(text)) => return End::Unknown(text),
+            Err(error) => Err(error.to_string()),
+        };
+        let useless = match (task, &permit) {
+            (Err(why), _) => why,
+            (Ok(task), None) => {
                 format!("task of {} refused: this start may only look, never write", task.job)
             }
-            Ok(Task::Install(task)) if tried.as_ref() == Some(&(task.job.clone(), task.attempt)) => {
+            (Ok(task), Some(_)) if tried.as_ref() == Some(&(task.job.clone(), task.attempt)) => {
                 format!("{} attempt {} was tried already in this start", task.job, task.attempt)
             }
-            Ok(Task::Install(task)) => {
+            (Ok(task), Some(permit)) => {
                 refusals = 0;
                 tried = Some((task.job.clone(), task.attempt));
-                match install(link, &task, installer) {
+                match install(link, permit, &task, installer) {
                     Some(end) => return end,
                     None => continue,
                 }
             }
-            Err(CallError::Unauthorized(text)) => return End::Unknown(text),
-            Err(error) => error.to_string(),
         };
         refusals += 1;
         tracing::warn!("{useless}");
@@ -96,12 +104,19 @@ pub fn work(link: &Link, mode: Mode, installer: &dyn Installer, pause: fn(Durati
 }
 
 /// Runs one installation beside its reporter; gives nothing when the machine shall stay up.
-fn install(link: &Link, task: &InstallTask, installer: &dyn Installer) -> Option<End> {
+fn install(link: &Link, permit: &Permit, task: &InstallTask, installer: &dyn Installer) -> Option<End> {
     tracing::info!("{} attempt {}: installing {}", task.job, task.attempt, task.identity.hostname);
     let reporter = Reporter::new(task.job.clone(), task.attempt);
     let result = std::thread::scope(|scope| {
         scope.spawn(|| reporter.run(link));
-        let result = installer.install(task, &installer.disks(), link, &reporter);
+        // A defect fails this job only. What it leaves half changed is the disk, which cannot
+        // start, and the reporter, whose lock is taken for single steps.
+        let result =
+            catch_unwind(AssertUnwindSafe(|| installer.install(permit, task, &installer.disks(), &reporter)));
+        let result = result.unwrap_or_else(|panic| {
+            let finding = Finding::new(Code::AgentDefect, words(panic.as_ref()));
+            Err(NotInstalled::Failed(finding))
+        });
         if let Err(NotInstalled::Failed(finding)) = &result {
             log::finding(finding);
             reporter.failed(finding);
@@ -119,6 +134,12 @@ fn install(link: &Link, task: &InstallTask, installer: &dyn Installer) -> Option
         (Ok(installed), None) => announce(link, &installed),
         (Err(_), None) => None,
     }
+}
+
+/// What a panic said; its place in the program is in the log.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default()
 }
 
 /// Says that the disk is complete until the server has noted it. Afterwards nothing more is said.

@@ -13,6 +13,8 @@ use crate::test_server::{Server, json};
 enum Act {
     Succeed,
     Fail,
+    /// Finds a defect of its own.
+    Panic,
     /// Goes on until it is told to stop.
     UntilStopped,
 }
@@ -36,9 +38,9 @@ impl Installer for Fake {
 
     fn install(
         &self,
+        _: &Permit,
         task: &InstallTask,
         _: &[Disk],
-        _: &Link,
         reporter: &Reporter,
     ) -> Result<Installed, NotInstalled> {
         self.calls.fetch_add(1, Ordering::Relaxed);
@@ -57,6 +59,7 @@ impl Installer for Fake {
                 })
             }
             Act::Fail => Err(NotInstalled::Failed(Finding::new(Code::ImageMismatch, "one bit"))),
+            Act::Panic => panic!("index {} of {}", 3, 2),
             Act::UntilStopped => loop {
                 if let Some(stop) = reporter.stop() {
                     *self.stopped.lock().expect("not poisoned") = Some(stop.reason().into());
@@ -167,6 +170,18 @@ fn a_failure_is_told_with_its_finding_and_the_machine_stays() {
         requests.iter().any(|r| r.contains("KS-3001") && r.contains(r#""phase":"image""#)),
         "{requests:?}"
     );
+    assert!(!requests.iter().any(|r| path(r) == "installed"));
+}
+
+#[test]
+fn a_defect_fails_the_job_and_the_agent_goes_on() {
+    let server = server(|_, _| json("200 OK", GO_ON));
+    let end = run(&server, Mode::Install, &Fake::new(Act::Panic));
+    assert_eq!(end, End::Restart("enough".into()), "asked for work again");
+    let requests = server.requests();
+    let told =
+        |r: &String| r.contains("KS-4006") && r.contains("index 3 of 2") && r.contains(r#""phase":"image""#);
+    assert!(requests.iter().any(told), "{requests:?}");
     assert!(!requests.iter().any(|r| path(r) == "installed"));
 }
 

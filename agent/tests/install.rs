@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::{DISK_BYTES, Loop, Served, Watch, archive, archived, entry, root, run, task};
+use common::{DISK_BYTES, Loop, Served, Watch, archive, archived, entry, permit, root, run, task};
 use kaltstart_agent::install::{Stop, install};
 use kaltstart_protocol::agent_api::ReportState;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Compression;
 use kaltstart_protocol::layout::Role;
-use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use std::fs;
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
@@ -20,7 +20,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 fn failing(disk: &Loop, task: &kaltstart_protocol::agent_api::InstallTask, served: Vec<u8>) -> Finding {
     let watch = Watch::default();
     let disks = [disk.disk.clone()];
-    let result = install(task, &disks, &Served(served), &disk.paths(), &watch);
+    let result = install(&permit(), task, &disks, &Served(served), &disk.paths(), &watch);
     let Err(Stop::Failed(finding)) = result else {
         panic!("not a failure: {result:?}");
     };
@@ -108,11 +108,14 @@ fn p12_nothing_can_start_until_everything_is_there() {
                 && (phase, state) != (Phase::Configure, &ReportState::Done);
             assert!(!inside || disk.is_blank(), "{phase:?} {state:?}");
         };
+        let size = packed.len() as u64;
         let watch = Watch { look: Some(&look), ..Watch::default() };
         let disks = [disk.disk.clone()];
-        let installed = install(&task, &disks, &Served(packed), &paths, &watch).expect("installs");
+        let installed = install(&permit(), &task, &disks, &Served(packed), &paths, &watch).expect("installs");
         assert_eq!((installed.disk.as_str(), installed.boot_entry), ("S1", uefi));
         assert!(disk.is_tidy());
+        let all = Progress { done: size, total: size, unit: Unit::Bytes };
+        assert_eq!(watch.at_end.into_inner().expect("lock"), [(Phase::Image, all)]);
         let seen: Vec<_> = watch.seen.into_inner().expect("lock");
         let ends = [Phase::Disk, Phase::Image, Phase::Configure].map(|phase| (phase, ReportState::Done));
         assert!(seen.iter().filter(|(_, state)| *state == ReportState::Done).eq(&ends), "{seen:?}");
@@ -178,6 +181,7 @@ fn p05_a_disk_in_use_is_refused_untouched() {
     let packed = zstd(b"");
     let disks = [disk.disk.clone()];
     let result = install(
+        &permit(),
         &task(&packed, 0, Compression::Zstd),
         &disks,
         &Served(packed.clone()),
@@ -208,7 +212,7 @@ fn p05_only_the_chosen_disk_changes() {
     let before = bytes(&other);
     for disks in [[chosen.disk.clone(), other.disk.clone()], [other.disk.clone(), chosen.disk.clone()]] {
         let watch = Watch::default();
-        let installed = install(&task, &disks, &Served(plain.clone()), &chosen.paths(), &watch);
+        let installed = install(&permit(), &task, &disks, &Served(plain.clone()), &chosen.paths(), &watch);
         assert_eq!(installed.expect("installs").disk, "S1");
     }
     run("sync", &[&other.node]);
@@ -229,7 +233,7 @@ fn what_cannot_work_is_refused_before_the_first_write() {
         change(&mut task);
         let mut paths = disk.paths();
         paths.efivars = uefi.then(|| disk.directory.path().into());
-        match install(&task, disks, &Served(Vec::new()), &paths, &Watch::default()) {
+        match install(&permit(), &task, disks, &Served(Vec::new()), &paths, &Watch::default()) {
             Err(Stop::Failed(finding)) => finding.code,
             other => panic!("not refused: {other:?}"),
         }
@@ -244,6 +248,8 @@ fn what_cannot_work_is_refused_before_the_first_write() {
     assert_eq!(code(&|t| t.image.boot.efi.clear(), &one, true), Code::BootloaderFailed);
     assert_eq!(code(&|t| t.image.schema = 2, &one, false), Code::ImageInvalid);
     assert_eq!(code(&|t| t.uuids.partitions[0] = "x".into(), &one, false), Code::DiskFailed);
+    assert_eq!(code(&|t| t.image.boot.cmdline = "'".into(), &one, false), Code::BootloaderFailed);
+    assert_eq!(code(&|t| t.identity.hostname = "a b".into(), &one, false), Code::IdentityRefused);
     let other = [kaltstart_protocol::facts::Disk { size: DISK_BYTES - 512, ..disk.disk.clone() }];
     assert_eq!(code(&|_| (), &other, false), Code::DiskFailed);
     let old = run("sgdisk", &["-v", disk.file.to_str().expect("path")]);
@@ -262,7 +268,7 @@ fn a_cancelled_job_stops_in_any_phase() {
     for phase in [Phase::Disk, Phase::Image, Phase::Configure] {
         let watch = Watch { cancel_in: Some(phase), ..Watch::default() };
         let disks = [disk.disk.clone()];
-        let result = install(&task, &disks, &Served(packed.clone()), &disk.paths(), &watch);
+        let result = install(&permit(), &task, &disks, &Served(packed.clone()), &disk.paths(), &watch);
         assert_eq!(result, Err(Stop::Cancelled("by hand".into())), "{phase:?}");
         assert!(disk.is_tidy(), "{phase:?}");
         assert!(disk.is_blank() || phase == Phase::Disk, "{phase:?}");

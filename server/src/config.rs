@@ -3,7 +3,7 @@
 use crate::images::is_file_name;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::lease::Pool;
-use kaltstart_core::dhcp::subnet::{self, Subnet};
+use kaltstart_core::dhcp::subnet::{Network, Subnet};
 use kaltstart_protocol::agent_api::DiskRule;
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::layout::{Layout, plan};
@@ -123,6 +123,7 @@ pub struct Dhcp {
     /// Interface.
     pub interface: String,
     /// Network, as `10.77.0.0/24`.
+    #[serde(deserialize_with = "network")]
     pub subnet: Network,
     /// This server's address on it.
     pub address: Ipv4Addr,
@@ -144,46 +145,18 @@ pub struct Dhcp {
     pub answer_router_solicitations: bool,
 }
 
-/// An IPv4 network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Network {
-    /// Lowest address.
-    pub base: Ipv4Addr,
-    /// Bits of the prefix, 1 to 30.
-    pub prefix: u8,
-}
-
-impl Network {
-    /// The mask.
-    #[must_use]
-    pub fn mask(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(u32::MAX << (32 - self.prefix))
-    }
-
-    /// Whether `address` can be a host's: within the network, neither its lowest nor its highest.
-    #[must_use]
-    pub fn has_host(self, address: Ipv4Addr) -> bool {
-        let mask = self.mask().to_bits();
-        let (bits, base) = (address.to_bits(), self.base.to_bits());
-        bits & mask == base && bits != base && bits != base | !mask
-    }
-}
-
-impl TryFrom<String> for Network {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let bad = || format!("{text:?} is not a network, as 10.77.0.0/24");
-        let (base, prefix) = text.split_once('/').ok_or_else(bad)?;
-        let base: Ipv4Addr = base.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix.parse().ok().filter(|prefix| (1..=30).contains(prefix)).ok_or_else(bad)?;
-        let network = Self { base, prefix };
-        if base.to_bits() & !network.mask().to_bits() == 0 {
-            Ok(network)
-        } else {
-            Err(format!("{text:?} has host bits set"))
-        }
+/// Reads a network as `10.77.0.0/24`: a prefix of 1 to 30 bits, no host bits set.
+fn network<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Network, D::Error> {
+    let text = String::deserialize(from)?;
+    let bad = || serde::de::Error::custom(format!("{text:?} is not a network, as 10.77.0.0/24"));
+    let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
+    let prefix = prefix.parse().ok().filter(|prefix| (1..=30).contains(prefix)).ok_or_else(bad)?;
+    let network = Network { address, prefix };
+    if address & network.mask() == address {
+        Ok(network)
+    } else {
+        Err(serde::de::Error::custom(format!("{text:?} has host bits set")))
     }
 }
 
@@ -375,7 +348,7 @@ impl Dhcp {
     #[must_use]
     pub fn decided_upon(&self, http_base: &str) -> Subnet {
         Subnet {
-            network: subnet::Network { address: self.subnet.base, prefix: self.subnet.prefix },
+            network: self.subnet,
             server: self.address,
             http: http_base.to_owned(),
             pool: self.pool.map_or(Pool::EMPTY, |(first, last)| Pool { first, last }),

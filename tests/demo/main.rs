@@ -29,8 +29,6 @@ const NODE: &str = "demo-1";
 const ADDRESS: &str = "10.77.0.50";
 /// Size of the machine's disk; sparse.
 const DISK_MIB: u64 = 4096;
-/// From power-on to deployed. Usually three to four minutes; a busy computer needs longer.
-const DEPLOY_LIMIT: Duration = secs(1200);
 /// The live display ends by itself with the job; this is for the rest of its drawing.
 const DISPLAY_LIMIT: Duration = secs(5);
 /// `--keep` ends with Ctrl-C; a lab that was forgotten ends after a day.
@@ -94,7 +92,7 @@ fn demo(lab: &Lab, options: &Options) -> Result<()> {
     let mut display = Process::start_attached("ks watch", &mut server.ks_command(&["watch", &ordered.id]))?;
     guest.power_on()?;
     server.power_observed(NODE)?;
-    let outcome = server.wait_ended(&ordered.id, DEPLOY_LIMIT);
+    let outcome = server.wait_ended(&ordered.id, options.limit);
     display.wait(DISPLAY_LIMIT).ok();
     drop(display);
 

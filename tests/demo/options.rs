@@ -3,6 +3,10 @@
 use crate::Firmware;
 use anyhow::{Context as _, Result, bail};
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// From power-on to deployed. Usually two minutes; a busy computer needs longer.
+const DEPLOY_LIMIT: Duration = Duration::from_secs(1200);
 
 /// How it is called.
 pub(crate) const USAGE: &str = "\
@@ -11,6 +15,7 @@ usage: cargo xtask demo [OPTIONS]
   --memory MB                      memory of the machine, at least 256 (default 1024)
   --image NAME                     what is installed (default debian-12; e2e is minute)
   --ramdisk cloud|generic          the agent's drivers (default generic: physical servers too)
+  --limit SECONDS                  from power-on to deployed, at most (default 1200)
   --keep                           stay up afterwards; print how to reach it
   --json FILE                      write every phase with start, end, bytes, and the result";
 
@@ -27,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) image: String,
     /// Which ramdisk.
     pub(crate) ramdisk: String,
+    /// From power-on to deployed, at most.
+    pub(crate) limit: Duration,
     /// Whether to stay up.
     pub(crate) keep: bool,
     /// Whether only to check the arguments.
@@ -44,6 +51,7 @@ impl Options {
             memory_mib: 1024,
             image: "debian-12".to_owned(),
             ramdisk: "generic".to_owned(),
+            limit: DEPLOY_LIMIT,
             keep: false,
             check: false,
             json: None,
@@ -60,6 +68,10 @@ impl Options {
                 }
                 "--image" => options.image = value()?.clone(),
                 "--ramdisk" => options.ramdisk = value()?.clone(),
+                "--limit" => {
+                    let seconds: u64 = value()?.parse().context("--limit is a number of seconds")?;
+                    options.limit = Duration::from_secs(seconds);
+                }
                 "--check" => options.check = true,
                 "--keep" => options.keep = true,
                 "--json" => options.json = Some(PathBuf::from(value()?)),

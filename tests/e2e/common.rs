@@ -67,14 +67,32 @@ pub(crate) fn order_from<'a>(
     config: ServerConfig,
     profile: &str,
 ) -> Result<Ordered<'a>> {
+    let mut ordered = order_only(lab, guest, artefacts, config, profile)?;
+    ordered.power_on()?;
+    Ok(ordered)
+}
+
+/// The same, with the machine still off.
+pub(crate) fn order_only<'a>(
+    lab: &'a Lab,
+    guest: GuestConfig,
+    artefacts: &Artefacts,
+    config: ServerConfig,
+    profile: &str,
+) -> Result<Ordered<'a>> {
     let disk = guest.disks.first().map(|disk| disk.file.clone()).unwrap_or_default();
     let config = config.node(NODE, &guest.mac, Some(ADDRESS));
     let server = Server::start(lab, artefacts, &config)?;
     let job = server.deploy(NODE, profile)?.id;
-    let mut guest = Guest::new(lab, guest)?;
-    guest.power_on()?;
-    server.power_observed(NODE)?;
-    Ok(Ordered { guest, server, job, disk })
+    Ok(Ordered { guest: Guest::new(lab, guest)?, server, job, disk })
+}
+
+impl Ordered<'_> {
+    /// Powers the machine on and says so to the server.
+    pub(crate) fn power_on(&mut self) -> Result<()> {
+        self.guest.power_on()?;
+        self.server.power_observed(NODE)
+    }
 }
 
 /// Checks what an operator sees of a deployed machine, then powers it off and looks at its disk.
@@ -100,9 +118,10 @@ pub(crate) fn ensure_installed(file: &Path) -> Result<()> {
     let table = disk::partitions(file)?;
     let numbers = table.lines().filter(|line| line.trim_start().starts_with(['1', '2', '3'])).count();
     ensure!(numbers == 3, "expected three partitions:\n{table}");
-    let hostname = disk::read_file(file, 3, "/etc/hostname")?;
+    let root = disk::FileSystem::open(file, 3)?;
+    let hostname = root.read("/etc/hostname")?;
     ensure!(hostname.trim() == NODE, "the disk's host name is {hostname:?}");
-    let machine_id = disk::read_file(file, 3, "/etc/machine-id")?;
+    let machine_id = root.read("/etc/machine-id")?;
     ensure!(machine_id.trim().len() == 32, "the disk's machine id is {machine_id:?}");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A damaged image is refused, and what was written of it cannot start.
 
-use crate::common::{AGENT_LIMIT, IMAGE, config, machine, order_from};
-use anyhow::{Context as _, Result};
+use crate::common::{AGENT_LIMIT, IMAGE, config, machine, order_from, order_only};
+use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::disk;
 use kaltstart_tests::guest::Firmware;
 use kaltstart_tests::story::story;
@@ -16,6 +16,7 @@ fn refused(name: &str, code: &str, damage: impl FnOnce(&File, u64) -> Result<()>
         let copy = lab.dir().join("images");
         let file = copy_image(&config.images.join(IMAGE), &copy.join(IMAGE))?;
         damage(&file, file.metadata()?.len())?;
+        state_size(&copy.join(IMAGE), file.metadata()?.len())?;
         config.images = copy;
         let mut ordered = order_from(lab, machine(lab, Firmware::Bios)?.0, &artefacts, config, IMAGE)?;
         let job = ordered.server.wait_ended(&ordered.job, AGENT_LIMIT)?;
@@ -25,6 +26,14 @@ fn refused(name: &str, code: &str, damage: impl FnOnce(&File, u64) -> Result<()>
         ordered.guest.power_off();
         disk::ensure_not_bootable(&ordered.disk)
     })
+}
+
+/// Makes the manifest agree with the file's size, so that only the agent can see the damage.
+fn state_size(image: &Path, size: u64) -> Result<()> {
+    let path = image.join("manifest.json");
+    let mut manifest: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+    manifest["size"] = size.into();
+    Ok(fs::write(path, manifest.to_string())?)
 }
 
 /// Copies an image and opens its file.
@@ -50,5 +59,22 @@ fn flipped_bit() -> Result<()> {
 
 #[test]
 fn truncated() -> Result<()> {
-    refused("damage-truncated", "KS-3002", |file, size| Ok(file.set_len(size / 2)?))
+    // The length is as announced, so it is the digest that tells.
+    refused("damage-truncated", "KS-3001", |file, size| Ok(file.set_len(size / 2)?))
+}
+
+/// An image that is not as long as its manifest says is refused when it is ordered, in words.
+#[test]
+fn shorter_than_its_manifest() -> Result<()> {
+    story("damage-order", |lab| {
+        let (artefacts, mut config) = config()?;
+        let copy = lab.dir().join("images");
+        let file = copy_image(&config.images.join(IMAGE), &copy.join(IMAGE))?;
+        file.set_len(file.metadata()?.len() / 2)?;
+        config.images = copy;
+        let refusal = order_only(lab, machine(lab, Firmware::Bios)?.0, &artefacts, config, IMAGE).err();
+        let text = refusal.map(|error| format!("{error:#}")).context("the order was taken")?;
+        ensure!(text.contains("image-unusable"), "the order was refused otherwise: {text}");
+        Ok(())
+    })
 }

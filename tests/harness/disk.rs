@@ -1,6 +1,6 @@
 //! Disk files: made, filled with known content, looked into from outside.
 
-use crate::process::run;
+use crate::process::{run, run_to_end};
 use crate::wait::secs;
 use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};
@@ -84,18 +84,39 @@ pub fn partitions(path: &Path) -> Result<String> {
     run(Command::new("sgdisk").arg("-p").arg(path), secs(30))
 }
 
-/// A file of the ext4 file system on partition `number`, read without mounting it.
-pub fn read_file(path: &Path, number: u32, file: &str) -> Result<String> {
-    let info = run(Command::new("sgdisk").arg("-i").arg(number.to_string()).arg(path), secs(30))?;
-    let first = info
-        .lines()
-        .find_map(|line| line.strip_prefix("First sector: "))
-        .and_then(|rest| rest.split_whitespace().next())
-        .with_context(|| format!("{} has no partition {number}:\n{info}", path.display()))?;
-    let offset = first.parse::<u64>()? * SECTOR;
-    // Options of libext2fs follow the name after a question mark.
-    let device = format!("{}?offset={offset}", path.display());
-    run(Command::new("debugfs").args(["-R", &format!("cat {file}"), &device]), secs(30))
+/// The ext4 file system on a partition of a machine that is off.
+pub struct FileSystem {
+    /// What programs of e2fsprogs open: file and offset.
+    device: String,
+}
+
+impl FileSystem {
+    /// Finds the file system on partition `number` and has its journal replayed, as the next
+    /// start of the machine would: a machine whose plug was pulled leaves work there.
+    pub fn open(path: &Path, number: u32) -> Result<Self> {
+        let info = run(Command::new("sgdisk").arg("-i").arg(number.to_string()).arg(path), secs(30))?;
+        let first = info
+            .lines()
+            .find_map(|line| line.strip_prefix("First sector: "))
+            .and_then(|rest| rest.split_whitespace().next())
+            .with_context(|| format!("{} has no partition {number}:\n{info}", path.display()))?;
+        let offset = first.parse::<u64>()? * SECTOR;
+        // Options of libext2fs follow the name after a question mark.
+        let device = format!("{}?offset={offset}", path.display());
+        let check = run_to_end(Command::new("e2fsck").args(["-p", &device]), secs(60))?;
+        // 1 = mended without doubt, which the replay counts as.
+        ensure!(
+            matches!(check.status.code(), Some(0 | 1)),
+            "{device} is damaged: {}",
+            String::from_utf8_lossy(&check.stdout)
+        );
+        Ok(Self { device })
+    }
+
+    /// The contents of a file.
+    pub fn read(&self, file: &str) -> Result<String> {
+        run(Command::new("debugfs").args(["-R", &format!("cat {file}"), &self.device]), secs(30))
+    }
 }
 
 #[cfg(test)]

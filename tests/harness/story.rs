@@ -1,6 +1,7 @@
 //! One end-to-end test: a lab of its own, evidence when it fails.
 
 use crate::lab::Lab;
+use crate::wait::interrupted;
 use anyhow::{Context as _, Error, Result};
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -30,6 +31,9 @@ pub fn story<T>(name: &str, body: impl FnOnce(&Lab) -> Result<T>) -> Result<T> {
 }
 
 fn fail(name: &str, lab: &Lab, error: Error) -> Error {
+    if interrupted() {
+        return error;
+    }
     match keep(name, lab, &error) {
         Ok(folder) => error.context(format!("{name} failed; evidence is in {}", folder.display())),
         Err(trouble) => error.context(format!("{name} failed, and evidence was not kept: {trouble:#}")),

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(100);
 
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+/// Whether a wait has ended with an error because of that: what waits from then on cleans up.
+static CLEANING_UP: AtomicBool = AtomicBool::new(false);
 
 /// What one look found.
 #[derive(Debug)]
@@ -35,7 +37,7 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Result
             Poll::Ready(value) => return Ok(value),
             Poll::Pending(status) => status,
         };
-        if interrupted() {
+        if interrupted() && !CLEANING_UP.swap(true, Ordering::Relaxed) {
             bail!("interrupted while waiting for {what}");
         }
         if start.elapsed() >= limit {
@@ -45,7 +47,7 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Result
     }
 }
 
-/// Makes Ctrl-C and SIGTERM end every [`wait_for`] with an error, so that owners clean up.
+/// Makes Ctrl-C and SIGTERM end the current [`wait_for`] with an error, so that owners clean up.
 pub fn stop_on_signals() -> Result<()> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED))?;

@@ -6,6 +6,7 @@
 
 mod apt_sources;
 mod artefacts;
+mod bench;
 mod boot_files;
 mod cache;
 mod command;
@@ -20,6 +21,9 @@ mod ramdisk;
 mod recipes;
 mod test;
 
+#[cfg(test)]
+mod tidy;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -32,6 +36,7 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
     ("demo", "[OPTIONS]", "install a machine, watch it, prove it (--help shows the options)", demo::task),
     ("test", "", "run all tests", test::task),
     ("e2e", "[FILTER]", "run the end-to-end stories only", test::stories),
+    ("bench", "deploy [--json FILE]", "measure, and print figures", bench::task),
     ("image", "NAME [--compression zstd|gzip] [--check]", "build an operating system image", image::task),
     (
         "ramdisk",

@@ -16,9 +16,15 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
         bail!("usage: cargo xtask test (for single stories: cargo xtask e2e [FILTER])");
     }
     packages::ensure()?;
-    let status = cargo().args(["test", "--workspace"]).status().context("cannot start cargo")?;
-    SaidNo::check(status)?;
+    step(&["fmt", "--all", "--check"])?;
+    step(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])?;
+    step(&["test", "--workspace"])?;
     stories(&[])
+}
+
+/// Runs cargo; the first failure is the end, with cargo's own words and exit status.
+fn step(args: &[&str]) -> Result<()> {
+    SaidNo::check(cargo().args(args).status().context("cannot start cargo")?)
 }
 
 /// `cargo xtask e2e [FILTER]`

@@ -1,6 +1,7 @@
 //! The chosen disk: opened, checked, cleared, announced to the kernel, written and read back.
 
 use super::patiently;
+use crate::guard::Permit;
 use crate::sys::block;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -34,12 +35,13 @@ pub struct Device {
 
 impl Device {
     /// Opens `disk` below the device directory `dev` (`/dev`) for writing. `sys` is where sysfs
-    /// is mounted; it only serves messages and the search for old partitions.
+    /// is mounted; it only serves messages and the search for old partitions. Nothing else in the
+    /// agent opens a disk for writing.
     ///
     /// # Errors
     /// [`Code::DiskFailed`] when the disk is in use (mounted, or held by RAID, LVM or encryption),
     /// or is not what the inventory measured.
-    pub fn open(dev: &Path, sys: &Path, disk: &Disk) -> Result<Self, Finding> {
+    pub fn open(_: &Permit, dev: &Path, sys: &Path, disk: &Disk) -> Result<Self, Finding> {
         let name = disk.name.clone();
         if name.is_empty() || name.contains(['/', '.']) {
             return Err(Finding::new(Code::DiskFailed, format!("{name:?} is no device name")));

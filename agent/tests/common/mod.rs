@@ -2,9 +2,10 @@
 // Each test binary uses another part, and nothing is public beyond it.
 #![allow(dead_code, unreachable_pub)]
 
+use kaltstart_agent::guard::Permit;
 use kaltstart_agent::image::fetch::{FetchError, ImageSource};
 use kaltstart_agent::install::{Observer, Paths};
-use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Identity, InstallTask, ReportState};
+use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Identity, InstallTask, Mode, ReportState};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::ids::{Digest, JobId, Mac};
 use kaltstart_protocol::image::{Boot, Compression, Format, Manifest};
@@ -41,6 +42,11 @@ pub fn root() -> bool {
         nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
     }
     root
+}
+
+/// The right to write to disks.
+pub fn permit() -> Permit {
+    Permit::of(Mode::Install).expect("an installation")
 }
 
 /// Runs a program; its words, or a panic with them.
@@ -124,14 +130,25 @@ pub type Look<'a> = dyn Fn(Phase, &ReportState) + Sync + 'a;
 #[derive(Default)]
 pub struct Watch<'a> {
     pub seen: Mutex<Vec<(Phase, ReportState)>>,
+    /// What was counted when a phase was done.
+    pub at_end: Mutex<Vec<(Phase, Progress)>>,
     pub cancel_in: Option<Phase>,
     pub look: Option<&'a Look<'a>>,
 }
 
 impl Observer for Watch<'_> {
-    fn phase(&self, phase: Phase, state: ReportState, _: Option<Progress>, _: BTreeMap<String, String>) {
+    fn phase(
+        &self,
+        phase: Phase,
+        state: ReportState,
+        progress: Option<Progress>,
+        _: BTreeMap<String, String>,
+    ) {
         if let Some(look) = self.look {
             look(phase, &state);
+        }
+        if let (ReportState::Done, Some(progress)) = (&state, progress) {
+            self.at_end.lock().expect("lock").push((phase, progress));
         }
         let mut seen = self.seen.lock().expect("lock");
         if seen.last() != Some(&(phase, state.clone())) {

@@ -105,6 +105,10 @@ codes! {
         "It resets during the job: look at its console and hardware, then order again.";
     ImageUnfetched = "KS-4005", "the image cannot be fetched",
         "Check the server's HTTP port and log; the agent tried again until its limit.";
+    AgentDefect = "KS-4006", "the agent has a defect",
+        "Report the message with the job's log; `ks deploy` starts again.";
+    IdentityRefused = "KS-4007", "host name, domain or keys cannot be written",
+        "Correct what the message names in the node or its profile. The disk was not touched.";
     NotReported = "KS-5001", "the installed system did not report in",
         "Look at its console: it must boot from its own disk and get an address.";
     ReportDiffers = "KS-5002", "the installed system is not what was ordered",

@@ -77,13 +77,15 @@ impl Screen {
             return self.tell(job);
         }
         let text = text(job, Style::of_terminal());
-        let mut frame = String::new();
+        // Lines wider than the terminal are cut: wrapped ones would be drawn over wrongly.
+        let mut frame = String::from("\x1b[?7l");
         if self.drawn > 0 {
             let _ = write!(frame, "\x1b[{}A", self.drawn);
         }
         for line in text.lines() {
             let _ = writeln!(frame, "\x1b[2K{line}");
         }
+        frame.push_str("\x1b[?7h");
         self.drawn = text.lines().count();
         let mut stdout = std::io::stdout().lock();
         stdout

@@ -13,15 +13,13 @@ use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, Machine};
 use kaltstart_protocol::agent_api::{
-    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, ReportState, Task, TaskRequest,
-    Welcome,
+    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::node_api::NodeReport;
-use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,13 +125,13 @@ pub(super) async fn task(
 
 /// Hands out a job's task, with a new token for the installed system's report.
 async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Result<Task, Problem> {
-    let manifest = match app.images.find(&job.order.image) {
-        Ok((manifest, _)) if manifest.digest == job.order.image_digest => manifest,
-        Ok((manifest, _)) => {
-            let why = format!("image {:?} was replaced since the order; order again", manifest.name);
-            return without_image(app, key, job, why).await;
+    let manifest = match image(app, job) {
+        Ok(manifest) => manifest,
+        Err(detail) => {
+            let finding = Finding::new(Code::ImageMissing, detail);
+            app.apply(key, &Event::Hindered(finding)).await?;
+            return Ok(Task::Wait);
         }
-        Err(error) => return without_image(app, key, job, error.to_string()).await,
     };
     let report_token = clock::token("kst_report_");
     let taken = Event::TaskTaken { job: job.id.clone(), report_token: report_token.fingerprint() };
@@ -146,7 +144,7 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
         disk: job.order.disk.clone(),
         layout: job.order.layout.clone(),
         image_url: format!("{base}/images/{}", manifest.digest),
-        image: kaltstart_protocol::image::Manifest { packages: Vec::new(), ..manifest },
+        image: manifest,
         uuids: job.order.uuids.clone(),
         identity: Identity {
             hostname: machine.node.name.clone(),
@@ -159,18 +157,14 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
     })))
 }
 
-/// Fails a job whose image has gone since the order: its agent would ask for ever.
-async fn without_image(app: &App, key: Key<'_>, job: &Job, why: String) -> Result<Task, Problem> {
-    let failed = Event::PhaseReported {
-        job: job.id.clone(),
-        attempt: job.attempt,
-        phase: job.phase.max(Phase::Inventory),
-        state: ReportState::Failed { finding: Finding::new(Code::ImageMissing, why) },
-        progress: None,
-        detail: BTreeMap::new(),
-    };
-    app.apply(key, &failed).await?;
-    Ok(Task::Wait)
+/// The manifest of the image that was ordered, or why it cannot be laid down any more.
+fn image(app: &App, job: &Job) -> Result<Manifest, String> {
+    let (manifest, _) = app.images.find(&job.order.image).map_err(|error| error.to_string())?;
+    if manifest.digest == job.order.image_digest {
+        Ok(Manifest { packages: Vec::new(), ..manifest })
+    } else {
+        Err(format!("image {:?} was replaced by another version since the order; order again", manifest.name))
+    }
 }
 
 /// `POST /agent/v1/report`

@@ -28,6 +28,13 @@ impl Network {
         Ipv4Addr::from_bits(u32::MAX.checked_shl(host_bits).unwrap_or(0))
     }
 
+    /// Whether the address can be a host's: neither the lowest nor the highest of the network.
+    #[must_use]
+    pub fn has_host(&self, address: Ipv4Addr) -> bool {
+        let host = address & !self.mask();
+        self.contains(address) && host != Ipv4Addr::UNSPECIFIED && host != !self.mask()
+    }
+
     /// Whether the address belongs to it.
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {

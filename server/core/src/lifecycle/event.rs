@@ -21,6 +21,7 @@ pub enum Asker {
 }
 
 /// Something that happened to a machine.
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Somebody says that it was switched on.
@@ -79,6 +80,8 @@ pub enum Event {
     JobOrdered(alloc::boxed::Box<Job>),
     /// Somebody cancelled the job.
     JobCancelled,
+    /// The server itself cannot go on with the job.
+    Hindered(Finding),
     /// The current phase has taken too long.
     DeadlinePassed,
     /// The server starts: time in which nobody listened does not count against deadlines.

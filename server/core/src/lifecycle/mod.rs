@@ -38,6 +38,7 @@ const FINDING_CHARS_MAX: usize = 8000;
 const NOT_GRANTED: &str = "the agent was not started for this job";
 
 /// What becomes of a machine.
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// It changes; nobody may be told before it is stored.
@@ -73,6 +74,7 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::SystemReported(report) => draft.system_reported(report),
         Event::JobOrdered(job) => draft.ordered(job),
         Event::JobCancelled => draft.cancelled(),
+        Event::Hindered(finding) => draft.hindered(finding),
         Event::DeadlinePassed => draft.deadline_passed(),
         Event::ServerStarted => draft.server_started(),
         Event::Operator(wanted) => draft.moved(*wanted),
@@ -420,6 +422,14 @@ impl Draft {
         }
         self.close(JobState::Cancelled);
         self.happenings.push(Happening::JobCancelled);
+        Ok(())
+    }
+
+    fn hindered(&mut self, finding: &Finding) -> Verdict {
+        if self.live().is_none() {
+            return Err(No::Ignore("the job has ended"));
+        }
+        self.fail(finding.clone());
         Ok(())
     }
 

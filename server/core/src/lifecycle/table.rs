@@ -134,6 +134,7 @@ fn events() -> Vec<(String, Event)> {
         ("deploy ordered", Event::JobOrdered(Box::new(job(JobKind::Deploy)))),
         ("rebuild ordered", Event::JobOrdered(Box::new(job(JobKind::Rebuild)))),
         ("job cancelled", Event::JobCancelled),
+        ("server hindered", Event::Hindered(Finding::new(Code::ImageMissing, "gone"))),
         ("deadline passed", Event::DeadlinePassed),
         ("server started", Event::ServerStarted),
     ]

@@ -1,0 +1,79 @@
+//! The repository's own rules, checked as tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// Crates that decide: what they may depend on has no clock, no files, no network, no randomness.
+const PURE: [(&str, &[&str]); 2] = [
+    ("server/protocol", &["serde", "sha2", "subtle", "thiserror"]),
+    ("server/core", &["kaltstart-protocol", "serde", "thiserror"]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_path_buf()
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn dependencies(package: &str) -> Vec<String> {
+    let manifest: Value = toml::from_str(&read(Path::new(package).join("Cargo.toml"))).expect("TOML");
+    manifest["dependencies"].as_object().map(|table| table.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// All Rust files of the repository, as path and text.
+fn sources(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
+    for entry in fs::read_dir(dir).expect("a readable directory").flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("UTF-8");
+            found.push((path, text));
+        }
+    }
+}
+
+#[test]
+fn the_deciding_crates_cannot_do_io_read_clocks_or_draw_random_numbers() {
+    for (package, allowed) in PURE {
+        for dependency in dependencies(package) {
+            assert!(allowed.contains(&dependency.as_str()), "{package} must not depend on {dependency}");
+        }
+        let library = read(Path::new(package).join("src/lib.rs"));
+        for attribute in ["#![no_std]", "#![forbid(unsafe_code)]"] {
+            assert!(library.contains(attribute), "{package}/src/lib.rs lacks {attribute}");
+        }
+        let mut files = Vec::new();
+        sources(&root().join(package), &mut files);
+        for (path, text) in files {
+            let with_std = text.matches("extern crate std;").count();
+            let for_tests = text.matches("#[cfg(test)]\nextern crate std;").count();
+            assert_eq!(with_std, for_tests, "{} takes std in besides tests", path.display());
+        }
+    }
+}
+
+#[test]
+fn xtask_depends_on_no_other_member() {
+    assert!(!dependencies("xtask").iter().any(|name| name.starts_with("kaltstart")));
+}
+
+#[test]
+fn unsafe_code_stands_in_the_corner_of_the_agent_alone() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    let corner = root().join("agent/src/sys");
+    let tests = root().join("agent/tests");
+    let here = root().join("xtask/src/tidy.rs");
+    for (path, text) in files {
+        let allowed = path.starts_with(&corner) || path.starts_with(&tests) || path == here;
+        let mentions = ["allow(unsafe_code)", "expect(unsafe_code)"].iter().any(|word| text.contains(word));
+        assert!(allowed || !mentions, "{} allows unsafe code", path.display());
+    }
+}
