@@ -149,6 +149,10 @@ fn table<R: Row>(rows: &[R]) -> String {
     for row in rows {
         table.add_row(row.cells().iter().map(|cell| printable(cell)));
     }
+    for column in table.column_iter_mut() {
+        // Rows begin at the margin, as scripts and eyes expect.
+        column.set_padding((0, 2));
+    }
     table.trim_fmt()
 }
 

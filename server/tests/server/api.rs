@@ -187,7 +187,9 @@ async fn events_come_in_order_and_resume_without_gap_or_repetition() {
     let expected = ["node.expected", "node.expected", "node.expected", "job.queued", "node.allocated"];
     assert_eq!(kinds[..5], expected);
     assert!(seen.windows(2).all(|pair| pair[0].0 < pair[1].0), "ascending: {seen:?}");
-    assert!(seen.iter().all(|(id, _, data)| data["id"] == id.to_string() && data["specversion"] == "1.0"));
+    for (id, _, data) in &seen {
+        assert_eq!((&data["id"], &data["specversion"]), (&json!(id.to_string()), &json!("1.0")));
+    }
 
     site.kill();
     site.power_on().await;

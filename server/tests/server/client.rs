@@ -3,8 +3,9 @@
 use crate::site::{PROGRAM, Site, mac};
 use kaltstart_server::http::api::{JobView, NodeView};
 use serde_json::json;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 const DONE: i32 = 0;
 const FAILED: i32 = 1;
@@ -108,21 +109,24 @@ async fn waiting_ends_with_the_job_or_the_time() {
 }
 
 #[tokio::test]
-async fn a_wait_outlives_a_restart_of_the_server() {
+async fn p36_a_watch_outlives_a_restart_of_the_server() {
     let mut site = Site::start().await;
     done(&site, "node add n1 --mac 52:54:00:00:00:01").await;
-    let mut command = command(Path::new(PROGRAM), "deploy n1 --profile good --wait");
+    site.order("n1", "deploy").await;
+    let mut command = command(Path::new(PROGRAM), "watch n1");
     command.env("KS_SERVER", &site.base).env("KS_TOKEN_FILE", site.token_file());
-    let waiting = tokio::task::spawn_blocking(move || command.output());
-    let mut events = site.events("/v1/events?after=0", None).await;
-    while events.next().await.1 != "job.queued" {}
+    let mut watch = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(watch.stdout.take().expect("piped"));
+    site.post("/v1/nodes/n1/power", &json!({"observed": "on"})).await;
+    let mut first = String::new();
+    lines.read_line(&mut first).expect("read");
+    assert!(first.starts_with("queued"), "a line for each ended phase: {first:?}");
     site.kill();
     site.power_on().await;
     done(&site, "job cancel n1").await;
-    let said: Said = waiting.await.expect("joined").expect("it runs").into();
-    // The kill may have hit the order's own answer; then nothing could be waited for.
-    let unanswered = said.code == FAILED && said.out.is_empty();
-    assert!(said.code == JOB_FAILED || unanswered, "{} {}", said.code, said.err);
+    let said: Said = watch.wait_with_output().expect("it ends").into();
+    assert_eq!(said.code, JOB_FAILED, "{}", said.err);
+    assert!(said.err.contains("cancelled"), "{}", said.err);
 }
 
 #[tokio::test]
