@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseWrite;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_protocol::secret::Secret;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -61,6 +63,8 @@ fn log_to_stderr(log: &Log) {
 async fn serve(config: Config) -> Result<()> {
     fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make data_dir {}", config.data_dir.display()))?;
+    // Held until the end of the process, however it ends.
+    let _alone = lock(&config.data_dir)?;
     let store = Store::open(&config.data_dir)?;
     let admin = admin_token(&config.data_dir)?;
     let app = Arc::new(App::new(config, store, admin).await?);
@@ -179,6 +183,19 @@ async fn watch_deadlines(app: Arc<App>) {
             }
         }
     }
+}
+
+/// Makes sure that no other server works on the same data: two lease tables would promise one
+/// address twice.
+fn lock(dir: &Path) -> Result<Flock<fs::File>> {
+    let path = dir.join("lock");
+    let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => {
+            anyhow::anyhow!("another server uses data_dir {}; stop it first", dir.display())
+        }
+        error => anyhow::anyhow!("cannot lock {}: {error}", path.display()),
+    })
 }
 
 /// Reads the administrator's token; makes it at first start, readable by the owner alone.

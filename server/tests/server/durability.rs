@@ -134,3 +134,12 @@ async fn p36_time_in_which_nobody_listened_does_not_count_against_a_deadline() {
     site.kill();
     assert!(deadline(&site.data()) > before, "renewed at the start");
 }
+
+#[tokio::test]
+async fn p31_a_second_server_on_the_same_data_is_refused() {
+    let site = Site::start().await;
+    let second = site.second_server();
+    assert_eq!(second.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&second.stderr);
+    assert!(words.contains("another server uses data_dir"), "{words}");
+}

@@ -62,6 +62,12 @@ impl Site {
         site
     }
 
+    /// Starts a second server with the same configuration and waits for its end.
+    pub(crate) fn second_server(&self) -> std::process::Output {
+        let config = self.dir.path().join("server.toml");
+        Command::new(PROGRAM).args(["server", "--config"]).arg(config).output().expect("the server starts")
+    }
+
     /// Starts the server and waits until it answers.
     pub(crate) async fn power_on(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log");
