@@ -92,10 +92,13 @@ impl App {
             told_full: AtomicBool::new(false),
         };
         for node in &app.config.node {
-            app.declare(node).await.map_err(|error| match error {
-                AppError::Refused(why) => AppError::Refused(format!("node {:?}: {why}", node.name)),
-                other => other,
-            })?;
+            match app.declare(node).await {
+                // One machine must not take the others' server away.
+                Err(AppError::Refused(why)) => {
+                    tracing::error!(node = node.name, why, "[[node]] of the configuration is left as it was");
+                }
+                outcome => drop(outcome?),
+            }
         }
         app.gather_reservations()?;
         Ok(app)
@@ -322,6 +325,7 @@ impl App {
                     node: machine.node.id.clone(),
                     kind,
                     order: order.clone(),
+                    from: machine.node.state,
                     state: JobState::Queued,
                     attempt: 1,
                     phase: Phase::Queued,

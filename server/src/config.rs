@@ -5,6 +5,7 @@ use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::lease::Pool;
 use kaltstart_core::dhcp::subnet::{Network, Subnet};
 use kaltstart_protocol::agent_api::DiskRule;
+use kaltstart_protocol::facts::TRANSPORTS;
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::layout::{Layout, plan};
 use serde::Deserialize;
@@ -315,6 +316,7 @@ impl Config {
             if !self.layouts.contains_key(&profile.layout) {
                 all.push(format!("profile {:?}: layout {:?} does not exist", profile.name, profile.layout));
             }
+            disk_problems(profile, &mut all);
             if !is_file_name(&profile.image) {
                 all.push(format!(
                     "profile {:?}: image {:?} is not an image name",
@@ -373,10 +375,28 @@ impl Dhcp {
             if (first..=last).contains(&self.address) {
                 all.push(format!("dhcp {name}: the pool contains the server's own address"));
             }
+            if self.router.is_some_and(|router| (first..=last).contains(&router)) {
+                all.push(format!("dhcp {name}: the pool contains the router's address"));
+            }
+        }
+        if let Some(router) = self.router.filter(|router| outside(*router)) {
+            all.push(format!("dhcp {name}: router {router} is not a host of its subnet"));
         }
         if self.lease_seconds < 60 {
             all.push(format!("dhcp {name}: lease_seconds must be at least 60"));
         }
+    }
+}
+
+/// Rules that no disk can fit.
+fn disk_problems(profile: &Profile, all: &mut Vec<String>) {
+    let DiskRule { transport, min_gib, max_gib, .. } = &profile.disk;
+    if let Some(transport) = transport.as_ref().filter(|text| !TRANSPORTS.contains(&text.as_str())) {
+        let known = TRANSPORTS.join(", ");
+        all.push(format!("profile {:?}: disk.transport {transport:?} is none of {known}", profile.name));
+    }
+    if min_gib.zip(*max_gib).is_some_and(|(min, max)| min > max) {
+        all.push(format!("profile {:?}: disk.min_gib is above disk.max_gib", profile.name));
     }
 }
 
@@ -459,6 +479,10 @@ mod tests {
             ("[tftp]", "[tftp]\nroot = 1", "root"),
             ("10.77.0.1:8080", "0.0.0.0:8080", "http.listen"),
             ("10.77.0.0/24", "10.77.0.5/24", "host bits"),
+            ("[[profile]]", "router = \"10.77.0.150\"\n[[profile]]", "router's"),
+            ("[[profile]]", "router = \"10.78.0.1\"\n[[profile]]", "router 10.78"),
+            ("[[node]]", "disk = { transport = \"nvm\" }\n[[node]]", "transport"),
+            ("[[node]]", "disk = { min_gib = 9, max_gib = 8 }\n[[node]]", "min_gib"),
             ("10.77.0.199", "10.78.0.199", "pool"),
             ("\"10.77.0.100\", ", "\"10.77.0.1\", ", "own address"),
             ("\"10.77.0.50\"", "\"10.9.0.50\"", "db-07"),

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,11 @@ fn log_to_stderr(log: &Log) {
 }
 
 async fn serve(config: Config) -> Result<()> {
-    fs::create_dir_all(&config.data_dir)
+    // What is remembered of the machines is for the server's own user.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.data_dir)
         .with_context(|| format!("cannot make data_dir {}", config.data_dir.display()))?;
     // Held until the end of the process, however it ends.
     let _alone = lock(&config.data_dir)?;

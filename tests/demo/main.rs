@@ -92,7 +92,11 @@ fn demo(lab: &Lab, options: &Options) -> Result<()> {
     let mut display = Process::start_attached("ks watch", &mut server.ks_command(&["watch", &ordered.id]))?;
     guest.power_on()?;
     server.power_observed(NODE)?;
-    let outcome = server.wait_ended(&ordered.id, options.limit);
+    let outcome = wait_for("the end of the job", options.limit, || {
+        guest.ensure_running()?;
+        let job = server.job(&ordered.id)?;
+        Ok(if job.ended() { Poll::Ready(job) } else { Poll::pending(job.to_string()) })
+    });
     display.wait(DISPLAY_LIMIT).ok();
     drop(display);
 

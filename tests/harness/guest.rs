@@ -234,6 +234,16 @@ impl<'a> Guest<'a> {
         self.machine.as_ref().context("the machine is off")?.process.cpu_seconds()
     }
 
+    /// Says so when the emulator has ended though nobody powered the machine off.
+    pub fn ensure_running(&mut self) -> Result<()> {
+        let name = &self.config.name;
+        let machine = self.machine.as_mut().with_context(|| format!("{name} is off"))?;
+        match machine.process.ended()? {
+            Some(status) => bail!("the emulator of {name} ended by itself: {status}"),
+            None => Ok(()),
+        }
+    }
+
     /// Waits for `pattern` anywhere on the console.
     pub fn wait_serial(&self, pattern: &str, limit: Duration) -> Result<String> {
         self.console.wait(pattern, Mark::default(), limit)

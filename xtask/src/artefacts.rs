@@ -23,11 +23,25 @@ const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The agent is alone in its ramdisk: no loader, no libraries.
 const AGENT_FLAGS: &str = "-C target-feature=+crt-static";
 
-/// Builds what is missing and returns the directory. An image's name may end in `-gzip`: the same
+/// `cargo xtask artefacts`: for use, so with the optimised server.
+pub(crate) fn task(args: &[String]) -> Result<()> {
+    if !args.is_empty() {
+        bail!("usage: cargo xtask artefacts");
+    }
+    let dir = build_with(&["--release"], &["generic"], &["debian-12"])?;
+    println!("{}", dir.display());
+    Ok(())
+}
+
+/// Builds what is missing and returns the directory, with a server that is quickly built. An image's name may end in `-gzip`: the same
 /// image in that compression.
 pub(crate) fn build(flavours: &[&str], images: &[&str]) -> Result<PathBuf> {
+    build_with(&[], flavours, images)
+}
+
+fn build_with(profile: &[&str], flavours: &[&str], images: &[&str]) -> Result<PathBuf> {
     packages::ensure()?;
-    let server = executable(cargo().args(["build", "--package", "kaltstart-server"]))?;
+    let server = executable(cargo().args(["build", "--package", "kaltstart-server"]).args(profile))?;
     let agent = executable(
         cargo()
             .args(["build", "--package", "kaltstart-agent", "--profile", "agent"])

@@ -44,6 +44,12 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
         "build the agent's kernel and ramdisk",
         ramdisk::task,
     ),
+    (
+        "artefacts",
+        "",
+        "build all that a server hands out, and the server, into one directory",
+        artefacts::task,
+    ),
     ("boot-files", "", "collect the network boot loaders", boot_files::task),
     ("packages", "", "install the Debian packages the tasks need", packages::task),
 ];

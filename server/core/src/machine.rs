@@ -232,6 +232,8 @@ pub struct Job {
     pub kind: JobKind,
     /// What was ordered.
     pub order: Order,
+    /// What the node was before: it is that again when the job is cancelled untouched.
+    pub from: State,
     /// How it stands.
     pub state: JobState,
     /// Starts of the machine for this job, from 1.

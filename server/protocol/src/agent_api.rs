@@ -135,7 +135,7 @@ pub struct DiskRule {
     /// Model, exactly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Transport: `virtio`, `nvme`, `sata`, `sas`.
+    /// Transport: one of [`crate::facts::TRANSPORTS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
     /// Spinning or not.

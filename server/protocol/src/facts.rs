@@ -86,6 +86,10 @@ pub struct Nic {
     pub speed_mbit: Option<u32>,
 }
 
+/// What a disk's transport can be; removable ones are never chosen.
+pub const TRANSPORTS: [&str; 10] =
+    ["virtio", "nvme", "sata", "sas", "scsi", "fc", "iscsi", "usb", "mmc", "unknown"];
+
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -108,7 +112,7 @@ pub struct Disk {
     pub removable: bool,
     /// The medium refuses writes.
     pub read_only: bool,
-    /// `virtio`, `nvme`, `sata`, `sas`, `usb`, or what the kernel's path shows.
+    /// One of [`TRANSPORTS`].
     pub transport: String,
     /// Where it is plugged, stable over boots (sysfs device path).
     pub path: String,

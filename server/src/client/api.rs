@@ -6,7 +6,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Longest an answer may take: longer than the server holds one back.
@@ -73,6 +73,7 @@ impl ClientError {
 pub(super) struct Api {
     server: String,
     token: String,
+    token_file: PathBuf,
     client: reqwest::Client,
 }
 
@@ -88,8 +89,13 @@ impl Api {
             .connect_timeout(Duration::from_secs(5))
             .build()
             .map_err(|error| ClientError::Local(error.to_string()))?;
+        if !server.starts_with("http://") {
+            let say = format!("--server {server}: must start with http://, as http://10.77.0.1:8080");
+            return Err(ClientError::Usage(say));
+        }
         let server = server.trim_end_matches('/').to_owned();
-        Ok(Self { server, token: token.trim().to_owned(), client })
+        let token_file = token_file.to_path_buf();
+        Ok(Self { server, token: token.trim().to_owned(), token_file, client })
     }
 
     /// A path below the server's base; `segments` may hold what a person typed.
@@ -124,7 +130,11 @@ impl Api {
             .await
             .unwrap_or_else(|_| Problem::new(status, "unknown", format!("the server answered {status}")));
         match status {
-            StatusCode::UNAUTHORIZED => Err(ClientError::Login(problem.detail)),
+            StatusCode::UNAUTHORIZED => Err(ClientError::Login(format!(
+                "{} refused the token of {}; its own stands in admin.token of its data directory",
+                self.server,
+                self.token_file.display()
+            ))),
             StatusCode::NOT_FOUND => Err(ClientError::NotFound(problem.detail)),
             _ => Err(ClientError::Server(problem)),
         }

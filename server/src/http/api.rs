@@ -175,7 +175,8 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
         .zip(&job.phases)
         .zip(&usuals)
         .map(|((name, record), usual)| {
-            let running = record.ended_at.is_none() && usual.sample > 0;
+            // Waiting for its machine is not the job's slowness.
+            let running = *name != Phase::Queued && record.ended_at.is_none() && usual.sample > 0;
             let overdue = running && record.duration(now).is_some_and(|ms| ms > usual.p95_ms);
             PhaseView { name: *name, record: record.clone(), usual: *usual, overdue }
         })
@@ -212,9 +213,9 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
 /// A point in time as RFC 3339 text.
 #[must_use]
 pub fn rfc3339(time: Millis) -> String {
-    jiff::Timestamp::from_millisecond(i64::try_from(time.0).unwrap_or(i64::MAX))
-        .unwrap_or(jiff::Timestamp::MAX)
-        .to_string()
+    let time = jiff::Timestamp::from_millisecond(i64::try_from(time.0).unwrap_or(i64::MAX))
+        .unwrap_or(jiff::Timestamp::MAX);
+    format!("{time:.3}")
 }
 
 /// The machine whose identifier, name or hardware address is `text`.

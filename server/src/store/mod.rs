@@ -9,7 +9,7 @@ mod writer;
 pub use writer::WriteError;
 
 use kaltstart_core::lifecycle::event::Happening;
-use kaltstart_core::machine::{Job, JobState, Machine, Node, Session};
+use kaltstart_core::machine::{Job, JobState, Machine, Node, Session, State};
 use kaltstart_protocol::agent_api::LogLine;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
@@ -560,6 +560,10 @@ fn put_machine(connection: &Connection, machine: &Machine, expected: i64) -> rus
 /// Everything by which `machine` is found, besides its identifier.
 fn keys(machine: &Machine) -> Vec<Key<'_>> {
     let node = &machine.node;
+    if node.state == State::Retired {
+        // Kept for the record; its name, addresses and hardware are free again.
+        return Vec::new();
+    }
     let mut keys = vec![Key::Name(&node.name)];
     keys.extend(node.macs.iter().map(|mac| Key::Mac(*mac)));
     keys.extend(node.reservation.map(Key::Reservation));

@@ -144,12 +144,23 @@ async fn a_node_is_declared_ordered_cancelled_and_moved() {
     let cancelled = site.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await;
     assert_eq!(cancelled.json["state"], "cancelled", "{cancelled:?}");
     site.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await.problem(StatusCode::CONFLICT, "refused");
-    for (wanted, state) in [("release", "releasing"), ("break", "broken"), ("repair", "discovered")] {
+    assert_eq!(site.get("/v1/nodes/n1").await.json["state"], "expected", "nobody touched it");
+    site.post("/v1/nodes/n1/release", &json!({})).await.problem(StatusCode::CONFLICT, "refused");
+    for (wanted, state) in [("break", "broken"), ("repair", "discovered")] {
         let moved = site.post(&format!("/v1/nodes/n1/{wanted}"), &json!({})).await;
         assert_eq!(moved.json["state"], state, "{moved:?}");
     }
     assert_eq!(site.get("/v1/nodes?state=discovered").await.json[0]["name"], "n1");
     assert_eq!(site.get("/v1/nodes?state=deployed").await.text, "[]");
+
+    // What has retired gives its name and hardware free, and stays for the record.
+    let retired = site.post("/v1/nodes/n1/retire", &json!({})).await;
+    assert_eq!(retired.json["state"], "retired", "{retired:?}");
+    let heir = site.declare("n1", mac(1)).await;
+    assert_eq!(heir.json["state"], "expected", "{heir:?}");
+    assert_ne!(heir.json["id"], made.json["id"]);
+    let id = made.json["id"].as_str().expect("text");
+    assert_eq!(site.get(&format!("/v1/nodes/{id}")).await.json["state"], "retired");
 }
 
 #[tokio::test]

@@ -409,7 +409,7 @@ impl Draft {
             }
         }
         self.machine.node.job = Some(job.id.clone());
-        self.machine.job = Some(job.clone());
+        self.machine.job = Some(Job { from: self.machine.node.state, ..job.clone() });
         self.happenings.push(Happening::JobQueued);
         if self.machine.node.state != State::Allocated {
             self.set_state(State::Allocated);
@@ -418,11 +418,14 @@ impl Draft {
     }
 
     fn cancelled(&mut self) -> Verdict {
-        if self.live().is_none() {
-            return Err(No::Refuse("the job has ended"));
-        }
+        let Some(job) = self.live() else { return Err(No::Refuse("the job has ended")) };
+        // As long as no agent took the task, the disk is what it was before the order.
+        let untouched = job.report_token.is_none().then_some(job.from);
         self.close(JobState::Cancelled);
         self.happenings.push(Happening::JobCancelled);
+        if let Some(before) = untouched.filter(|before| *before != self.machine.node.state) {
+            self.set_state(before);
+        }
         Ok(())
     }
 

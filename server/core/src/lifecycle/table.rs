@@ -51,6 +51,7 @@ fn job(kind: JobKind) -> Job {
             authorized_keys: Vec::new(),
             uuids: DiskUuids { disk: String::new(), partitions: Vec::new(), root: "root".into(), esp: 1 },
         },
+        from: State::Expected,
         state: JobState::Queued,
         attempt: 1,
         phase: Phase::Queued,
@@ -327,6 +328,17 @@ fn an_agents_words_are_kept_only_up_to_a_limit() {
     assert_eq!(job.findings[0].detail.len(), super::FINDING_CHARS_MAX);
 }
 
+#[test]
+fn a_rebuild_that_nobody_began_is_taken_back_and_the_node_stays_guarded() {
+    let ordered = apply(idle(State::Deployed), &[Event::JobOrdered(Box::new(job(JobKind::Rebuild)))]);
+    let cancelled = apply(ordered, &[Event::JobCancelled]);
+    assert_eq!(cancelled.node.state, State::Deployed);
+    let again = step(&cancelled, &Event::JobOrdered(Box::new(job(JobKind::Deploy))), NOW);
+    assert!(matches!(again, Step::Refused(_)), "an unconfirmed deploy: {again:?}");
+    let begun = apply(writing(), &[Event::JobCancelled]);
+    assert_eq!(begun.node.state, State::Allocated, "its disk was touched");
+}
+
 proptest! {
     #[test]
     fn p01_no_sequence_of_events_lets_an_agent_install_without_its_job(
@@ -355,7 +367,7 @@ proptest! {
                 let session = machine.node.session.as_ref().expect("an agent runs");
                 prop_assert_eq!(session.mode, Mode::Install);
             }
-            if machine.node.state == State::Deployed && start != 4 {
+            if machine.node.state == State::Deployed && State::ALL[start] != State::Deployed {
                 prop_assert!(told.contains(&Happening::JobSucceeded), "deployed without a verified report");
             }
             if let Some(job) = &machine.job {
