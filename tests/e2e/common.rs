@@ -118,7 +118,7 @@ pub(crate) fn ensure_installed(file: &Path) -> Result<()> {
     let table = disk::partitions(file)?;
     let numbers = table.lines().filter(|line| line.trim_start().starts_with(['1', '2', '3'])).count();
     ensure!(numbers == 3, "expected three partitions:\n{table}");
-    let root = disk::FileSystem::open(file, 3)?;
+    let root = disk::FileSystem::mount(file, 3)?;
     let hostname = root.read("/etc/hostname")?;
     ensure!(hostname.trim() == NODE, "the disk's host name is {hostname:?}");
     let machine_id = root.read("/etc/machine-id")?;
