@@ -4,16 +4,18 @@
 //! and return when they are durable. Machines carry a version: a change that was decided on an
 //! older one is a [`Commit::Conflict`] and must be decided again.
 
+mod rows;
 mod writer;
 
 pub use writer::WriteError;
 
 use kaltstart_core::lifecycle::event::Happening;
-use kaltstart_core::machine::{Job, JobState, Machine, Node, Session, State};
+use kaltstart_core::machine::{Job, Machine, Node, Session};
 use kaltstart_protocol::agent_api::LogLine;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
-use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+use rows::{count, document, job, parsed, put_events, put_machine, to_i64, trim, with_job};
+use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
@@ -470,151 +472,6 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
     Ok(connection)
-}
-
-fn to_i64(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn from_json<T: DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
-    serde_json::from_str(text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
-    })
-}
-
-fn to_json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-}
-
-fn document<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
-    from_json(row.get_ref(column)?.as_str()?)
-}
-
-fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
-    row: &Row<'_>,
-    column: usize,
-) -> rusqlite::Result<T> {
-    row.get_ref(column)?.as_str()?.parse().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
-}
-
-fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<usize> {
-    Ok(usize::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
-}
-
-fn job(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<Job>> {
-    connection
-        .prepare_cached("SELECT doc FROM jobs WHERE id = ?1")?
-        .query_row([id.as_str()], |row| document(row, 0))
-        .optional()
-}
-
-/// A node with its current job, or the one that has just ended.
-fn with_job(connection: &Connection, node: Node, version: i64) -> rusqlite::Result<Versioned> {
-    let job = match node.job.as_ref().or(node.last_job.as_ref()) {
-        Some(id) => job(connection, id)?,
-        None => None,
-    };
-    Ok(Versioned { machine: Machine { node, job }, version })
-}
-
-fn put_machine(connection: &Connection, machine: &Machine, expected: i64) -> rusqlite::Result<Commit> {
-    let node = &machine.node;
-    let id = node.id.as_str();
-    let doc = to_json(node)?;
-    let written = if expected == 0 {
-        connection
-            .prepare_cached("INSERT OR IGNORE INTO nodes (id, version, doc) VALUES (?1, 1, ?2)")?
-            .execute(params![id, doc])?
-    } else {
-        connection
-            .prepare_cached(
-                "UPDATE nodes SET version = version + 1, doc = ?2 WHERE id = ?1 AND version = ?3",
-            )?
-            .execute(params![id, doc, expected])?
-    };
-    if written == 0 {
-        return Ok(Commit::Conflict);
-    }
-    connection.prepare_cached("DELETE FROM node_keys WHERE node = ?1")?.execute([id])?;
-    let mut insert =
-        connection.prepare_cached("INSERT INTO node_keys (kind, key, node) VALUES (?1, ?2, ?3)")?;
-    for key in keys(machine) {
-        let (kind, text) = key.columns();
-        insert.execute(params![kind, text, id])?;
-    }
-    if let Some(job) = &machine.job {
-        let state = job_state(job.state);
-        let deadline = job.deadline.map(|deadline| to_i64(deadline.0));
-        connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO jobs (id, node, profile, state, deadline, doc) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?
-            .execute(params![job.id.as_str(), id, job.order.profile, state, deadline, to_json(job)?])?;
-    }
-    Ok(Commit::Done)
-}
-
-/// Everything by which `machine` is found, besides its identifier.
-fn keys(machine: &Machine) -> Vec<Key<'_>> {
-    let node = &machine.node;
-    if node.state == State::Retired {
-        // Kept for the record; its name, addresses and hardware are free again.
-        return Vec::new();
-    }
-    let mut keys = vec![Key::Name(&node.name)];
-    keys.extend(node.macs.iter().map(|mac| Key::Mac(*mac)));
-    keys.extend(node.reservation.map(Key::Reservation));
-    keys.extend(node.grant.iter().map(|grant| Key::BootToken(grant.token)));
-    keys.extend(node.session.iter().map(|session| Key::Session(session.secret)));
-    keys.extend(machine.job.iter().filter_map(|job| job.report_token).map(Key::ReportToken));
-    keys
-}
-
-const fn job_state(state: JobState) -> &'static str {
-    match state {
-        JobState::Queued => "queued",
-        JobState::Running => "running",
-        JobState::Succeeded => "succeeded",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    }
-}
-
-fn put_events(
-    connection: &Connection,
-    machine: &Machine,
-    happenings: &[Happening],
-    now: Millis,
-) -> rusqlite::Result<Option<i64>> {
-    let mut insert = connection
-        .prepare_cached("INSERT INTO events (time, kind, node, job, data) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    let mut newest = None;
-    for happening in happenings {
-        let job = machine.job.as_ref().filter(|_| happening.kind().starts_with("job."));
-        let data = serde_json::json!({
-            "node": machine.node.name,
-            "state": machine.node.state,
-            "phase": happening.phase(),
-            "finding": happening.finding(),
-            "progress": happening.phase().and_then(|phase| job?.record(phase)?.progress),
-        });
-        let (node, job) = (machine.node.id.as_str(), job.map(|job| job.id.as_str()));
-        newest =
-            Some(insert.insert(params![to_i64(now.0), happening.kind(), node, job, data.to_string()])?);
-    }
-    trim(connection, "events", EVENTS_MAX)?;
-    Ok(newest)
-}
-
-/// Keeps the newest `max` rows of a numbered table.
-fn trim(connection: &Connection, table: &str, max: i64) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(&format!("DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?1"))?
-        .execute([max])?;
-    Ok(())
 }
 
 #[cfg(test)]
