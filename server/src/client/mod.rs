@@ -235,6 +235,10 @@ async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, C
         }
         NodeCommand::Show { node } => {
             let node: NodeView = api.get(&Api::path(&["v1", "nodes", &node])).await?;
+            if format == Format::Table {
+                output::print(&output::describe(&node))?;
+                return Ok(Exit::Done);
+            }
             return output::one(&node, format);
         }
         NodeCommand::Add { name, mac, address } => {

@@ -135,6 +135,34 @@ pub(super) fn one<R: Row>(row: &R, format: Format) -> Result<Exit, ClientError> 
     Ok(Exit::Done)
 }
 
+/// Everything worth reading about a node, a line each.
+pub(super) fn describe(node: &NodeView) -> String {
+    let mut lines: Vec<(&str, String)> =
+        <NodeView as Row>::HEADER.iter().zip(node.cells()).map(|(name, cell)| (*name, cell)).collect();
+    let job = |id: &Option<kaltstart_protocol::ids::JobId>| id.as_ref().map(ToString::to_string);
+    lines.extend(job(&node.job).map(|id| ("JOB", id)));
+    lines.extend(job(&node.last_job).map(|id| ("LAST JOB", id)));
+    lines.extend(node.last_seen.map(|time| ("LAST SEEN", crate::http::api::rfc3339(time))));
+    if let Some(facts) = &node.facts {
+        let system = &facts.system;
+        lines.push(("SYSTEM", format!("{} {} serial {}", system.vendor, system.product, system.serial)));
+        lines.push(("CPU", format!("{} x {}", facts.cpu.threads, facts.cpu.model)));
+        lines.push(("MEMORY", format!("{} MiB", facts.memory_bytes >> 20)));
+        for disk in &facts.disks {
+            let (identity, gigabytes) = (disk.identity(), disk.size / 1_000_000_000);
+            let text = format!("{} {} GB {} {identity}", disk.transport, gigabytes, disk.model);
+            lines.push(("DISK", text));
+        }
+    }
+    if let Some(report) = &node.report {
+        lines.push(("INSTALLED", format!("{} · kernel {}", report.os, report.kernel)));
+        lines.push(("ROOT", format!("{} UUID {}", report.root_device, report.root_uuid)));
+        lines.extend(report.ssh_host_keys.iter().map(|key| ("SSH HOST KEY", key.clone())));
+    }
+    let line = |(name, text): &(&str, String)| format!("{name:<13} {}", printable(text));
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 fn structured(value: &impl Serialize, format: Format) -> Result<String, ClientError> {
     if format == Format::Yaml {
         serde_saphyr::to_string(value).map_err(|e| ClientError::Local(e.to_string()))
