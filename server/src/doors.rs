@@ -7,10 +7,11 @@ use crate::net::tftp::{Content, Directory, Event as TftpEvent, Observer, Refusal
 use crate::store::{Key, StoreError};
 use kaltstart_core::boot::{self, BootDecision};
 use kaltstart_core::dhcp::lease::LeaseWrite;
-use kaltstart_core::dhcp::{Contact, Known};
+use kaltstart_core::dhcp::{Contact, Drop, Known};
 use kaltstart_core::lifecycle::event::{Asker, Event};
 use kaltstart_core::machine::Machine;
 use kaltstart_protocol::dhcp::MessageType;
+use kaltstart_protocol::finding::Code;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -45,6 +46,10 @@ impl DhcpDoor {
     }
 
     async fn heard(&self, contact: &Contact) -> Result<(), AppError> {
+        if contact.unanswered == Some(Drop::PoolExhausted) {
+            let code = Code::PoolExhausted;
+            tracing::warn!(mac = %contact.mac, code = code.number(), "{}: {}", code.title(), code.next());
+        }
         let asker = if contact.client.boots() { Asker::Firmware } else { Asker::System };
         let mut events = Vec::new();
         if matches!(contact.kind, MessageType::Discover | MessageType::Request) {
