@@ -1,0 +1,53 @@
+//! `[[profile]]`
+
+use crate::images::is_file_name;
+use kaltstart_protocol::agent_api::DiskRule;
+use kaltstart_protocol::facts::TRANSPORTS;
+use serde::Deserialize;
+
+/// `[[profile]]`: what a machine shall become.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Name.
+    pub name: String,
+    /// Image, by name.
+    pub image: String,
+    /// Layout, by name.
+    #[serde(default = "single")]
+    pub layout: String,
+    /// Which disk.
+    #[serde(default)]
+    pub disk: DiskRule,
+    /// Lines of root's `authorized_keys`.
+    #[serde(default)]
+    pub authorized_keys: Vec<String>,
+}
+
+fn single() -> String {
+    "single".into()
+}
+
+impl Profile {
+    pub(super) fn problems(&self, all: &mut Vec<String>) {
+        disk_problems(self, all);
+        if !is_file_name(&self.image) {
+            all.push(format!("profile {:?}: image {:?} is not an image name", self.name, self.image));
+        }
+        if self.authorized_keys.iter().any(|key| key.chars().any(char::is_control)) {
+            all.push(format!("profile {:?}: an entry of authorized_keys is not one line", self.name));
+        }
+    }
+}
+
+/// Rules that no disk can fit.
+fn disk_problems(profile: &Profile, all: &mut Vec<String>) {
+    let DiskRule { transport, min_gib, max_gib, .. } = &profile.disk;
+    if let Some(transport) = transport.as_ref().filter(|text| !TRANSPORTS.contains(&text.as_str())) {
+        let known = TRANSPORTS.join(", ");
+        all.push(format!("profile {:?}: disk.transport {transport:?} is none of {known}", profile.name));
+    }
+    if min_gib.zip(*max_gib).is_some_and(|(min, max)| min > max) {
+        all.push(format!("profile {:?}: disk.min_gib is above disk.max_gib", profile.name));
+    }
+}
