@@ -123,8 +123,16 @@ pub enum Outcome {
         /// Its text.
         message: String,
     },
-    /// The client fell silent.
-    TimedOut,
+    /// The client has confirmed nothing: it may not exist, may be behind a firewall, or does not
+    /// take blocks of this size.
+    Unanswered,
+    /// The client has confirmed something and then fell silent. [`Report::acked_block`] says after
+    /// which block.
+    Stalled,
+    /// The client asked again from the same port: it has started anew.
+    Replaced,
+    /// Too many transfers were waiting for a first answer, and this one waited longest.
+    Displaced,
     /// The client's port is closed.
     Gone,
     /// The content could not be read to its end. Only callers find out.
@@ -140,7 +148,10 @@ impl Outcome {
             Self::Unconfirmed => "unconfirmed",
             Self::Probed => "probed",
             Self::Aborted { .. } => "aborted",
-            Self::TimedOut => "timed_out",
+            Self::Unanswered => "unanswered",
+            Self::Stalled => "stalled",
+            Self::Replaced => "replaced",
+            Self::Displaced => "displaced",
             Self::Gone => "gone",
             Self::Unreadable => "unreadable",
         }
@@ -178,15 +189,42 @@ pub struct Block {
     pub len: usize,
 }
 
-/// Counts of one transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
+/// What both sides agreed on and how far the transfer came. It tells a client that never got a
+/// packet through from one that stopped in the middle, and loss from silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Bytes of content.
+    pub size: u64,
+    /// Bytes in every block but the last.
+    pub blksize: u16,
+    /// Blocks per acknowledgement.
+    pub windowsize: u16,
+    /// Wait after which the client wants a repetition, if it asked for one.
+    pub timeout_ms: Option<u64>,
+    /// The server has answered options (RFC 2347) before any block.
+    pub has_options: bool,
+    /// The client has confirmed the options or a block.
+    pub is_answered: bool,
+    /// The number of the last block, without roll-over.
+    pub last_block: u64,
+    /// The last block the client has confirmed; 0 before the first.
+    pub acked_block: u64,
     /// Data packets sent.
     pub sent_blocks: u64,
     /// Data packets among them that were sent before.
     pub resent_blocks: u64,
+    /// Waits that ended without an answer, each followed by a repetition or the end.
+    pub timeouts: u64,
+    /// The smoothed round trip (RFC 6298), if one was measured.
+    pub round_trip_ms: Option<u64>,
+}
+
+impl Report {
     /// Bytes of content the client has confirmed.
-    pub confirmed_bytes: u64,
+    #[must_use]
+    pub fn confirmed_bytes(&self) -> u64 {
+        self.size.min(self.acked_block.saturating_mul(self.blksize.into()))
+    }
 }
 
 /// One file on its way to one client. Blocks are counted from 1 without roll-over.
@@ -214,7 +252,9 @@ pub struct Transfer {
     sent_ms: u64,
     /// What is under way was sent once, so its answer measures a round trip (Karn's rule).
     is_first_send: bool,
-    stats: Stats,
+    sent_blocks: u64,
+    resent_blocks: u64,
+    timeouts: u64,
 }
 
 impl Transfer {
@@ -244,7 +284,9 @@ impl Transfer {
             progress_ms: now_ms,
             sent_ms: now_ms,
             is_first_send: true,
-            stats: Stats::default(),
+            sent_blocks: 0,
+            resent_blocks: 0,
+            timeouts: 0,
             agreed,
         };
         let step = if transfer.in_handshake { Step::SendOack } else { transfer.send_window(now_ms) };
@@ -278,7 +320,6 @@ impl Transfer {
             return Step::Wait;
         }
         self.acked += news;
-        self.stats.confirmed_bytes = self.size.min(self.acked.saturating_mul(self.agreed.blksize.into()));
         self.note_progress(now_ms);
         if self.acked == self.last_block() {
             return Step::End(Outcome::Complete);
@@ -312,8 +353,13 @@ impl Transfer {
             return Step::Wait;
         }
         if now_ms >= self.end_ms() {
-            return Step::End(if self.is_all_sent() { Outcome::Unconfirmed } else { Outcome::TimedOut });
+            return Step::End(match (self.is_all_sent(), self.is_confirmed) {
+                (true, _) => Outcome::Unconfirmed,
+                (false, true) => Outcome::Stalled,
+                (false, false) => Outcome::Unanswered,
+            });
         }
+        self.timeouts += 1;
         self.rto.back_off();
         if self.in_handshake {
             self.sent_ms = now_ms;
@@ -349,10 +395,23 @@ impl Transfer {
         usize::from(self.agreed.blksize) * usize::from(self.agreed.windowsize)
     }
 
-    /// The counts so far.
+    /// What was agreed and how far it came.
     #[must_use]
-    pub const fn stats(&self) -> Stats {
-        self.stats
+    pub fn report(&self) -> Report {
+        Report {
+            size: self.size,
+            blksize: self.agreed.blksize,
+            windowsize: self.agreed.windowsize,
+            timeout_ms: self.agreed.timeout_ms,
+            has_options: !self.agreed.oack.is_empty(),
+            is_answered: self.is_confirmed,
+            last_block: self.last_block(),
+            acked_block: self.acked,
+            sent_blocks: self.sent_blocks,
+            resent_blocks: self.resent_blocks,
+            timeouts: self.timeouts,
+            round_trip_ms: self.rto.round_trip_ms(),
+        }
     }
 
     const fn last_block(&self) -> u64 {
@@ -383,8 +442,8 @@ impl Transfer {
         let sent = self.next - first;
         let resent = self.highest.clamp(first, self.next) - first;
         self.highest = self.highest.max(self.next);
-        self.stats.sent_blocks += sent;
-        self.stats.resent_blocks += resent;
+        self.sent_blocks += sent;
+        self.resent_blocks += resent;
         self.is_first_send = resent == 0;
         self.sent_ms = now_ms;
         Step::SendBlocks(first..self.next)

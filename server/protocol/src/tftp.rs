@@ -122,6 +122,9 @@ impl Options {
     pub const TSIZE: &'static str = "tsize";
     /// Seconds until a packet is sent again (RFC 2349).
     pub const TIMEOUT: &'static str = "timeout";
+    /// Microseconds until a packet is sent again: an extension of tftpd-hpa's that atftp and
+    /// others know.
+    pub const UTIMEOUT: &'static str = "utimeout";
     /// Blocks per acknowledgement (RFC 7440).
     pub const WINDOWSIZE: &'static str = "windowsize";
 

@@ -15,7 +15,7 @@ mod socket;
 
 pub use content::Content;
 pub use directory::Directory;
-pub use kaltstart_core::tftp::{Limits as TransferLimits, Outcome, Refusal};
+pub use kaltstart_core::tftp::{Limits as TransferLimits, Outcome, Refusal, Report};
 pub use socket::bind;
 
 use clients::Clients;
@@ -83,12 +83,10 @@ pub enum Event<'a> {
         name: &'a str,
         /// How it ended.
         outcome: &'a Outcome,
-        /// Content the client has confirmed.
-        bytes: u64,
+        /// What was agreed and how far it came.
+        report: &'a Report,
         /// From the request to the end.
         duration: Duration,
-        /// Data packets that had to be sent more than once.
-        resent_blocks: u64,
     },
     /// A request was answered with an error.
     Refused {

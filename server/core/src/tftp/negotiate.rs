@@ -6,6 +6,9 @@ use kaltstart_protocol::tftp::{BLKSIZE_DEFAULT, BLKSIZE_MIN, Options};
 /// Shortest and longest time-out a client may ask for, in seconds (RFC 2349).
 const TIMEOUT_SECS: core::ops::RangeInclusive<u64> = 1..=255;
 
+/// Shortest and longest time-out in microseconds; the bounds are those of tftpd-hpa.
+const UTIMEOUT_MICROS: core::ops::RangeInclusive<u64> = 10_000..=255_000_000;
+
 /// What both sides hold to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Agreement {
@@ -43,7 +46,11 @@ impl Agreement {
                 }
                 // The server takes the value as it is or not at all (RFC 2349).
                 Options::TIMEOUT if TIMEOUT_SECS.contains(&wanted) => {
-                    agreed.timeout_ms = Some(wanted * 1_000);
+                    agreed.expect_repetition_in(wanted * 1_000);
+                    wanted
+                }
+                Options::UTIMEOUT if UTIMEOUT_MICROS.contains(&wanted) => {
+                    agreed.expect_repetition_in(wanted / 1_000);
                     wanted
                 }
                 Options::TSIZE => size,
@@ -52,6 +59,11 @@ impl Agreement {
             agreed.oack = agreed.oack.with(name, granted);
         }
         agreed
+    }
+
+    /// A client may name its time-out twice, in seconds and finer. The shorter one satisfies both.
+    fn expect_repetition_in(&mut self, ms: u64) {
+        self.timeout_ms = Some(self.timeout_ms.map_or(ms, |other| other.min(ms)));
     }
 }
 
@@ -84,5 +96,9 @@ mod tests {
         check(&[("timeout", 1), ("timeout", 9)], &[("timeout", 1)], 512, 1);
         check(&[("timeout", 0)], &[], 512, 1);
         check(&[("timeout", 256), ("tsize", 5)], &[("tsize", 77)], 512, 1);
+        check(&[("utimeout", 9_999)], &[], 512, 1);
+        check(&[("utimeout", 255_000_001)], &[], 512, 1);
+        let both = [("timeout", 1), ("utimeout", 50_000)];
+        check(&both, &both, 512, 1);
     }
 }

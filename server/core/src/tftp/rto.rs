@@ -26,6 +26,11 @@ impl Rto {
         self.current_ms
     }
 
+    /// The smoothed round trip.
+    pub(super) fn round_trip_ms(&self) -> Option<u64> {
+        self.smoothed.map(|(mean, _)| mean / 8)
+    }
+
     /// Takes the round trip of something that was sent once.
     pub(super) fn measure(&mut self, round_trip_ms: u64) {
         let sample = round_trip_ms.min(ROUND_TRIP_MS_MAX) * 8;

@@ -128,7 +128,7 @@ struct Run {
     outcome: Outcome,
     bytes: u64,
     is_done: bool,
-    stats: Stats,
+    report: Report,
     elapsed_ms: u64,
 }
 
@@ -210,7 +210,7 @@ impl Pair {
             outcome: end.expect("the loop ends with an outcome"),
             bytes: pair.client.bytes,
             is_done: pair.client.is_done,
-            stats: pair.transfer.stats(),
+            report: pair.transfer.report(),
             elapsed_ms: pair.now_ms,
         }
     }
@@ -272,7 +272,7 @@ fn p33_sizes_around_block_ends_arrive_whole() {
             &[("blksize", 512), ("windowsize", 64), ("timeout", 1)],
         ] {
             let run = check(options, size, Link::default(), 1);
-            assert_eq!((run.stats.resent_blocks, run.outcome), (0, Outcome::Complete));
+            assert_eq!((run.report.resent_blocks, run.outcome), (0, Outcome::Complete));
         }
     }
 }
@@ -314,17 +314,17 @@ fn p33_duplicate_acknowledgements_send_nothing_again() {
     let acks = Link { doubled_acks: 100, ..Link::default() };
     for window in [1, 4, 16, 64] {
         let run = check(&[("blksize", 1468), ("windowsize", window)], size, acks, window);
-        assert_eq!(run.stats.sent_blocks, blocks, "window {window}: {run:?}");
+        assert_eq!(run.report.sent_blocks, blocks, "window {window}: {run:?}");
     }
     // The Sorcerer's Apprentice: each doubled packet would go on doubling.
     let both = Link { doubled: 100, ..acks };
     let run = check(&[("blksize", 1468)], size, both, 1);
-    assert_eq!(run.stats.sent_blocks, blocks, "{run:?}");
+    assert_eq!(run.report.sent_blocks, blocks, "{run:?}");
     // To a client with a window a doubled data packet looks like a gap, and it says so. Each
     // acknowledgement with news is then worth one window at most.
     for window in [4, 16] {
         let run = check(&[("blksize", 1468), ("windowsize", window)], size, both, window);
-        assert!(run.stats.sent_blocks <= blocks * window, "window {window}: {run:?}");
+        assert!(run.report.sent_blocks <= blocks * window, "window {window}: {run:?}");
     }
 }
 
@@ -358,7 +358,7 @@ fn p33_only_news_moves_the_window() {
     assert_eq!(transfer.on_packet(&ack(4), 2), Step::SendBlocks(5..9));
     assert_eq!(transfer.on_packet(&ack(6), 3), Step::SendBlocks(7..11), "a gap after block 6");
     assert_eq!(transfer.on_packet(&ack(6), 3), Step::Wait);
-    assert_eq!(transfer.stats().resent_blocks, 2);
+    assert_eq!(transfer.report().resent_blocks, 2);
     assert_eq!(transfer.on_packet(&Packet::Data { block: 1, content: b"x" }, 3), Step::Wait);
     assert_eq!(transfer.deadline_ms(), 3 + 20);
     assert_eq!(transfer.on_timeout(22), Step::Wait);
@@ -387,17 +387,17 @@ fn p33_silence_ends_a_transfer() {
         for _ in 0..10_000 {
             let now_ms = transfer.deadline_ms();
             if let Step::End(outcome) = transfer.on_timeout(now_ms) {
-                return (outcome, now_ms, transfer.stats().sent_blocks);
+                return (outcome, now_ms, transfer.report().sent_blocks);
             }
         }
         panic!("goes on for ever: {transfer:?}")
     };
     let (outcome, at_ms, _) = ends(started(&[("tsize", 0)], 5_000).0);
-    assert_eq!((outcome, at_ms), (Outcome::TimedOut, 10_000));
+    assert_eq!((outcome, at_ms), (Outcome::Unanswered, 10_000));
     let (mut transfer, _) = started(&[], 5_000);
     transfer.on_packet(&ack(1), 100);
     let (outcome, at_ms, sent) = ends(transfer);
-    assert_eq!((outcome, at_ms), (Outcome::TimedOut, 30_100));
+    assert_eq!((outcome, at_ms), (Outcome::Stalled, 30_100));
     assert!(sent < 30, "{sent} packets to nobody");
     assert_eq!(ends(started(&[], 5).0).0, Outcome::Unconfirmed);
     assert_eq!(started(&[], 5).0.on_unreachable(), Outcome::Unconfirmed);

@@ -2,7 +2,7 @@
 
 use super::content::{Content, Reader};
 use super::{DropReason, Event, Observer, Resolver, Service, socket};
-use kaltstart_core::tftp::{Outcome, Refusal, Step, Transfer};
+use kaltstart_core::tftp::{Outcome, Refusal, Report, Step, Transfer};
 use kaltstart_protocol::tftp::{DATA_HEADER_BYTES, Packet, Request, data_header};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -56,16 +56,23 @@ pub(super) async fn answer<R: Resolver, O: Observer>(
     let mut session = Session::new(socket, content, transfer, begin);
     let outcome = session.run(step).await;
 
-    let (stats, duration) = (session.transfer.stats(), begin.elapsed());
-    let (bytes, resent_blocks) = (stats.confirmed_bytes, stats.resent_blocks);
-    let (seconds, label) = (duration.as_secs_f64(), outcome.label());
+    let (report, duration) = (session.transfer.report(), begin.elapsed());
+    log_end(client, name, &outcome, &report, duration);
+    let (outcome, report) = (&outcome, &report);
+    service.observer.note(&Event::Finished { client, name, outcome, report, duration });
+}
+
+fn log_end(client: SocketAddrV4, file: &str, outcome: &Outcome, report: &Report, duration: Duration) {
+    let (bytes, seconds, label) = (report.confirmed_bytes(), duration.as_secs_f64(), outcome.label());
+    let Report { blksize, windowsize, acked_block, last_block, resent_blocks, .. } = *report;
     if outcome.is_failure() {
-        tracing::warn!(%client, file = ?name, bytes, seconds, resent_blocks, outcome = label, "TFTP transfer failed");
+        tracing::warn!(
+            %client, file = ?file, bytes, seconds, blksize, windowsize, acked_block, last_block, resent_blocks,
+            outcome = label, "TFTP transfer failed"
+        );
     } else {
-        tracing::info!(%client, file = ?name, bytes, seconds, resent_blocks, outcome = label, "TFTP transfer ended");
+        tracing::info!(%client, file = ?file, bytes, seconds, resent_blocks, outcome = label, "TFTP transfer ended");
     }
-    let outcome = &outcome;
-    service.observer.note(&Event::Finished { client, name, outcome, bytes, duration, resent_blocks });
 }
 
 async fn open<R: Resolver, O>(
