@@ -5,6 +5,7 @@ use crate::config::{self, Config};
 use crate::images::{Catalog, ImageError};
 use crate::metrics::Metrics;
 use crate::store::{Commit, Key, Store, StoreError, Versioned, WriteError};
+use crate::trace::Recorder;
 use kaltstart_core::boot;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, GRANT_LIFETIME_MS, Step, phases};
@@ -64,6 +65,8 @@ pub struct App {
     pub images: Catalog,
     /// Counters.
     pub metrics: Metrics,
+    /// What the doors saw of the machines lately.
+    pub trace: Recorder,
     /// Proves an administrator; made at first start.
     pub admin: Secret,
     reserved: RwLock<Arc<BTreeSet<Ipv4Addr>>>,
@@ -81,11 +84,13 @@ impl App {
     pub async fn new(config: Config, store: Store, admin: Secret) -> Result<Self, AppError> {
         let images = Catalog::new(config.images.dir.clone());
         let (_, undeclared) = store.counts()?;
+        let trace = Recorder::open(&config.data_dir);
         let app = Self {
             config,
             store,
             images,
             metrics: Metrics::default(),
+            trace,
             admin,
             reserved: RwLock::default(),
             undeclared: AtomicUsize::new(undeclared),

@@ -10,8 +10,10 @@ use kaltstart_core::dhcp::lease::LeaseWrite;
 use kaltstart_core::dhcp::{Contact, Drop, Known};
 use kaltstart_core::lifecycle::event::{Asker, Event};
 use kaltstart_core::machine::Machine;
+use kaltstart_core::trace::{Exchange, What};
 use kaltstart_protocol::dhcp::MessageType;
 use kaltstart_protocol::finding::Code;
+use kaltstart_protocol::ids::Mac;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -96,6 +98,10 @@ impl Backend for DhcpDoor {
             self.heard(contact).await.map_err(failed)?;
         }
         Ok(())
+    }
+
+    fn note(&self, mac: Mac, exchange: Exchange) {
+        self.0.trace.note(mac, What::Dhcp(exchange));
     }
 }
 

@@ -19,3 +19,4 @@ pub mod net;
 pub mod render;
 pub mod serve;
 pub mod store;
+pub mod trace;

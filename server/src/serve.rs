@@ -8,6 +8,7 @@ use crate::exit::Exit;
 use crate::http;
 use crate::net::{dhcp, ra, tftp};
 use crate::store::{Key, Store};
+use crate::trace;
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseWrite;
 use kaltstart_core::lifecycle::event::Event;
@@ -89,6 +90,8 @@ async fn serve(config: Config) -> Result<()> {
     doors.spawn(async move {
         stopped.run_until_cancelled(watch_deadlines(watched)).await;
     });
+    let (recorded, stopped) = (app.clone(), stop.clone());
+    doors.spawn(async move { write_trace(&recorded, stopped).await });
     tracing::info!(http = %app.config.http.listen, data = %app.config.data_dir.display(), "serving");
     tokio::select! {
         told = told_to_stop() => told?,
@@ -167,6 +170,18 @@ async fn told_to_stop() -> Result<()> {
         _ = terminate.recv() => {}
     }
     Ok(())
+}
+
+/// Writes what the doors saw to its file, the last of it after the server was told to stop.
+async fn write_trace(app: &Arc<App>, stop: CancellationToken) {
+    let mut running = true;
+    while running {
+        running = stop.run_until_cancelled(tokio::time::sleep(trace::FLUSH_EVERY)).await.is_some();
+        let recorded = app.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || recorded.trace.flush()).await {
+            tracing::error!(%error, "recent past of machines");
+        }
+    }
 }
 
 /// Lets overdue jobs hear of it.

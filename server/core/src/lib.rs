@@ -14,4 +14,5 @@ pub mod dhcp;
 pub mod lifecycle;
 pub mod machine;
 pub mod tftp;
+pub mod trace;
 pub mod usual;

@@ -12,6 +12,7 @@ use axum::http::request::Parts;
 use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, Machine};
+use kaltstart_core::trace::What;
 use kaltstart_protocol::agent_api::{
     Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
 };
@@ -83,6 +84,9 @@ pub(super) async fn hello(
     match outcome {
         Ok(applied) => {
             let node = applied.machine.node;
+            if let Some(mac) = node.macs.first().filter(|_| applied.changed) {
+                app.trace.note(*mac, What::Agent { mode: hello.mode });
+            }
             tracing::info!(node = node.name, mode = ?hello.mode, version = hello.agent_version, "agent says hello");
             Ok(Json(Welcome { node: node.id, name: node.name }))
         }

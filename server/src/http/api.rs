@@ -12,6 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kaltstart_core::lifecycle::event::{Event, Move};
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, PhaseRecord, State as NodeState, System};
+use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX, Usual};
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::Finding;
@@ -219,7 +220,7 @@ pub fn rfc3339(time: Millis) -> String {
 }
 
 /// The machine whose identifier, name or hardware address is `text`.
-fn find(app: &App, text: &str) -> Result<Machine, Problem> {
+pub(super) fn find(app: &App, text: &str) -> Result<Machine, Problem> {
     let found = match (text.parse::<NodeId>(), text.parse::<Mac>()) {
         (Ok(id), _) => app.store.machine(Key::Id(&id))?,
         (_, Ok(mac)) => app.store.machine(Key::Mac(mac))?,
@@ -330,7 +331,11 @@ pub(super) async fn power(
     Path(node): Path<String>,
     Body(Power { observed: PowerState::On }): Body<Power>,
 ) -> Result<Json<NodeView>, Problem> {
-    let id = find(&app, &node)?.node.id;
+    let node = find(&app, &node)?.node;
+    if let Some(mac) = node.macs.first() {
+        app.trace.note(*mac, What::Power);
+    }
+    let id = node.id;
     Ok(Json(node_view(&app.apply(Key::Id(&id), &Event::PowerSeen).await?.machine)))
 }
 

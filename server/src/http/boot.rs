@@ -12,6 +12,7 @@ use axum::extract::{Request, State};
 use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
 use kaltstart_core::lifecycle::event::Event;
+use kaltstart_core::trace::{Start, What};
 use kaltstart_protocol::ids::{Digest, Mac};
 use std::sync::Arc;
 
@@ -27,7 +28,10 @@ pub(super) async fn script(
         // Whoever only asks about the script does not get its token: an earlier one stays valid.
         return Ok(kind.into_response());
     }
-    let text = match app.grant(mac).await? {
+    let granted = app.grant(mac).await?;
+    let start = granted.as_ref().map_or(Start::Local, |(mode, _)| Start::Agent { mode: *mode });
+    app.trace.note(mac, What::Script(start));
+    let text = match granted {
         Some((mode, token)) => {
             render::agent_script(&app.config.http_base(), mac, mode, &token, &app.config.boot.cmdline)
         }

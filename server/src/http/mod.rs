@@ -3,6 +3,7 @@
 mod agent;
 pub mod api;
 mod boot;
+mod diagnosis;
 pub mod error;
 mod events;
 mod extract;
@@ -29,6 +30,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/nodes", get(api::nodes).post(api::declare))
         .route("/v1/nodes/{node}", get(api::node))
         .route("/v1/nodes/{node}/jobs", post(api::order))
+        .route("/v1/nodes/{node}/trace", get(diagnosis::trace))
         .route("/v1/nodes/{node}/power", post(api::power))
         .route("/v1/nodes/{node}/{move}", post(api::move_node))
         .route("/v1/jobs", get(api::jobs))

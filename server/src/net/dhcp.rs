@@ -18,6 +18,7 @@ use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite};
 use kaltstart_core::dhcp::subnet::Subnet;
 use kaltstart_core::dhcp::{Contact, Decision, Drop, Known, Reply, Seen, View, decide, triage};
+use kaltstart_core::trace::Exchange;
 use kaltstart_protocol::dhcp::{Message, MessageType};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
@@ -74,6 +75,10 @@ pub trait Backend: Send + Sync + 'static {
         leases: &[LeaseWrite],
         contacts: &[Contact],
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Takes note of a client's message and what became of it. Called while others wait: it must
+    /// not block.
+    fn note(&self, _mac: Mac, _exchange: Exchange) {}
 }
 
 /// The service, shared by its listeners.
@@ -162,7 +167,7 @@ impl<B: Backend> Service<B> {
     ) -> Vec<Reply> {
         let mut seen = Vec::new();
         for message in batch {
-            let mac = message.mac().map(tracing::field::display);
+            let asked = Exchange::of(&message);
             match triage(&self.subnets, message, arrival) {
                 Ok(one) => {
                     self.stats.received(one.kind);
@@ -170,7 +175,11 @@ impl<B: Backend> Service<B> {
                 }
                 Err(why) => {
                     self.stats.dropped(why.name());
+                    let mac = asked.as_ref().map(|(mac, _)| tracing::field::display(*mac));
                     debug!(interface, mac, %why, "DHCP message not answered");
+                    if let Some((mac, exchange)) = asked {
+                        self.backend.note(mac, exchange.answered(Err(why)));
+                    }
                 }
             }
         }
@@ -198,6 +207,7 @@ impl<B: Backend> Service<B> {
         let mut table = self.table.lock().await;
         let now = self.now();
         let (mut replies, mut leases, mut contacts, mut undo) = (vec![], vec![], vec![], vec![]);
+        let mut noted = Vec::with_capacity(seen.len());
         for (seen, node) in seen.iter().zip(&nodes) {
             let view = View { table: &table, reserved: &reserved, node, now };
             let Decision { reply, write, contact } = decide(seen, view);
@@ -207,6 +217,8 @@ impl<B: Backend> Service<B> {
                 }
                 undo.push(table.apply(write));
             }
+            let outcome = reply.as_ref().map(Option::as_ref).map_err(|why| *why);
+            noted.extend(Exchange::of(&seen.message).map(|(mac, asked)| (mac, asked.answered(outcome))));
             match reply {
                 Ok(reply) => replies.extend(reply.map(|reply| (seen, reply))),
                 Err(why) => {
@@ -221,6 +233,9 @@ impl<B: Backend> Service<B> {
             return Err(error);
         }
         drop(table);
+        for (mac, exchange) in noted {
+            self.backend.note(mac, exchange);
+        }
         replies.iter().for_each(|(seen, reply)| log_reply(seen, reply, interface));
         Ok(replies.into_iter().map(|(_, reply)| reply).collect())
     }

@@ -5,3 +5,4 @@ mod api;
 mod client;
 mod durability;
 mod site;
+mod why;

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use kaltstart_protocol::dhcp::Message;
+use serde::{Deserialize, Serialize};
 
 /// Vendor class of PXE firmware, and of the answers to it (PXE 2.1 §2.2).
 pub const PXE_CLIENT: &str = "PXEClient";
@@ -10,7 +11,8 @@ pub const HTTP_CLIENT: &str = "HTTPClient";
 
 /// Processor and firmware a boot file must fit (RFC 4578 §2.1 and IANA's list of processor
 /// architecture types).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Architecture {
     /// x86 with BIOS.
     Bios,
@@ -35,7 +37,8 @@ impl From<u16> for Architecture {
 }
 
 /// Which program is asking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// An operating system, or the agent.
     Os,
@@ -48,7 +51,7 @@ pub enum Stage {
 }
 
 /// A DHCP client as it describes itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
     /// The machine.
     pub architecture: Architecture,

@@ -27,6 +27,7 @@ use kaltstart_protocol::dhcp::{Message, MessageType, Operation};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
 use lease::{ClientKey, LeaseTable, LeaseWrite};
+use serde::{Deserialize, Serialize};
 use subnet::Subnet;
 
 /// What is known about the machine that asks.
@@ -86,7 +87,8 @@ pub struct Reply {
 }
 
 /// Why a message is not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum Drop {
     /// It is a server's reply.
     #[error("a server's message")]

@@ -21,6 +21,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::Ipv4Addr;
 use options::{Options, code};
+use serde::{Deserialize, Serialize};
 
 /// Port on which servers and relays listen.
 pub const SERVER_PORT: u16 = 67;
@@ -74,7 +75,8 @@ pub enum Operation {
 }
 
 /// DHCP message types (RFC 2132 §9.6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MessageType {
     /// Client: who is there?
     Discover = 1,
