@@ -1,8 +1,9 @@
 //! The command line: what is typed, and which function does it.
 
 use crate::client::{self, ClientCommand, Connection};
+use crate::dhcp_options::OtherServer;
 use crate::exit::Exit;
-use crate::{config, serve};
+use crate::{config, dhcp_options, serve};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -30,6 +31,18 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Print what another DHCP server must be told so that its clients boot from here
+    DhcpOptions {
+        /// The other server
+        #[arg(value_enum)]
+        other: OtherServer,
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// Interface of the `[[dhcp]]` section meant, if there are several
+        #[arg(long)]
+        interface: Option<String>,
+    },
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -50,6 +63,18 @@ impl Cli {
                 }
                 Err(error) => usage(&error),
             },
+            Command::DhcpOptions { other, config, interface } => {
+                let text = config::load(&config).map_err(anyhow::Error::from).and_then(|config| {
+                    Ok(dhcp_options::text(other, &config, config.dhcp_on(interface.as_deref())?)?)
+                });
+                match text {
+                    Ok(text) => {
+                        println!("{}", text.trim_end());
+                        Exit::Done
+                    }
+                    Err(error) => usage(error.as_ref()),
+                }
+            }
             Command::Client(command) => client::run(command, &self.connection),
         }
     }

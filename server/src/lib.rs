@@ -10,6 +10,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod dhcp_options;
 mod doors;
 pub mod exit;
 pub mod http;

@@ -26,7 +26,7 @@ pub fn agent_script(
         "initrd=ramdisk loglevel=4 {ARG_SERVER}={base} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
         token.expose(),
     );
-    render(
+    text(
         include_str!("../../templates/boot/agent.ipxe"),
         context! {
             mac => mac.to_string(),
@@ -42,12 +42,19 @@ pub fn agent_script(
 /// # Errors
 /// When the template is broken.
 pub fn local_script(mac: Mac) -> Result<String, minijinja::Error> {
-    render(include_str!("../../templates/boot/local.ipxe"), context! { mac => mac.to_string() })
+    text(include_str!("../../templates/boot/local.ipxe"), context! { mac => mac.to_string() })
 }
 
-fn render(template: &str, parameters: minijinja::Value) -> Result<String, minijinja::Error> {
+/// A template of ours with its parameters filled in. Besides minijinja's own filters it has
+/// `hex_word` (`0x0007`) and `hex_bytes` (`00:07`) for 16-bit numbers.
+///
+/// # Errors
+/// When the template is broken.
+pub fn text(template: &str, parameters: minijinja::Value) -> Result<String, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_filter("hex_word", |number: u16| format!("0x{number:04x}"));
+    environment.add_filter("hex_bytes", |number: u16| format!("{:02x}:{:02x}", number >> 8, number & 255));
     environment.set_fuel(Some(10_000));
     environment.render_str(template, parameters)
 }

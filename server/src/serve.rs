@@ -11,6 +11,7 @@ use crate::store::{Key, Store};
 use crate::trace;
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseWrite;
+use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_protocol::secret::Secret;
 use nix::errno::Errno;
@@ -141,7 +142,7 @@ async fn open_dhcp(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet
     let service = dhcp::Service::new(DhcpDoor(app.clone()), subnets, stored, clock::now()).await?;
     let service = Arc::new(service);
     app.metrics.watch_dhcp(service.stats().clone());
-    for subnet in &app.config.dhcp {
+    for subnet in app.config.dhcp.iter().filter(|subnet| subnet.mode != Mode::Off) {
         let name = &subnet.interface;
         let listener = dhcp::Listener::open(name, subnet.address).with_context(|| {
             format!("cannot serve DHCP on {name}: does it exist, is UDP port 67 free, are we root?")

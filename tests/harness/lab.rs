@@ -167,6 +167,24 @@ impl Station {
         self.ip(&["address", "replace", &format!("{address}/24"), "dev", Self::INTERFACE])
     }
 
+    /// `program`, to be run inside the station's namespace.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = process::tethered("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
+    /// Hardware address of the station's interface.
+    pub fn mac(&self) -> Result<String> {
+        let text = process::run(
+            Command::new("ip").args(["-n", &self.name, "-brief", "link", "show", "dev", Self::INTERFACE]),
+            secs(10),
+        )?;
+        let mac = text.split_whitespace().nth(2).context("`ip -brief link` names no hardware address")?;
+        Ok(mac.to_owned())
+    }
+
     /// Runs `work` in a thread inside the station's namespace.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         inside(&self.name, work)

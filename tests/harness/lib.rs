@@ -5,6 +5,7 @@
 //! | [`lab`] | a network namespace with a bridge, thrown away afterwards |
 //! | [`guest`] | a machine with real firmware (QEMU, software emulation), [`console`] and [`qmp`] |
 //! | [`server`] | the server under test and its client `ks`, inside the namespace |
+//! | [`others`] | DHCP servers of other makers |
 //! | [`disk`] | disk files: made, filled, looked into |
 //! | [`story`] | one test: runs in a lab of its own, keeps evidence when it fails |
 //! | [`wait`] | waiting for a state, with a limit, saying what was seen last |
@@ -20,6 +21,7 @@ pub mod disk;
 pub mod guest;
 pub mod http;
 pub mod lab;
+pub mod others;
 pub mod packets;
 pub mod process;
 pub mod qmp;

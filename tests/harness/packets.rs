@@ -40,24 +40,61 @@ pub fn udp_socket() -> Result<UdpSocket> {
 /// A DHCPDISCOVER as UEFI firmware sends it.
 #[must_use]
 pub fn discover(mac: [u8; 6]) -> Vec<u8> {
+    discover_as(mac, "PXEClient", 7, "")
+}
+
+/// A DHCPDISCOVER of firmware of that kind (`PXEClient` or `HTTPClient`) and architecture (option
+/// 93); a loader also has a user class.
+#[must_use]
+pub fn discover_as(mac: [u8; 6], kind: &str, architecture: u16, user_class: &str) -> Vec<u8> {
     let mut options = vec![53, 1, 1];
-    options.extend([55, 6, 1, 3, 6, 60, 66, 67]);
-    options.extend([93, 2, 0, 7]);
+    options.extend([55, 8, 1, 3, 6, 43, 60, 66, 67, 175]);
+    options.extend([93, 2]);
+    options.extend(architecture.to_be_bytes());
     options.extend([94, 3, 1, 3, 0]);
     options.extend([57, 2, 5, 192]);
-    option(&mut options, 60, b"PXEClient:Arch:00007:UNDI:003000");
+    option(&mut options, 60, format!("{kind}:Arch:{architecture:05}:UNDI:003000").as_bytes());
+    if !user_class.is_empty() {
+        option(&mut options, 77, user_class.as_bytes());
+    }
     packet(mac, &options)
+}
+
+/// What a server answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Message type (option 53): 2 is an offer, 5 an acknowledgement.
+    pub kind: u8,
+    /// The client's new address.
+    pub address: Ipv4Addr,
+    /// Server of the boot file (`siaddr`).
+    pub boot_server: Ipv4Addr,
+    /// Boot file, from option 67 or else the header.
+    pub file: String,
+    /// Vendor class (option 60).
+    pub class: String,
+    /// iPXE's own options (option 175).
+    pub ipxe: Vec<u8>,
 }
 
 /// Address and boot file of an offer, if `bytes` is one for `mac`.
 #[must_use]
 pub fn offered(bytes: &[u8], mac: [u8; 6]) -> Option<(Ipv4Addr, String)> {
+    answer(bytes, mac).filter(|answer| answer.kind == 2).map(|answer| (answer.address, answer.file))
+}
+
+/// A server's message to `mac`, if `bytes` is one.
+#[must_use]
+pub fn answer(bytes: &[u8], mac: [u8; 6]) -> Option<Answer> {
     if bytes.first() != Some(&2) || bytes.get(28..34)? != mac {
         return None;
     }
-    let address: [u8; 4] = bytes.get(16..20)?.try_into().ok()?;
+    let address_at = |at: usize| -> Option<Ipv4Addr> {
+        let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+        Some(octets.into())
+    };
     let mut options = bytes.get(FIXED..)?;
-    let (mut kind, mut file) = (0, String::new());
+    let (mut kind, mut file, mut class, mut ipxe) = (0, String::new(), String::new(), Vec::new());
     while let [code, length, rest @ ..] = options {
         if *code == END {
             break;
@@ -69,7 +106,9 @@ pub fn offered(bytes: &[u8], mac: [u8; 6]) -> Option<(Ipv4Addr, String)> {
         let value = rest.get(..usize::from(*length))?;
         match code {
             53 => kind = *value.first()?,
+            60 => class = String::from_utf8_lossy(value).into_owned(),
             67 => file = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            175 => ipxe = value.to_vec(),
             _ => {}
         }
         options = &rest[value.len()..];
@@ -79,7 +118,7 @@ pub fn offered(bytes: &[u8], mac: [u8; 6]) -> Option<(Ipv4Addr, String)> {
         let field = bytes.get(108..236)?;
         file = field.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte)).collect();
     }
-    (kind == 2).then(|| (Ipv4Addr::from(address), file))
+    Some(Answer { kind, address: address_at(16)?, boot_server: address_at(20)?, file, class, ipxe })
 }
 
 /// DHCP packets that each break a rule; a server drops every one.

@@ -37,6 +37,10 @@ const HOST_PACKAGES: &[&str] = &[
     "iproute2",
     "nftables",
     "tcpdump",
+    // other DHCP servers, started by tests alone; dnsmasq without its service
+    "dnsmasq-base",
+    "isc-dhcp-server",
+    "kea-dhcp4-server",
     // the static agent and the tests
     "busybox-static",
     "ca-certificates",

@@ -3,6 +3,7 @@
 use super::yes;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::lease::Pool;
+use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::dhcp::subnet::{Network, Subnet};
 use serde::Deserialize;
 use std::net::Ipv4Addr;
@@ -18,6 +19,9 @@ pub struct Dhcp {
     pub subnet: Network,
     /// This server's address on it.
     pub address: Ipv4Addr,
+    /// How it is served.
+    #[serde(default)]
+    pub mode: Mode,
     /// First and last dynamic address; none = reservations only.
     #[serde(default)]
     pub pool: Option<(Ipv4Addr, Ipv4Addr)>,

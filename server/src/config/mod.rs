@@ -94,6 +94,11 @@ pub enum ConfigError {
     },
 }
 
+/// No `[[dhcp]]` section is the one that is meant.
+#[derive(Debug, thiserror::Error)]
+#[error("name the interface of one [[dhcp]] section; there are: {}", .0.join(" "))]
+pub struct NoSection(Vec<String>);
+
 /// Reads and checks a configuration; binds and creates nothing.
 ///
 /// # Errors
@@ -129,6 +134,19 @@ impl Config {
     #[must_use]
     pub fn profile(&self, name: &str) -> Option<&Profile> {
         self.profile.iter().find(|profile| profile.name == name)
+    }
+
+    /// The `[[dhcp]]` section of that interface; the only one for none.
+    ///
+    /// # Errors
+    /// When there is no such section, or several to choose from.
+    pub fn dhcp_on(&self, interface: Option<&str>) -> Result<&Dhcp, NoSection> {
+        let mut fitting =
+            self.dhcp.iter().filter(|dhcp| interface.is_none_or(|interface| dhcp.interface == interface));
+        match (fitting.next(), fitting.next()) {
+            (Some(only), None) => Ok(only),
+            _ => Err(NoSection(self.dhcp.iter().map(|dhcp| dhcp.interface.clone()).collect())),
+        }
     }
 
     /// `http://ADDRESS:PORT`, as machines are told.
@@ -195,7 +213,7 @@ fn twice(all: &mut Vec<String>, key: &str, values: impl Iterator<Item = String>)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const GOOD: &str = r#"
@@ -224,13 +242,18 @@ mod tests {
         address = "10.77.0.50"
     "#;
 
+    /// A configuration for other modules' tests.
+    pub(crate) fn good() -> Config {
+        parse(GOOD, Path::new("c.toml")).expect("it is good")
+    }
+
     fn refusal(text: &str) -> String {
         parse(text, Path::new("c.toml")).expect_err("must be refused").to_string()
     }
 
     #[test]
     fn a_good_file_is_accepted() {
-        let config = parse(GOOD, Path::new("c.toml")).expect("it is good");
+        let config = good();
         assert_eq!(config.dhcp[0].subnet.mask(), Ipv4Addr::new(255, 255, 255, 0));
         assert!(config.layouts.contains_key("single"));
     }

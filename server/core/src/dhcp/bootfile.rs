@@ -4,6 +4,7 @@ use super::client::{Architecture, Client, HTTP_CLIENT, PXE_CLIENT, Stage};
 use crate::boot::BootDecision;
 use alloc::format;
 use alloc::string::String;
+use core::fmt;
 use core::net::Ipv4Addr;
 use kaltstart_protocol::dhcp::Message;
 use kaltstart_protocol::dhcp::options::code;
@@ -78,8 +79,14 @@ pub fn choose(
         Stage::Os => None,
         Stage::Pxe => name.map(BootFile::Tftp),
         Stage::HttpBoot => name.map(|name| BootFile::Http(file_url(http, name))),
-        Stage::Ipxe => Some(BootFile::Script(format!("{http}/boot/{mac}/script.ipxe"))),
+        Stage::Ipxe => Some(BootFile::Script(script_url(http, &mac))),
     }
+}
+
+/// The URL of the iPXE script of the machine `mac`, which may also be text that iPXE expands itself.
+#[must_use]
+pub fn script_url(http: &str, mac: &dyn fmt::Display) -> String {
+    format!("{http}/boot/{mac}/script.ipxe")
 }
 
 fn file_url(http: &str, name: &str) -> String {

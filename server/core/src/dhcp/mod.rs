@@ -10,6 +10,7 @@ pub mod client;
 mod decide;
 pub mod lease;
 mod reply;
+pub mod role;
 mod runs;
 pub mod subnet;
 #[cfg(test)]
