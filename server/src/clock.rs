@@ -2,7 +2,7 @@
 
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Now.
 #[must_use]
@@ -10,6 +10,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub fn now() -> Millis {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Now, as the standard library tells it.
+#[must_use]
+pub fn system_now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(now().0)
 }
 
 /// `N` random bytes of the kernel.

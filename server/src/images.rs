@@ -2,7 +2,10 @@
 
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Manifest;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,16 +50,34 @@ pub enum ImageError {
 }
 
 /// The images of one directory.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Catalog {
     dir: PathBuf,
+    /// Where files of known digests lie.
+    known: Mutex<BTreeMap<Digest, Known>>,
+}
+
+/// A file whose digest was asked for.
+#[derive(Debug)]
+struct Known {
+    file: PathBuf,
+    manifest: PathBuf,
+    /// The manifest's file and change time; another one must be read anew.
+    stamp: Stamp,
+}
+
+type Stamp = (u64, i64, i64);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let about = std::fs::metadata(path).ok()?;
+    Some((about.ino(), about.mtime(), about.mtime_nsec()))
 }
 
 impl Catalog {
     /// The images below `dir`.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, known: Mutex::default() }
     }
 
     /// The manifest of the image `name`, and its file.
@@ -101,8 +122,21 @@ impl Catalog {
     /// The file with that digest.
     #[must_use]
     pub fn file(&self, digest: &Digest) -> Option<PathBuf> {
-        let manifest = self.all().into_iter().find(|manifest| manifest.digest == *digest)?;
-        self.find(&manifest.name).ok().map(|(_, file)| file)
+        // Manifests list thousands of packages, and an image is asked for in many ranges.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(digest).filter(|found| stamp(&found.manifest) == Some(found.stamp)) {
+            return Some(found.file.clone());
+        }
+        known.remove(digest);
+        let name = self.all().into_iter().find(|manifest| manifest.digest == *digest)?.name;
+        let manifest = self.dir.join(&name).join("manifest.json");
+        let stamp = stamp(&manifest)?;
+        let (read, file) = self.find(&name).ok()?;
+        if read.digest != *digest {
+            return None;
+        }
+        known.insert(*digest, Known { file: file.clone(), manifest, stamp });
+        Some(file)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::clock;
 use crate::config::{self, Config, Log, LogFormat};
 use crate::doors::{DhcpDoor, StoredLease, TftpCounter, TftpDoor};
 use crate::exit::Exit;
-use crate::http;
+use crate::http::listen::{self, Routes};
 use crate::net::{dhcp, ra, tftp};
 use crate::store::{Key, Store};
 use crate::trace;
@@ -113,7 +113,7 @@ async fn open_http(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("cannot listen on {listen} (http.listen): is the address ours, the port free?")
     })?;
-    doors.spawn(http::listen::serve(listener, http::router(app.clone()), stop.clone()));
+    doors.spawn(listen::serve(listener, Routes::new(app.clone()), stop.clone()));
     Ok(())
 }
 

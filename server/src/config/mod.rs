@@ -263,6 +263,7 @@ pub(crate) mod tests {
         for (from, to, named) in [
             ("[tftp]", "[tftp]\nroot = 1", "root"),
             ("10.77.0.1:8080", "0.0.0.0:8080", "http.listen"),
+            ("[tftp]", "timeout_seconds = 0\n[tftp]", "http.timeout_seconds"),
             ("10.77.0.0/24", "10.77.0.5/24", "host bits"),
             ("[[profile]]", "router = \"10.77.0.150\"\n[[profile]]", "router's"),
             ("[[profile]]", "router = \"10.78.0.1\"\n[[profile]]", "router 10.78"),

@@ -4,7 +4,7 @@
 
 use super::error::Problem;
 use super::extract::Path;
-use super::files;
+use super::files::{self, Served};
 use crate::app::App;
 use crate::render;
 use crate::store::Key;
@@ -15,6 +15,9 @@ use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::trace::{Start, What};
 use kaltstart_protocol::ids::{Digest, Mac};
 use std::sync::Arc;
+
+/// Type of what is only bytes to HTTP.
+const DATA: &str = "application/octet-stream";
 
 /// `GET /boot/{mac}/script.ipxe`: what the machine may start now; grants it at the same time.
 pub(super) async fn script(
@@ -46,8 +49,8 @@ pub(super) async fn script(
 
 /// `GET /boot/{mac}/vmlinuz`
 pub(super) async fn kernel(State(app): State<Arc<App>>, request: Request) -> Response {
-    let path = app.config.boot.kernel.clone();
-    files::serve(&path, "application/octet-stream", request, move |bytes| count(&app, bytes)).await
+    let served = Served { path: &app.config.boot.kernel, content_type: DATA, digest: None };
+    files::serve(&app, &served, &request, |_| {})
 }
 
 /// `GET /boot/{mac}/ramdisk`: the last file before the kernel starts.
@@ -57,16 +60,16 @@ pub(super) async fn ramdisk(
     request: Request,
 ) -> Result<Response, Problem> {
     let mac = parse_mac(&mac)?;
-    let path = app.config.boot.ramdisk.clone();
+    let told = app.clone();
     let sent = move |bytes| {
-        count(&app, bytes);
         tokio::spawn(async move {
-            if let Err(error) = app.apply(Key::Mac(mac), &Event::RamdiskServed { bytes }).await {
+            if let Err(error) = told.apply(Key::Mac(mac), &Event::RamdiskServed { bytes }).await {
                 tracing::debug!(%mac, %error, "ramdisk served");
             }
         });
     };
-    Ok(files::serve(&path, "application/octet-stream", request, sent).await)
+    let served = Served { path: &app.config.boot.ramdisk, content_type: DATA, digest: None };
+    Ok(files::serve(&app, &served, &request, sent))
 }
 
 /// `GET /boot/files/{name}`: first-stage loaders, for UEFI HTTP boot.
@@ -80,7 +83,8 @@ pub(super) async fn loader(
         return Err(Problem::not_found(format!("{name:?} is not a boot file")));
     }
     let path = app.config.boot.loaders.join(name);
-    Ok(files::serve(&path, "application/efi", request, move |bytes| count(&app, bytes)).await)
+    let served = Served { path: &path, content_type: "application/efi", digest: None };
+    Ok(files::serve(&app, &served, &request, |_| {}))
 }
 
 /// `GET /images/{digest}`
@@ -94,11 +98,8 @@ pub(super) async fn image(
         .images
         .file(&digest)
         .ok_or_else(|| Problem::not_found(format!("no image has the digest {digest}")))?;
-    Ok(files::serve(&path, "application/octet-stream", request, move |bytes| count(&app, bytes)).await)
-}
-
-fn count(app: &App, bytes: u64) {
-    app.metrics.http_bytes.inc_by(bytes);
+    let served = Served { path: &path, content_type: DATA, digest: Some(&digest) };
+    Ok(files::serve(&app, &served, &request, |_| {}))
 }
 
 fn parse_mac(text: &str) -> Result<Mac, Problem> {

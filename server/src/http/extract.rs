@@ -1,16 +1,13 @@
 //! Path, query and body of a request; what does not fit is answered as a [`Problem`].
 
 use super::error::Problem;
+use crate::app::App;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
-use std::time::Duration;
-
-/// Longest the body of a request may take to arrive: it is small, and a client that drips holds
-/// a connection.
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+use std::sync::Arc;
 
 /// What stands in the path.
 pub(super) struct Path<T>(pub(super) T);
@@ -43,12 +40,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let read = axum::Json::<T>::from_request(request, state);
-        match tokio::time::timeout(BODY_TIME_MAX, read).await {
+    /// The whole body must arrive in time: it is small, and a client that drips holds a connection.
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        let read = axum::Json::<T>::from_request(request, app);
+        match tokio::time::timeout(app.config.http.timeout(), read).await {
             Ok(Ok(axum::Json(value))) => Ok(Self(value)),
             Ok(Err(rejection)) => Err(refusal(&rejection)),
             Err(_) => {

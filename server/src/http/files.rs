@@ -1,84 +1,214 @@
-//! Files over HTTP: ranges, HEAD and conditional requests, and what was sent to the end.
+//! Files over HTTP: which answer, which bytes, and who hears that all of them were sent.
 
 use super::error::Problem;
+use crate::app::App;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use kaltstart_core::http_file::{self, Answer, Conditions, Version};
+use kaltstart_protocol::ids::Digest;
+use prometheus_client::metrics::counter::Counter;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use tower::ServiceExt;
-use tower_http::services::ServeFile;
+use std::time::{Duration, UNIX_EPOCH};
 
-/// Answers `request` with the file at `path`; `sent` hears the number of bytes when the client
-/// has taken the whole file in one answer.
-pub(super) async fn serve(
-    path: &Path,
-    content_type: &'static str,
-    request: Request,
+/// Bytes read at once where the kernel cannot send the file by itself.
+const READ_BYTES: usize = 128 << 10;
+
+/// A file to serve.
+pub(super) struct Served<'a> {
+    pub(super) path: &'a Path,
+    pub(super) content_type: &'static str,
+    /// What the file contains, where that is known: it is the entity tag then.
+    pub(super) digest: Option<&'a Digest>,
+}
+
+/// Answers `request` with a file; `sent` hears the number of bytes when the client has taken the
+/// whole file in one answer.
+pub(super) fn serve(
+    app: &App,
+    served: &Served<'_>,
+    request: &Request,
     sent: impl FnOnce(u64) + Send + 'static,
 ) -> Response {
-    let whole = request.method() == Method::GET;
-    let mut parts = axum::http::Request::new(Body::empty());
-    *parts.method_mut() = request.method().clone();
-    *parts.headers_mut() = request.headers().clone();
-    let served = match ServeFile::new(path).oneshot(parts).await {
-        Ok(served) => served,
-        Err(never) => match never {},
+    let opened = File::open(served.path).and_then(|file| Ok((file.metadata()?, file)));
+    let (about, file) = match opened {
+        Ok((about, file)) if about.is_file() => (about, file),
+        outcome => {
+            let error = outcome.err().unwrap_or_else(|| io::Error::other("not a file"));
+            tracing::error!(path = %served.path.display(), %error, "a file to serve cannot be read");
+            return Problem::not_found("the server misses this file; its log names it").into_response();
+        }
     };
-    if served.status() == StatusCode::NOT_FOUND {
-        tracing::error!(path = %path.display(), "a file to serve is missing");
-        return Problem::not_found("the server misses this file; its log names it").into_response();
+    let (len, modified) = (about.len(), modified(&about));
+    let etag = etag(served.digest, &about);
+    let get = request.method() == Method::GET;
+    let answer = decide(Version { etag: &etag, modified, len }, get, request.headers());
+    let (status, part) = match answer {
+        Answer::Whole => (StatusCode::OK, Some((0, len))),
+        Answer::Part { first, last } => (StatusCode::PARTIAL_CONTENT, Some((first, last + 1))),
+        Answer::NotModified => (StatusCode::NOT_MODIFIED, None),
+        Answer::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, None),
+        Answer::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, None),
+    };
+    let mut headers = HeaderMap::new();
+    let mut put = |name: HeaderName, value: String| {
+        // All of them are made of printable ASCII.
+        headers.extend(HeaderValue::try_from(value).map(|value| (name, value)));
+    };
+    put(header::ETAG, etag);
+    put(header::ACCEPT_RANGES, "bytes".into());
+    if let Some(modified) = modified {
+        put(header::LAST_MODIFIED, httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(modified)));
     }
-    let whole = whole && served.status() == StatusCode::OK;
-    let (mut head, body) = served.into_parts();
-    head.headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    let left = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let sent: Option<(u64, Sent)> = left.filter(|_| whole).map(|left| (left, Box::new(sent) as Sent));
-    let body = Counted { body: Box::pin(body), bytes: 0, sent };
-    Response::from_parts(head, Body::new(body))
+    match answer {
+        Answer::Part { first, last } => put(header::CONTENT_RANGE, format!("bytes {first}-{last}/{len}")),
+        Answer::Unsatisfiable => put(header::CONTENT_RANGE, format!("bytes */{len}")),
+        _ => {}
+    }
+    let Some((next, end)) = part else { return (status, headers).into_response() };
+    put(header::CONTENT_TYPE, served.content_type.into());
+    put(header::CONTENT_LENGTH, (end - next).to_string());
+    if !get {
+        return (status, headers).into_response();
+    }
+    let sent = (answer == Answer::Whole).then(|| Box::new(sent) as Sent);
+    let counter = app.metrics.http_bytes.clone();
+    let content = Shared(Arc::new(Mutex::new(Some(Content { file, next, end, counter, sent }))));
+    let mut response = (status, headers, Body::new(content.clone())).into_response();
+    response.extensions_mut().insert(content);
+    response
+}
+
+fn decide(file: Version<'_>, get: bool, headers: &HeaderMap) -> Answer {
+    let text = |name: HeaderName| -> Option<String> {
+        let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+        (!lines.is_empty()).then(|| lines.join(", "))
+    };
+    let date = |text: &Option<String>| {
+        let date = httpdate::parse_http_date(text.as_deref()?).ok()?;
+        Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
+    };
+    let (if_match, if_none_match) = (text(header::IF_MATCH), text(header::IF_NONE_MATCH));
+    let (if_range, range) = (text(header::IF_RANGE), text(header::RANGE));
+    http_file::answer(
+        file,
+        Conditions {
+            get,
+            if_match: if_match.as_deref(),
+            if_none_match: if_none_match.as_deref(),
+            if_modified_since: date(&text(header::IF_MODIFIED_SINCE)),
+            if_unmodified_since: date(&text(header::IF_UNMODIFIED_SINCE)),
+            if_range: if_range.as_deref(),
+            if_range_date: date(&if_range),
+            range: range.as_deref(),
+        },
+    )
+}
+
+/// A strong entity tag that a restart does not change: the digest, else what changes when a file
+/// is replaced or written to.
+fn etag(digest: Option<&Digest>, about: &Metadata) -> String {
+    match digest {
+        Some(digest) => format!("\"{digest}\""),
+        None => {
+            format!("\"{:x}-{:x}-{:x}.{:x}\"", about.ino(), about.len(), about.mtime(), about.mtime_nsec())
+        }
+    }
+}
+
+fn modified(about: &Metadata) -> Option<u64> {
+    u64::try_from(about.mtime()).ok()
 }
 
 type Sent = Box<dyn FnOnce(u64) + Send>;
 
-/// A body that tells when its last byte was taken.
-struct Counted<B> {
-    body: Pin<Box<B>>,
-    bytes: u64,
-    /// The length that was announced, and who hears that it was reached.
-    sent: Option<(u64, Sent)>,
+/// The bytes of a file that an answer carries.
+pub(super) struct Content {
+    pub(super) file: File,
+    /// The next byte to send.
+    pub(super) next: u64,
+    /// The first byte not to send.
+    end: u64,
+    counter: Counter,
+    /// Who hears that all was sent.
+    sent: Option<Sent>,
 }
 
-impl<B> HttpBody for Counted<B>
-where
-    B: HttpBody<Data = bytes::Bytes>,
-{
-    type Data = bytes::Bytes;
-    type Error = B::Error;
+impl Content {
+    /// Bytes that are left.
+    pub(super) fn left(&self) -> u64 {
+        self.end - self.next
+    }
+
+    /// Notes that `bytes` more were handed over.
+    pub(super) fn advance(&mut self, bytes: u64) {
+        self.next += bytes;
+        self.counter.inc_by(bytes);
+        if let Some(sent) = self.sent.take_if(|_| self.next >= self.end) {
+            sent(self.end);
+        }
+    }
+
+    fn read(&mut self) -> io::Result<Bytes> {
+        let wanted = usize::try_from(self.left()).unwrap_or(READ_BYTES).min(READ_BYTES);
+        let mut bytes = vec![0; wanted];
+        let count = self.file.read_at(&mut bytes, self.next)?;
+        if count == 0 {
+            return Err(shrunk());
+        }
+        bytes.truncate(count);
+        self.advance(count as u64);
+        Ok(bytes.into())
+    }
+}
+
+/// The length was announced already: the connection must break, so that the client knows.
+pub(super) fn shrunk() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was sent")
+}
+
+/// The content of an answer, taken by whoever sends it: the HTTP library as a body, or
+/// [`direct`](super::direct), which lets the kernel do it.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<Option<Content>>>);
+
+impl Shared {
+    /// Takes the content; there is nothing left for anybody else.
+    pub(super) fn take(&self) -> Option<Content> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl HttpBody for Shared {
+    type Data = Bytes;
+    type Error = io::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = std::task::ready!(self.body.as_mut().poll_frame(context));
-        if let Some(Ok(frame)) = &frame {
-            self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let mut content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match content.as_mut() {
+            Some(content) if content.left() > 0 => Poll::Ready(Some(content.read().map(Frame::data))),
+            _ => Poll::Ready(None),
         }
-        // A body of known length is not asked for what comes after its last byte.
-        let bytes = self.bytes;
-        if let Some((_, sent)) = self.sent.take_if(|(length, _)| bytes >= *length) {
-            sent(bytes);
-        }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.size_hint().exact() == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        SizeHint::with_exact(content.as_ref().map_or(0, Content::left))
     }
 }

@@ -1,58 +1,92 @@
 //! Connections: accepted up to a limit, closed when they keep the server waiting.
 
+use super::connections::{Place, Room};
+use super::direct::{Direct, End};
+use super::patience::Patient;
+use crate::app::App;
 use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use axum::response::Response;
+use bytes::BytesMut;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service as _;
 
-/// Connections that are open at once; further ones wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 4096;
+/// Longest head of a request, in bytes; also what is buffered of an answer.
+const HEAD_MAX: usize = 32 << 10;
 
-/// Longest a connection may take to send the head of its next request; also how long an idle one
-/// is kept. Longer than clients wait between two requests, shorter than an attacker's patience.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
 
 /// Pause after a failed accept: the process has no file handles left, and asking again at once
 /// does not make some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves `router` until `stop`, then until open requests are answered.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let service = TowerToHyperService::new(router);
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let open = GracefulShutdown::new();
+/// What answers the requests of connections.
+#[derive(Clone)]
+pub struct Routes {
+    router: Router,
+    /// Longest a client may keep the server waiting.
+    idle_max: Duration,
+}
+
+impl Routes {
+    /// All routes of `app`.
+    #[must_use]
+    pub fn new(app: Arc<App>) -> Self {
+        let idle_max = app.config.http.timeout();
+        Self { router: super::router(app), idle_max }
+    }
+
+    /// Answers one request.
+    pub(super) async fn answer(&mut self, request: Request<Body>) -> Response {
+        match self.router.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Answers by `routes` until `stop`, then until open requests are answered.
+pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) {
+    let room = Room::new();
+    let open = TaskTracker::new();
     while let Some((stream, place)) = stop.run_until_cancelled(next(&listener, &room)).await.flatten() {
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME_MAX)
-            .serve_connection(TokioIo::new(stream), service.clone());
-        let connection = open.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        let (routes, stop) = (routes.clone(), stop.clone());
+        open.spawn(async move {
+            if let Err(error) = connection(stream, routes, stop).await {
                 tracing::debug!(%error, "connection");
             }
             drop(place);
         });
     }
     drop(listener);
-    open.shutdown().await;
+    open.close();
+    open.wait().await;
 }
 
 /// The next connection, and its place among those that may be open; none never.
-async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-    // The semaphore is never closed.
-    let place = room.clone().acquire_owned().await.ok()?;
+async fn next(listener: &TcpListener, room: &Room) -> Option<(TcpStream, Place)> {
+    let mut one = Some(room.wait().await?);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Answers are small and awaited: they shall not wait for more to send.
                 stream.set_nodelay(true).ok();
-                return Some((stream, place));
+                match room.enter(peer.ip(), one.take()?) {
+                    Some(place) => return Some((stream, place)),
+                    None => tracing::debug!(%peer, "HTTP: too many connections from one address"),
+                }
+                one = Some(room.wait().await?);
             }
             Err(error) => {
                 tracing::warn!(%error, "HTTP: a connection could not be accepted");
@@ -60,4 +94,32 @@ async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStrea
             }
         }
     }
+}
+
+async fn connection(stream: TcpStream, mut routes: Routes, stop: CancellationToken) -> io::Result<()> {
+    let idle_max = routes.idle_max;
+    let mut direct = Direct { stream, buffer: BytesMut::new(), idle_max };
+    if let End::Closed = direct.serve(&mut routes, &stop).await? {
+        return Ok(());
+    }
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let mut routes = routes.clone();
+        async move { Ok::<_, Infallible>(routes.answer(request.map(Body::new)).await) }
+    });
+    let stream = Patient::new(direct.stream, direct.buffer.freeze(), idle_max);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle_max)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let outcome = match stop.run_until_cancelled(connection.as_mut()).await {
+        Some(outcome) => outcome,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    outcome.map_err(io::Error::other)
 }

@@ -3,12 +3,15 @@
 mod agent;
 pub mod api;
 mod boot;
+mod connections;
 mod diagnosis;
+mod direct;
 pub mod error;
 mod events;
 mod extract;
 mod files;
 pub mod listen;
+mod patience;
 
 use crate::app::App;
 use axum::extract::{DefaultBodyLimit, Request, State};

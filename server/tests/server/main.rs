@@ -4,5 +4,6 @@ mod agent;
 mod api;
 mod client;
 mod durability;
+mod http;
 mod site;
 mod why;

@@ -35,6 +35,11 @@ pub(crate) struct Site {
 impl Site {
     /// A server with the profiles `good` and `hollow` (whose image is missing), and no machine.
     pub(crate) async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same, with more lines in `[http]`.
+    pub(crate) async fn start_with(http_lines: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         for (name, bytes) in [("vmlinuz", b"kernel".as_slice()), ("ramdisk", RAMDISK)] {
             std::fs::write(dir.path().join(name), bytes).expect("written");
@@ -44,7 +49,7 @@ impl Site {
         put_image(dir.path(), IMAGE);
         let (http, udp) = (free_tcp_port(), free_udp_port());
         let config = format!(
-            "data_dir = {data:?}\n[http]\nlisten = \"127.0.0.1:{http}\"\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
+            "data_dir = {data:?}\n[http]\nlisten = \"127.0.0.1:{http}\"\n{http_lines}\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
              [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\n\
              [log]\nlevel = \"debug\"\n\
              [[profile]]\nname = \"good\"\nimage = \"tiny\"\n[[profile]]\nname = \"hollow\"\nimage = \"none\"\n",
