@@ -42,16 +42,10 @@ pub struct Lab {
 impl Lab {
     /// Makes a namespace with a bridge that has the server's address.
     pub fn new() -> Result<Self> {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        if number == 0 {
-            remove_left_over()?;
-        }
-        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        let (name, _) = new_namespace()?;
         // Short, because a UNIX socket's path has at most 107 bytes.
         let dir = std::env::temp_dir().join(&name);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        ip(&["netns", "add", &name])
-            .context("cannot make a network namespace: root (or sudo) and iproute2 are needed")?;
         let lab = Self { name, dir, taps: AtomicU32::new(0), capture: Mutex::new(None) };
         // The bridge's IPv6 address is usable at once: boot loaders do not wait for a second answer.
         lab.inside(|| Ok(fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?)).ok();
@@ -148,9 +142,7 @@ impl Station {
 
     /// Plugs a station without address into the lab's bridge.
     pub fn new(lab: &Lab) -> Result<Self> {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}-{number}", std::process::id());
-        ip(&["netns", "add", &name]).context("cannot make a station's namespace")?;
+        let (name, number) = new_namespace()?;
         let station = Self { name };
         let port = format!("port{number}");
         lab.ip(&["link", "add", &port, "type", "veth", "peer", "name", Self::INTERFACE])?;
@@ -211,7 +203,19 @@ impl Drop for Lab {
     }
 }
 
-fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Makes an empty namespace; its name, and the number in it.
+pub(crate) fn new_namespace() -> Result<(String, u32)> {
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    if number == 0 {
+        remove_left_over()?;
+    }
+    let name = format!("{PREFIX}{}-{number}", std::process::id());
+    ip(&["netns", "add", &name])
+        .context("cannot make a network namespace: root (or sudo) and iproute2 are needed")?;
+    Ok((name, number))
+}
+
+pub(crate) fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let path = Path::new(NAMESPACES).join(namespace);
     let enter = move || {
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -225,7 +229,7 @@ fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> 
     })
 }
 
-fn delete(namespace: &str) {
+pub(crate) fn delete(namespace: &str) {
     if let Err(error) = ip(&["netns", "delete", namespace])
         // Another laboratory may have tidied it away meanwhile.
         && Path::new(NAMESPACES).join(namespace).exists()
@@ -262,7 +266,7 @@ fn owner(name: &str) -> Option<u32> {
     pid.parse().ok()
 }
 
-fn ip(args: &[&str]) -> Result<()> {
+pub(crate) fn ip(args: &[&str]) -> Result<()> {
     let output = process::run_to_end(Command::new("ip").args(args), secs(10))?;
     if !output.status.success() {
         bail!("`ip {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());

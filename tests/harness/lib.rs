@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`lab`] | a network namespace with a bridge, thrown away afterwards |
 //! | [`guest`] | a machine with real firmware (QEMU, software emulation), [`console`] and [`qmp`] |
+//! | [`pair`] | two namespaces joined by a cable, for benchmarks |
 //! | [`server`] | the server under test and its client `ks`, inside the namespace |
 //! | [`others`] | DHCP servers of other makers |
 //! | [`disk`] | disk files: made, filled, looked into |
@@ -23,6 +24,7 @@ pub mod http;
 pub mod lab;
 pub mod others;
 pub mod packets;
+pub mod pair;
 pub mod process;
 pub mod qmp;
 pub mod server;

@@ -36,7 +36,13 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
     ("demo", "[OPTIONS]", "install a machine, watch it, prove it (--help shows the options)", demo::task),
     ("test", "", "run all tests", test::task),
     ("e2e", "[FILTER]", "run the end-to-end stories only", test::stories),
-    ("bench", "deploy [--json FILE]", "measure, and print figures", bench::task),
+    ("bench", "deploy [--json FILE]", "measure deploys, and print figures", bench::task),
+    (
+        "bench",
+        "boot [dhcp|tftp|http|memory …] [--quick] [--json FILE]",
+        "measure the boot services beside their peers",
+        bench::task,
+    ),
     ("image", "NAME [--compression zstd|gzip] [--check]", "build an operating system image", image::task),
     (
         "ramdisk",

@@ -2,7 +2,7 @@
 //! downloaded and unpacked.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -49,6 +49,40 @@ const HOST_PACKAGES: &[&str] = &[
     "libc6-dev",
     "openssh-client",
 ];
+
+/// Servers and load programs that `cargo xtask bench boot` measures beside ours. They are unpacked
+/// and never installed: Debian starts an installed server at once, and two of them exclude each other.
+const PEERS: &[&str] = &[
+    "atftpd",
+    "dnsmasq-base",
+    "isc-dhcp-server",
+    "kea-admin", // perfdhcp
+    "kea-dhcp4-server",
+    "nginx-light",
+    "tftpd-hpa",
+];
+
+/// A directory with the peers, and what they need beyond what is installed here.
+pub(crate) fn peers() -> Result<PathBuf> {
+    let mut names: BTreeSet<String> = PEERS.iter().map(|name| (*name).to_owned()).collect();
+    for peer in PEERS {
+        // One at a time, because they exclude each other.
+        let missing = with_index(|| {
+            let mut apt = Command::new("apt-get");
+            output(apt.args(["install", "--print-uris", "-qq", "-y", "--no-install-recommends", "--", peer]))
+        })?;
+        names.extend(
+            missing
+                .lines()
+                .filter_map(|line| line.split_whitespace().nth(1)?.split('_').next().map(str::to_owned)),
+        );
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let debs = resolve(&names)?;
+    cache::entry("bench-peers", &cache::key(&[&versions_text(&debs)]), |dir| {
+        debs.iter().try_for_each(|deb| deb.unpack(dir))
+    })
+}
 
 /// `cargo xtask packages`
 pub(crate) fn task(args: &[String]) -> Result<()> {

@@ -1,0 +1,84 @@
+//! What all parts share: the two namespaces, the programs, how thorough to be.
+
+use crate::options::Options;
+use anyhow::{Result, bail};
+use kaltstart_tests::pair::Pair;
+use kaltstart_tests::wait::interrupted;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where Debian has its libraries, within a peer's tree.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// One run.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pair: Pair,
+    server: PathBuf,
+    peers: PathBuf,
+    quick: bool,
+}
+
+impl Bench {
+    pub(crate) fn new(options: &Options) -> Result<Self> {
+        Ok(Self {
+            pair: Pair::new()?,
+            server: options.server.clone(),
+            peers: options.peers.clone(),
+            quick: options.quick,
+        })
+    }
+
+    pub(crate) fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
+    /// The directory for data and logs; thrown away at the end.
+    pub(crate) fn dir(&self) -> &Path {
+        self.pair.dir()
+    }
+
+    /// The file for the words of the program `name`.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.dir().join(format!("{name}.log"))
+    }
+
+    /// Our server's program.
+    pub(crate) fn server(&self) -> &Path {
+        &self.server
+    }
+
+    /// A peer's program, to be run on the server's side.
+    pub(crate) fn peer(&self, program: &str) -> Command {
+        self.with_libraries(self.pair.server_command(self.peers.join(program)))
+    }
+
+    /// A load program out of the peers' packages, to be run on the clients' side.
+    pub(crate) fn load_program(&self, program: &str) -> Command {
+        self.with_libraries(self.pair.client_command(self.peers.join(program)))
+    }
+
+    fn with_libraries(&self, mut command: Command) -> Command {
+        let mut path = OsString::from(self.peers.join(LIBRARIES));
+        if let Some(more) = std::env::var_os("LD_LIBRARY_PATH") {
+            path.push(":");
+            path.push(more);
+        }
+        command.env("LD_LIBRARY_PATH", path);
+        command
+    }
+
+    /// How often to measure: `usual` times, or once when it must be quick.
+    pub(crate) fn repeats(&self, usual: usize) -> usize {
+        if self.quick { 1 } else { usual }
+    }
+
+    /// Fails after Ctrl-C, so that owners clean up. To be asked between measurements.
+    pub(crate) fn ensure_wanted(&self) -> Result<()> {
+        if interrupted() {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+}

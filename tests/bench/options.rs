@@ -1,0 +1,68 @@
+//! Arguments of the benchmark.
+
+use anyhow::{Context as _, Result, bail};
+use std::path::PathBuf;
+
+/// How it is called.
+pub(crate) const USAGE: &str = "\
+usage: cargo xtask bench boot [PART …] [OPTIONS]
+  PART         dhcp, tftp, http or memory (all of them when none is named)
+  --quick      measure everything once
+  --json FILE  write all rows";
+
+/// A part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    Tftp,
+}
+
+impl Part {
+    const ALL: [(&str, Self); 1] = [("tftp", Self::Tftp)];
+}
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) quick: bool,
+    pub(crate) json: Option<PathBuf>,
+    /// Whether only to check the arguments.
+    pub(crate) check: bool,
+    /// Our server's program.
+    pub(crate) server: PathBuf,
+    /// The peers' programs.
+    pub(crate) peers: PathBuf,
+}
+
+impl Options {
+    /// Reads the arguments; `--server`, `--peers` and `--check` come from `cargo xtask`.
+    pub(crate) fn parse(args: &[String]) -> Result<Self> {
+        let (server, peers) = (PathBuf::new(), PathBuf::new());
+        let mut options = Self { parts: Vec::new(), quick: false, json: None, check: false, server, peers };
+        let mut args = args.iter();
+        while let Some(name) = args.next() {
+            let mut value =
+                || args.next().map(PathBuf::from).with_context(|| format!("{name} needs a value"));
+            match name.as_str() {
+                "--quick" => options.quick = true,
+                "--check" => options.check = true,
+                "--json" => options.json = Some(value()?),
+                "--server" => options.server = value()?,
+                "--peers" => options.peers = value()?,
+                other => match Part::ALL.iter().find(|part| part.0 == other) {
+                    Some((_, part)) => options.parts.push(*part),
+                    None => bail!("unknown argument {other:?}"),
+                },
+            }
+        }
+        if options.parts.is_empty() {
+            options.parts = Part::ALL.iter().map(|part| part.1).collect();
+        }
+        options.parts.sort();
+        options.parts.dedup();
+        if !options.check && (options.server.as_os_str().is_empty() || options.peers.as_os_str().is_empty()) {
+            bail!("--server and --peers are missing: start this with `cargo xtask bench boot`");
+        }
+        Ok(options)
+    }
+}

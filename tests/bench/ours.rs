@@ -1,0 +1,73 @@
+//! Our server under test: the optimised build, with the log it has by default.
+
+use crate::bench::Bench;
+use crate::subject::{Port, Subject};
+use anyhow::Result;
+use kaltstart_tests::pair::{SERVER, SERVER_INTERFACE, SUBNET};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// Port of plain HTTP.
+pub(crate) const HTTP_PORT: u16 = 8080;
+
+/// What the server serves.
+#[derive(Debug, Clone)]
+pub(crate) struct Site<'a> {
+    /// What it remembers.
+    pub(crate) data: PathBuf,
+    /// Boot files.
+    pub(crate) loaders: &'a Path,
+    /// Images.
+    pub(crate) images: &'a Path,
+    /// Network, first and last address of the pool.
+    pub(crate) subnet: (&'a str, Ipv4Addr, Ipv4Addr),
+}
+
+impl<'a> Site<'a> {
+    /// A site with nothing in it, not even leases: what an earlier one remembered is removed.
+    pub(crate) fn new(bench: &'a Bench) -> Self {
+        let data = bench.dir().join("data");
+        fs::remove_dir_all(&data).ok();
+        let pool = (Ipv4Addr::new(10, 99, 1, 0), Ipv4Addr::new(10, 99, 239, 255));
+        Self { data, loaders: bench.dir(), images: bench.dir(), subnet: (SUBNET, pool.0, pool.1) }
+    }
+
+    /// The configuration file's text. Rust's quoting of plain ASCII text is also TOML's.
+    fn text(&self) -> String {
+        let Self { data, loaders, images, subnet: (subnet, first, last) } = self;
+        format!(
+            r#"data_dir = {data:?}
+
+[http]
+listen = "{SERVER}:{HTTP_PORT}"
+
+[tftp]
+listen = "{SERVER}:69"
+
+[boot]
+kernel = "/dev/null"
+ramdisk = "/dev/null"
+loaders = {loaders:?}
+
+[images]
+dir = {images:?}
+
+[[dhcp]]
+interface = "{SERVER_INTERFACE}"
+subnet = "{subnet}"
+address = "{SERVER}"
+pool = ["{first}", "{last}"]
+"#
+        )
+    }
+}
+
+/// Starts the server and waits for `port`.
+pub(crate) fn start(bench: &Bench, site: &Site<'_>, port: Port) -> Result<Subject> {
+    let file = bench.dir().join("server.toml");
+    fs::write(&file, site.text())?;
+    let mut command = bench.pair().server_command(bench.server());
+    command.arg("server").arg("--config").arg(file);
+    Subject::start("kaltstart", &mut command, &bench.log("kaltstart"), port)
+}

@@ -1,0 +1,90 @@
+//! A server while it is measured.
+
+use crate::cgroup::Cgroup;
+use anyhow::{Context as _, Result, bail};
+use kaltstart_tests::process::Process;
+use kaltstart_tests::wait::{Poll, secs, wait_for};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// How long a server may take to bind its port.
+const START_LIMIT: Duration = secs(20);
+/// `st` of a listening TCP socket in `/proc/net/tcp`; of a bound UDP socket in `/proc/net/udp`.
+const LISTENING: [&str; 2] = ["0A", "07"];
+
+/// A port of a server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Port {
+    Udp(u16),
+    Tcp(u16),
+}
+
+/// A running server; killed on drop.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    process: Process,
+    group: Cgroup,
+}
+
+impl Subject {
+    /// Starts `command` on the server's side and waits until `port` is bound there.
+    pub(crate) fn start(name: &str, command: &mut Command, log: &Path, port: Port) -> Result<Self> {
+        let mut process = Process::start(name, command, log)?;
+        let group = Cgroup::with(process.id())?;
+        wait_for(&format!("{name} at {port:?}"), START_LIMIT, || {
+            if let Some(status) = process.ended()? {
+                let text = fs::read_to_string(log).unwrap_or_default();
+                let skipped = text.lines().count().saturating_sub(10);
+                let last: Vec<&str> = text.lines().skip(skipped).collect();
+                bail!("{name} ended ({status}): {}", last.join("\n"));
+            }
+            // Until `ip netns exec` has become the server, these are our own sockets.
+            Ok(if is_bound(process.id(), port) { Poll::Ready(()) } else { Poll::pending("not bound") })
+        })?;
+        Ok(Self { process, group })
+    }
+
+    /// CPU seconds that it, its threads and its children have used.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        self.group.cpu_seconds()
+    }
+
+    /// Memory it holds (`VmRSS`), in MiB.
+    pub(crate) fn rss_mib(&self) -> Result<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
+        Ok(kib / 1024.0)
+    }
+
+    /// UDP packets its namespace has lost because a socket's buffer was full.
+    pub(crate) fn lost_in_buffers(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/net/snmp", self.process.id()))?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+        let (names, values) = (lines.next().context("snmp")?, lines.next().context("snmp")?);
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        let (_, value) = pairs.find(|(name, _)| *name == "RcvbufErrors").context("no RcvbufErrors")?;
+        Ok(value.parse()?)
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        Ok(self.process.ended()?.is_none())
+    }
+}
+
+fn is_bound(pid: u32, port: Port) -> bool {
+    let (table, port) = match port {
+        Port::Udp(port) => ("udp", port),
+        Port::Tcp(port) => ("tcp", port),
+    };
+    let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+    let port = format!(":{port:04X}");
+    text.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(1).is_some_and(|local| local.ends_with(&port))
+            && fields.get(3).is_some_and(|state| LISTENING.contains(state))
+    })
+}

@@ -1,0 +1,24 @@
+//! `bench boot`: builds server and load program, fetches the peers, hands over to `tests/bench`.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::artefacts::{cargo, executable};
+use crate::{SaidNo, packages};
+
+/// `cargo xtask bench boot [PART …] [OPTIONS]`
+pub(super) fn task(args: &[String]) -> Result<()> {
+    packages::ensure()?;
+    let build = ["build", "--release", "--package"];
+    let bench = executable(cargo().args(build).args(["kaltstart-tests", "--bin", "bench"]))?;
+    // The program checks its arguments, before minutes are spent on building.
+    let checked = Command::new(&bench).arg("--check").args(args).status().context("cannot start it")?;
+    SaidNo::check(checked)?;
+    let server = executable(cargo().args(build).args(["kaltstart-server", "--bin", "kaltstart"]))?;
+    let peers = packages::peers()?;
+    // In place of this process: Ctrl-C and the exit status are the program's own.
+    let error = Command::new(&bench).arg("--server").arg(server).arg("--peers").arg(peers).args(args).exec();
+    bail!("cannot start {}: {error}", bench.display())
+}
