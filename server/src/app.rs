@@ -14,17 +14,14 @@ use kaltstart_protocol::agent_api::{DiskUuids, Mode};
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Decisions on one event before the server gives up against other writers.
 const TRIES_MAX: u32 = 20;
 
 /// Machines nobody declared that are recorded: hardware addresses are free to invent, so a flood
 /// of them must not fill the disk.
-const UNDECLARED_MAX: usize = 4096;
+pub(crate) const UNDECLARED_MAX: usize = 4096;
 
 /// Why something did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +66,6 @@ pub struct App {
     pub trace: Recorder,
     /// Proves an administrator; made at first start.
     pub admin: Secret,
-    reserved: RwLock<Arc<BTreeSet<Ipv4Addr>>>,
-    /// Machines nobody declared; counted here, since each packet of a flood asks.
-    undeclared: AtomicUsize,
     /// Whether the log has told that no more unknown machines are recorded.
     told_full: AtomicBool,
 }
@@ -83,7 +77,6 @@ impl App {
     /// When a machine cannot be declared, or the store fails.
     pub async fn new(config: Config, store: Store, admin: Secret) -> Result<Self, AppError> {
         let images = Catalog::new(config.images.dir.clone());
-        let (_, undeclared) = store.counts()?;
         let trace = Recorder::open(&config.data_dir);
         let app = Self {
             config,
@@ -92,8 +85,6 @@ impl App {
             metrics: Metrics::default(),
             trace,
             admin,
-            reserved: RwLock::default(),
-            undeclared: AtomicUsize::new(undeclared),
             told_full: AtomicBool::new(false),
         };
         for node in &app.config.node {
@@ -105,19 +96,7 @@ impl App {
                 outcome => drop(outcome?),
             }
         }
-        app.gather_reservations()?;
         Ok(app)
-    }
-
-    /// The addresses reserved for any machine.
-    pub fn reserved(&self) -> Arc<BTreeSet<Ipv4Addr>> {
-        self.reserved.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn gather_reservations(&self) -> Result<(), AppError> {
-        let reserved = self.store.reservations()?;
-        *self.reserved.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(reserved);
-        Ok(())
     }
 
     /// The machine found by `key`.
@@ -167,7 +146,7 @@ impl App {
     }
 
     /// Logs and counts what was committed.
-    fn tell(&self, machine: &Machine, happenings: &[Happening]) {
+    pub(crate) fn tell(&self, machine: &Machine, happenings: &[Happening]) {
         let node = machine.node.name.as_str();
         let job = machine.job.as_ref().map(|job| job.id.as_str());
         for happening in happenings {
@@ -186,44 +165,17 @@ impl App {
         }
     }
 
-    /// The machine with that hardware address; one nobody declared is recorded as discovered.
-    /// None when it is unknown and too many unknown ones are recorded already.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn meet(&self, mac: Mac) -> Result<Option<Machine>, AppError> {
-        for _ in 0..TRIES_MAX {
-            if let Some(found) = self.store.machine(Key::Mac(mac))? {
-                return Ok(Some(found.machine));
-            }
-            let undeclared = self.undeclared.load(Ordering::Relaxed);
-            if undeclared >= UNDECLARED_MAX {
-                if !self.told_full.swap(true, Ordering::Relaxed) {
-                    tracing::error!(
-                        undeclared,
-                        "unknown machines are no longer recorded: declare yours (`ks node add`), look \
-                         for the source of so many addresses, or set boot.discover_unknown = false"
-                    );
-                }
-                return Ok(None);
-            }
-            let now = clock::now();
-            let name = format!("node-{}", mac.to_string().replace(':', ""));
-            let node = Node::new(NodeId::new(now, clock::random_bits()), name, mac, false);
-            let machine = Machine { job: None, node };
-            let told = [Happening::NodeMoved(machine.node.state)];
-            match self.store.commit(&machine, 0, &told, now).await {
-                Ok(Commit::Done) => {
-                    self.undeclared.fetch_add(1, Ordering::Relaxed);
-                    self.tell(&machine, &told);
-                    return Ok(Some(machine));
-                }
-                // Another packet of the same machine was quicker: it is there now.
-                Ok(Commit::Conflict) | Err(StoreError::Write(WriteError::Refused(_))) => {}
-                Err(error) => return Err(error.into()),
-            }
+    /// Whether a machine that is not known, and boots, shall be recorded.
+    pub(crate) fn records_unknown(&self) -> bool {
+        let room = self.store.index().undeclared() < UNDECLARED_MAX;
+        if self.config.boot.discover_unknown && !room && !self.told_full.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                limit = UNDECLARED_MAX,
+                "unknown machines are no longer recorded: declare yours (`ks node add`), look \
+                 for the source of so many addresses, or set boot.discover_unknown = false"
+            );
         }
-        Err(AppError::Busy)
+        self.config.boot.discover_unknown && room
     }
 
     /// Declares a machine: makes it, or adopts one that was only seen.
@@ -257,11 +209,7 @@ impl App {
             let told = if version == 0 { vec![Happening::NodeMoved(machine.node.state)] } else { Vec::new() };
             match self.store.commit(&machine, version, &told, now).await {
                 Ok(Commit::Done) => {
-                    if version != 0 && !before.declared {
-                        self.undeclared.fetch_sub(1, Ordering::Relaxed);
-                    }
                     self.tell(&machine, &told);
-                    self.gather_reservations()?;
                     return Ok(machine);
                 }
                 Ok(Commit::Conflict) => {}
@@ -377,4 +325,4 @@ impl App {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

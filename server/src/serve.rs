@@ -3,14 +3,14 @@
 use crate::app::App;
 use crate::clock;
 use crate::config::{self, Config, Log, LogFormat};
-use crate::doors::{DhcpDoor, StoredLease, TftpCounter, TftpDoor};
+use crate::doors::{DhcpDoor, TftpCounter, TftpDoor};
 use crate::exit::Exit;
 use crate::http::listen::{self, Routes};
 use crate::net::{dhcp, ra, tftp};
 use crate::store::{Key, Store};
 use crate::trace;
 use anyhow::{Context, Result};
-use kaltstart_core::dhcp::lease::LeaseWrite;
+use kaltstart_core::dhcp::lease::LeaseTable;
 use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_protocol::secret::Secret;
@@ -137,10 +137,9 @@ fn open_tftp(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet<()>) 
 async fn open_dhcp(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet<()>) -> Result<()> {
     let base = app.config.http_base();
     let subnets = app.config.dhcp.iter().map(|subnet| subnet.decided_upon(&base)).collect();
-    let stored: Vec<StoredLease> = app.store.leases()?;
-    let stored = stored.into_iter().map(|held| LeaseWrite { address: held.address, lease: held.lease });
-    let service = dhcp::Service::new(DhcpDoor(app.clone()), subnets, stored, clock::now()).await?;
-    let service = Arc::new(service);
+    let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
+    app.store.put_leases(resumed.writes).await?;
+    let service = dhcp::Service::new(DhcpDoor::new(app.clone()), subnets, resumed.table, resumed.now);
     app.metrics.watch_dhcp(service.stats().clone());
     for subnet in app.config.dhcp.iter().filter(|subnet| subnet.mode != Mode::Off) {
         let name = &subnet.interface;
@@ -148,7 +147,8 @@ async fn open_dhcp(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet
             format!("cannot serve DHCP on {name}: does it exist, is UDP port 67 free, are we root?")
         })?;
         let (service, stopped) = (service.clone(), stop.clone());
-        doors.spawn(async move { service.serve(&listener, stopped).await });
+        // A thread of its own: it sleeps in the socket.
+        doors.spawn_blocking(move || service.serve(listener, &stopped));
         if subnet.answer_router_solicitations {
             match ra::Advertiser::open(name) {
                 Ok(advertiser) => {

@@ -1,7 +1,8 @@
 use super::*;
 use std::path::Path;
 
-async fn app(dir: &Path) -> App {
+/// An application with a store in `dir`, and no machine.
+pub(crate) async fn app(dir: &Path) -> App {
     let text = format!(
         "data_dir = {dir:?}\n[http]\nlisten = \"127.0.0.1:1\"\n[tftp]\nlisten = \"127.0.0.1:1\"\n\
          [boot]\nkernel = \"k\"\nramdisk = \"r\"\nloaders = \"l\"\n[images]\ndir = {dir:?}\n"
@@ -13,29 +14,13 @@ async fn app(dir: &Path) -> App {
     App::new(config, store, Secret::new("kst_admin".into())).await.expect("started")
 }
 
-fn mac(n: u32) -> Mac {
+pub(crate) fn mac(n: u32) -> Mac {
     let [a, b, c, d] = n.to_be_bytes();
     Mac([2, 0, a, b, c, d])
 }
 
 fn wanted(name: &str, n: u32, address: Option<[u8; 4]>) -> config::Node {
     config::Node { name: name.into(), mac: mac(n), address: address.map(Into::into) }
-}
-
-#[tokio::test]
-async fn a_flood_of_unknown_machines_is_recorded_only_up_to_a_limit() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let app = Arc::new(app(dir.path()).await);
-    let all = u32::try_from(UNDECLARED_MAX).expect("small");
-    let mut meetings = tokio::task::JoinSet::new();
-    for n in 0..all {
-        let app = app.clone();
-        meetings.spawn(async move { app.meet(mac(n)).await.expect("met").is_some() });
-    }
-    assert!(meetings.join_all().await.into_iter().all(|known| known));
-    assert!(app.meet(mac(all)).await.expect("asked").is_none(), "one too many");
-    assert!(app.meet(mac(0)).await.expect("asked").is_some(), "the known ones stay known");
-    app.declare(&wanted("n1", all, None)).await.expect("declared ones are not limited");
 }
 
 #[tokio::test]
@@ -50,6 +35,6 @@ async fn p31_names_and_reserved_addresses_belong_to_one_machine() {
         assert!(message.contains(what) && message.contains("02:00:00:00:00:01"), "{message}");
     }
     app.declare(&wanted("n1", 1, Some([10, 0, 0, 1]))).await.expect("a repeated declaration is harmless");
-    assert_eq!(app.store.counts().expect("read"), (1, 0));
-    assert_eq!(app.reserved().len(), 1);
+    let index = app.store.index();
+    assert_eq!((index.machines(), index.undeclared(), index.reserved().len()), (1, 0, 1));
 }

@@ -1,11 +1,15 @@
 //! The DHCP service: addresses and boot file names for machines.
 //!
-//! One [`Listener`] per interface reads what has arrived, up to [`BATCH_MAX`] packets at once.
+//! A [`Listener`] per interface reads what has arrived, up to [`BATCH_MAX`] packets at once.
 //! [`Service::process`] asks the [`Backend`] about the senders, lets [`kaltstart_core::dhcp`]
-//! decide, has the changed leases of the whole batch committed at once, and only then are the
-//! replies sent: what arrives during a commit becomes the next batch, so a storm costs few
-//! commits. If the commit fails, nothing is sent and the lease table is as it was.
+//! decide, and hands what must be durable to the backend as one commit. Replies that rest on
+//! nothing new leave at once; the others are in flight until their commit is durable. Meanwhile
+//! the next batch is read and decided: a storm costs few commits, and the disk never waits.
+//!
+//! If a commit fails, everything in flight is undone and decided again under the rule that nothing
+//! can be stored: reserved addresses and the rest of stored leases are still given.
 
+mod flight;
 mod socket;
 mod stats;
 #[cfg(test)]
@@ -14,6 +18,7 @@ mod tests;
 pub use socket::Listener;
 pub use stats::Stats;
 
+use flight::{Batch, Flight};
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite};
 use kaltstart_core::dhcp::subnet::Subnet;
@@ -22,13 +27,11 @@ use kaltstart_core::trace::Exchange;
 use kaltstart_protocol::dhcp::{Message, MessageType};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
+use socket::Inbox;
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -52,66 +55,78 @@ pub struct Lookup {
 /// What the backend knows.
 #[derive(Debug, Clone)]
 pub struct Knowledge {
-    /// One entry per [`Lookup`], in its order. Who has none is not answered.
-    pub nodes: Vec<Known>,
+    /// One entry per [`Lookup`], in its order; none for a stranger.
+    pub nodes: Vec<Option<Known>>,
     /// The addresses reserved for any machine.
     pub reserved: Arc<BTreeSet<Ipv4Addr>>,
 }
 
-/// The backend cannot do it now.
+/// The backend cannot store it now.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BackendError(pub String);
 
-/// What the service needs of the rest of the server.
+/// What the service needs of the rest of the server. Everything is called while packets wait: it
+/// must not block.
 pub trait Backend: Send + Sync + 'static {
     /// Looks up the senders of a batch.
-    fn known(&self, asking: &[Lookup]) -> impl Future<Output = Result<Knowledge, BackendError>> + Send;
+    fn known(&self, asking: &[Lookup]) -> Knowledge;
 
-    /// Stores changed leases, all or none, in their order; they survive a crash once this returns.
-    /// Contacts are told along and need not survive.
+    /// Hears a sign of life; says whether it may change what is stored of its machine, so that the
+    /// answer must wait until it is committed.
+    fn heard(&self, contact: &Contact) -> bool;
+
+    /// Takes note of a client's message and what became of it.
+    fn note(&self, _mac: Mac, _exchange: Exchange) {}
+
+    /// Stores leases and what signs of life change, all or none. `done` is called once they survive
+    /// a crash or have failed, on another thread, in the order of the commits.
+    ///
+    /// # Errors
+    /// When they are not taken; `done` is not called then.
     fn commit(
         &self,
-        leases: &[LeaseWrite],
-        contacts: &[Contact],
-    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+        leases: Vec<LeaseWrite>,
+        contacts: Vec<Contact>,
+        done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
+    ) -> Result<(), BackendError>;
+}
 
-    /// Takes note of a client's message and what became of it. Called while others wait: it must
-    /// not block.
-    fn note(&self, _mac: Mac, _exchange: Exchange) {}
+/// Where messages come from and replies go to.
+pub trait Link: Send + Sync + 'static {
+    /// Name of the interface.
+    fn interface(&self) -> &str;
+
+    /// Address of the interface.
+    fn address(&self) -> Ipv4Addr;
+
+    /// Sends replies without waiting; counts what was sent and what could not be.
+    fn send(&self, replies: &[&Reply], stats: &Stats);
 }
 
 /// The service, shared by its listeners.
 pub struct Service<B> {
     backend: B,
     subnets: Vec<Subnet>,
-    /// Held for a batch, its commit included: what is decided next must see what is stored.
+    /// Held while a batch is decided and handed over, not while it is committed.
     table: Mutex<LeaseTable>,
+    flight: Flight,
     /// Time of the leases at an instant: it follows no jump of the clock on the wall.
     clock: (Millis, Instant),
     stats: Arc<Stats>,
 }
 
 impl<B: Backend> Service<B> {
-    /// Takes up the stored leases at the wall clock's time `now`.
-    ///
-    /// # Errors
-    /// When leases had to be prolonged (see [`LeaseTable::resume`]) and that cannot be stored.
-    pub async fn new(
-        backend: B,
-        subnets: Vec<Subnet>,
-        stored: impl IntoIterator<Item = LeaseWrite>,
-        now: Millis,
-    ) -> Result<Self, BackendError> {
-        let resumed = LeaseTable::resume(stored, now);
-        if !resumed.writes.is_empty() {
-            backend.commit(&resumed.writes, &[]).await?;
-        }
-        Ok(Self {
+    /// A service that goes on with `table` at the time `now` of its leases (see
+    /// [`LeaseTable::resume`]).
+    #[must_use]
+    pub fn new(backend: B, subnets: Vec<Subnet>, table: LeaseTable, now: Millis) -> Arc<Self> {
+        Arc::new(Self {
             backend,
             subnets,
-            table: Mutex::new(resumed.table),
-            clock: (resumed.now, Instant::now()),
+            table: Mutex::new(table),
+            flight: Flight::default(),
+            clock: (now, Instant::now()),
             stats: Arc::default(),
         })
     }
@@ -129,46 +144,60 @@ impl<B: Backend> Service<B> {
         start.plus(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Answers on one interface until it is told to stop; a batch that is begun is finished.
-    pub async fn serve(&self, listener: &Listener, stop: CancellationToken) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
-        loop {
-            let received = tokio::select! {
-                () = stop.cancelled() => return,
-                received = listener.receive(&mut batch, &self.stats) => received,
-            };
-            if let Err(error) = received {
-                warn!(interface = listener.interface(), %error, "cannot receive DHCP messages");
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(RECEIVE_PAUSE) => {}
-                }
-            }
-            for reply in self.process(batch.drain(..), listener.interface(), listener.address()).await {
-                match listener.send(&reply).await {
-                    Ok(()) => self.stats.sent(reply.kind),
-                    Err(error) => {
-                        self.stats.dropped("send");
-                        let mac = reply.message.mac().map(tracing::field::display);
-                        warn!(interface = listener.interface(), mac, %error, "cannot send a DHCP reply");
-                    }
+    /// Answers on one interface until it is told to stop; what is begun is finished. Blocks its
+    /// thread.
+    pub fn serve(self: &Arc<Self>, listener: Listener, stop: &CancellationToken) {
+        let mut inbox = Inbox::default();
+        let interface = listener.interface().to_owned();
+        let listener = Arc::new(listener);
+        let link: Arc<dyn Link> = listener.clone();
+        while !stop.is_cancelled() {
+            self.flight.wait_for_room();
+            match listener.receive(&mut inbox, &self.stats) {
+                Ok(messages) => self.process(messages, &link),
+                Err(error) => {
+                    warn!(interface, %error, "cannot receive DHCP messages");
+                    std::thread::sleep(RECEIVE_PAUSE);
                 }
             }
         }
+        self.flight.wait_until_landed();
     }
 
-    /// Decides about a batch that arrived on `interface`, which has the address `arrival`, and
-    /// stores what must be stored; returns what may be sent.
-    pub async fn process(
-        &self,
-        batch: impl IntoIterator<Item = Message>,
-        interface: &str,
-        arrival: Ipv4Addr,
-    ) -> Vec<Reply> {
-        let mut seen = Vec::new();
-        for message in batch {
+    /// Decides about a batch of messages, hands over what must be stored, and sends what may be.
+    pub fn process(self: &Arc<Self>, messages: Vec<Message>, link: &Arc<dyn Link>) {
+        let seen = self.triage(messages, &**link);
+        if seen.is_empty() {
+            return;
+        }
+        let mut table = self.table();
+        let Decided { ready, leases, contacts, batch } = self.decide(&mut table, seen, link, true);
+        if leases.is_empty() && contacts.is_empty() {
+            drop(table);
+        } else {
+            let service = self.clone();
+            let commit = |number| {
+                self.backend.commit(leases, contacts, move |outcome| service.landed(number, outcome))
+            };
+            // Under the lock of the table: commits are in the order of the decisions.
+            let taken = self.flight.start(batch, commit);
+            drop(table);
+            if let Err(error) = taken {
+                self.fall_back(&error);
+            }
+        }
+        self.release(&ready, &**link);
+    }
+
+    fn table(&self) -> MutexGuard<'_, LeaseTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn triage(&self, messages: Vec<Message>, link: &dyn Link) -> Vec<Seen<'_>> {
+        let mut seen = Vec::with_capacity(messages.len());
+        for message in messages {
             let asked = Exchange::of(&message);
-            match triage(&self.subnets, message, arrival) {
+            match triage(&self.subnets, message, link.address()) {
                 Ok(one) => {
                     self.stats.received(one.kind);
                     seen.push(one);
@@ -176,89 +205,159 @@ impl<B: Backend> Service<B> {
                 Err(why) => {
                     self.stats.dropped(why.name());
                     let mac = asked.as_ref().map(|(mac, _)| tracing::field::display(*mac));
-                    debug!(interface, mac, %why, "DHCP message not answered");
+                    debug!(interface = link.interface(), mac, %why, "DHCP message not answered");
                     if let Some((mac, exchange)) = asked {
                         self.backend.note(mac, exchange.answered(Err(why)));
                     }
                 }
             }
         }
-        if seen.is_empty() {
-            return Vec::new();
-        }
-        match self.decide_and_commit(&seen, interface).await {
-            Ok(replies) => replies,
-            Err(error) => {
-                seen.iter().for_each(|_| self.stats.dropped("backend"));
-                error!(interface, messages = seen.len(), %error, "DHCP messages not answered");
-                Vec::new()
-            }
-        }
+        seen
     }
 
-    async fn decide_and_commit(
+    /// Decides about messages, in the table too. If nothing is `storable`, nothing has to be stored
+    /// or undone afterwards.
+    fn decide(
         &self,
-        seen: &[Seen<'_>],
-        interface: &str,
-    ) -> Result<Vec<Reply>, BackendError> {
+        table: &mut LeaseTable,
+        seen: Vec<Seen<'_>>,
+        link: &Arc<dyn Link>,
+        storable: bool,
+    ) -> Decided {
         let lookups: Vec<_> =
             seen.iter().map(|seen| Lookup { mac: seen.mac, client: seen.client, kind: seen.kind }).collect();
-        let Knowledge { nodes, reserved } = self.backend.known(&lookups).await?;
-        let mut table = self.table.lock().await;
+        let Knowledge { nodes, reserved } = self.backend.known(&lookups);
+        let (known, strangers): (Vec<_>, Vec<_>) =
+            seen.into_iter().zip(nodes).partition(|(_, node)| node.is_some());
         let now = self.now();
-        let (mut replies, mut leases, mut contacts, mut undo) = (vec![], vec![], vec![], vec![]);
-        let mut noted = Vec::with_capacity(seen.len());
-        for (seen, node) in seen.iter().zip(&nodes) {
-            let view = View { table: &table, reserved: &reserved, node, now };
-            let Decision { reply, write, contact } = decide(seen, view);
+        let mut decided = Decided::new(link.clone());
+        // Our machines first: a flood of strangers takes no time and no address from them.
+        for (seen, node) in known.into_iter().chain(strangers) {
+            let stranger = node.is_none();
+            let node = node.unwrap_or(Known::STRANGER);
+            let view = View { table, reserved: &reserved, node: &node, now, storable };
+            let Decision { reply, write, contact } = decide(&seen, view);
+            let mut waits = false;
             if let Some(write) = write {
                 if write.is_durable() {
-                    leases.push(write.clone());
+                    decided.leases.push(write.clone());
+                    waits = true;
                 }
-                undo.push(table.apply(write));
+                decided.batch.undo.push(table.apply(write));
             }
-            let outcome = reply.as_ref().map(Option::as_ref).map_err(|why| *why);
-            noted.extend(Exchange::of(&seen.message).map(|(mac, asked)| (mac, asked.answered(outcome))));
-            match reply {
-                Ok(reply) => replies.extend(reply.map(|reply| (seen, reply))),
-                Err(why) => {
-                    self.stats.dropped(why.name());
-                    log_drop(seen, why, interface);
+            if storable && self.backend.heard(&contact) {
+                decided.contacts.push(contact);
+                waits = true;
+            }
+            let Seen { message, kind, client, .. } = seen;
+            let answer = Answer { message, kind, client, stranger, outcome: reply };
+            if waits { &mut decided.batch.answers } else { &mut decided.ready }.push(answer);
+        }
+        decided
+    }
+
+    /// The commit of a batch is durable, and its replies may leave; or it has failed.
+    fn landed(&self, number: u64, outcome: Result<(), BackendError>) {
+        match outcome {
+            Ok(()) => {
+                let Some(batch) = self.flight.land(number) else { return };
+                if self.stats.set_storing(true) {
+                    info!("DHCP: leases are stored again");
                 }
+                self.release(&batch.answers, &*batch.link);
             }
-            contacts.push(contact);
+            Err(error) => self.fall_back(&error),
         }
-        if let Err(error) = self.backend.commit(&leases, &contacts).await {
-            undo.into_iter().rev().for_each(|undo| table.undo(undo));
-            return Err(error);
+    }
+
+    /// Undoes everything in flight, since it rests on what could not be stored, and answers what
+    /// can be answered without storing. A later commit may have succeeded: it is more than was
+    /// promised to anybody.
+    fn fall_back(&self, error: &BackendError) {
+        if self.stats.set_storing(false) {
+            error!(%error, "DHCP: leases cannot be stored; only reserved and stored addresses are given");
         }
-        drop(table);
-        for (mac, exchange) in noted {
-            self.backend.note(mac, exchange);
+        let mut table = self.table();
+        let mut lost = self.flight.abort();
+        for batch in lost.iter_mut().rev() {
+            batch.undo.drain(..).rev().for_each(|undo| table.undo(undo));
         }
-        replies.iter().for_each(|(seen, reply)| log_reply(seen, reply, interface));
-        Ok(replies.into_iter().map(|(_, reply)| reply).collect())
+        for Batch { link, answers, .. } in lost {
+            let messages = answers.into_iter().map(|answer| answer.message);
+            let seen = messages.filter_map(|message| triage(&self.subnets, message, link.address()).ok());
+            let Decided { ready, .. } = self.decide(&mut table, seen.collect(), &link, false);
+            self.release(&ready, &*link);
+        }
+    }
+
+    /// Sends what may leave, and says what became of each message.
+    fn release(&self, answers: &[Answer], link: &dyn Link) {
+        let replies: Vec<_> =
+            answers.iter().filter_map(|answer| answer.outcome.as_ref().ok()?.as_ref()).collect();
+        link.send(&replies, &self.stats);
+        for answer in answers {
+            let outcome = answer.outcome.as_ref().map(Option::as_ref).map_err(|why| *why);
+            if let Err(why) = outcome {
+                self.stats.dropped(why.name());
+            }
+            if let Some((mac, asked)) = Exchange::of(&answer.message) {
+                self.backend.note(mac, asked.answered(outcome));
+            }
+            answer.log(link.interface());
+        }
     }
 }
 
-/// Says what is sent; offers only to those who look closely, there are many and they bind nobody.
-fn log_reply(seen: &Seen<'_>, reply: &Reply, interface: &str) {
-    let Seen { mac, client, .. } = seen;
-    let (kind, address) = (reply.kind, reply.message.yiaddr);
-    let file = String::from_utf8_lossy(&reply.message.file);
-    if kind == MessageType::Offer {
-        debug!(interface, %mac, %client, kind = %kind, %address, %file, "DHCP reply");
-    } else {
-        info!(interface, %mac, %client, kind = %kind, %address, %file, "DHCP reply");
+/// What was decided about a batch.
+struct Decided {
+    /// Answers that rest on nothing new.
+    ready: Vec<Answer>,
+    /// Leases that must be durable before the batch's replies leave.
+    leases: Vec<LeaseWrite>,
+    /// Signs of life that must be.
+    contacts: Vec<Contact>,
+    /// Everything that waits for it.
+    batch: Batch,
+}
+
+impl Decided {
+    fn new(link: Arc<dyn Link>) -> Self {
+        let batch = Batch { link, answers: vec![], undo: vec![] };
+        Self { ready: vec![], leases: vec![], contacts: vec![], batch }
     }
 }
 
-/// Says why a message gets no answer; loudly when that shows another server on the wire.
-fn log_drop(seen: &Seen<'_>, why: Drop, interface: &str) {
-    let Seen { mac, client, kind, .. } = seen;
-    if matches!(why, Drop::OtherServer(_)) {
-        info!(interface, %mac, %client, kind = %kind, %why, "DHCP message not answered");
-    } else {
-        debug!(interface, %mac, %client, kind = %kind, %why, "DHCP message not answered");
+/// What is answered to one message.
+struct Answer {
+    message: Message,
+    kind: MessageType,
+    client: Client,
+    /// Whether it is none of our machines.
+    stranger: bool,
+    outcome: Result<Option<Reply>, Drop>,
+}
+
+impl Answer {
+    /// Says what became of the message: loudly when one of our machines gets an address, or when
+    /// another server shows itself.
+    fn log(&self, interface: &str) {
+        let Self { message, kind, client, stranger, outcome } = self;
+        let mac = message.mac().map(tracing::field::display);
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(reply)) => {
+                let (kind, address) = (reply.kind, reply.message.yiaddr);
+                let file = || tracing::field::display(String::from_utf8_lossy(&reply.message.file));
+                if kind == MessageType::Offer || *stranger {
+                    debug!(interface, mac, %client, %kind, %address, file = file(), "DHCP reply");
+                } else {
+                    info!(interface, mac, %client, %kind, %address, file = file(), "DHCP reply");
+                }
+            }
+            Err(why @ Drop::OtherServer(_)) => {
+                info!(interface, mac, %client, %kind, %why, "DHCP message not answered");
+            }
+            Err(why) => debug!(interface, mac, %client, %kind, %why, "DHCP message not answered"),
+        }
     }
 }

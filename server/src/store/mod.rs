@@ -4,29 +4,30 @@
 //! and return when they are durable. Machines carry a version: a change that was decided on an
 //! older one is a [`Commit::Conflict`] and must be decided again.
 
+mod index;
+mod leases;
+mod migrate;
 mod rows;
+mod transaction;
 mod writer;
 
+pub use index::{Brief, Index};
+pub use transaction::Transaction;
 pub use writer::WriteError;
 
 use kaltstart_core::lifecycle::event::Happening;
-use kaltstart_core::machine::{Job, Machine, Node, Session};
+use kaltstart_core::machine::{Job, Machine, Session};
 use kaltstart_protocol::agent_api::LogLine;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
-use rows::{count, document, job, parsed, put_events, put_machine, to_i64, trim, with_job};
-use rusqlite::{Connection, OptionalExtension, named_params, params};
+use rows::{document, job, parsed, to_i64, trim};
+use rusqlite::{Connection, params};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tokio::sync::{oneshot, watch};
 use writer::Writer;
-
-/// Version of the schema this program reads and writes.
-const SCHEMA_VERSION: i64 = 1;
 
 /// Events that are kept.
 const EVENTS_MAX: i64 = 200_000;
@@ -47,7 +48,8 @@ pub enum StoreError {
     },
     /// Written by a newer program.
     #[error(
-        "database {path} has version {found}, this program knows {SCHEMA_VERSION}: use the newer program"
+        "database {path} has version {found}, this program knows {}: use the newer program",
+        migrate::SCHEMA_VERSION
     )]
     Newer {
         /// The file.
@@ -151,6 +153,7 @@ pub struct StoredLine {
 pub struct Store {
     reader: Mutex<Connection>,
     writer: Writer,
+    index: Arc<RwLock<Index>>,
     newest_event: watch::Sender<i64>,
 }
 
@@ -162,26 +165,19 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("kaltstart.db");
         let open = |source| StoreError::Open { path: path.clone(), source };
-        let connection = connect(&path).map_err(open)?;
-        let found: i64 =
-            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(open)?;
-        if found > SCHEMA_VERSION {
+        let mut connection = connect(&path).map_err(open)?;
+        if let Err(found) = migrate::migrate(&mut connection).map_err(open)? {
             return Err(StoreError::Newer { path, found });
-        }
-        if found == 0 {
-            connection
-                .execute_batch(&format!(
-                    "BEGIN IMMEDIATE; {} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;",
-                    include_str!("schema.sql")
-                ))
-                .map_err(open)?;
         }
         let newest: i64 = connection
             .query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))
             .map_err(open)?;
+        let mut index = Index::default();
+        rows::each_machine(&connection, |found| index.put(&found.machine)).map_err(open)?;
         let reader = Mutex::new(connect(&path).map_err(open)?);
         let writer = Writer::start(connection)?;
-        Ok(Self { reader, writer, newest_event: watch::Sender::new(newest) })
+        let (index, newest_event) = (Arc::new(RwLock::new(index)), watch::Sender::new(newest));
+        Ok(Self { reader, writer, index, newest_event })
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
@@ -194,22 +190,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn machine(&self, key: Key<'_>) -> Result<Option<Versioned>, StoreError> {
-        let (kind, text) = key.columns();
-        let sql = if kind == "id" {
-            "SELECT doc, version FROM nodes WHERE id = :key AND :kind = 'id'"
-        } else {
-            "SELECT doc, version FROM nodes WHERE id = \
-             (SELECT node FROM node_keys WHERE kind = :kind AND key = :key)"
-        };
-        self.read(|connection| {
-            let found = connection
-                .prepare_cached(sql)?
-                .query_row(named_params! {":kind": kind, ":key": text}, |row| {
-                    Ok((document::<Node>(row, 0)?, row.get(1)?))
-                })
-                .optional()?;
-            found.map(|(node, version)| with_job(connection, node, version)).transpose()
-        })
+        self.read(|connection| rows::machine(connection, key))
     }
 
     /// All machines, by name.
@@ -217,37 +198,10 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn machines(&self) -> Result<Vec<Versioned>, StoreError> {
-        self.read(|connection| {
-            let nodes: Vec<(Node, i64)> = connection
-                .prepare_cached("SELECT doc, version FROM nodes ORDER BY doc ->> 'name'")?
-                .query_map([], |row| Ok((document(row, 0)?, row.get(1)?)))?
-                .collect::<rusqlite::Result<_>>()?;
-            nodes.into_iter().map(|(node, version)| with_job(connection, node, version)).collect()
-        })
-    }
-
-    /// How many machines there are: all of them, and those nobody declared.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn counts(&self) -> Result<(usize, usize), StoreError> {
-        const SQL: &str = "SELECT count(*), count(*) FILTER (WHERE NOT doc ->> 'declared') FROM nodes";
-        self.read(|connection| {
-            connection.prepare_cached(SQL)?.query_row([], |row| Ok((count(row, 0)?, count(row, 1)?)))
-        })
-    }
-
-    /// All reserved addresses.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn reservations(&self) -> Result<BTreeSet<Ipv4Addr>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached("SELECT key FROM node_keys WHERE kind = 'reservation'")?
-                .query_map([], |row| parsed(row, 0))?
-                .collect()
-        })
+        let mut machines = Vec::new();
+        self.read(|connection| rows::each_machine(connection, |found| machines.push(found)))?;
+        machines.sort_by(|a, b| a.machine.node.name.cmp(&b.machine.node.name));
+        Ok(machines)
     }
 
     /// Stores a machine that was decided upon at `expected`, with what is told about it.
@@ -262,26 +216,55 @@ impl Store {
         now: Millis,
     ) -> Result<Commit, StoreError> {
         let (machine, happenings) = (machine.clone(), happenings.to_vec());
+        self.transact(move |transaction| transaction.put(machine, expected, &happenings, now)).await
+    }
+
+    /// Does `work` within a transaction, and returns when it is durable.
+    async fn transact<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (caller, answer) = oneshot::channel();
+        // A caller that no longer waits (its connection closed) misses nothing it can use.
+        self.submit(work, move |outcome| drop(caller.send(outcome)))?;
+        Ok(answer.await.unwrap_or(Err(WriteError::Closed))?)
+    }
+
+    /// Does `work` within a transaction. Once that is durable or has failed, the writing thread
+    /// calls `done`: in the order of the calls, and while all later commits wait.
+    ///
+    /// # Errors
+    /// When the work is not taken; `done` is not called then.
+    pub fn submit<T, F, D>(&self, work: F, done: D) -> Result<(), WriteError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+        D: FnOnce(Result<T, WriteError>) + Send + 'static,
+    {
+        let (index, newest_event) = (self.index.clone(), self.newest_event.clone());
         let write = move |connection: &Connection| {
-            let commit = put_machine(connection, &machine, expected)?;
-            if commit == Commit::Conflict {
-                return Ok((commit, None));
-            }
-            let newest = put_events(connection, &machine, &happenings, now)?;
-            Ok((commit, newest))
+            let mut transaction = Transaction::new(connection);
+            let value = work(&mut transaction)?;
+            Ok((value, transaction.changed, transaction.newest_event))
         };
-        let newest_event = self.newest_event.clone();
-        let tell = move |(_, newest): &(Commit, Option<i64>)| {
-            if let Some(newest) = *newest {
-                newest_event.send_if_modified(|id| {
-                    let newer = newest > *id;
-                    *id = newest.max(*id);
-                    newer
-                });
-            }
+        let tell = move |outcome: Result<(T, Vec<Machine>, Option<i64>), WriteError>| {
+            done(outcome.map(|(value, changed, newest)| {
+                if !changed.is_empty() {
+                    let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
+                    changed.iter().for_each(|machine| index.put(machine));
+                }
+                if let Some(newest) = newest {
+                    newest_event.send_if_modified(|id| {
+                        let newer = newest > *id;
+                        *id = newest.max(*id);
+                        newer
+                    });
+                }
+                value
+            }));
         };
-        let (commit, _) = self.writer.write_then(write, tell).await?;
-        Ok(commit)
+        self.writer.submit(write, tell)
     }
 
     /// A job by its identifier.
@@ -380,7 +363,8 @@ impl Store {
         first: u64,
         lines: Vec<LogLine>,
     ) -> Result<(), StoreError> {
-        let write = move |connection: &Connection| {
+        let write = move |transaction: &mut Transaction<'_>| {
+            let connection = transaction.connection();
             let mut insert = connection.prepare_cached(
                 "INSERT OR IGNORE INTO log_lines (node, job, boot, line, time, level, text) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -400,7 +384,7 @@ impl Store {
             }
             trim(connection, "log_lines", LOG_LINES_MAX)
         };
-        Ok(self.writer.write(write).await?)
+        self.transact(write).await
     }
 
     /// At most `limit` lines of a job's log after number `after`.
@@ -423,45 +407,6 @@ impl Store {
                 })?
                 .collect()
         })
-    }
-
-    /// All documents of the lease table.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn leases<L: DeserializeOwned>(&self) -> Result<Vec<L>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached("SELECT doc FROM leases")?
-                .query_map([], |row| document(row, 0))?
-                .collect()
-        })
-    }
-
-    /// The document of the lease of `address`.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn lease<L: DeserializeOwned>(&self, address: Ipv4Addr) -> Result<Option<L>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached("SELECT doc FROM leases WHERE address = ?1")?
-                .query_row([address.to_string()], |row| document(row, 0))
-                .optional()
-        })
-    }
-
-    /// Stores leases: address and document.
-    ///
-    /// # Errors
-    /// When the database cannot be written; nothing is stored then.
-    pub async fn put_leases(&self, leases: Vec<(String, String)>) -> Result<(), StoreError> {
-        let write = move |connection: &Connection| {
-            let mut insert =
-                connection.prepare_cached("INSERT OR REPLACE INTO leases (address, doc) VALUES (?1, ?2)")?;
-            leases.iter().try_for_each(|(address, doc)| insert.execute([address, doc]).map(|_| ()))
-        };
-        Ok(self.writer.write(write).await?)
     }
 }
 

@@ -5,7 +5,7 @@ use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{Job, JobState, Machine, Node, State};
 use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::time::Millis;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -36,10 +36,6 @@ pub(super) fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync +
     })
 }
 
-pub(super) fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<usize> {
-    Ok(usize::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
-}
-
 pub(super) fn job(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<Job>> {
     connection
         .prepare_cached("SELECT doc FROM jobs WHERE id = ?1")?
@@ -47,8 +43,35 @@ pub(super) fn job(connection: &Connection, id: &JobId) -> rusqlite::Result<Optio
         .optional()
 }
 
+pub(super) fn machine(connection: &Connection, key: Key<'_>) -> rusqlite::Result<Option<Versioned>> {
+    let (kind, text) = key.columns();
+    let sql = if kind == "id" {
+        "SELECT doc, version FROM nodes WHERE id = :key AND :kind = 'id'"
+    } else {
+        "SELECT doc, version FROM nodes WHERE id = \
+         (SELECT node FROM node_keys WHERE kind = :kind AND key = :key)"
+    };
+    let found = connection
+        .prepare_cached(sql)?
+        .query_row(named_params! {":kind": kind, ":key": text}, |row| {
+            Ok((document::<Node>(row, 0)?, row.get(1)?))
+        })
+        .optional()?;
+    found.map(|(node, version)| with_job(connection, node, version)).transpose()
+}
+
+/// Gives every machine to `take`.
+pub(super) fn each_machine(connection: &Connection, mut take: impl FnMut(Versioned)) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached("SELECT doc, version FROM nodes")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        take(with_job(connection, document(row, 0)?, row.get(1)?)?);
+    }
+    Ok(())
+}
+
 /// A node with its current job, or the one that has just ended.
-pub(super) fn with_job(connection: &Connection, node: Node, version: i64) -> rusqlite::Result<Versioned> {
+fn with_job(connection: &Connection, node: Node, version: i64) -> rusqlite::Result<Versioned> {
     let job = match node.job.as_ref().or(node.last_job.as_ref()) {
         Some(id) => job(connection, id)?,
         None => None,

@@ -3,10 +3,10 @@
 //! Changes that wait together are applied in order, each within a savepoint, and committed once.
 //! A caller hears of its change only after that commit is durable.
 
-use rusqlite::{Connection, ErrorCode};
+use super::transaction::is_of_the_database;
+use rusqlite::Connection;
 use std::sync::mpsc;
 use std::thread;
-use tokio::sync::oneshot;
 
 /// Most changes that share one commit.
 const BATCH_MAX: usize = 256;
@@ -30,22 +30,22 @@ pub enum WriteError {
 
 /// A change: runs within its savepoint, then tells its caller how the commit went.
 trait Change: Send {
+    /// Whether its work succeeded.
     fn apply(&mut self, connection: &Connection) -> bool;
     fn answer(self: Box<Self>, commit: Result<(), WriteError>);
 }
 
-struct Pending<T, F, A> {
+struct Pending<T, F, D> {
     work: Option<F>,
-    after: A,
     outcome: Option<rusqlite::Result<T>>,
-    caller: oneshot::Sender<Result<T, WriteError>>,
+    done: D,
 }
 
-impl<T, F, A> Change for Pending<T, F, A>
+impl<T, F, D> Change for Pending<T, F, D>
 where
     T: Send,
     F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
-    A: FnOnce(&T) + Send,
+    D: FnOnce(Result<T, WriteError>) + Send,
 {
     fn apply(&mut self, connection: &Connection) -> bool {
         self.outcome = self.work.take().map(|work| work(connection));
@@ -53,21 +53,16 @@ where
     }
 
     fn answer(self: Box<Self>, commit: Result<(), WriteError>) {
-        let answer = match (self.outcome, commit) {
-            (Some(Ok(value)), Ok(())) => {
-                (self.after)(&value);
-                Ok(value)
-            }
-            // Only a broken rule is the change's own fault; a full disk is not.
-            (Some(Err(error)), Ok(())) => match error.sqlite_error_code() {
-                Some(ErrorCode::ConstraintViolation) => Err(WriteError::Refused(error.to_string())),
-                _ => Err(WriteError::Database(error.to_string())),
-            },
+        (self.done)(match (self.outcome, commit) {
             (_, Err(error)) => Err(error),
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            // Only a broken rule is the change's own fault; a full disk is not.
+            (Some(Err(error)), Ok(())) if is_of_the_database(&error) => {
+                Err(WriteError::Database(error.to_string()))
+            }
+            (Some(Err(error)), Ok(())) => Err(WriteError::Refused(error.to_string())),
             (None, Ok(())) => Err(WriteError::Closed),
-        };
-        // A caller that no longer waits (its connection closed) misses nothing it can use.
-        let _ = self.caller.send(answer);
+        });
     }
 }
 
@@ -101,30 +96,22 @@ impl Writer {
         Ok(Self { queue })
     }
 
-    /// Runs `work` in the next batch and returns when its commit is durable.
-    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, WriteError>
+    /// Runs `work` in the next batch; once its commit is durable or has failed, the writing thread
+    /// calls `done`, in the order of the calls. All later commits wait for it.
+    ///
+    /// # Errors
+    /// When the change is not taken; `done` is not called then.
+    pub(super) fn submit<T, F, D>(&self, work: F, done: D) -> Result<(), WriteError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        D: FnOnce(Result<T, WriteError>) + Send + 'static,
     {
-        self.write_then(work, |_| {}).await
-    }
-
-    /// As [`write`](Self::write); once the commit is durable `after` runs, also when the caller
-    /// has gone meanwhile (a client that hangs up ends the task that serves it).
-    pub(super) async fn write_then<T, F, A>(&self, work: F, after: A) -> Result<T, WriteError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-        A: FnOnce(&T) + Send + 'static,
-    {
-        let (caller, answer) = oneshot::channel();
-        let change = Box::new(Pending { work: Some(work), after, outcome: None, caller });
+        let change = Box::new(Pending { work: Some(work), outcome: None, done });
         self.queue.try_send(change).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => WriteError::Database("too many changes wait".into()),
             mpsc::TrySendError::Disconnected(_) => WriteError::Closed,
-        })?;
-        answer.await.unwrap_or(Err(WriteError::Closed))
+        })
     }
 }
 
@@ -134,8 +121,14 @@ fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rusqlit
         let savepoint = transaction.savepoint()?;
         if change.apply(&savepoint) {
             savepoint.commit()?;
+        } else {
+            savepoint.finish()?;
         }
-        // Otherwise the savepoint rolls back when it is dropped.
+        if transaction.is_autocommit() {
+            // A full disk can end it, and each later savepoint would be a transaction by itself.
+            let ended = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT);
+            return Err(rusqlite::Error::SqliteFailure(ended, Some("the transaction was ended".into())));
+        }
     }
     transaction.commit()
 }

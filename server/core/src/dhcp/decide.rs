@@ -83,6 +83,9 @@ impl Case<'_> {
         let Some(address) = self.asker.choose(table, wish, now) else {
             return Outcome::silent(Drop::PoolExhausted);
         };
+        let Some(seconds) = self.term(address) else {
+            return Outcome::silent(Drop::NotStored);
+        };
         // A lease that outlasts the offer holds the address anyway, and must stay a lease: the
         // client may go on using it without taking the offer.
         let until = now.plus(OFFER_MS);
@@ -90,7 +93,7 @@ impl Case<'_> {
             self.asker.holds(address, lease) && lease.state == LeaseState::Bound && lease.expires >= until
         });
         let write = (!held).then(|| self.lease(address, LeaseState::Offered, until));
-        Outcome::answer(self.grant().address(MessageType::Offer, address), write)
+        Outcome::answer(self.grant(seconds).address(MessageType::Offer, address), write)
     }
 
     /// §4.3.2: which of the four requests is it?
@@ -178,7 +181,13 @@ impl Case<'_> {
                 && lease.is_live(self.view.now)
                 && self.asker.holds(address, lease)
         });
-        if held { Outcome::done(self.lease(address, state, until)) } else { Outcome::silent(Drop::NoRecord) }
+        if !held {
+            Outcome::silent(Drop::NoRecord)
+        } else if !self.view.storable {
+            Outcome::silent(Drop::NotStored)
+        } else {
+            Outcome::done(self.lease(address, state, until))
+        }
     }
 
     /// §4.3.5: parameters for a client that has an address.
@@ -186,13 +195,29 @@ impl Case<'_> {
         if self.seen.message.ciaddr.is_unspecified() {
             return Outcome::silent(Drop::Incomplete);
         }
-        Outcome::answer(self.grant().parameters_only(), None)
+        Outcome::answer(self.grant(0).parameters_only(), None)
     }
 
     fn acknowledge(&self, address: Ipv4Addr) -> Outcome {
-        let until = self.view.now.plus(u64::from(self.seen.subnet.lease_seconds) * 1_000);
-        let write = self.lease(address, LeaseState::Bound, until);
-        Outcome::answer(self.grant().address(MessageType::Ack, address), Some(write))
+        let Some(seconds) = self.term(address) else {
+            return Outcome::silent(Drop::NotStored);
+        };
+        let until = self.view.now.plus(u64::from(seconds) * 1_000);
+        let write = self.view.storable.then(|| self.lease(address, LeaseState::Bound, until));
+        Outcome::answer(self.grant(seconds).address(MessageType::Ack, address), write)
+    }
+
+    /// For how many seconds the client may have the address. While nothing can be stored, that
+    /// rests on what is: a reservation keeps the address free of others, and a lease has the rest
+    /// of its time.
+    fn term(&self, address: Ipv4Addr) -> Option<u32> {
+        if self.view.storable || self.asker.reservation == Some(address) {
+            return Some(self.seen.subnet.lease_seconds);
+        }
+        let View { table, now, .. } = self.view;
+        let lease = table.get(address).filter(|lease| lease.state == LeaseState::Bound)?;
+        let seconds = u32::try_from(lease.expires.since(now) / 1_000).unwrap_or(u32::MAX);
+        (seconds > 0 && self.asker.holds(address, lease)).then_some(seconds)
     }
 
     fn refuse(&self, reason: &'static str) -> Outcome {
@@ -221,8 +246,8 @@ impl Case<'_> {
         LeaseWrite { address, lease }
     }
 
-    fn grant(&self) -> Grant<'_> {
+    fn grant(&self, seconds: u32) -> Grant<'_> {
         let Seen { subnet, message, client, mac, .. } = self.seen;
-        Grant { subnet, request: message, client: *client, mac: *mac, node: self.view.node }
+        Grant { subnet, request: message, client: *client, mac: *mac, node: self.view.node, seconds }
     }
 }

@@ -19,7 +19,8 @@ mod tests;
 pub use decide::decide;
 pub use reply::Destination;
 
-use crate::boot::BootDecision;
+use crate::boot::{self, BootDecision};
+use crate::machine::Machine;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use client::Client;
@@ -40,6 +41,19 @@ pub struct Known {
     pub hostname: Option<String>,
     /// What it may start.
     pub boot: BootDecision,
+}
+
+impl Known {
+    /// Nobody in particular: an address from the pool, and nothing to start.
+    pub const STRANGER: Self = Self { reservation: None, hostname: None, boot: BootDecision::Local };
+
+    /// A machine.
+    #[must_use]
+    pub fn of(machine: &Machine) -> Self {
+        let node = &machine.node;
+        let (reservation, hostname) = (node.reservation, Some(node.name.clone()));
+        Self { reservation, hostname, boot: boot::decide(machine) }
+    }
 }
 
 /// A message of a client in a served subnet.
@@ -118,6 +132,9 @@ pub enum Drop {
     /// The machine shall start from its own disk, and silence is the configured answer.
     #[error("machine starts from its own disk")]
     LocalStart,
+    /// The answer would rest on something that cannot be stored now.
+    #[error("cannot be stored now")]
+    NotStored,
 }
 
 impl Drop {
@@ -134,6 +151,7 @@ impl Drop {
             Self::Incomplete => "incomplete",
             Self::PoolExhausted => "pool-exhausted",
             Self::LocalStart => "local-start",
+            Self::NotStored => "not-stored",
         }
     }
 }
@@ -160,6 +178,8 @@ pub struct View<'a> {
     pub node: &'a Known,
     /// The time.
     pub now: Millis,
+    /// Whether changes can be stored. If not, nothing is promised that is not stored already.
+    pub storable: bool,
 }
 
 /// Says who is asking, and from where; `arrival` is the address of the interface.

@@ -59,17 +59,19 @@ pub(super) struct Grant<'a> {
     pub(super) client: Client,
     pub(super) mac: Mac,
     pub(super) node: &'a Known,
+    /// For how long.
+    pub(super) seconds: u32,
 }
 
 impl Grant<'_> {
-    /// An OFFER or ACK of an address for the subnet's lease time.
+    /// An OFFER or ACK of an address.
     pub(super) fn address(&self, kind: MessageType, address: Ipv4Addr) -> Reply {
         let mut reply = start(self.subnet, self.request, kind);
         reply.yiaddr = address;
         if kind == MessageType::Ack {
             reply.ciaddr = self.request.ciaddr;
         }
-        let seconds = self.subnet.lease_seconds;
+        let seconds = self.seconds;
         reply.options.set_u32(code::LEASE_TIME, seconds);
         // RFC 2131 §4.4.5: half and seven eighths.
         reply.options.set_u32(code::RENEWAL_TIME, seconds / 2);

@@ -43,6 +43,7 @@ pub(super) struct Server {
     pub(super) reserved: BTreeSet<Ipv4Addr>,
     pub(super) node: Known,
     pub(super) now: Millis,
+    pub(super) storable: bool,
 }
 
 impl Server {
@@ -54,6 +55,7 @@ impl Server {
             reserved: BTreeSet::new(),
             node: Known { reservation: None, hostname: None, boot: BootDecision::Discover },
             now: START,
+            storable: true,
         }
     }
 
@@ -61,8 +63,7 @@ impl Server {
         // By way of bytes, as on the wire.
         let message = Message::decode(&message.encode()).expect("what is written can be read");
         let seen = triage(&self.subnets, message, SERVER)?;
-        let view = View { table: &self.table, reserved: &self.reserved, node: &self.node, now: self.now };
-        let decision = decide(&seen, view);
+        let decision = decide(&seen, self.view());
         if let Some(write) = decision.write {
             if write.is_durable() {
                 self.stored.insert(write.address, write.lease.clone());
@@ -70,6 +71,11 @@ impl Server {
             self.table.apply(write);
         }
         decision.reply
+    }
+
+    fn view(&self) -> View<'_> {
+        let Self { table, reserved, node, now, storable, .. } = self;
+        View { table, reserved, node, now: *now, storable: *storable }
     }
 
     fn answer(&mut self, message: &Message) -> Reply {
@@ -366,6 +372,37 @@ fn p32_reserved_addresses_are_for_their_machines_even_when_the_pool_is_used_up()
 }
 
 #[test]
+fn p31_while_nothing_can_be_stored_only_what_is_stored_is_promised() {
+    let mut server = Server::new();
+    let address = server.bind(1);
+    server.now = START.plus(HOUR / 2);
+    server.storable = false;
+    let stored = server.stored.clone();
+    // The rest of the stored lease, to its holder alone.
+    let renewed = server.answer(&extending(1, address));
+    assert_eq!((renewed.kind, renewed.message.lease_seconds()), (MessageType::Ack, Some(1_800)));
+    assert_eq!(server.answer(&discover(1)).message.lease_seconds(), Some(1_800));
+    assert_eq!(server.acked(&rebooting(1, address)), address);
+    assert_eq!(server.ask(&releasing(1, address)), Err(Drop::NotStored));
+    assert_eq!(server.ask(&discover(2)), Err(Drop::NotStored));
+    assert_eq!(server.ask(&selecting(2, SERVER, ip(12))), Err(Drop::NotStored));
+    assert_eq!(server.answer(&extending(2, address)).kind, MessageType::Nak);
+    // What is reserved needs no lease.
+    server.reserved.insert(ip(50));
+    server.node.reservation = Some(ip(50));
+    assert_eq!(server.answer(&discover(3)).message.yiaddr, ip(50));
+    let taken = server.answer(&selecting(3, SERVER, ip(50)));
+    assert_eq!((taken.kind, taken.message.lease_seconds()), (MessageType::Ack, Some(3_600)));
+    assert_eq!(server.stored, stored);
+    // The lease's time is over, and the address stays his as soon as it can be stored.
+    server.node.reservation = None;
+    server.now = START.plus(HOUR);
+    assert_eq!(server.ask(&extending(1, address)), Err(Drop::NotStored));
+    server.storable = true;
+    assert_eq!(server.acked(&extending(1, address)), address);
+}
+
+#[test]
 fn an_address_reserved_while_another_client_holds_it_stays_with_that_client() {
     let mut server = Server::new();
     let address = server.bind(1);
@@ -424,8 +461,7 @@ fn contacts_say_who_got_what_or_why_not() {
     message.options.set(code::HOST_NAME, *b"node1");
     let contact = |message: Message, server: &Server| {
         let seen = triage(&server.subnets, message, SERVER).expect("a client's message");
-        let view = View { table: &table, reserved: &server.reserved, node: &server.node, now: START };
-        decide(&seen, view).contact
+        decide(&seen, View { table: &table, ..server.view() }).contact
     };
     let seen = contact(message, &server);
     assert_eq!((seen.mac, seen.address, seen.hostname.as_deref()), (mac(1), Some(ip(10)), Some("node1")));

@@ -35,6 +35,10 @@ const DETAIL_CHARS_MAX: usize = 1000;
 /// Characters of an agent's finding that are kept: it may list many disks.
 const FINDING_CHARS_MAX: usize = 8000;
 
+/// A machine without news that was heard by DHCP less than this ago, in milliseconds, is not
+/// stored again: not every packet shall be a write.
+pub const HEARD_EVERY_MS: u64 = 60_000;
+
 const NOT_GRANTED: &str = "the agent was not started for this job";
 
 /// What becomes of a machine.
@@ -60,10 +64,10 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
     let mut draft = Draft { machine: machine.clone(), happenings: Vec::new(), now };
     let verdict = match event {
         Event::PowerSeen => draft.power_seen(),
-        Event::DhcpSeen { asker } => draft.dhcp_seen(*asker),
+        Event::DhcpSeen { asker } => draft.dhcp_seen(*asker).and_then(|()| draft.is_news(machine)),
         Event::AddressGiven { asker, address } => {
             draft.machine.node.address = Some(*address);
-            draft.address_given(*asker)
+            draft.address_given(*asker).and_then(|()| draft.is_news(machine))
         }
         Event::ScriptServed { grant } => draft.script_served(grant),
         Event::RamdiskServed { bytes } => draft.ramdisk_served(*bytes),
@@ -126,6 +130,14 @@ impl Draft {
 
     fn heard(&mut self) {
         self.machine.node.last_seen = Some(self.now);
+    }
+
+    /// Ignores an event that tells nothing but that the machine, heard of lately, is still there.
+    fn is_news(&self, before: &Machine) -> Verdict {
+        let lately = before.node.last_seen.is_some_and(|last| self.now.since(last) < HEARD_EVERY_MS);
+        let mut heard = before.clone();
+        heard.node.last_seen = self.machine.node.last_seen;
+        if lately && heard == self.machine { Err(No::Ignore("nothing new")) } else { Ok(()) }
     }
 
     /// Ends the live job; the node keeps its state.

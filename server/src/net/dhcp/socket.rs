@@ -1,88 +1,157 @@
-//! The DHCP socket of one interface.
+//! The DHCP socket of one interface: whole batches per system call.
 
-use super::{BATCH_MAX, Stats};
+use super::{BATCH_MAX, Link, Stats};
 use kaltstart_core::dhcp::{Destination, Reply};
 use kaltstart_protocol::dhcp::{CLIENT_PORT, MAX_MESSAGE, Message, SERVER_PORT};
-use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use tokio::net::UdpSocket;
-use tracing::debug;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+use tracing::{debug, warn};
 
 /// Receive buffer: holds a storm of more than 10,000 clients, where the default holds 170.
 const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+/// Send buffer: holds the replies of a few batches, since nothing waits for it.
+const SEND_BUFFER: usize = 2 * 1024 * 1024;
+/// Packets that are read by one system call.
+const RECEIVE_MAX: usize = 64;
+/// How long a receiver waits before it looks whether it shall stop.
+const RECEIVE_WAIT: Duration = Duration::from_millis(250);
+/// One byte more than is accepted, so that a longer packet is seen to be too long.
+const BUFFER: usize = MAX_MESSAGE + 1;
 
 /// A bound socket on one interface.
 #[derive(Debug)]
 pub struct Listener {
-    socket: UdpSocket,
+    socket: Socket,
     interface: String,
     address: Ipv4Addr,
 }
 
+/// Room for what is received.
+pub(super) struct Inbox {
+    buffers: Vec<u8>,
+    headers: MultiHeaders<SockaddrIn>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self { buffers: vec![0; RECEIVE_MAX * BUFFER], headers: MultiHeaders::preallocate(RECEIVE_MAX, None) }
+    }
+}
+
 impl Listener {
     /// Binds the server port on `interface`, whose address is `address`. Needs the capabilities
-    /// `NET_BIND_SERVICE` and `NET_RAW`, and `NET_ADMIN` for the full receive buffer.
+    /// `NET_BIND_SERVICE` and `NET_RAW`, and `NET_ADMIN` for the full buffers.
     ///
     /// # Errors
     /// When there is no such interface, the port is taken, or rights are missing.
     pub fn open(interface: &str, address: Ipv4Addr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
         socket.set_broadcast(true)?;
+        socket.set_read_timeout(Some(RECEIVE_WAIT))?;
         socket.bind_device(Some(interface.as_bytes()))?;
+        // Without the right to exceed the system's limits, as much as these allow.
         if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            // Without the right to exceed the system's limit, as much as that allows.
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        }
+        if setsockopt(&socket, SndBufForce, &SEND_BUFFER).is_err() {
+            socket.set_send_buffer_size(SEND_BUFFER)?;
         }
         // All addresses: clients without one send to 255.255.255.255.
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, SERVER_PORT).into())?;
-        let socket = UdpSocket::from_std(socket.into())?;
         Ok(Self { socket, interface: interface.into(), address })
     }
 
-    /// Name of the interface.
-    #[must_use]
-    pub fn interface(&self) -> &str {
-        &self.interface
-    }
-
-    /// Address of the interface.
-    #[must_use]
-    pub const fn address(&self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// Waits for packets and adds all that are there, up to [`BATCH_MAX`]. Malformed ones are
-    /// counted and left out. Nothing is lost when it is cancelled.
-    pub(super) async fn receive(&self, batch: &mut Vec<Message>, stats: &Stats) -> io::Result<()> {
-        // One byte more than is accepted, so that a longer packet is seen to be too long.
-        let mut buffer = [0; MAX_MESSAGE + 1];
-        self.socket.readable().await?;
-        for _ in 0..BATCH_MAX {
-            let (length, from) = match self.socket.try_recv_from(&mut buffer) {
+    /// Waits for packets, but not for ever, and takes all that are there, up to [`BATCH_MAX`].
+    /// Malformed ones are counted and left out.
+    pub(super) fn receive(&self, inbox: &mut Inbox, stats: &Stats) -> io::Result<Vec<Message>> {
+        let mut messages = Vec::new();
+        let mut flags = MsgFlags::MSG_WAITFORONE;
+        loop {
+            let received = match self.receive_some(inbox, flags, stats, &mut messages) {
                 Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+                Err(Errno::EAGAIN | Errno::EINTR) => 0,
+                Err(_) if !messages.is_empty() => 0,
+                Err(error) => return Err(error.into()),
             };
-            match Message::decode(&buffer[..length]) {
-                Ok(message) => batch.push(message),
+            if received < RECEIVE_MAX || messages.len() + RECEIVE_MAX > BATCH_MAX {
+                return Ok(messages);
+            }
+            flags = MsgFlags::MSG_DONTWAIT;
+        }
+    }
+
+    fn receive_some(
+        &self,
+        inbox: &mut Inbox,
+        flags: MsgFlags,
+        stats: &Stats,
+        messages: &mut Vec<Message>,
+    ) -> nix::Result<usize> {
+        let mut slices: Vec<_> =
+            inbox.buffers.chunks_exact_mut(BUFFER).map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let packets = recvmmsg(self.socket.as_raw_fd(), &mut inbox.headers, slices.iter_mut(), flags, None)?;
+        let mut received = 0;
+        for packet in packets {
+            received += 1;
+            let bytes = packet.iovs().next().unwrap_or_default();
+            match Message::decode(bytes) {
+                Ok(message) => messages.push(message),
                 Err(error) => {
                     stats.dropped("malformed");
-                    debug!(interface = self.interface, %from, %error, "malformed DHCP message");
+                    let from = packet.address.map(tracing::field::display);
+                    debug!(interface = self.interface, from, %error, "malformed DHCP message");
                 }
             }
         }
-        Ok(())
+        Ok(received)
+    }
+}
+
+impl Link for Listener {
+    fn interface(&self) -> &str {
+        &self.interface
     }
 
-    pub(super) async fn send(&self, reply: &Reply) -> io::Result<()> {
-        let to = match reply.destination {
-            Destination::Relay(relay) => SocketAddrV4::new(relay, SERVER_PORT),
-            Destination::Unicast(client) => SocketAddrV4::new(client, CLIENT_PORT),
-            Destination::Broadcast => SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT),
-        };
-        self.socket.send_to(&reply.message.encode(), to).await.map(|_| ())
+    fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    fn send(&self, mut replies: &[&Reply], stats: &Stats) {
+        while !replies.is_empty() {
+            let packets: Vec<_> = replies.iter().map(|reply| reply.message.encode()).collect();
+            let slices: Vec<_> = packets.iter().map(|packet| [IoSlice::new(packet)]).collect();
+            let to: Vec<_> = replies.iter().map(|reply| Some(SockaddrIn::from(address(reply)))).collect();
+            let mut headers = MultiHeaders::preallocate(replies.len(), None);
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let sent = match sendmmsg(self.socket.as_raw_fd(), &mut headers, &slices, &to, [], flags) {
+                Ok(sent) => sent.count(),
+                Err(error) => {
+                    // The first one is at fault; the others may have better luck.
+                    let mac = replies[0].message.mac().map(tracing::field::display);
+                    warn!(interface = self.interface, mac, %error, "cannot send a DHCP reply");
+                    stats.dropped("send");
+                    replies = &replies[1..];
+                    continue;
+                }
+            };
+            let (gone, rest) = replies.split_at(sent);
+            gone.iter().for_each(|reply| stats.sent(reply.kind));
+            replies = rest;
+        }
+    }
+}
+
+fn address(reply: &Reply) -> SocketAddrV4 {
+    match reply.destination {
+        Destination::Relay(relay) => SocketAddrV4::new(relay, SERVER_PORT),
+        Destination::Unicast(client) => SocketAddrV4::new(client, CLIENT_PORT),
+        Destination::Broadcast => SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT),
     }
 }

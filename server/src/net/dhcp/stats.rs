@@ -1,7 +1,7 @@
 //! Counters of the DHCP service.
 
 use kaltstart_protocol::dhcp::MessageType;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Reasons for which a message is not answered, or an answer not sent: those of
 /// [`Drop`](kaltstart_core::dhcp::Drop) and those of the service itself.
@@ -16,7 +16,7 @@ const REASONS: [&str; 12] = [
     "incomplete",
     "pool-exhausted",
     "local-start",
-    "backend",
+    "not-stored",
     "send",
 ];
 
@@ -26,6 +26,8 @@ pub struct Stats {
     received: [AtomicU64; MessageType::ALL.len()],
     sent: [AtomicU64; MessageType::ALL.len()],
     dropped: [AtomicU64; REASONS.len()],
+    /// Whether leases cannot be stored.
+    failing: AtomicBool,
 }
 
 impl Stats {
@@ -38,6 +40,17 @@ impl Stats {
         let received = types().zip(&self.received).map(read("received"));
         let sent = types().zip(&self.sent).map(read("sent"));
         received.chain(sent).chain(REASONS.into_iter().zip(&self.dropped).map(read("dropped")))
+    }
+
+    /// Whether leases can be stored, as far as the last commit tells.
+    #[must_use]
+    pub fn is_storing(&self) -> bool {
+        !self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Remembers whether leases can be stored; says whether that is news.
+    pub(super) fn set_storing(&self, storing: bool) -> bool {
+        self.failing.swap(!storing, Ordering::Relaxed) == storing
     }
 
     pub(super) fn received(&self, kind: MessageType) {
@@ -77,6 +90,7 @@ mod tests {
             Drop::Incomplete,
             Drop::PoolExhausted,
             Drop::LocalStart,
+            Drop::NotStored,
         ];
         let stats = Stats::default();
         drops.iter().for_each(|why| stats.dropped(why.name()));

@@ -2,58 +2,127 @@ use super::*;
 use kaltstart_core::boot::BootDecision;
 use kaltstart_core::dhcp::Destination;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
-use kaltstart_core::dhcp::lease::{LeaseState, Pool};
+use kaltstart_core::dhcp::lease::{ClientKey, LeaseState, Pool};
 use kaltstart_core::dhcp::subnet::Network;
 use kaltstart_protocol::dhcp::options::code;
-use std::sync::Mutex as StdMutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::VecDeque;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 const START: Millis = Millis(1_000_000_000_000);
-const DAY: u64 = 24 * 3_600 * 1_000;
 
-/// Remembers what was committed, and can refuse.
+type Done = Box<dyn FnOnce(Result<(), BackendError>) + Send>;
+
+/// A backend whose commits end when the test says so.
 #[derive(Default)]
 struct Fake {
-    commits: StdMutex<Vec<(Vec<LeaseWrite>, Vec<Contact>)>>,
-    full: AtomicBool,
+    commits: Mutex<Vec<(Vec<LeaseWrite>, Vec<Contact>)>>,
+    in_flight: Mutex<VecDeque<Done>>,
+    /// The machine that has a reservation.
+    reservation: Mutex<Option<(Mac, Ipv4Addr)>>,
 }
 
 impl Backend for Arc<Fake> {
-    async fn known(&self, asking: &[Lookup]) -> Result<Knowledge, BackendError> {
-        let known = Known { reservation: None, hostname: None, boot: BootDecision::Discover };
-        Ok(Knowledge { nodes: vec![known; asking.len()], reserved: Arc::default() })
+    fn known(&self, asking: &[Lookup]) -> Knowledge {
+        let reservation = *self.reservation.lock().expect("no panic");
+        let known = |one: &Lookup| {
+            let (_, address) = reservation.filter(|(mac, _)| *mac == one.mac)?;
+            Some(Known { reservation: Some(address), hostname: None, boot: BootDecision::Discover })
+        };
+        let reserved = reservation.iter().map(|(_, address)| *address).collect();
+        Knowledge { nodes: asking.iter().map(known).collect(), reserved: Arc::new(reserved) }
     }
 
-    async fn commit(&self, leases: &[LeaseWrite], contacts: &[Contact]) -> Result<(), BackendError> {
-        if self.full.load(Ordering::Relaxed) {
-            return Err(BackendError("disk full".into()));
-        }
-        self.commits.lock().expect("no panic").push((leases.to_vec(), contacts.to_vec()));
+    fn heard(&self, contact: &Contact) -> bool {
+        contact.client.boots()
+    }
+
+    fn commit(
+        &self,
+        leases: Vec<LeaseWrite>,
+        contacts: Vec<Contact>,
+        done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
+    ) -> Result<(), BackendError> {
+        self.commits.lock().expect("no panic").push((leases, contacts));
+        self.in_flight.lock().expect("no panic").push_back(Box::new(done));
         Ok(())
     }
 }
 
-async fn service(stored: Vec<LeaseWrite>) -> (Arc<Fake>, Service<Arc<Fake>>) {
-    let subnet = Subnet {
-        network: Network { address: SERVER, prefix: 24 },
-        server: SERVER,
-        http: "http://10.77.0.1:8080".into(),
-        pool: Pool { first: FIRST, last: Ipv4Addr::new(10, 77, 0, 200) },
-        routers: vec![],
-        name_servers: vec![],
-        domain: None,
-        lease_seconds: 3_600,
-        local: LocalAnswer::default(),
-    };
-    let fake = Arc::new(Fake::default());
-    let service = Service::new(Arc::clone(&fake), vec![subnet], stored, START).await;
-    (fake, service.expect("the fake commits"))
+/// Remembers what was sent.
+#[derive(Default)]
+struct Wire(Mutex<Vec<Reply>>);
+
+impl Link for Wire {
+    fn interface(&self) -> &str {
+        "eth0"
+    }
+
+    fn address(&self) -> Ipv4Addr {
+        SERVER
+    }
+
+    fn send(&self, replies: &[&Reply], _stats: &Stats) {
+        self.0.lock().expect("no panic").extend(replies.iter().copied().cloned());
+    }
+}
+
+/// A service with both ends in hand.
+struct Site {
+    fake: Arc<Fake>,
+    wire: Arc<Wire>,
+    service: Arc<Service<Arc<Fake>>>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let subnet = Subnet {
+            network: Network { address: SERVER, prefix: 24 },
+            server: SERVER,
+            http: "http://10.77.0.1:8080".into(),
+            pool: Pool { first: FIRST, last: Ipv4Addr::new(10, 77, 0, 200) },
+            routers: vec![],
+            name_servers: vec![],
+            domain: None,
+            lease_seconds: 3_600,
+            local: LocalAnswer::default(),
+        };
+        let fake = Arc::new(Fake::default());
+        let service = Service::new(fake.clone(), vec![subnet], LeaseTable::default(), START);
+        Self { fake, wire: Arc::default(), service }
+    }
+
+    fn arrive(&self, messages: impl IntoIterator<Item = Message>) {
+        let link: Arc<dyn Link> = self.wire.clone();
+        self.service.process(messages.into_iter().collect(), &link);
+    }
+
+    /// Ends the oldest commit in flight.
+    fn land(&self, outcome: Result<(), BackendError>) {
+        let done = self.fake.in_flight.lock().expect("no panic").pop_front();
+        done.expect("a commit is in flight")(outcome);
+    }
+
+    /// What was sent since the last call.
+    fn sent(&self) -> Vec<Reply> {
+        std::mem::take(&mut *self.wire.0.lock().expect("no panic"))
+    }
+
+    fn kinds(&self) -> Vec<MessageType> {
+        self.sent().iter().map(|reply| reply.kind).collect()
+    }
+}
+
+fn full() -> Result<(), BackendError> {
+    Err(BackendError("disk full".into()))
 }
 
 fn discover(n: u8) -> Message {
     Message::request(MessageType::Discover, u32::from(n), Mac([2, 0, 0, 0, 0, n]))
+}
+
+fn key(n: u8) -> ClientKey {
+    ClientKey::of(&discover(n)).expect("short")
 }
 
 fn request(n: u8, address: Ipv4Addr) -> Message {
@@ -63,65 +132,95 @@ fn request(n: u8, address: Ipv4Addr) -> Message {
     message
 }
 
-fn kinds(replies: &[Reply]) -> Vec<MessageType> {
-    replies.iter().map(|reply| reply.kind).collect()
+#[test]
+fn p31_a_batch_is_one_commit_and_its_acks_wait_for_it() {
+    let site = Site::new();
+    site.arrive((1..=50).map(discover));
+    let offers = site.sent();
+    assert!(offers.iter().all(|offer| offer.kind == MessageType::Offer));
+    assert!(offers.iter().all(|offer| offer.destination == Destination::Broadcast));
+    assert!(site.fake.commits.lock().expect("no panic").is_empty(), "offers bind nobody");
+    let takes = (1..=50).map(|n| request(n, offers[usize::from(n) - 1].message.yiaddr));
+    site.arrive(takes.chain([discover(51)]));
+    assert_eq!(site.kinds(), [MessageType::Offer], "which rests on nothing new");
+    site.land(Ok(()));
+    let acks = site.sent();
+    assert!(acks.len() == 50 && acks.iter().all(|ack| ack.kind == MessageType::Ack));
+    let commits = site.fake.commits.lock().expect("no panic");
+    assert_eq!((commits.len(), commits[0].0.len()), (1, 50));
+    let bound = commits[0].0.iter().all(|write| write.lease.state == LeaseState::Bound);
+    assert!(bound && commits[0].0.iter().zip(&acks).all(|(w, ack)| w.address == ack.message.yiaddr));
 }
 
-#[tokio::test]
-async fn p31_a_batch_is_one_commit_and_only_leases_are_stored() {
-    let (fake, service) = service(vec![]).await;
-    let replies = service.process((1..=50).map(discover), "eth0", SERVER).await;
-    assert_eq!(kinds(&replies), [MessageType::Offer; 50]);
-    assert!(replies.iter().all(|reply| reply.destination == Destination::Broadcast));
-    let takes = (1..=50).map(|n| request(n, replies[usize::from(n) - 1].message.yiaddr));
-    let replies = service.process(takes, "eth0", SERVER).await;
-    assert_eq!(kinds(&replies), [MessageType::Ack; 50]);
-    let commits = fake.commits.lock().expect("no panic");
-    let sizes: Vec<_> = commits.iter().map(|(leases, contacts)| (leases.len(), contacts.len())).collect();
-    assert_eq!(sizes, [(0, 50), (50, 50)]);
-    let bound = commits[1].0.iter().all(|write| write.lease.state == LeaseState::Bound);
-    assert!(bound && commits[1].0.iter().zip(&replies).all(|(w, reply)| w.address == reply.message.yiaddr));
+#[test]
+fn p31_what_rests_on_a_failed_commit_is_undone_and_not_sent() {
+    let site = Site::new();
+    site.arrive([request(1, FIRST)]);
+    // Decided while the first is in flight, and upon it.
+    let mut release = Message::request(MessageType::Release, 1, Mac([2, 0, 0, 0, 0, 1]));
+    release.ciaddr = FIRST;
+    site.arrive([release, request(2, FIRST)]);
+    assert_eq!(site.service.table().last_of(&key(2)).map(|(address, _)| address), Some(FIRST));
+    site.land(full());
+    assert_eq!(*site.service.table(), LeaseTable::default());
+    assert!(!site.service.stats().is_storing());
+    // Even if what came later could be stored.
+    site.land(Ok(()));
+    assert_eq!(site.sent(), []);
+    assert!(site.service.stats().counts().any(|count| count == ("dropped", "not-stored", 2)));
+    site.arrive([request(2, FIRST), request(1, FIRST)]);
+    assert_eq!(site.kinds(), [MessageType::Nak], "it is the second one's now");
+    site.land(Ok(()));
+    assert_eq!(site.kinds(), [MessageType::Ack]);
+    assert!(site.service.stats().is_storing());
 }
 
-#[tokio::test]
-async fn p31_a_failed_commit_answers_nobody_and_changes_nothing() {
-    let (fake, service) = service(vec![]).await;
-    fake.full.store(true, Ordering::Relaxed);
-    let batch = || [discover(1), request(2, FIRST), discover(3)];
-    assert_eq!(service.process(batch(), "eth0", SERVER).await, []);
-    assert_eq!(*service.table.lock().await, LeaseTable::default());
-    assert!(service.stats().counts().any(|count| count == ("dropped", "backend", 3)));
-    fake.full.store(false, Ordering::Relaxed);
-    // The second client is refused, for the first now holds that address.
-    let replies = service.process(batch(), "eth0", SERVER).await;
-    assert_eq!(kinds(&replies), [MessageType::Offer, MessageType::Nak, MessageType::Offer]);
+#[test]
+fn p31_reserved_addresses_and_stored_leases_are_given_while_nothing_can_be_stored() {
+    let site = Site::new();
+    let reserved = Ipv4Addr::new(10, 77, 0, 5);
+    *site.fake.reservation.lock().expect("no panic") = Some((Mac([2, 0, 0, 0, 0, 5]), reserved));
+    site.arrive([request(1, FIRST)]);
+    site.land(Ok(()));
+    assert_eq!(site.kinds(), [MessageType::Ack]);
+    let before = site.service.table().clone();
+    site.arrive([request(1, FIRST), request(2, Ipv4Addr::new(10, 77, 0, 11)), request(5, reserved)]);
+    site.land(full());
+    let mut given: Vec<_> = site.sent().iter().map(|reply| (reply.kind, reply.message.yiaddr)).collect();
+    given.sort();
+    assert_eq!(given, [(MessageType::Ack, reserved), (MessageType::Ack, FIRST)]);
+    assert_eq!(*site.service.table(), before);
 }
 
-#[tokio::test]
-async fn p31_leases_live_on_after_a_restart_with_a_jumped_clock() {
-    let (fake, first) = service(vec![]).await;
-    assert_eq!(kinds(&first.process([request(1, FIRST)], "eth0", SERVER).await), [MessageType::Ack]);
-    let mut stored = fake.commits.lock().expect("no panic")[0].0.clone();
-    // As if it had been written a day ago.
-    for moment in stored.iter_mut().flat_map(|w| [&mut w.lease.since, &mut w.lease.expires]) {
-        *moment = moment.minus(DAY);
-    }
-    let (fake, second) = service(stored).await;
-    assert_eq!(
-        fake.commits.lock().expect("no panic")[0].0[0].address,
-        FIRST,
-        "the prolonged lease is stored"
-    );
-    assert_eq!(kinds(&second.process([request(2, FIRST)], "eth0", SERVER).await), [MessageType::Nak]);
+#[test]
+fn p32_machines_that_are_known_come_before_a_flood_of_strangers() {
+    let site = Site::new();
+    *site.fake.reservation.lock().expect("no panic") = Some((Mac([2, 0, 0, 0, 0, 250]), FIRST));
+    site.arrive((1..=250).map(discover));
+    let offers = site.sent();
+    assert_eq!(offers[0].message.yiaddr, FIRST);
+    assert_eq!(offers.len(), 191, "the pool without the reserved address, and that");
 }
 
-#[tokio::test]
-async fn what_is_not_for_us_reaches_no_backend() {
-    let (fake, service) = service(vec![]).await;
+#[test]
+fn an_offer_waits_when_its_machine_must_be_stored_first() {
+    let site = Site::new();
+    let mut firmware = discover(1);
+    firmware.options.set(code::VENDOR_CLASS, *b"PXEClient:Arch:00007");
+    site.arrive([firmware]);
+    assert_eq!(site.sent(), []);
+    site.land(Ok(()));
+    assert_eq!(site.kinds(), [MessageType::Offer]);
+}
+
+#[test]
+fn what_is_not_for_us_reaches_no_backend() {
+    let site = Site::new();
     let mut foreign = discover(1);
     foreign.giaddr = Ipv4Addr::new(192, 168, 0, 1);
-    assert_eq!(service.process([foreign, discover(1).reply(MessageType::Offer)], "eth0", SERVER).await, []);
-    assert!(fake.commits.lock().expect("no panic").is_empty());
-    let counted: Vec<_> = service.stats().counts().filter(|(_, _, count)| *count > 0).collect();
+    site.arrive([foreign, discover(1).reply(MessageType::Offer)]);
+    assert_eq!(site.sent(), []);
+    assert!(site.fake.commits.lock().expect("no panic").is_empty());
+    let counted: Vec<_> = site.service.stats().counts().filter(|(_, _, count)| *count > 0).collect();
     assert_eq!(counted, [("dropped", "from-server", 1), ("dropped", "unknown-subnet", 1)]);
 }

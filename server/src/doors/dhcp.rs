@@ -1,0 +1,195 @@
+//! The DHCP service's view of the application.
+
+use crate::app::App;
+use crate::clock;
+use crate::net::dhcp::{Backend, BackendError, Knowledge, Lookup};
+use crate::store::{Key, Transaction, WriteError};
+use kaltstart_core::dhcp::lease::LeaseWrite;
+use kaltstart_core::dhcp::{Contact, Drop, Known};
+use kaltstart_core::lifecycle::event::{Asker, Event, Happening};
+use kaltstart_core::lifecycle::{self, Step};
+use kaltstart_core::machine::{Machine, Node};
+use kaltstart_core::trace::{Exchange, What};
+use kaltstart_protocol::dhcp::MessageType;
+use kaltstart_protocol::finding::Code;
+use kaltstart_protocol::ids::{Mac, NodeId};
+use kaltstart_protocol::time::Millis;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How often the log repeats that there is no free address, ms: in a flood every packet finds out.
+const EXHAUSTED_EVERY_MS: u64 = 60_000;
+
+/// A machine that was changed, and what is told about it.
+type Told = (Machine, Vec<Happening>);
+
+/// Connects the DHCP service with the store and the machines' life.
+pub(crate) struct DhcpDoor {
+    app: Arc<App>,
+    /// When the log last told that there is no free address.
+    exhausted_at: AtomicU64,
+}
+
+impl DhcpDoor {
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self { app, exhausted_at: AtomicU64::new(0) }
+    }
+
+    fn tell_exhausted(&self, mac: Mac) {
+        let now = clock::now();
+        if now.since(Millis(self.exhausted_at.load(Ordering::Relaxed))) >= EXHAUSTED_EVERY_MS {
+            self.exhausted_at.store(now.0, Ordering::Relaxed);
+            let code = Code::PoolExhausted;
+            tracing::warn!(%mac, code = code.number(), "{}: {}", code.title(), code.next());
+        }
+    }
+}
+
+impl Backend for DhcpDoor {
+    fn known(&self, asking: &[Lookup]) -> Knowledge {
+        let records_unknown = self.app.records_unknown();
+        let index = self.app.store.index();
+        let nodes = asking.iter().map(|one| match index.get(one.mac) {
+            Some(machine) => Some(machine.known.clone()),
+            // Systems nobody declared are none of our machines; only what wants to boot may be.
+            None if one.client.boots() && records_unknown => Some(Known::of(&newcomer(one.mac))),
+            None => None,
+        });
+        Knowledge { nodes: nodes.collect(), reserved: index.reserved().clone() }
+    }
+
+    fn heard(&self, contact: &Contact) -> bool {
+        if contact.unanswered == Some(Drop::PoolExhausted) {
+            self.tell_exhausted(contact.mac);
+        }
+        let Some(last) = events(contact).last() else { return false };
+        let given = if let Event::AddressGiven { address, .. } = last { Some(address) } else { None };
+        match self.app.store.index().get(contact.mac) {
+            Some(machine) => machine.may_change(given, clock::now()),
+            None => contact.client.boots() && self.app.config.boot.discover_unknown,
+        }
+    }
+
+    fn note(&self, mac: Mac, exchange: Exchange) {
+        self.app.trace.note(mac, What::Dhcp(exchange));
+    }
+
+    fn commit(
+        &self,
+        leases: Vec<LeaseWrite>,
+        contacts: Vec<Contact>,
+        done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
+    ) -> Result<(), BackendError> {
+        let failed = |error: WriteError| BackendError(error.to_string());
+        let (records_unknown, now) = (self.app.records_unknown(), clock::now());
+        let work = move |transaction: &mut Transaction<'_>| {
+            leases.iter().try_for_each(|lease| transaction.put_lease(lease))?;
+            let mut told: Vec<Told> = Vec::new();
+            for contact in &contacts {
+                match transaction.attempt(|transaction| record(transaction, contact, records_unknown, now))? {
+                    Ok(changed) => told.extend(changed),
+                    // One broken record must not take the others' leases away.
+                    Err(error) => tracing::error!(mac = %contact.mac, %error, "sign of life not recorded"),
+                }
+            }
+            Ok(told)
+        };
+        let app = self.app.clone();
+        let done = move |outcome: Result<Vec<Told>, WriteError>| {
+            let tell = |told: Vec<Told>| told.iter().for_each(|(machine, news)| app.tell(machine, news));
+            done(outcome.map(tell).map_err(failed));
+        };
+        self.app.store.submit(work, done).map_err(failed)
+    }
+}
+
+/// What a sign of life means for its machine.
+fn events(contact: &Contact) -> impl Iterator<Item = Event> {
+    let asker = if contact.client.boots() { Asker::Firmware } else { Asker::System };
+    let asks = matches!(contact.kind, MessageType::Discover | MessageType::Request);
+    let given = contact.address.filter(|_| contact.kind == MessageType::Request);
+    let seen = asks.then_some(Event::DhcpSeen { asker });
+    seen.into_iter().chain(given.map(|address| Event::AddressGiven { asker, address }))
+}
+
+/// Lets a sign of life happen to its machine, which is made if nobody knows it and it boots.
+fn record(
+    transaction: &mut Transaction<'_>,
+    contact: &Contact,
+    records_unknown: bool,
+    now: Millis,
+) -> rusqlite::Result<Option<Told>> {
+    let (mut machine, version, mut told) = match transaction.machine(Key::Mac(contact.mac))? {
+        Some(found) => (found.machine, found.version, Vec::new()),
+        None if contact.client.boots() && records_unknown => {
+            let machine = newcomer(contact.mac);
+            let told = vec![Happening::NodeMoved(machine.node.state)];
+            (machine, 0, told)
+        }
+        None => return Ok(None),
+    };
+    let mut changed = version == 0;
+    for event in events(contact) {
+        if let Step::Changed { machine: next, happenings } = lifecycle::step(&machine, &event, now) {
+            machine = next;
+            told.extend(happenings);
+            changed = true;
+        }
+    }
+    if changed {
+        transaction.put(machine.clone(), version, &told, now)?;
+    }
+    Ok(changed.then_some((machine, told)))
+}
+
+/// A machine of which nothing but its hardware address is known.
+fn newcomer(mac: Mac) -> Machine {
+    let id = NodeId::new(clock::now(), clock::random_bits());
+    let name = format!("node-{}", mac.to_string().replace(':', ""));
+    Machine { job: None, node: Node::new(id, name, mac, false) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::UNDECLARED_MAX;
+    use crate::app::tests::{app, mac};
+    use kaltstart_core::dhcp::client::{Architecture, Client, Stage};
+    use std::sync::mpsc;
+
+    const FIRMWARE: Client = Client { architecture: Architecture::UefiX64, stage: Stage::Pxe };
+
+    fn discover(n: u32) -> Contact {
+        let kind = MessageType::Discover;
+        Contact { mac: mac(n), client: FIRMWARE, kind, address: None, hostname: None, unanswered: None }
+    }
+
+    fn commit(door: &DhcpDoor, contacts: Vec<Contact>) {
+        let (done, landed) = mpsc::channel();
+        door.commit(vec![], contacts, move |outcome| drop(done.send(outcome))).expect("taken");
+        landed.recv().expect("told").expect("durable");
+    }
+
+    #[tokio::test]
+    async fn p32_a_flood_of_unknown_machines_is_recorded_only_up_to_a_limit() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let door = DhcpDoor::new(Arc::new(app(dir.path()).await));
+        let all = u32::try_from(UNDECLARED_MAX).expect("small");
+        for first in (0..all).step_by(256) {
+            let batch: Vec<_> = (first..first + 256).map(discover).collect();
+            assert!(batch.iter().all(|contact| door.heard(contact)), "new machines are stored first");
+            commit(&door, batch);
+        }
+        let asking = |n| Lookup { mac: mac(n), client: FIRMWARE, kind: MessageType::Discover };
+        let known = door.known(&[asking(0), asking(all)]).nodes;
+        assert!(known[0].is_some() && known[1].is_none(), "one too many");
+        commit(&door, vec![discover(all)]);
+        assert_eq!(door.app.store.index().machines(), UNDECLARED_MAX);
+        assert!(!door.heard(&discover(1)), "nothing new is not stored again");
+        let given =
+            Contact { address: Some([10, 0, 0, 1].into()), kind: MessageType::Request, ..discover(1) };
+        assert!(door.heard(&given), "an address is news");
+        commit(&door, vec![given.clone()]);
+        assert!(!door.heard(&given));
+    }
+}

@@ -1,0 +1,116 @@
+//! What DHCP must know of machines, in memory: a packet shall not wait for the database.
+//!
+//! The index follows the commits: a change is in it before its caller hears that it is durable.
+
+use super::Store;
+use kaltstart_core::dhcp::Known;
+use kaltstart_core::lifecycle::HEARD_EVERY_MS;
+use kaltstart_core::machine::{Machine, State};
+use kaltstart_protocol::ids::{Mac, NodeId};
+use kaltstart_protocol::time::Millis;
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
+
+/// A machine in brief.
+#[derive(Debug)]
+pub struct Brief {
+    /// What its addresses and boot file are decided by.
+    pub known: Known,
+    /// Whether somebody declared it.
+    pub declared: bool,
+    macs: Box<[Mac]>,
+    address: Option<Ipv4Addr>,
+    last_seen: Option<Millis>,
+    /// Whether a job is queued or running.
+    works: bool,
+}
+
+impl Brief {
+    fn of(machine: &Machine) -> Self {
+        let node = &machine.node;
+        // Kept for the record; its name, addresses and hardware are free again.
+        let retired = node.state == State::Retired;
+        Self {
+            known: if retired { Known::STRANGER } else { Known::of(machine) },
+            declared: node.declared,
+            macs: if retired { Box::default() } else { node.macs.clone().into() },
+            address: node.address,
+            last_seen: node.last_seen,
+            works: machine.job.as_ref().is_some_and(|job| !job.state.ended()),
+        }
+    }
+
+    /// Whether a sign of life at `now`, with the address that is given, may change what is stored
+    /// of the machine. `lifecycle::step` has the last word.
+    #[must_use]
+    pub fn may_change(&self, address: Option<Ipv4Addr>, now: Millis) -> bool {
+        let lately = self.last_seen.is_some_and(|last| now.since(last) < HEARD_EVERY_MS);
+        self.works || !lately || (address.is_some() && address != self.address)
+    }
+}
+
+/// All machines in brief.
+#[derive(Debug, Default)]
+pub struct Index {
+    machines: HashMap<NodeId, Arc<Brief>>,
+    by_mac: HashMap<Mac, Arc<Brief>>,
+    reserved: Arc<BTreeSet<Ipv4Addr>>,
+    undeclared: usize,
+}
+
+impl Index {
+    /// The machine with that hardware address.
+    #[must_use]
+    pub fn get(&self, mac: Mac) -> Option<&Arc<Brief>> {
+        self.by_mac.get(&mac)
+    }
+
+    /// The addresses reserved for any machine.
+    #[must_use]
+    pub const fn reserved(&self) -> &Arc<BTreeSet<Ipv4Addr>> {
+        &self.reserved
+    }
+
+    /// How many machines there are.
+    #[must_use]
+    pub fn machines(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// How many machines nobody declared.
+    #[must_use]
+    pub const fn undeclared(&self) -> usize {
+        self.undeclared
+    }
+
+    pub(super) fn put(&mut self, machine: &Machine) {
+        let brief = Arc::new(Brief::of(machine));
+        if let Some(before) = self.machines.insert(machine.node.id.clone(), brief.clone()) {
+            self.undeclared -= usize::from(!before.declared);
+            for mac in &before.macs {
+                // Another machine may have it by now.
+                if self.by_mac.get(mac).is_some_and(|found| Arc::ptr_eq(found, &before)) {
+                    self.by_mac.remove(mac);
+                }
+            }
+            if before.known.reservation != brief.known.reservation {
+                before.known.reservation.map(|address| Arc::make_mut(&mut self.reserved).remove(&address));
+            }
+        }
+        self.undeclared += usize::from(!brief.declared);
+        if let Some(address) = brief.known.reservation.filter(|address| !self.reserved.contains(address)) {
+            Arc::make_mut(&mut self.reserved).insert(address);
+        }
+        for mac in &brief.macs {
+            self.by_mac.insert(*mac, brief.clone());
+        }
+    }
+}
+
+impl Store {
+    /// All machines in brief, as the last commit left them.
+    pub fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
