@@ -294,13 +294,32 @@ async fn p33_writing_and_mail_are_refused() {
 }
 
 #[tokio::test]
-async fn netascii_is_translated() {
+async fn p33_netascii_is_translated_and_its_size_is_true() {
+    let text: Vec<u8> = (0..300_000_u32).map(|i| b"line\nof\r\ntext"[(i ^ (i >> 5)) as usize % 13]).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("text"), &text).expect("written");
+    let too_large = fs::File::create(folder.path().join("large")).expect("made");
+    too_large.set_len((64 << 20) + 1).expect("as long as wanted");
+    let on_wire = String::from_utf8(text).expect("ASCII").replace('\r', "\r\0").replace('\n', "\r\n");
+    let netascii = |name, options| Request { mode: Mode::Netascii, ..request(name, options) };
+
+    let mut server = Server::start(Directory::new(folder.path()).expect("opened"), Limits::default());
+    for options in [&[][..], &[("blksize", 8)], &[("blksize", 1_001), ("windowsize", 5), ("tsize", 0)]] {
+        assert!(fetch(server.address, netascii("text", options)).await == on_wire.as_bytes(), "{options:?}");
+        server.wait_for(&Note::Finished("text".into(), Outcome::Complete, on_wire.len() as u64)).await;
+    }
+    let socket = client().await;
+    let sized = Packet::Rrq(netascii("text", &[("tsize", 0)]));
+    socket.send_to(&sized.encode(), server.address).await.expect("sent");
+    let size = Packet::Oack(Options::new().with("tsize", on_wire.len() as u64));
+    assert_eq!(receive(&socket, &mut [0; 600]).await.0, size);
+    let large = Packet::Rrq(netascii("large", &[]));
+    assert_eq!(refusal(server.address, &large).await.0, ErrorCode::UNDEFINED);
+    server.stop().await;
+
     let mut server = Server::start(memory(), Limits::default());
-    let text = Request { mode: Mode::Netascii, ..request("small", &[("tsize", 0)]) };
-    assert_eq!(fetch(server.address, text).await, b"one\r\ntwo\r\n");
+    assert_eq!(fetch(server.address, netascii("small", &[("tsize", 0)])).await, b"one\r\ntwo\r\n");
     server.wait_for(&Note::Finished("small".into(), Outcome::Complete, 10)).await;
-    let big = Packet::Rrq(Request { mode: Mode::Netascii, ..request("big", &[]) });
-    assert_eq!(refusal(server.address, &big).await.0, ErrorCode::UNDEFINED);
     server.stop().await;
 }
 
@@ -332,24 +351,27 @@ async fn p29_ten_thousand_malformed_packets_change_nothing() {
 }
 
 #[tokio::test]
-async fn p29_a_panic_ends_one_transfer_only() {
+async fn p29_a_panic_ends_one_request_only() {
     let server = Server::start(memory(), Limits::default());
     let socket = client().await;
-    for name in ["panic", "small"] {
-        // From the same port: its place is given back although the task panics.
+    let mut buffer = [0; 600];
+    for (name, is_served) in [("panic", false), ("small", true)] {
+        // From the same port: its place is given back although the resolver panics.
         let packet = Packet::Rrq(request(name, &[])).encode();
         socket.send_to(&packet, server.address).await.expect("sent");
-        assert_eq!(fetch(server.address, request("empty", &[])).await, b"");
+        let (answer, _) = receive(&socket, &mut buffer).await;
+        if is_served {
+            assert_eq!(answer, Packet::Data { block: 1, content: b"one\ntwo\n" });
+        } else {
+            assert!(matches!(answer, Packet::Error { code: ErrorCode::UNDEFINED, .. }), "{answer:?}");
+        }
     }
-    let mut buffer = [0; 600];
-    let (data, _) = receive(&socket, &mut buffer).await;
-    assert_eq!(data, Packet::Data { block: 1, content: b"one\ntwo\n" });
     server.stop().await;
 }
 
 #[tokio::test]
-async fn p33_half_open_transfers_are_bounded() {
-    let mut limits = Limits { transfers_max: 8, ..Limits::default() };
+async fn p33_transfers_are_bounded() {
+    let mut limits = Limits { workers: 1, transfers_max: 8, ..Limits::default() };
     limits.transfer.first_ack_ms = 300;
     let mut server = Server::start(memory(), limits);
     let packet = Packet::Rrq(request("big", &[("tsize", 0)])).encode();
@@ -374,6 +396,42 @@ async fn p33_half_open_transfers_are_bounded() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn p33_ten_thousand_half_open_transfers_keep_nobody_out() {
+    const REQUESTS: usize = 10_000;
+    let limits = Limits { workers: 1, transfers_per_client_max: usize::MAX, ..Limits::default() };
+    let most = limits.half_open_max;
+    let mut server = Server::start(memory(), limits);
+    let packet = Packet::Rrq(request("big", &[("tsize", 0)])).encode();
+    let (mut open, mut displaced) = (0, 0);
+    let mut sockets = std::collections::VecDeque::new();
+    for n in 0..REQUESTS {
+        // Each client lives until its transfer was displaced, so none ends because its port is closed.
+        let socket = client().await;
+        socket.send_to(&packet, server.address).await.expect("sent");
+        sockets.push_back(socket);
+        loop {
+            match server.note().await {
+                Note::Started(_) => {
+                    open += 1;
+                    break;
+                }
+                Note::Finished(_, Outcome::Displaced, 0) => {
+                    (open, displaced) = (open - 1, displaced + 1);
+                    sockets.pop_front();
+                }
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+        assert!(open <= most, "{open} of {n} are open");
+    }
+    assert_eq!(displaced, REQUESTS - most);
+    // A client that is there gets its file all the same.
+    let got = fetch(server.address, request("big", &[("blksize", 1_468), ("windowsize", 16)])).await;
+    assert_eq!(Digest::of(&got), Digest::of(&memory().0["big"]));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn p33_a_repeated_request_starts_nothing() {
     let mut server = Server::start(memory(), Limits::default());
@@ -386,6 +444,29 @@ async fn p33_a_repeated_request_starts_nothing() {
     // A client whose port is closed does not hold its place.
     drop(socket);
     assert_eq!(server.note().await, Note::Finished("big".into(), Outcome::Gone, 0));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn p33_a_client_that_starts_anew_from_the_same_port_is_served() {
+    let mut server = Server::start(memory(), Limits::default());
+    let socket = client().await;
+    let mut buffer = vec![0; 2_048];
+    let ask = |name, options: &'static [(&str, u64)]| Packet::Rrq(request(name, options)).encode();
+    // A size probe whose end is lost, and the request that follows from the same port.
+    socket.send_to(&ask("big", &[("tsize", 0)]), server.address).await.expect("sent");
+    let (probed, _) = receive(&socket, &mut buffer).await;
+    assert!(matches!(probed, Packet::Oack(_)), "{probed:?}");
+    socket.send_to(&ask("small", &[]), server.address).await.expect("sent");
+    server.wait_for(&Note::Finished("big".into(), Outcome::Replaced, 0)).await;
+    server.wait_for(&Note::Started("small".into())).await;
+    loop {
+        match receive(&socket, &mut buffer).await.0 {
+            // Repeated before it was replaced.
+            Packet::Oack(_) => {}
+            data => break assert_eq!(data, Packet::Data { block: 1, content: b"one\ntwo\n" }),
+        }
+    }
     server.stop().await;
 }
 

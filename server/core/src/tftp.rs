@@ -9,18 +9,20 @@
 //! nothing new is ignored, and only silence makes the sender repeat what it sent.
 
 mod negotiate;
-mod netascii;
+pub mod netascii;
 mod rto;
 #[cfg(test)]
 mod tests;
-
-pub use netascii::to_netascii;
 
 use alloc::string::{String, ToString};
 use core::ops::Range;
 use kaltstart_protocol::tftp::{ErrorCode, Mode, Options, Packet, Request};
 use negotiate::Agreement;
 use rto::Rto;
+
+/// Longest way of a request that the network has doubled. Clients wait longer before they repeat
+/// one themselves.
+const DOUBLED_REQUEST_MS_MAX: u64 = 500;
 
 /// What a server lets a client have, and how long it waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -369,6 +371,32 @@ impl Transfer {
         self.send_window(now_ms)
     }
 
+    /// Whether a request that comes again from the same port, word for word, means that the client
+    /// has started anew. One that has confirmed nothing has only not heard yet; one whose
+    /// transfer is going on was doubled by the network.
+    #[must_use]
+    pub const fn is_left_behind(&self, now_ms: u64) -> bool {
+        self.is_confirmed && now_ms.saturating_sub(self.progress_ms) >= DOUBLED_REQUEST_MS_MAX
+    }
+
+    /// Tells that what the last step named was sent only now, because the content came late.
+    pub fn on_sent_late(&mut self, now_ms: u64) {
+        self.sent_ms = self.sent_ms.max(now_ms);
+        self.is_first_send = false;
+    }
+
+    /// Bytes in every block but the last.
+    #[must_use]
+    pub const fn blksize(&self) -> u16 {
+        self.agreed.blksize
+    }
+
+    /// Whether the client has confirmed the options or a block.
+    #[must_use]
+    pub const fn is_answered(&self) -> bool {
+        self.is_confirmed
+    }
+
     /// When to call [`on_timeout`](Self::on_timeout) if nothing comes before.
     #[must_use]
     pub fn deadline_ms(&self) -> u64 {
@@ -387,12 +415,6 @@ impl Transfer {
         let blksize = u64::from(self.agreed.blksize);
         let offset = number.saturating_sub(1).saturating_mul(blksize).min(self.size);
         Block { wire: number as u16, offset, len: (self.size - offset).min(blksize) as usize }
-    }
-
-    /// Most bytes of content one step sends.
-    #[must_use]
-    pub fn window_bytes(&self) -> usize {
-        usize::from(self.agreed.blksize) * usize::from(self.agreed.windowsize)
     }
 
     /// What was agreed and how far it came.

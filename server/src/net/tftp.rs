@@ -1,42 +1,58 @@
 //! The TFTP service: boot files for machines that know nothing better.
 //!
-//! [`serve`] takes requests from one socket and runs each transfer in a task of its own, on a
-//! socket of its own that is connected to the client: the kernel keeps packets of others away
-//! from it, and answers them that nobody listens. What a transfer does is decided in
-//! [`kaltstart_core::tftp`]; which bytes a name stands for is up to a [`Resolver`].
+//! [`serve`] takes requests from one socket and hands them to a few workers, each a task with a
+//! socket of its own on which it runs many transfers: a task, a socket and a timer for each would
+//! cost more than the sending. What a transfer does is decided in [`kaltstart_core::tftp`]; which
+//! bytes a name stands for is up to a [`Resolver`].
 //!
 //! Nothing can be written. Nothing is answered to packets that are no requests.
 
-mod clients;
 mod content;
 mod directory;
+mod link;
 mod session;
 mod socket;
+mod worker;
 
 pub use content::Content;
 pub use directory::Directory;
 pub use kaltstart_core::tftp::{Limits as TransferLimits, Outcome, Refusal, Report};
 pub use socket::bind;
 
-use clients::Clients;
+use futures_util::FutureExt as _;
+use kaltstart_protocol::tftp::Packet;
+use link::Link;
 use std::future::Future;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use worker::{Asked, Worker};
+
+/// Requests that wait for a worker.
+const WAITING_MAX: usize = 1_024;
 
 /// Bounds of the service as a whole.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Transfers at once. Each takes a socket, perhaps a file, and up to 64 KiB (or one window,
-    /// if that is more) of memory; requests beyond that are dropped, and clients repeat them.
+    /// Tasks that transfers are divided among, by the client's port; each may keep a processor
+    /// busy.
+    pub workers: usize,
+    /// Transfers at once. Each takes about a kilobyte, and perhaps an open file; requests beyond
+    /// that are dropped, and clients repeat them.
     pub transfers_max: usize,
-    /// Transfers at once with one address. Above 1, because a client may have given up one that
-    /// is still being repeated, and because several may hide behind a router.
+    /// Transfers at once that nobody has confirmed anything of. The next one takes the place of
+    /// the oldest, so that requests with false senders keep nobody out.
+    pub half_open_max: usize,
+    /// Transfers at once of one worker with one address. Above 1, because a client may have given
+    /// up one that is still being repeated, and because many may hide behind a router.
     pub transfers_per_client_max: usize,
     /// Longest wait for the [`Resolver`].
     pub resolve_time_max: Duration,
@@ -47,10 +63,24 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            transfers_max: 1_000,
-            transfers_per_client_max: 64,
+            workers: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8)),
+            transfers_max: 4_096,
+            half_open_max: 1_024,
+            transfers_per_client_max: 1_024,
             resolve_time_max: Duration::from_secs(5),
             transfer: TransferLimits::default(),
+        }
+    }
+}
+
+impl Limits {
+    /// What one worker has of it.
+    fn of_one_worker(&self) -> Self {
+        let share = |all: usize| all.div_ceil(self.workers.max(1)).max(1);
+        Self {
+            transfers_max: share(self.transfers_max),
+            half_open_max: share(self.half_open_max),
+            ..self.clone()
         }
     }
 }
@@ -119,8 +149,6 @@ pub enum DropReason {
     ClientBusy,
     /// There are too many transfers.
     Busy,
-    /// No socket could be had for the answer.
-    Socket,
 }
 
 impl DropReason {
@@ -133,7 +161,6 @@ impl DropReason {
             Self::Duplicate => "duplicate",
             Self::ClientBusy => "client_busy",
             Self::Busy => "busy",
-            Self::Socket => "socket",
         }
     }
 }
@@ -161,7 +188,7 @@ struct Service<R, O> {
 /// cancelled. Transfers under way are then cut off.
 ///
 /// # Errors
-/// When the socket fails for good.
+/// When the socket fails for good, or there is none for the transfers.
 pub async fn serve<R: Resolver, O: Observer>(
     socket: UdpSocket,
     resolver: R,
@@ -169,21 +196,24 @@ pub async fn serve<R: Resolver, O: Observer>(
     limits: Limits,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let slots = Arc::new(Semaphore::new(limits.transfers_max));
-    let clients = Clients::new(limits.transfers_per_client_max);
+    let SocketAddr::V4(address) = socket.local_addr()? else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
     let service = Arc::new(Service { resolver, observer, limits });
     let mut tasks = JoinSet::new();
+    let mut workers = Vec::new();
+    for _ in 0..service.limits.workers.max(1) {
+        let (sender, asked) = mpsc::channel(WAITING_MAX);
+        let link = Link::open(*address.ip())?;
+        tasks.spawn(work(Arc::clone(&service), *address.ip(), link, asked));
+        workers.push(sender);
+    }
+    let hasher = RandomState::new();
     let mut buffer = [0; socket::REQUEST_BYTES_MAX];
     let result = loop {
         let datagram = tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
-            Some(ended) = tasks.join_next() => {
-                // A panic ends the transfer it happened in, and no other.
-                if let Err(error) = ended {
-                    tracing::error!(error = &error as &dyn std::error::Error, "TFTP transfer crashed");
-                }
-                continue;
-            }
+            Some(_) = tasks.join_next() => break Err(io::Error::other("a TFTP worker has ended")),
             received = socket::receive(&socket, &mut buffer) => match received {
                 Ok(datagram) => datagram,
                 Err(error) => break Err(error),
@@ -195,24 +225,43 @@ pub async fn serve<R: Resolver, O: Observer>(
             dropped(DropReason::Broadcast);
             continue;
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            dropped(DropReason::Busy);
-            continue;
-        };
-        let claim = match clients.claim(client) {
-            Ok(claim) => claim,
-            Err(reason) => {
-                dropped(reason);
+        let (request, is_write) = match Packet::decode(&buffer[..datagram.len]) {
+            Ok(Packet::Rrq(request)) => (request, false),
+            Ok(Packet::Wrq(request)) => (request, true),
+            // Whoever answers garbage can be made to answer a third party.
+            Ok(_) | Err(_) => {
+                dropped(DropReason::Malformed);
                 continue;
             }
         };
-        let request = buffer[..datagram.len].to_vec();
-        let service = Arc::clone(&service);
-        tasks.spawn(async move {
-            session::answer(&service, client, local, &request).await;
-            drop((claim, slot));
-        });
+        let asked = Asked { client, local, request, is_write, at: Instant::now() };
+        let worker = &workers[hasher.hash_one(client) as usize % workers.len()];
+        if worker.try_send(asked).is_err() {
+            dropped(DropReason::Busy);
+        }
     };
     tasks.shutdown().await;
     result
+}
+
+/// Runs one worker after another: a panic ends the transfers of the worker it happened in, and
+/// leaves the service to all others.
+async fn work<R: Resolver, O: Observer>(
+    service: Arc<Service<R, O>>,
+    address: Ipv4Addr,
+    mut link: Link,
+    mut asked: mpsc::Receiver<Asked>,
+) {
+    loop {
+        let limits = service.limits.of_one_worker();
+        let worker = Worker::new(Arc::clone(&service), limits, link);
+        if AssertUnwindSafe(worker.run(&mut asked)).catch_unwind().await.is_ok() {
+            return;
+        }
+        tracing::error!("a TFTP worker crashed; its transfers were cut off");
+        link = match Link::open(address) {
+            Ok(link) => link,
+            Err(error) => return tracing::error!(%error, "no socket for TFTP transfers"),
+        };
+    }
 }

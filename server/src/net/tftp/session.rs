@@ -1,187 +1,206 @@
-//! One request, from its first byte to its last.
+//! One transfer with all it needs: what it says is read and sent here.
 
-use super::content::{Content, Reader};
-use super::{DropReason, Event, Observer, Resolver, Service, socket};
-use kaltstart_core::tftp::{Outcome, Refusal, Report, Step, Transfer};
-use kaltstart_protocol::tftp::{DATA_HEADER_BYTES, Packet, Request, data_header};
-use std::io;
+use super::content::Source;
+use super::link::{CALL_BYTES_MAX, Cut, Link, SEGMENTS_MAX};
+use kaltstart_core::tftp::{Block, Outcome, Refusal, Step, Transfer};
+use kaltstart_protocol::tftp::{DATA_HEADER_BYTES, Request, data_header};
+use nix::errno::Errno;
+use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Range;
-use std::time::Duration;
-use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Longest packet read from a client during a transfer: acknowledgements have four bytes, errors
-/// have a text.
-const ANSWER_BYTES_MAX: usize = 512;
-
-/// Answers the packet `bytes` that `client` sent to `local`.
-pub(super) async fn answer<R: Resolver, O: Observer>(
-    service: &Service<R, O>,
-    client: SocketAddrV4,
-    local: Ipv4Addr,
-    bytes: &[u8],
-) {
-    let dropped = |reason| service.observer.note(&Event::Dropped { client, reason });
-    let (request, is_write) = match Packet::decode(bytes) {
-        Ok(Packet::Rrq(request)) => (request, false),
-        Ok(Packet::Wrq(request)) => (request, true),
-        // Whoever answers garbage can be made to answer a third party.
-        Ok(_) | Err(_) => return dropped(DropReason::Malformed),
-    };
-    let socket = match socket::connect(local, client) {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::warn!(%client, %error, "no socket for a TFTP transfer");
-            return dropped(DropReason::Socket);
-        }
-    };
-    let begin = Instant::now();
-    let opened = if is_write { Err(Refusal::ReadOnly) } else { open(service, client, &request).await };
-    let started = opened.and_then(|content| {
-        let now_ms = millis_since(begin);
-        let (transfer, step) = Transfer::new(&request, content.size(), &service.limits.transfer, now_ms)?;
-        Ok((content, transfer, step))
-    });
-    let name = request.name.as_str();
-    let (content, transfer, step) = match started {
-        Ok(started) => started,
-        Err(reason) => {
-            socket.send(&reason.packet().encode()).await.ok();
-            tracing::info!(%client, file = ?name, reason = reason.label(), "TFTP request refused");
-            return service.observer.note(&Event::Refused { client, name, reason });
-        }
-    };
-    service.observer.note(&Event::Started { client, name });
-    let mut session = Session::new(socket, content, transfer, begin);
-    let outcome = session.run(step).await;
-
-    let (report, duration) = (session.transfer.report(), begin.elapsed());
-    log_end(client, name, &outcome, &report, duration);
-    let (outcome, report) = (&outcome, &report);
-    service.observer.note(&Event::Finished { client, name, outcome, report, duration });
+/// What all transfers of a worker send and read with.
+pub(super) struct Tools {
+    pub(super) link: Link,
+    /// Reading that has to wait for a disk.
+    pub(super) reading: JoinSet<Read>,
+    /// The packets being put together.
+    packets: Vec<u8>,
 }
 
-fn log_end(client: SocketAddrV4, file: &str, outcome: &Outcome, report: &Report, duration: Duration) {
-    let (bytes, seconds, label) = (report.confirmed_bytes(), duration.as_secs_f64(), outcome.label());
-    let Report { blksize, windowsize, acked_block, last_block, resent_blocks, .. } = *report;
-    if outcome.is_failure() {
-        tracing::warn!(
-            %client, file = ?file, bytes, seconds, blksize, windowsize, acked_block, last_block, resent_blocks,
-            outcome = label, "TFTP transfer failed"
-        );
-    } else {
-        tracing::info!(%client, file = ?file, bytes, seconds, resent_blocks, outcome = label, "TFTP transfer ended");
+impl Tools {
+    pub(super) fn new(link: Link) -> Self {
+        Self { link, reading: JoinSet::new(), packets: Vec::new() }
     }
 }
 
-async fn open<R: Resolver, O>(
-    service: &Service<R, O>,
-    client: SocketAddrV4,
-    request: &Request,
-) -> Result<Content, Refusal> {
-    let opening = service.resolver.open(*client.ip(), &request.name);
-    let opened = tokio::time::timeout(service.limits.resolve_time_max, opening).await;
-    opened.unwrap_or(Err(Refusal::Unavailable))?.translated(request.mode).await
+/// Content that came from a disk, for the blocks from `first` on.
+pub(super) struct Read {
+    pub(super) client: SocketAddrV4,
+    pub(super) id: u64,
+    first: u64,
+    content: io::Result<Vec<u8>>,
 }
 
-fn millis_since(begin: Instant) -> u64 {
-    u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A transfer with all it needs.
-struct Session {
-    socket: UdpSocket,
-    reader: Reader,
-    transfer: Transfer,
-    begin: Instant,
-    /// The packet being put together.
-    packet: Vec<u8>,
+/// A transfer that is under way.
+pub(super) struct Session {
+    /// Unlike that of every other transfer of the worker.
+    pub(super) id: u64,
+    pub(super) client: SocketAddrV4,
+    /// The address the client asked.
+    pub(super) local: Ipv4Addr,
+    pub(super) request: Request,
+    pub(super) begin: Instant,
+    pub(super) transfer: Transfer,
+    /// When the worker's timer will look at it.
+    pub(super) wake_ms: u64,
+    pub(super) source: Source,
+    /// Blocks that are still to be sent.
+    unsent: Range<u64>,
+    /// Their content is being read from a disk.
+    is_reading: bool,
+    /// The kernel cuts the packets of this client's blocks.
+    is_cut: bool,
 }
 
 impl Session {
-    fn new(socket: UdpSocket, content: Content, transfer: Transfer, begin: Instant) -> Self {
-        let reader = Reader::new(content, transfer.window_bytes());
-        Self { socket, reader, transfer, begin, packet: Vec::new() }
-    }
-
-    async fn run(&mut self, mut step: Step) -> Outcome {
-        let mut buffer = [0; ANSWER_BYTES_MAX];
-        let mut wake_ms = self.transfer.deadline_ms();
-        let timer = tokio::time::sleep_until(self.begin + Duration::from_millis(wake_ms));
-        tokio::pin!(timer);
-        loop {
-            match self.obey(step).await {
-                Ok(None) => {}
-                Ok(Some(outcome)) => return outcome,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot read a file served by TFTP");
-                    self.socket.send(&Refusal::Unavailable.packet().encode()).await.ok();
-                    return Outcome::Unreadable;
-                }
-            }
-            // The deadline moves with each packet, mostly further away. Setting the timer only
-            // when it rings, or when it would ring too late, saves most of the work.
-            let deadline_ms = self.transfer.deadline_ms();
-            if deadline_ms < wake_ms || timer.is_elapsed() {
-                wake_ms = deadline_ms;
-                timer.as_mut().reset(self.begin + Duration::from_millis(wake_ms));
-            }
-            step = tokio::select! {
-                biased;
-                received = self.socket.recv(&mut buffer) => match received {
-                    Ok(len) => match Packet::decode(&buffer[..len]) {
-                        Ok(packet) => self.transfer.on_packet(&packet, millis_since(self.begin)),
-                        Err(_) => Step::Wait,
-                    },
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                        Step::End(self.transfer.on_unreachable())
-                    }
-                    Err(_) => Step::Wait,
-                },
-                () = timer.as_mut() => self.transfer.on_timeout(millis_since(self.begin)),
-            };
+    pub(super) fn new(
+        id: u64,
+        (client, local): (SocketAddrV4, Ipv4Addr),
+        request: Request,
+        source: Source,
+        transfer: Transfer,
+        begin: Instant,
+    ) -> Self {
+        Self {
+            id,
+            client,
+            local,
+            request,
+            begin,
+            transfer,
+            wake_ms: u64::MAX,
+            source,
+            unsent: 0..0,
+            is_reading: false,
+            is_cut: true,
         }
     }
 
-    /// Does what the transfer says. Fails when the content cannot be read.
-    async fn obey(&mut self, step: Step) -> io::Result<Option<Outcome>> {
+    /// Whether it waits for a disk, and time does not count.
+    pub(super) const fn is_reading(&self) -> bool {
+        self.is_reading
+    }
+
+    /// Does what the transfer says. Answers with the end, if this is it.
+    pub(super) async fn obey(&mut self, step: Step, tools: &mut Tools) -> Option<Outcome> {
         match step {
-            Step::Wait => Ok(None),
-            Step::SendOack => Ok(self.send(&self.transfer.oack().encode()).await),
-            Step::SendBlocks(blocks) => self.send_blocks(blocks).await,
-            Step::End(outcome) => Ok(Some(outcome)),
+            Step::Wait => None,
+            Step::SendOack => {
+                let oack = self.transfer.oack().encode();
+                // A packet that cannot be sent is a lost packet.
+                tools.link.send(self.local, self.client, &oack, Cut::Not).await.ok();
+                None
+            }
+            Step::SendBlocks(blocks) => {
+                self.unsent = blocks;
+                if !self.is_reading {
+                    self.send_blocks(tools).await;
+                }
+                None
+            }
+            Step::End(outcome) => Some(outcome),
         }
     }
 
-    async fn send_blocks(&mut self, blocks: Range<u64>) -> io::Result<Option<Outcome>> {
-        let (first, last) = (self.transfer.block(blocks.start), self.transfer.block(blocks.end - 1));
-        let mut bytes = self.reader.read(first.offset..last.offset + last.len as u64).await?;
-        for number in blocks {
+    /// Takes what was read for it, and goes on.
+    pub(super) async fn on_read(&mut self, read: Read, now_ms: u64, tools: &mut Tools) -> Option<Outcome> {
+        self.is_reading = false;
+        let content = match read.content {
+            Ok(content) => content,
+            Err(error) => {
+                tracing::warn!(client = %self.client, %error, "cannot read a file served by TFTP");
+                let refusal = Refusal::Unavailable.packet().encode();
+                tools.link.send(self.local, self.client, &refusal, Cut::Not).await.ok();
+                return Some(Outcome::Unreadable);
+            }
+        };
+        self.transfer.on_sent_late(now_ms);
+        // The client may have gone on meanwhile.
+        if read.first == self.unsent.start && !self.unsent.is_empty() {
+            let blocks = self.next_blocks();
+            let mut rest = content.as_slice();
+            self.frame(&blocks, &mut tools.packets);
+            for piece in pieces(&mut tools.packets, self.stride()) {
+                let (head, tail) = rest.split_at_checked(piece.len()).unwrap_or_default();
+                piece.get_mut(..head.len())?.copy_from_slice(head);
+                rest = tail;
+            }
+            self.send_packets(blocks, tools).await;
+        }
+        self.send_blocks(tools).await;
+        None
+    }
+
+    /// Sends what is to be sent, up to the first block for which a disk must be waited for.
+    async fn send_blocks(&mut self, tools: &mut Tools) {
+        while !self.unsent.is_empty() {
+            let blocks = self.next_blocks();
+            let bytes = self.frame(&blocks, &mut tools.packets);
+            let Block { offset, .. } = self.transfer.block(blocks.start);
+            let mut empty: Vec<_> = pieces(&mut tools.packets, self.stride()).map(IoSliceMut::new).collect();
+            if !self.source.read_now(offset, &mut empty) {
+                let (source, client, id, first) = (self.source.clone(), self.client, self.id, blocks.start);
+                self.is_reading = true;
+                tools.reading.spawn_blocking(move || Read {
+                    client,
+                    id,
+                    first,
+                    content: source.read(offset, bytes),
+                });
+                return;
+            }
+            drop(empty);
+            self.send_packets(blocks, tools).await;
+        }
+    }
+
+    /// As many of the blocks to be sent as one call takes.
+    fn next_blocks(&self) -> Range<u64> {
+        let most = (CALL_BYTES_MAX / self.stride()).clamp(1, SEGMENTS_MAX) as u64;
+        self.unsent.start..self.unsent.end.min(self.unsent.start + most)
+    }
+
+    /// Bytes of a packet with a full block.
+    fn stride(&self) -> usize {
+        DATA_HEADER_BYTES + usize::from(self.transfer.blksize())
+    }
+
+    /// Lays out the packets of `blocks` without their content. Answers with the content's length.
+    fn frame(&self, blocks: &Range<u64>, packets: &mut Vec<u8>) -> usize {
+        let mut content_bytes = 0;
+        // What was there is overwritten, so only what was never there is cleared.
+        packets.resize(self.stride() * (blocks.end - blocks.start) as usize, 0);
+        for (number, packet) in blocks.clone().zip(packets.chunks_mut(self.stride())) {
             let block = self.transfer.block(number);
-            let (content, rest) = bytes.split_at(block.len);
-            bytes = rest;
-            self.packet.clear();
-            self.packet.reserve(DATA_HEADER_BYTES + content.len());
-            self.packet.extend(data_header(block.wire));
-            self.packet.extend_from_slice(content);
-            if let Some(outcome) = send(&self.socket, &self.transfer, &self.packet).await {
-                return Ok(Some(outcome));
+            packet[..DATA_HEADER_BYTES].copy_from_slice(&data_header(block.wire));
+            content_bytes += block.len;
+        }
+        packets.truncate(DATA_HEADER_BYTES * (blocks.end - blocks.start) as usize + content_bytes);
+        content_bytes
+    }
+
+    async fn send_packets(&mut self, blocks: Range<u64>, tools: &mut Tools) {
+        self.unsent.start = blocks.end;
+        let Tools { link, packets, .. } = tools;
+        let stride = self.stride();
+        if self.is_cut && blocks.end - blocks.start > 1 {
+            match link.send(self.local, self.client, packets, Cut::Every(stride as u16)).await {
+                // Too long for a frame, or the network card cannot: the kernel does not cut such.
+                Err(Errno::EINVAL | Errno::EMSGSIZE | Errno::EIO | Errno::EOPNOTSUPP) => self.is_cut = false,
+                // Another error is a lost packet.
+                Ok(()) | Err(_) => return,
             }
         }
-        Ok(None)
-    }
-
-    async fn send(&self, packet: &[u8]) -> Option<Outcome> {
-        send(&self.socket, &self.transfer, packet).await
+        for packet in packets.chunks(stride) {
+            link.send(self.local, self.client, packet, Cut::Not).await.ok();
+        }
     }
 }
 
-/// Sends a packet. An error of the network is a lost packet, and the transfer sends it again;
-/// only the news that the client is gone ends it.
-async fn send(socket: &UdpSocket, transfer: &Transfer, packet: &[u8]) -> Option<Outcome> {
-    match socket.send(packet).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Some(transfer.on_unreachable()),
-        Ok(_) | Err(_) => None,
-    }
+/// The room for content in `packets`.
+fn pieces(packets: &mut [u8], stride: usize) -> impl Iterator<Item = &mut [u8]> {
+    packets.chunks_mut(stride).map(|packet| &mut packet[DATA_HEADER_BYTES..])
 }

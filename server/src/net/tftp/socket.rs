@@ -1,4 +1,4 @@
-//! Sockets that answer from the address they were asked on.
+//! The socket that takes requests.
 
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt,
@@ -14,37 +14,30 @@ use tokio::net::UdpSocket;
 /// Longest request that is read. RFC 2347 allows 512 bytes; firmware may pad.
 pub(super) const REQUEST_BYTES_MAX: usize = 2_048;
 
-/// Kernel buffer for requests: a rack that is switched on asks all at once, and a request that
-/// is lost costs the machine its time-out of a second or more.
-const REQUEST_BUFFER_BYTES: usize = 4 << 20;
+/// Kernel buffer for what comes in: a rack that is switched on asks all at once, and a request
+/// that is lost costs the machine its time-out of a second or more.
+pub(super) const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 
 /// A socket for [`serve`](super::serve), on port 69 or another one.
 ///
 /// # Errors
 /// When the address cannot be had.
 pub fn bind(address: SocketAddrV4) -> io::Result<UdpSocket> {
-    let socket = udp_socket()?;
-    // Beyond the system's limit only with CAP_NET_ADMIN. Without either the service works, it
-    // only loses more of a burst.
-    if setsockopt(&socket, RcvBufForce, &REQUEST_BUFFER_BYTES).is_err() {
-        setsockopt(&socket, RcvBuf, &REQUEST_BUFFER_BYTES).ok();
-    }
+    let socket = udp_socket(RECEIVE_BUFFER_BYTES)?;
     setsockopt(&socket, Ipv4PacketInfo, &true)?;
     socket.bind(&address.into())?;
     UdpSocket::from_std(socket.into())
 }
 
-/// A socket for one transfer: from `local`, the address the client asked, to the client only.
-pub(super) fn connect(local: Ipv4Addr, client: SocketAddrV4) -> io::Result<UdpSocket> {
-    let socket = udp_socket()?;
-    socket.bind(&SocketAddrV4::new(local, 0).into())?;
-    socket.connect(&client.into())?;
-    UdpSocket::from_std(socket.into())
-}
-
-fn udp_socket() -> io::Result<Socket> {
+/// A UDP socket with room for a burst.
+pub(super) fn udp_socket(receive_buffer_bytes: usize) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
+    // Beyond the system's limit only with CAP_NET_ADMIN. Without either the service works, it
+    // only loses more of a burst.
+    if setsockopt(&socket, RcvBufForce, &receive_buffer_bytes).is_err() {
+        setsockopt(&socket, RcvBuf, &receive_buffer_bytes).ok();
+    }
     Ok(socket)
 }
 

@@ -1,0 +1,145 @@
+//! The socket that many transfers share.
+
+use super::socket::{RECEIVE_BUFFER_BYTES, udp_socket};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt,
+    sockopt::{Ipv4RecvErr, SndBuf, SndBufForce},
+};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// Kernel buffer for what goes out, so that a slow link delays its own clients only.
+const SEND_BUFFER_BYTES: usize = 4 << 20;
+
+/// Most datagrams in one call, and most bytes (`UDP_MAX_SEGMENTS` and the length field of IP).
+pub(super) const SEGMENTS_MAX: usize = 64;
+/// See [`SEGMENTS_MAX`].
+pub(super) const CALL_BYTES_MAX: usize = 65_507;
+
+/// A socket on a port of its own that talks to many clients.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: UdpSocket,
+    /// Clients whose port is closed, until somebody asks.
+    refused: Vec<SocketAddrV4>,
+}
+
+/// How datagrams that lie behind each other are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// It is one datagram.
+    Not,
+    /// Every datagram but the last has so many bytes, and the kernel cuts (`UDP_SEGMENT`).
+    Every(u16),
+}
+
+impl Link {
+    /// A socket that sends from `address`, or from any address if it is unspecified.
+    pub(super) fn open(address: Ipv4Addr) -> io::Result<Self> {
+        let socket = udp_socket(RECEIVE_BUFFER_BYTES)?;
+        if setsockopt(&socket, SndBufForce, &SEND_BUFFER_BYTES).is_err() {
+            setsockopt(&socket, SndBuf, &SEND_BUFFER_BYTES).ok();
+        }
+        // Without it nobody learns of closed ports: the socket is not connected to one client.
+        setsockopt(&socket, Ipv4RecvErr, &true)?;
+        // Routers may cut packets up. The size of the blocks cannot be changed once it is agreed,
+        // and routers that drop what is too long without a word are common.
+        set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
+        socket.bind(&SocketAddrV4::new(address, 0).into())?;
+        Ok(Self { socket: UdpSocket::from_std(socket.into())?, refused: Vec::new() })
+    }
+
+    /// Waits until there may be something to receive.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
+    /// Takes a datagram, if one is there.
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddrV4)> {
+        loop {
+            match self.socket.try_recv_from(buffer) {
+                Ok((len, SocketAddr::V4(from))) => return Some((len, from)),
+                Ok((_, SocketAddr::V6(_))) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(_) => self.take_errors(),
+            }
+        }
+    }
+
+    /// Sends `bytes` from the address `from`.
+    ///
+    /// # Errors
+    /// When this machine cannot send them. What is wrong farther away is found out by silence.
+    pub(super) async fn send(
+        &mut self,
+        from: Ipv4Addr,
+        to: SocketAddrV4,
+        bytes: &[u8],
+        cut: Cut,
+    ) -> nix::Result<()> {
+        match self.send_once(from, to, bytes, cut).await {
+            // May be the news of an earlier packet's fate.
+            Err(_) => {
+                self.take_errors();
+                self.send_once(from, to, bytes, cut).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_once(&self, from: Ipv4Addr, to: SocketAddrV4, bytes: &[u8], cut: Cut) -> nix::Result<()> {
+        let send = || {
+            let source = nix::libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: nix::libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
+                ipi_addr: nix::libc::in_addr { s_addr: 0 },
+            };
+            let source = ControlMessage::Ipv4PacketInfo(&source);
+            let fd = self.socket.as_raw_fd();
+            let (parts, to, flags) = ([IoSlice::new(bytes)], SockaddrIn::from(to), MsgFlags::MSG_DONTWAIT);
+            match &cut {
+                Cut::Not => sendmsg(fd, &parts, &[source], flags, Some(&to)),
+                // Kernels that do not know it (before 4.18) have no openat2 either.
+                Cut::Every(len) => {
+                    sendmsg(fd, &parts, &[source, ControlMessage::UdpGsoSegments(len)], flags, Some(&to))
+                }
+            }
+            .map_err(io::Error::from)
+        };
+        let sent = self.socket.async_io(Interest::WRITABLE, send).await;
+        sent.map(drop).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    }
+
+    /// The next client whose port is closed.
+    pub(super) fn next_refused(&mut self) -> Option<SocketAddrV4> {
+        self.refused.pop()
+    }
+
+    /// Empties the queue of errors (ip(7), `IP_RECVERR`).
+    fn take_errors(&mut self) {
+        let mut control = nix::cmsg_space!(nix::libc::sock_extended_err, nix::libc::sockaddr_in);
+        loop {
+            let mut payload = [0; 8];
+            let mut parts = [IoSliceMut::new(&mut payload)];
+            let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+            let fd = self.socket.as_raw_fd();
+            let Ok(message) = recvmsg::<SockaddrIn>(fd, &mut parts, Some(&mut control), flags) else {
+                return;
+            };
+            let Some(to) = message.address.map(SocketAddrV4::from) else { continue };
+            let Ok(controls) = message.cmsgs() else { continue };
+            for control in controls {
+                if let ControlMessageOwned::Ipv4RecvErr(error, _) = control
+                    && error.ee_errno == Errno::ECONNREFUSED as u32
+                {
+                    self.refused.push(to);
+                }
+            }
+        }
+    }
+}

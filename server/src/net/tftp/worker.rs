@@ -1,0 +1,305 @@
+//! Many transfers in one task, on one socket.
+//!
+//! A worker owns its clients: nothing here is shared or locked. Requests of one port always come
+//! to the same worker.
+
+use super::content::{Content, Source};
+use super::link::{Cut, Link};
+use super::session::{Read, Session, Tools};
+use super::{DropReason, Event, Limits, Observer, Refusal, Resolver, Service};
+use futures_util::FutureExt as _;
+use kaltstart_core::tftp::{Outcome, Report, Step, Transfer};
+use kaltstart_protocol::tftp::{Mode, Packet, Request};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::Receiver;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Packets taken before timers and requests have their turn.
+const BATCH_PACKETS: usize = 64;
+
+/// Longest packet read from a client during a transfer: acknowledgements have four bytes, errors
+/// have a text.
+const ANSWER_BYTES_MAX: usize = 512;
+
+/// A request to be answered.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) client: SocketAddrV4,
+    /// The address it was sent to.
+    pub(super) local: Ipv4Addr,
+    pub(super) request: Request,
+    pub(super) is_write: bool,
+    pub(super) at: Instant,
+}
+
+/// A request whose content was found, or not.
+struct Opened {
+    asked: Asked,
+    source: Result<Source, Refusal>,
+}
+
+/// What a client's port is busy with.
+enum Slot {
+    Opening,
+    Running(Box<Session>),
+}
+
+pub(super) struct Worker<R, O> {
+    service: Arc<Service<R, O>>,
+    /// Those of this worker.
+    limits: Limits,
+    tools: Tools,
+    begin: Instant,
+    clients: HashMap<SocketAddrV4, Slot>,
+    /// Transfers by address.
+    per_address: HashMap<Ipv4Addr, usize>,
+    /// Transfers that nobody has confirmed, the oldest first.
+    half_open: BTreeMap<u64, SocketAddrV4>,
+    /// When to look at which transfer. A deadline mostly moves further away; then it is put here
+    /// again only when the earlier one has come, which saves most of the work.
+    timers: BinaryHeap<Reverse<(u64, u64, SocketAddrV4)>>,
+    opening: JoinSet<Opened>,
+    next_id: u64,
+}
+
+impl<R: Resolver, O: Observer> Worker<R, O> {
+    pub(super) fn new(service: Arc<Service<R, O>>, limits: Limits, link: Link) -> Self {
+        Self {
+            service,
+            limits,
+            tools: Tools::new(link),
+            begin: Instant::now(),
+            clients: HashMap::new(),
+            per_address: HashMap::new(),
+            half_open: BTreeMap::new(),
+            timers: BinaryHeap::new(),
+            opening: JoinSet::new(),
+            next_id: 0,
+        }
+    }
+
+    /// Runs until nobody can ask any more.
+    pub(super) async fn run(mut self, asked: &mut Receiver<Asked>) {
+        let timer = tokio::time::sleep_until(self.begin);
+        tokio::pin!(timer);
+        loop {
+            while let Some(client) = self.tools.link.next_refused() {
+                if let Some(Slot::Running(session)) = self.clients.get(&client) {
+                    let outcome = session.transfer.on_unreachable();
+                    self.end(client, &outcome);
+                }
+            }
+            if let Some(Reverse((wake_ms, ..))) = self.timers.peek() {
+                let wake = self.begin + Duration::from_millis(*wake_ms);
+                if wake < timer.deadline() || timer.is_elapsed() {
+                    timer.as_mut().reset(wake);
+                }
+            }
+            tokio::select! {
+                asked = asked.recv() => match asked {
+                    Some(asked) => self.on_asked(asked),
+                    None => return,
+                },
+                Some(Ok(opened)) = self.opening.join_next() => self.on_opened(opened).await,
+                Some(Ok(read)) = self.tools.reading.join_next() => self.on_read(read).await,
+                readable = self.tools.link.readable() => {
+                    if let Err(error) = readable {
+                        tracing::error!(%error, "a socket of the TFTP service failed");
+                        return;
+                    }
+                    self.on_readable().await;
+                }
+                () = timer.as_mut(), if !self.timers.is_empty() => self.on_time().await,
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn on_asked(&mut self, asked: Asked) {
+        let client = asked.client;
+        match self.clients.get(&client) {
+            None => {}
+            Some(Slot::Running(session))
+                if session.request != asked.request || session.transfer.is_left_behind(self.now_ms()) =>
+            {
+                self.end(client, &Outcome::Replaced);
+            }
+            Some(_) => return self.note_dropped(client, DropReason::Duplicate),
+        }
+        if self.clients.len() >= self.limits.transfers_max {
+            return self.note_dropped(client, DropReason::Busy);
+        }
+        let of_address = self.per_address.entry(*client.ip()).or_default();
+        if *of_address >= self.limits.transfers_per_client_max {
+            return self.note_dropped(client, DropReason::ClientBusy);
+        }
+        *of_address += 1;
+        self.clients.insert(client, Slot::Opening);
+        let service = Arc::clone(&self.service);
+        self.opening.spawn(async move {
+            // A panic ends the request it happened in, and no other.
+            let opening = AssertUnwindSafe(open(&service, &asked)).catch_unwind();
+            let opening = tokio::time::timeout(service.limits.resolve_time_max, opening);
+            let source = match opening.await {
+                Ok(Ok(source)) => source,
+                Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
+            };
+            Opened { asked, source }
+        });
+    }
+
+    fn note_dropped(&self, client: SocketAddrV4, reason: DropReason) {
+        self.service.observer.note(&Event::Dropped { client, reason });
+    }
+
+    async fn on_opened(&mut self, Opened { asked, source }: Opened) {
+        let Asked { client, local, request, at, .. } = asked;
+        let now_ms = self.now_ms();
+        let started = source.and_then(|source| {
+            let limits = &self.limits.transfer;
+            let (transfer, step) = Transfer::new(&request, source.size(), limits, now_ms)?;
+            Ok((source, transfer, step))
+        });
+        let name = request.name.as_str();
+        let (source, transfer, step) = match started {
+            Ok(started) => started,
+            Err(reason) => {
+                tracing::info!(%client, file = ?name, reason = reason.label(), "TFTP request refused");
+                self.service.observer.note(&Event::Refused { client, name, reason });
+                self.forget(client);
+                // An error packet is never repeated (RFC 1350 §7).
+                self.tools.link.send(local, client, &reason.packet().encode(), Cut::Not).await.ok();
+                return;
+            }
+        };
+        if self.half_open.len() >= self.limits.half_open_max
+            && let Some((_, oldest)) = self.half_open.pop_first()
+        {
+            self.end(oldest, &Outcome::Displaced);
+        }
+        self.service.observer.note(&Event::Started { client, name });
+        let id = self.next_id;
+        self.next_id += 1;
+        let session = Session::new(id, (client, local), request, source, transfer, at);
+        self.half_open.insert(id, client);
+        self.clients.insert(client, Slot::Running(Box::new(session)));
+        self.go_on(client, step).await;
+    }
+
+    async fn on_read(&mut self, read: Read) {
+        let (client, now_ms) = (read.client, self.now_ms());
+        let Some(Slot::Running(session)) = self.clients.get_mut(&client) else { return };
+        if session.id != read.id {
+            return;
+        }
+        match session.on_read(read, now_ms, &mut self.tools).await {
+            Some(outcome) => self.end(client, &outcome),
+            None => self.go_on(client, Step::Wait).await,
+        }
+    }
+
+    async fn on_readable(&mut self) {
+        let now_ms = self.now_ms();
+        let mut buffer = [0; ANSWER_BYTES_MAX];
+        for _ in 0..BATCH_PACKETS {
+            let Some((len, client)) = self.tools.link.receive(&mut buffer) else { return };
+            // Whoever is not served is not answered: it may be one whose last acknowledgement
+            // was doubled, and who would take an error for a failure.
+            let Some(Slot::Running(session)) = self.clients.get_mut(&client) else { continue };
+            let Ok(packet) = Packet::decode(&buffer[..len]) else { continue };
+            let was_answered = session.transfer.is_answered();
+            let step = session.transfer.on_packet(&packet, now_ms);
+            if !was_answered && session.transfer.is_answered() {
+                self.half_open.remove(&session.id);
+            }
+            self.go_on(client, step).await;
+        }
+    }
+
+    async fn on_time(&mut self) {
+        let now_ms = self.now_ms();
+        while let Some(&Reverse((wake_ms, id, client))) = self.timers.peek() {
+            if wake_ms > now_ms {
+                return;
+            }
+            self.timers.pop();
+            let Some(Slot::Running(session)) = self.clients.get_mut(&client) else { continue };
+            if session.id != id || session.wake_ms != wake_ms {
+                continue;
+            }
+            session.wake_ms = u64::MAX;
+            let step = if session.is_reading() { Step::Wait } else { session.transfer.on_timeout(now_ms) };
+            self.go_on(client, step).await;
+        }
+    }
+
+    /// Does what the transfer with `client` says next, and sees that its time is watched.
+    async fn go_on(&mut self, client: SocketAddrV4, step: Step) {
+        let Some(Slot::Running(session)) = self.clients.get_mut(&client) else { return };
+        if let Some(outcome) = session.obey(step, &mut self.tools).await {
+            return self.end(client, &outcome);
+        }
+        let deadline_ms = session.transfer.deadline_ms();
+        if !session.is_reading() && deadline_ms < session.wake_ms {
+            session.wake_ms = deadline_ms;
+            self.timers.push(Reverse((deadline_ms, session.id, client)));
+        }
+    }
+
+    fn end(&mut self, client: SocketAddrV4, outcome: &Outcome) {
+        let Some(Slot::Running(session)) = self.forget(client) else { return };
+        self.half_open.remove(&session.id);
+        let (name, report) = (session.request.name.as_str(), &session.transfer.report());
+        let duration = session.begin.elapsed();
+        log_end(client, name, outcome, report, duration);
+        self.service.observer.note(&Event::Finished { client, name, outcome, report, duration });
+    }
+
+    fn forget(&mut self, client: SocketAddrV4) -> Option<Slot> {
+        let slot = self.clients.remove(&client)?;
+        if let Some(of_address) = self.per_address.get_mut(client.ip()) {
+            *of_address -= 1;
+            if *of_address == 0 {
+                self.per_address.remove(client.ip());
+            }
+        }
+        Some(slot)
+    }
+}
+
+async fn open<R: Resolver, O>(service: &Service<R, O>, asked: &Asked) -> Result<Source, Refusal> {
+    if asked.is_write {
+        return Err(Refusal::ReadOnly);
+    }
+    let content = service.resolver.open(*asked.client.ip(), &asked.request.name).await?;
+    match (asked.request.mode, content) {
+        // It is read as a whole.
+        (mode @ Mode::Netascii, content @ Content::File { .. }) => {
+            let source = tokio::task::spawn_blocking(move || Source::new(content, mode)).await;
+            source.unwrap_or(Err(Refusal::Unavailable))
+        }
+        (mode, content) => Source::new(content, mode),
+    }
+}
+
+fn log_end(client: SocketAddrV4, file: &str, outcome: &Outcome, report: &Report, duration: Duration) {
+    let (bytes, seconds, label) = (report.confirmed_bytes(), duration.as_secs_f64(), outcome.label());
+    let Report { blksize, windowsize, acked_block, last_block, resent_blocks, .. } = *report;
+    if outcome.is_failure() {
+        tracing::warn!(
+            %client, file = ?file, bytes, seconds, blksize, windowsize, acked_block, last_block, resent_blocks,
+            outcome = label, "TFTP transfer failed"
+        );
+    } else {
+        tracing::info!(%client, file = ?file, bytes, seconds, resent_blocks, outcome = label, "TFTP transfer ended");
+    }
+}
