@@ -77,6 +77,10 @@ codes! {
         "Check the address in the message, routes and firewalls; the agent goes on trying.";
     PoolExhausted = "KS-1006", "no free address in the pool",
         "Enlarge the pool in the configuration, or reserve an address for this machine.";
+    ForeignDhcpServer = "KS-1030", "another DHCP server answers on this subnet",
+        "If it belongs there, set `mode = \"proxy\"` or `allow_other_servers = true` for the subnet; if not, find its hardware address on the switches and unplug it.";
+    ForeignBootServer = "KS-1031", "another boot server answers on this subnet",
+        "Take one of the two away: machines start what the quicker one names.";
     NoDisk = "KS-2101", "no usable disk",
         "Check that the controller sees a disk, and that its driver is in the ramdisk; removable and read-only disks are never used.";
     AmbiguousDisk = "KS-2102", "several disks fit and no rule chooses",

@@ -96,6 +96,9 @@ impl Dhcp {
         if let Some(router) = self.router.filter(|router| outside(*router)) {
             all.push(format!("dhcp {name}: router {router} is not a host of its subnet"));
         }
+        if matches!(self.mode, Mode::Proxy | Mode::Auto) {
+            all.push(format!("dhcp {name}: mode {} is not there yet", self.mode));
+        }
         if self.lease_seconds < 60 {
             all.push(format!("dhcp {name}: lease_seconds must be at least 60"));
         }

@@ -21,6 +21,7 @@ pub use stats::Stats;
 use flight::{Batch, Flight};
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite};
+use kaltstart_core::dhcp::role::Role;
 use kaltstart_core::dhcp::subnet::Subnet;
 use kaltstart_core::dhcp::{Contact, Decision, Drop, Known, Reply, Seen, View, decide, triage};
 use kaltstart_core::trace::Exchange;
@@ -235,7 +236,8 @@ impl<B: Backend> Service<B> {
         for (seen, node) in known.into_iter().chain(strangers) {
             let stranger = node.is_none();
             let node = node.unwrap_or(Known::STRANGER);
-            let view = View { table, reserved: &reserved, node: &node, now, storable };
+            let role = Role::Authoritative;
+            let view = View { table, reserved: &reserved, node: &node, role, now, storable };
             let Decision { reply, write, contact } = decide(&seen, view);
             let mut waits = false;
             if let Some(write) = write {

@@ -2,7 +2,9 @@
 
 use super::bootfile::LocalAnswer;
 use super::lease::{Asker, DECLINED_MS, Lease, LeaseState, LeaseWrite, OFFER_MS};
+use super::proxy;
 use super::reply::{self, Grant};
+use super::role::Role;
 use super::{Contact, Decision, Drop, Reply, Seen, View};
 use alloc::string::ToString;
 use core::net::Ipv4Addr;
@@ -25,10 +27,13 @@ pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
         },
     };
     let outcome = match seen.kind {
-        MessageType::Discover => case.discover(),
-        MessageType::Request => case.request(),
+        // What this server gave out before may still be given back.
         MessageType::Decline => case.decline(),
         MessageType::Release => case.release(),
+        _ if view.role == Role::Proxy => return proxy::decide(seen, view.node),
+        _ if view.role != Role::Authoritative => Outcome::silent(Drop::NotServed),
+        MessageType::Discover => case.discover(),
+        MessageType::Request => case.request(),
         MessageType::Inform => case.inform(),
         MessageType::Offer | MessageType::Ack | MessageType::Nak => Outcome::silent(Drop::Type),
     };

@@ -8,13 +8,17 @@
 pub mod bootfile;
 pub mod client;
 mod decide;
+pub mod foreign;
 pub mod lease;
+pub mod proxy;
 mod reply;
 pub mod role;
 mod runs;
 pub mod subnet;
 #[cfg(test)]
 mod tests;
+pub mod watch;
+pub mod whereabouts;
 
 pub use decide::decide;
 pub use reply::Destination;
@@ -29,6 +33,7 @@ use kaltstart_protocol::dhcp::{Message, MessageType, Operation};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
 use lease::{ClientKey, LeaseTable, LeaseWrite};
+use role::Role;
 use serde::{Deserialize, Serialize};
 use subnet::Subnet;
 
@@ -135,6 +140,15 @@ pub enum Drop {
     /// The answer would rest on something that cannot be stored now.
     #[error("cannot be stored now")]
     NotStored,
+    /// Addresses are another server's here, and nothing else is asked for.
+    #[error("addresses are another server's here")]
+    Proxy,
+    /// Addresses are another server's here, and the client shall start nothing from here.
+    #[error("nothing to start from the network")]
+    NoBootFile,
+    /// The subnet is not served now: other servers are looked for, or one was found.
+    #[error("the subnet is not served now")]
+    NotServed,
 }
 
 impl Drop {
@@ -152,6 +166,9 @@ impl Drop {
             Self::PoolExhausted => "pool-exhausted",
             Self::LocalStart => "local-start",
             Self::NotStored => "not-stored",
+            Self::Proxy => "proxy",
+            Self::NoBootFile => "no-boot-file",
+            Self::NotServed => "not-served",
         }
     }
 }
@@ -176,6 +193,8 @@ pub struct View<'a> {
     pub reserved: &'a BTreeSet<Ipv4Addr>,
     /// The machine that asks.
     pub node: &'a Known,
+    /// How the subnet is served.
+    pub role: Role,
     /// The time.
     pub now: Millis,
     /// Whether changes can be stored. If not, nothing is promised that is not stored already.

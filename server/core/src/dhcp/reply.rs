@@ -1,6 +1,6 @@
 //! Replies: what stands in them and where they go.
 
-use super::bootfile;
+use super::bootfile::{self, BootFile};
 use super::client::{Client, Stage};
 use super::subnet::Subnet;
 use super::{Known, Reply};
@@ -89,7 +89,7 @@ impl Grant<'_> {
     }
 
     fn parameters(&self, reply: &mut Message) {
-        let Self { subnet, client, mac, node, .. } = self;
+        let Self { subnet, client, node, .. } = self;
         let options = &mut reply.options;
         options.set_addresses(code::SUBNET_MASK, &[subnet.network.mask()]);
         let lists = [(code::ROUTERS, &subnet.routers), (code::NAME_SERVERS, &subnet.name_servers)];
@@ -105,9 +105,24 @@ impl Grant<'_> {
         if client.stage == Stage::Ipxe {
             bootfile::fill_ipxe(reply);
         }
-        if let Some(file) = bootfile::choose(&node.boot, *client, subnet.local, &subnet.http, *mac) {
+        if let Some(file) = self.boot_file() {
             bootfile::fill(reply, &file, subnet.server);
         }
+    }
+
+    /// An OFFER or ACK without address, lease and parameters, of which `fill` makes what it is.
+    pub(super) fn boot_only(&self, kind: MessageType, fill: impl FnOnce(&mut Message)) -> Reply {
+        let mut reply = start(self.subnet, self.request, kind);
+        if kind == MessageType::Ack {
+            reply.ciaddr = self.request.ciaddr;
+        }
+        fill(&mut reply);
+        finish(reply, self.request, kind)
+    }
+
+    /// What the client is told to start.
+    pub(super) fn boot_file(&self) -> Option<BootFile> {
+        bootfile::choose(&self.node.boot, self.client, self.subnet.local, &self.subnet.http, self.mac)
     }
 }
 

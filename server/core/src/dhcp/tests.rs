@@ -75,7 +75,7 @@ impl Server {
 
     fn view(&self) -> View<'_> {
         let Self { table, reserved, node, now, storable, .. } = self;
-        View { table, reserved, node, now: *now, storable: *storable }
+        View { table, reserved, node, role: Role::Authoritative, now: *now, storable: *storable }
     }
 
     fn answer(&mut self, message: &Message) -> Reply {

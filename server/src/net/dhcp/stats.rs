@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Reasons for which a message is not answered, or an answer not sent: those of
 /// [`Drop`](kaltstart_core::dhcp::Drop) and those of the service itself.
-const REASONS: [&str; 12] = [
+const REASONS: [&str; 15] = [
     "malformed",
     "from-server",
     "type",
@@ -17,6 +17,9 @@ const REASONS: [&str; 12] = [
     "pool-exhausted",
     "local-start",
     "not-stored",
+    "proxy",
+    "no-boot-file",
+    "not-served",
     "send",
 ];
 
@@ -91,6 +94,9 @@ mod tests {
             Drop::PoolExhausted,
             Drop::LocalStart,
             Drop::NotStored,
+            Drop::Proxy,
+            Drop::NoBootFile,
+            Drop::NotServed,
         ];
         let stats = Stats::default();
         drops.iter().for_each(|why| stats.dropped(why.name()));
