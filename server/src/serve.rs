@@ -3,26 +3,21 @@
 use crate::app::App;
 use crate::clock;
 use crate::config::{self, Config, Log, LogFormat};
+use crate::data_dir;
 use crate::doors::{DhcpDoor, TftpCounter, TftpDoor};
 use crate::exit::Exit;
 use crate::http::listen::{self, Routes};
-use crate::net::{dhcp, ra, tftp};
+use crate::net::{dhcp, tftp};
+use crate::sockets::Sockets;
 use crate::store::{Key, Store};
 use crate::trace;
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseTable;
-use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::lifecycle::event::Event;
-use kaltstart_protocol::secret::Secret;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -63,16 +58,12 @@ fn log_to_stderr(log: &Log) {
 }
 
 async fn serve(config: Config) -> Result<()> {
-    // What is remembered of the machines is for the server's own user.
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.data_dir)
-        .with_context(|| format!("cannot make data_dir {}", config.data_dir.display()))?;
+    data_dir::make(&config.data_dir)?;
     // Held until the end of the process, however it ends.
-    let _alone = lock(&config.data_dir)?;
+    let _alone = data_dir::lock(&config.data_dir)?;
+    let sockets = Sockets::bind(&config).await?;
     let store = Store::open(&config.data_dir)?;
-    let admin = admin_token(&config.data_dir)?;
+    let admin = data_dir::admin_token(&config.data_dir)?;
     let app = Arc::new(App::new(config, store, admin).await?);
     for node in app.store.due(None)? {
         app.apply(Key::Id(&node), &Event::ServerStarted).await?;
@@ -84,9 +75,7 @@ async fn serve(config: Config) -> Result<()> {
     }
     let stop = CancellationToken::new();
     let mut doors = JoinSet::new();
-    open_http(&app, &stop, &mut doors).await?;
-    open_tftp(&app, &stop, &mut doors)?;
-    open_dhcp(&app, &stop, &mut doors).await?;
+    open_doors(&app, sockets, &stop, &mut doors).await?;
     let (watched, stopped) = (app.clone(), stop.clone());
     doors.spawn(async move {
         stopped.run_until_cancelled(watch_deadlines(watched)).await;
@@ -108,20 +97,30 @@ async fn serve(config: Config) -> Result<()> {
     Ok(())
 }
 
-async fn open_http(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet<()>) -> Result<()> {
-    let listen = app.config.http.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("cannot listen on {listen} (http.listen): is the address ours, the port free?")
-    })?;
-    doors.spawn(listen::serve(listener, Routes::new(app.clone()), stop.clone()));
+/// Answers HTTP, TFTP and DHCP until `stop`.
+async fn open_doors(
+    app: &Arc<App>,
+    sockets: Sockets,
+    stop: &CancellationToken,
+    doors: &mut JoinSet<()>,
+) -> Result<()> {
+    let Sockets { http, tftp, dhcp, advertisers } = sockets;
+    doors.spawn(listen::serve(http, Routes::new(app.clone()), stop.clone()));
+    serve_tftp(app, tftp, stop, doors)?;
+    serve_dhcp(app, dhcp, stop, doors).await?;
+    for advertiser in advertisers {
+        let stop = stop.clone();
+        doors.spawn(async move { advertiser.serve(stop).await });
+    }
     Ok(())
 }
 
-fn open_tftp(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet<()>) -> Result<()> {
-    let listen = app.config.tftp.listen;
-    let socket = tftp::bind(listen).with_context(|| {
-        format!("cannot listen on {listen} (tftp.listen): is the address ours, the port free, are we root?")
-    })?;
+fn serve_tftp(
+    app: &Arc<App>,
+    socket: UdpSocket,
+    stop: &CancellationToken,
+    doors: &mut JoinSet<()>,
+) -> Result<()> {
     let dir = &app.config.boot.loaders;
     let loaders = tftp::Directory::new(dir).with_context(|| format!("boot.loaders {}", dir.display()))?;
     let door = TftpDoor { app: app.clone(), loaders };
@@ -134,31 +133,22 @@ fn open_tftp(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet<()>) 
     Ok(())
 }
 
-async fn open_dhcp(app: &Arc<App>, stop: &CancellationToken, doors: &mut JoinSet<()>) -> Result<()> {
+async fn serve_dhcp(
+    app: &Arc<App>,
+    listeners: Vec<dhcp::Listener>,
+    stop: &CancellationToken,
+    doors: &mut JoinSet<()>,
+) -> Result<()> {
     let base = app.config.http_base();
     let subnets = app.config.dhcp.iter().map(|subnet| subnet.decided_upon(&base)).collect();
     let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
     app.store.put_leases(resumed.writes).await?;
     let service = dhcp::Service::new(DhcpDoor::new(app.clone()), subnets, resumed.table, resumed.now);
     app.metrics.watch_dhcp(service.stats().clone());
-    for subnet in app.config.dhcp.iter().filter(|subnet| subnet.mode != Mode::Off) {
-        let name = &subnet.interface;
-        let listener = dhcp::Listener::open(name, subnet.address).with_context(|| {
-            format!("cannot serve DHCP on {name}: does it exist, is UDP port 67 free, are we root?")
-        })?;
-        let (service, stopped) = (service.clone(), stop.clone());
+    for listener in listeners {
+        let (service, stop) = (service.clone(), stop.clone());
         // A thread of its own: it sleeps in the socket.
-        doors.spawn_blocking(move || service.serve(listener, &stopped));
-        if subnet.answer_router_solicitations {
-            match ra::Advertiser::open(name) {
-                Ok(advertiser) => {
-                    let stopped = stop.clone();
-                    doors.spawn(async move { advertiser.serve(stopped).await });
-                }
-                // Boot loaders only wait longer without it.
-                Err(error) => tracing::warn!(interface = name, %error, "no router advertisements"),
-            }
-        }
+        doors.spawn_blocking(move || service.serve(listener, &stop));
     }
     Ok(())
 }
@@ -203,43 +193,4 @@ async fn watch_deadlines(app: Arc<App>) {
             }
         }
     }
-}
-
-/// Makes sure that no other server works on the same data: two lease tables would promise one
-/// address twice.
-fn lock(dir: &Path) -> Result<Flock<fs::File>> {
-    let path = dir.join("lock");
-    let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => {
-            anyhow::anyhow!("another server uses data_dir {}; stop it first", dir.display())
-        }
-        error => anyhow::anyhow!("cannot lock {}: {error}", path.display()),
-    })
-}
-
-/// Reads the administrator's token; makes it at first start, readable by the owner alone.
-fn admin_token(dir: &Path) -> Result<Secret> {
-    let path = dir.join("admin.token");
-    let context = || format!("admin token {}", path.display());
-    match fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim().to_owned())),
-        Ok(_) => anyhow::bail!("{} is empty: remove it, and a new one is made", path.display()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(context),
-    }
-    let token = clock::token("kst_");
-    // Written aside and renamed: a crash in between leaves no empty token.
-    let temporary = dir.join("admin.token.new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .with_context(context)?;
-    writeln!(file, "{}", token.expose()).and_then(|()| file.sync_all()).with_context(context)?;
-    fs::rename(&temporary, &path).with_context(context)?;
-    tracing::info!(file = %path.display(), "made a token for administrators");
-    Ok(token)
 }

@@ -1,0 +1,59 @@
+//! The directory that holds everything the server remembers: made, locked, and the token in it.
+
+use crate::clock;
+use anyhow::{Context, Result};
+use kaltstart_protocol::secret::Secret;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Makes it when there is none: what is remembered of the machines is for the server's own user.
+pub(crate) fn make(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make data_dir {}", dir.display()))
+}
+
+/// Makes sure that no other server works on the same data: two lease tables would promise one
+/// address twice.
+pub(crate) fn lock(dir: &Path) -> Result<Flock<fs::File>> {
+    let path = dir.join("lock");
+    let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => {
+            anyhow::anyhow!("another server uses data_dir {}; stop it first", dir.display())
+        }
+        error => anyhow::anyhow!("cannot lock {}: {error}", path.display()),
+    })
+}
+
+/// Reads the administrator's token; makes it at first start, readable by the owner alone.
+pub(crate) fn admin_token(dir: &Path) -> Result<Secret> {
+    let path = dir.join("admin.token");
+    let context = || format!("admin token {}", path.display());
+    match fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim().to_owned())),
+        Ok(_) => anyhow::bail!("{} is empty: remove it, and a new one is made", path.display()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(context),
+    }
+    let token = clock::token("kst_");
+    // Written aside and renamed: a crash in between leaves no empty token.
+    let temporary = dir.join("admin.token.new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .with_context(context)?;
+    writeln!(file, "{}", token.expose()).and_then(|()| file.sync_all()).with_context(context)?;
+    fs::rename(&temporary, &path).with_context(context)?;
+    tracing::info!(file = %path.display(), "made a token for administrators");
+    Ok(token)
+}

@@ -1,0 +1,53 @@
+//! Everything that is bound, before the server gives up the rights to bind.
+
+use crate::config::Config;
+use crate::net::{dhcp, ra, tftp};
+use anyhow::{Context, Result};
+use kaltstart_core::dhcp::role::Mode;
+use tokio::net::{TcpListener, UdpSocket};
+
+/// The open sockets of all doors.
+pub(crate) struct Sockets {
+    /// HTTP.
+    pub(crate) http: TcpListener,
+    /// TFTP requests.
+    pub(crate) tftp: UdpSocket,
+    /// DHCP, one per interface.
+    pub(crate) dhcp: Vec<dhcp::Listener>,
+    /// Router solicitations, one per interface that shall have it.
+    pub(crate) advertisers: Vec<ra::Advertiser>,
+}
+
+impl Sockets {
+    /// Binds what the configuration wants.
+    ///
+    /// # Errors
+    /// When something cannot be bound; the message names the key.
+    pub(crate) async fn bind(config: &Config) -> Result<Self> {
+        let listen = config.http.listen;
+        let http = TcpListener::bind(listen).await.with_context(|| {
+            format!("cannot listen on {listen} (http.listen): is the address ours, the port free?")
+        })?;
+        let listen = config.tftp.listen;
+        let tftp = tftp::bind(listen).with_context(|| {
+            format!(
+                "cannot listen on {listen} (tftp.listen): is the address ours, the port free, are we root?"
+            )
+        })?;
+        let (mut dhcp, mut advertisers) = (Vec::new(), Vec::new());
+        for subnet in config.dhcp.iter().filter(|subnet| subnet.mode != Mode::Off) {
+            let name = &subnet.interface;
+            dhcp.push(dhcp::Listener::open(name, subnet.address).with_context(|| {
+                format!("cannot serve DHCP on {name}: does it exist, is UDP port 67 free, are we root?")
+            })?);
+            if subnet.answer_router_solicitations {
+                match ra::Advertiser::open(name) {
+                    Ok(advertiser) => advertisers.push(advertiser),
+                    // Boot loaders only wait longer without it.
+                    Err(error) => tracing::warn!(interface = name, %error, "no router advertisements"),
+                }
+            }
+        }
+        Ok(Self { http, tftp, dhcp, advertisers })
+    }
+}
