@@ -5,11 +5,11 @@
 //! figure is the median of its rounds. Exit status: 0 = measured, whatever the figures are; 1 =
 //! not, 64 = wrong arguments, 130 = interrupted.
 
-// The parts for DHCP, HTTP and memory will use the rest.
-#![allow(dead_code)]
-
 mod bench;
 mod cgroup;
+mod dhcp;
+mod http;
+mod memory;
 mod options;
 mod ours;
 mod report;
@@ -22,11 +22,21 @@ use kaltstart_tests::wait::{interrupted, stop_on_signals};
 use options::{Options, Part, USAGE};
 use report::Report;
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, file] = args.as_slice()
+        && flag == "--respond"
+    {
+        // A floor, started by this program itself.
+        return match dhcp::responder::run(Path::new(file)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
+    }
     let options = match Options::parse(&args) {
         Ok(options) => options,
         Err(error) => {
@@ -43,11 +53,13 @@ fn main() -> ExitCode {
             eprintln!("interrupted; everything is cleaned up");
             ExitCode::from(130)
         }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }
 
 fn measure(options: &Options) -> Result<()> {
@@ -66,7 +78,10 @@ fn measure_part(part: Part, options: &Options, report: &mut Report) -> Result<()
     // A laboratory of its own: what a part leaves behind hinders no other.
     let bench = Bench::new(options)?;
     let measured = match part {
+        Part::Dhcp => dhcp::run(&bench, report),
         Part::Tftp => tftp::run(&bench, report),
+        Part::Http => http::run(&bench, report),
+        Part::Memory => memory::run(&bench, report),
     };
     eprintln!("{part:?}: {} s", started.elapsed().as_secs());
     measured.with_context(|| format!("part {part:?}"))

@@ -13,11 +13,15 @@ usage: cargo xtask bench boot [PART …] [OPTIONS]
 /// A part of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
+    Dhcp,
     Tftp,
+    Http,
+    Memory,
 }
 
 impl Part {
-    const ALL: [(&str, Self); 1] = [("tftp", Self::Tftp)];
+    const ALL: [(&str, Self); 4] =
+        [("dhcp", Self::Dhcp), ("tftp", Self::Tftp), ("http", Self::Http), ("memory", Self::Memory)];
 }
 
 /// What was asked for.

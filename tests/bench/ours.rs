@@ -65,9 +65,16 @@ pool = ["{first}", "{last}"]
 
 /// Starts the server and waits for `port`.
 pub(crate) fn start(bench: &Bench, site: &Site<'_>, port: Port) -> Result<Subject> {
+    let mut server = spawn(bench, site)?;
+    server.wait_bound(port)?;
+    Ok(server)
+}
+
+/// Starts the server.
+pub(crate) fn spawn(bench: &Bench, site: &Site<'_>) -> Result<Subject> {
     let file = bench.dir().join("server.toml");
     fs::write(&file, site.text())?;
     let mut command = bench.pair().server_command(bench.server());
     command.arg("server").arg("--config").arg(file);
-    Subject::start("kaltstart", &mut command, &bench.log("kaltstart"), port)
+    Subject::spawn("kaltstart", &mut command, &bench.log("kaltstart"))
 }

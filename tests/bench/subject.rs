@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use kaltstart_tests::process::Process;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(crate) enum Port {
 /// A running server; killed on drop.
 #[derive(Debug)]
 pub(crate) struct Subject {
+    name: String,
+    log: PathBuf,
     process: Process,
     group: Cgroup,
 }
@@ -31,19 +33,31 @@ pub(crate) struct Subject {
 impl Subject {
     /// Starts `command` on the server's side and waits until `port` is bound there.
     pub(crate) fn start(name: &str, command: &mut Command, log: &Path, port: Port) -> Result<Self> {
-        let mut process = Process::start(name, command, log)?;
+        let mut subject = Self::spawn(name, command, log)?;
+        subject.wait_bound(port)?;
+        Ok(subject)
+    }
+
+    /// Starts `command`.
+    pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let process = Process::start(name, command, log)?;
         let group = Cgroup::with(process.id())?;
+        Ok(Self { name: name.to_owned(), log: log.to_owned(), process, group })
+    }
+
+    /// Waits until `port` is bound.
+    pub(crate) fn wait_bound(&mut self, port: Port) -> Result<()> {
+        let Self { name, log, process, .. } = self;
         wait_for(&format!("{name} at {port:?}"), START_LIMIT, || {
             if let Some(status) = process.ended()? {
-                let text = fs::read_to_string(log).unwrap_or_default();
+                let text = fs::read_to_string(&log).unwrap_or_default();
                 let skipped = text.lines().count().saturating_sub(10);
                 let last: Vec<&str> = text.lines().skip(skipped).collect();
                 bail!("{name} ended ({status}): {}", last.join("\n"));
             }
             // Until `ip netns exec` has become the server, these are our own sockets.
             Ok(if is_bound(process.id(), port) { Poll::Ready(()) } else { Poll::pending("not bound") })
-        })?;
-        Ok(Self { process, group })
+        })
     }
 
     /// CPU seconds that it, its threads and its children have used.
@@ -67,11 +81,6 @@ impl Subject {
         let mut pairs = names.split(' ').zip(values.split(' '));
         let (_, value) = pairs.find(|(name, _)| *name == "RcvbufErrors").context("no RcvbufErrors")?;
         Ok(value.parse()?)
-    }
-
-    /// Whether it still runs.
-    pub(crate) fn is_running(&mut self) -> Result<bool> {
-        Ok(self.process.ended()?.is_none())
     }
 }
 

@@ -93,32 +93,38 @@ pub fn answer(bytes: &[u8], mac: [u8; 6]) -> Option<Answer> {
         let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
         Some(octets.into())
     };
-    let mut options = bytes.get(FIXED..)?;
-    let (mut kind, mut file, mut class, mut ipxe) = (0, String::new(), String::new(), Vec::new());
-    while let [code, length, rest @ ..] = options {
-        if *code == END {
-            break;
-        }
-        if *code == 0 {
-            options = &options[1..];
-            continue;
-        }
-        let value = rest.get(..usize::from(*length))?;
-        match code {
-            53 => kind = *value.first()?,
-            60 => class = String::from_utf8_lossy(value).into_owned(),
-            67 => file = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
-            175 => ipxe = value.to_vec(),
-            _ => {}
-        }
-        options = &rest[value.len()..];
-    }
+    let option = |code| dhcp_option(bytes, code);
+    let text = |code| option(code).map(|value| String::from_utf8_lossy(value).into_owned());
+    let kind = *option(53)?.first()?;
+    let mut file = text(67).unwrap_or_default().trim_end_matches('\0').to_owned();
+    let class = text(60).unwrap_or_default();
+    let ipxe = option(175).unwrap_or_default().to_vec();
     if file.is_empty() {
         // The header's own field (RFC 2131 §2).
         let field = bytes.get(108..236)?;
         file = field.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte)).collect();
     }
     Some(Answer { kind, address: address_at(16)?, boot_server: address_at(20)?, file, class, ipxe })
+}
+
+/// The value of the first option with that code; none also when an option before it is cut off.
+#[must_use]
+pub fn dhcp_option(packet: &[u8], wanted: u8) -> Option<&[u8]> {
+    let mut options = packet.get(FIXED..)?;
+    loop {
+        match options {
+            [0, rest @ ..] => options = rest,
+            [END, ..] => return None,
+            [code, length, rest @ ..] => {
+                let value = rest.get(..usize::from(*length))?;
+                if *code == wanted {
+                    return Some(value);
+                }
+                options = &rest[value.len()..];
+            }
+            _ => return None,
+        }
+    }
 }
 
 /// DHCP packets that each break a rule; a server drops every one.
@@ -243,10 +249,12 @@ pub fn noise(packet: &[u8], count: u64) -> Vec<Vec<u8>> {
     all
 }
 
-fn packet(mac: [u8; 6], options: &[u8]) -> Vec<u8> {
+/// A client's DHCP message with the options `options`, their end not included.
+#[must_use]
+pub fn client_message(xid: [u8; 4], mac: [u8; 6], options: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; FIXED];
     packet[..4].copy_from_slice(&[1, 1, 6, 0]);
-    packet[4..8].copy_from_slice(&XID);
+    packet[4..8].copy_from_slice(&xid);
     // Broadcast flag: this client has no address to be reached at yet.
     packet[10] = 0x80;
     packet[28..34].copy_from_slice(&mac);
@@ -254,6 +262,10 @@ fn packet(mac: [u8; 6], options: &[u8]) -> Vec<u8> {
     packet.extend(options);
     packet.push(END);
     packet
+}
+
+fn packet(mac: [u8; 6], options: &[u8]) -> Vec<u8> {
+    client_message(XID, mac, options)
 }
 
 fn option(options: &mut Vec<u8>, code: u8, value: &[u8]) {

@@ -89,6 +89,11 @@ impl Pair {
         inside(&self.client, work)
     }
 
+    /// Runs `work` in a thread on the server's side.
+    pub fn in_server<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        inside(&self.server, work)
+    }
+
     /// Gives the clients' side its address, as a relay or a running machine has one.
     pub fn address_client(&self) -> Result<()> {
         let address = format!("{CLIENT}/{PREFIX}");
