@@ -123,10 +123,11 @@ fn serve_tftp(
 ) -> Result<()> {
     let dir = &app.config.boot.loaders;
     let loaders = tftp::Directory::new(dir).with_context(|| format!("boot.loaders {}", dir.display()))?;
+    let limits = tftp::Limits { transfer: app.config.tftp.transfer_limits(), ..tftp::Limits::default() };
     let door = TftpDoor { app: app.clone(), loaders };
     let (counter, stop) = (TftpCounter(app.clone()), stop.clone());
     doors.spawn(async move {
-        if let Err(error) = tftp::serve(socket, door, counter, tftp::Limits::default(), stop).await {
+        if let Err(error) = tftp::serve(socket, door, counter, limits, stop).await {
             tracing::error!(%error, "TFTP");
         }
     });

@@ -15,14 +15,20 @@ mod rto;
 mod tests;
 
 use alloc::string::{String, ToString};
-use core::ops::Range;
-use kaltstart_protocol::tftp::{ErrorCode, Mode, Options, Packet, Request};
+use core::ops::{Range, RangeInclusive};
+use kaltstart_protocol::tftp::{BLKSIZE_MAX, BLKSIZE_MIN, ErrorCode, Mode, Options, Packet, Request};
 use negotiate::Agreement;
 use rto::Rto;
 
 /// Longest way of a request that the network has doubled. Clients wait longer before they repeat
 /// one themselves.
 const DOUBLED_REQUEST_MS_MAX: u64 = 500;
+
+/// Block sizes that can be agreed on (RFC 2348).
+pub const BLKSIZE_RANGE: RangeInclusive<u16> = BLKSIZE_MIN..=BLKSIZE_MAX;
+/// Windows that are offered: RFC 7440 allows more, but whoever sends more than this at once
+/// only fills the buffers on the way.
+pub const WINDOWSIZE_RANGE: RangeInclusive<u16> = 1..=64;
 
 /// What a server lets a client have, and how long it waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +54,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             blksize_max: 1468,
-            windowsize_max: 64,
+            windowsize_max: *WINDOWSIZE_RANGE.end(),
             rto_initial_ms: 250,
             rto_min_ms: 20,
             rto_max_ms: 2_000,

@@ -171,6 +171,8 @@ impl Config {
     fn problems(&self) -> Vec<String> {
         let mut all = Vec::new();
         self.http.problems(&mut all);
+        self.tftp.problems(&mut all);
+        self.tftp.problems(&mut all);
         self.log.problems(&mut all);
         self.boot.problems(&mut all);
         for subnet in &self.dhcp {
@@ -262,6 +264,9 @@ pub(crate) mod tests {
     fn refusals_name_the_key() {
         for (from, to, named) in [
             ("[tftp]", "[tftp]\nroot = 1", "root"),
+            ("[tftp]", "[tftp]\nblksize_max = 7", "tftp.blksize_max"),
+            ("[tftp]", "[tftp]\nblksize_max = 65465", "tftp.blksize_max"),
+            ("[tftp]", "[tftp]\nwindowsize_max = 65", "tftp.windowsize_max"),
             ("10.77.0.1:8080", "0.0.0.0:8080", "http.listen"),
             ("[tftp]", "timeout_seconds = 0\n[tftp]", "http.timeout_seconds"),
             ("10.77.0.0/24", "10.77.0.5/24", "host bits"),

@@ -16,7 +16,9 @@ mod worker;
 
 pub use content::Content;
 pub use directory::Directory;
-pub use kaltstart_core::tftp::{Limits as TransferLimits, Outcome, Refusal, Report};
+pub use kaltstart_core::tftp::{
+    BLKSIZE_RANGE, Limits as TransferLimits, Outcome, Refusal, Report, WINDOWSIZE_RANGE,
+};
 pub use socket::bind;
 
 use futures_util::FutureExt as _;

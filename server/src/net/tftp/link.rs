@@ -111,8 +111,14 @@ impl Link {
             }
             .map_err(io::Error::from)
         };
-        let sent = self.socket.async_io(Interest::WRITABLE, send).await;
-        sent.map(drop).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        loop {
+            match self.socket.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.socket.writable().await.map_err(number)?;
+                }
+                sent => return sent.map(drop).map_err(number),
+            }
+        }
     }
 
     /// The next client whose port is closed.
@@ -142,4 +148,8 @@ impl Link {
             }
         }
     }
+}
+
+fn number(error: io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

@@ -1,0 +1,7 @@
+//! The TFTP service over loopback.
+
+mod bounds;
+mod files;
+mod lossy;
+mod refusals;
+mod support;
