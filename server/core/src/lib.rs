@@ -17,3 +17,4 @@ pub mod machine;
 pub mod tftp;
 pub mod trace;
 pub mod usual;
+pub mod why;

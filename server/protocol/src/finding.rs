@@ -77,6 +77,40 @@ codes! {
         "Check the address in the message, routes and firewalls; the agent goes on trying.";
     PoolExhausted = "KS-1006", "no free address in the pool",
         "Enlarge the pool in the configuration, or reserve an address for this machine.";
+    UnknownNetwork = "KS-1007", "it asks from a network that is not served",
+        "Add the network to the configuration, or correct the relay's address; the relay is in the proof.";
+    ForeignServer = "KS-1008", "another DHCP server answered first",
+        "Find the server in the proof; switch it off, take this network from it, or let it name this server.";
+    ProxyIgnored = "KS-1009", "the firmware ignored the boot offer beside the other DHCP server's",
+        "Update the firmware, or enter this server and its boot file at the other DHCP server.";
+    OfferNotRequested = "KS-1010", "an address was offered, but never requested",
+        "Answers do not reach the machine: check the relay, the VLAN and DHCP snooping on the way back.";
+    BootFileMissing = "KS-1011", "a boot file was asked for that is not there",
+        "Put the file into the directory of loaders, or correct who names it; the name is in the proof.";
+    PathMtu = "KS-1012", "large packets do not reach the machine",
+        "Check the MTU of every link on the way, and firewalls that drop ICMP; small packets do pass.";
+    PacketLoss = "KS-1013", "packets are lost on the way",
+        "Check cable, port counters and duplex of the machine's link.";
+    TransferStopped = "KS-1014", "the machine stopped in the middle of a boot file",
+        "Look at its console: it reset, ran out of memory, or lost its link at the block in the proof.";
+    HttpAborted = "KS-1015", "an HTTP transfer of a boot file was broken off",
+        "Look at its console and at proxies and firewalls on the way; the byte is in the proof.";
+    BootLoop = "KS-1016", "it starts over and over",
+        "Look at its console; the proof tells how far each start came.";
+    WrongArchitecture = "KS-1017", "there is no boot file for its architecture",
+        "Put a loader for this architecture into the directory of loaders, or switch the firmware's mode.";
+    SecureBootRefused = "KS-1018", "Secure Boot refused the loader",
+        "Use the signed loader for this machine, enrol the loader's key, or switch Secure Boot off.";
+    AddressConflict = "KS-1019", "its address is in use by another machine",
+        "Find who uses the address in the proof, and take the address out of the pool or the other machine.";
+    LinkDelay = "KS-1020", "its first questions did not arrive",
+        "Let the switch port forward at once: edge port (portfast), no spanning tree, no slow LACP.";
+    DiskNotBootable = "KS-1021", "its own disk does not start",
+        "Check that the disk is there and first after the network; `ks rebuild` lays the system down anew.";
+    LoaderSilent = "KS-1022", "the loader was fetched, but did nothing",
+        "Look at its console; try the other loader, or update the firmware.";
+    KernelSilent = "KS-1023", "kernel and ramdisk were fetched, but no agent reported",
+        "Look at its console: the kernel needs a driver, more memory, or arguments for this hardware.";
     ForeignDhcpServer = "KS-1030", "another DHCP server answers on this subnet",
         "If it belongs there, set `mode = \"proxy\"` or `allow_other_servers = true` for the subnet; if not, find its hardware address on the switches and unplug it.";
     ForeignBootServer = "KS-1031", "another boot server answers on this subnet",

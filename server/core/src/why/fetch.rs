@@ -1,0 +1,175 @@
+//! Causes between the address and the last byte of a boot file.
+
+use super::Likelihood::{High, Low, Medium};
+use super::boot::{Reached, file_is_for, is_optional};
+use super::{Case, Cause};
+use crate::dhcp::bootfile::MISSING_FILE;
+use crate::trace::{HttpAnswer, TftpEnd, TftpTransfer, What};
+use alloc::format;
+use kaltstart_protocol::finding::Code;
+use kaltstart_protocol::time::Millis;
+
+/// A machine asks for its boot file at once; TFTP clients repeat for some seconds.
+const ASK_MS: u64 = 20_000;
+/// Blocks of this size pass wherever IPv4 does (RFC 1350: 512, and 36 bytes of headers).
+const SMALL_BLOCK: u32 = 512;
+/// Resends of one block before the transfer is given up: no sign of loss elsewhere.
+const GIVE_UP_RESENDS: u64 = 10;
+/// Of so many data packets one that was sent again counts as lossy.
+const LOSS_DIVISOR: u64 = 20;
+
+fn block(transfer: &TftpTransfer) -> u64 {
+    transfer.bytes / u64::from(transfer.block_bytes.max(1))
+}
+
+fn blocks(transfer: &TftpTransfer) -> u64 {
+    transfer.size.unwrap_or(transfer.bytes) / u64::from(transfer.block_bytes.max(1)) + 1
+}
+
+/// Resends beyond those with which a transfer ends that is given up.
+fn lost(transfer: &TftpTransfer) -> u64 {
+    let ended = matches!(transfer.end, TftpEnd::Complete | TftpEnd::Probed);
+    if ended {
+        transfer.resent
+    } else {
+        transfer.resent.saturating_sub(GIVE_UP_RESENDS * u64::from(transfer.window.max(1)))
+    }
+}
+
+fn is_lossy(transfer: &TftpTransfer) -> bool {
+    transfer.bytes > 0 && lost(transfer) * LOSS_DIVISOR > block(transfer).max(LOSS_DIVISOR)
+}
+
+fn stopped(transfer: &TftpTransfer) -> bool {
+    matches!(transfer.end, TftpEnd::TimedOut | TftpEnd::Gone)
+}
+
+/// The last transfer that stopped, unless the same file arrived later.
+fn stalled<'a>(case: &Case<'a>) -> Option<(Millis, &'a TftpTransfer)> {
+    let (at, transfer) = case.boot.tftp().filter(|(_, transfer)| stopped(transfer)).next_back()?;
+    let later = |(when, other): (Millis, &TftpTransfer)| {
+        when > at && other.file == transfer.file && other.end == TftpEnd::Complete
+    };
+    (!case.boot.tftp().any(later)).then_some((at, transfer))
+}
+
+/// KS-1011
+pub(super) fn boot_file_missing(case: &Case<'_>) -> Option<Cause> {
+    let named = case.boot.told_file();
+    let is_named = |file: &str| {
+        named.is_some_and(|(_, name)| name.trim_start_matches('/') == file.trim_start_matches('/'))
+    };
+    let by_tftp = case.boot.tftp().filter(|(_, transfer)| transfer.end == TftpEnd::NotFound);
+    let by_tftp = by_tftp.map(|(at, transfer)| (at, transfer.file.as_str(), "TFTP"));
+    let by_http = case.boot.http().filter(|(_, answer)| answer.status == 404);
+    let by_http = by_http.map(|(at, answer)| (at, answer.path.as_str(), "HTTP"));
+    let missing = by_tftp.chain(by_http).filter(|(_, file, _)| {
+        !is_optional(file) && file_is_for(file) != Some(Reached::Disk) && !file.ends_with(MISSING_FILE)
+    });
+    let (at, file, door) = missing.max_by_key(|(at, ..)| *at)?;
+    let went_on = case.boot.after(at).any(|seen| match &seen.what {
+        What::Tftp(transfer) => transfer.end == TftpEnd::Complete && !is_optional(&transfer.file),
+        What::Http(answer) => answer.status / 100 == 2 && answer.bytes > 0,
+        What::Script(_) | What::Agent { .. } => true,
+        _ => false,
+    });
+    if went_on {
+        return None;
+    }
+    let likelihood = if is_named(file) || door == "HTTP" { High } else { Medium };
+    let cause = Cause::new(Code::BootFileMissing, likelihood);
+    let cause = match named.filter(|(_, name)| *name == file) {
+        Some((told, name)) => cause.seen(told, format!("it was told to start {name:?}")),
+        None => cause,
+    };
+    Some(cause.seen(at, format!("{door}: {file:?} was asked for and is not there")))
+}
+
+/// KS-1012
+pub(super) fn path_mtu(case: &Case<'_>) -> Option<Cause> {
+    let (at, transfer) = stalled(case)?;
+    if transfer.bytes > 0 || transfer.block_bytes <= SMALL_BLOCK {
+        return None;
+    }
+    let text = format!(
+        "TFTP {:?}: of blocks of {} bytes not one was acknowledged, {} were sent again",
+        transfer.file, transfer.block_bytes, transfer.resent
+    );
+    let small = case.boot.tftp().find(|(_, other)| {
+        other.end == TftpEnd::Probed || (other.bytes > 0 && other.block_bytes < transfer.block_bytes)
+    });
+    let cause = Cause::new(Code::PathMtu, if small.is_some() { High } else { Medium });
+    let cause =
+        match small {
+            Some((at, other)) if other.end == TftpEnd::Probed => cause
+                .seen(at, format!("TFTP {:?}: the small packets of the size question did pass", other.file)),
+            Some((at, other)) => cause
+                .seen(at, format!("TFTP {:?}: blocks of {} bytes did pass", other.file, other.block_bytes)),
+            None => cause,
+        };
+    Some(cause.seen(at, text))
+}
+
+/// KS-1013
+pub(super) fn packet_loss(case: &Case<'_>) -> Option<Cause> {
+    let (at, transfer) =
+        case.boot.tftp().filter(|(_, transfer)| is_lossy(transfer)).max_by_key(|(_, t)| lost(t))?;
+    let likelihood = match transfer.end {
+        TftpEnd::Complete => Low,
+        _ => High,
+    };
+    let text = format!(
+        "TFTP {:?}: {} of {} packets had to be sent again in {}.{} s",
+        transfer.file,
+        transfer.resent,
+        block(transfer) + transfer.resent,
+        transfer.duration_ms / 1_000,
+        transfer.duration_ms % 1_000 / 100
+    );
+    Some(Cause::new(Code::PacketLoss, likelihood).seen(at, text))
+}
+
+/// KS-1014
+pub(super) fn transfer_stopped(case: &Case<'_>) -> Option<Cause> {
+    let (at, transfer) = stalled(case)?;
+    // Nothing acknowledged of large blocks is told more precisely by another code.
+    if transfer.bytes == 0 && transfer.block_bytes > SMALL_BLOCK {
+        return None;
+    }
+    let how = if transfer.end == TftpEnd::Gone { "closed its port" } else { "acknowledged nothing more" };
+    let text = format!(
+        "TFTP {:?}: the machine {how} after block {} of {} ({} bytes)",
+        transfer.file,
+        block(transfer),
+        blocks(transfer),
+        transfer.bytes
+    );
+    Some(Cause::new(Code::TransferStopped, if is_lossy(transfer) { Medium } else { High }).seen(at, text))
+}
+
+/// KS-1015
+pub(super) fn http_aborted(case: &Case<'_>) -> Option<Cause> {
+    let (at, answer) = case.boot.http().filter(|(_, answer)| answer.is_aborted()).next_back()?;
+    let again =
+        |(when, other): (Millis, &HttpAnswer)| when > at && other.path == answer.path && !other.is_aborted();
+    if case.boot.http().any(again) {
+        return None;
+    }
+    let total = answer.total.unwrap_or_default();
+    let text = format!("HTTP {:?}: broken off at byte {} of {total}", answer.path, answer.bytes);
+    Some(Cause::new(Code::HttpAborted, High).seen(at, text))
+}
+
+/// KS-1002
+pub(super) fn no_boot_file(case: &Case<'_>) -> Option<Cause> {
+    let (at, file) = case.boot.told_file()?;
+    if case.is_local() || case.boot.reached() != Some(Reached::Address) || case.now.since(at) < ASK_MS {
+        return None;
+    }
+    let asked = case.boot.after(at).any(|seen| matches!(seen.what, What::Tftp(_) | What::Http(_)));
+    (!asked).then(|| {
+        Cause::new(Code::NoBootFile, Medium)
+            .seen(at, format!("it has an address and was told to start {file:?}"))
+            .seen(case.now, format!("nothing was asked for in the {} s since", case.now.since(at) / 1_000))
+    })
+}
