@@ -324,5 +324,6 @@ impl App {
     }
 }
 
+mod diagnosis;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -3,6 +3,7 @@
 use crate::client::{self, ClientCommand, Connection};
 use crate::dhcp_options::OtherServer;
 use crate::exit::Exit;
+use crate::explain::{self, Explain};
 use crate::{config, dhcp_options, serve};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ enum Command {
         #[arg(long)]
         interface: Option<String>,
     },
+    /// What a code means and what to do, in English or German; needs no server
+    Explain(Explain),
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -75,6 +78,7 @@ impl Cli {
                     Err(error) => usage(error.as_ref()),
                 }
             }
+            Command::Explain(wanted) => explain::run(&wanted),
             Command::Client(command) => client::run(command, &self.connection),
         }
     }

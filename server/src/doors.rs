@@ -10,6 +10,7 @@ use crate::net::tftp::{Content, Directory, Event as TftpEvent, Observer, Refusal
 use crate::store::{Key, StoreError};
 use kaltstart_core::boot;
 use kaltstart_core::machine::Machine;
+use kaltstart_core::trace::{TftpTransfer, What};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -41,11 +42,14 @@ impl Resolver for TftpDoor {
     }
 }
 
-/// Counts TFTP transfers.
+/// Counts TFTP transfers, and takes note of them for the machine that asked.
 pub(crate) struct TftpCounter(pub(crate) Arc<App>);
 
 impl Observer for TftpCounter {
     fn note(&self, event: &TftpEvent<'_>) {
+        if let Some((client, transfer)) = sighting(event) {
+            self.0.saw_at(client, What::Tftp(transfer));
+        }
         let (kind, result) = match event {
             TftpEvent::Started { .. } => return,
             TftpEvent::Finished { outcome, .. } => ("transfer", outcome.label()),
@@ -53,5 +57,19 @@ impl Observer for TftpCounter {
             TftpEvent::Dropped { reason, .. } => ("dropped", reason.label()),
         };
         Metrics::count(&self.0.metrics.tftp, kind, result);
+    }
+}
+
+/// How a request ended, and for whom; none for what is no end.
+fn sighting(event: &TftpEvent<'_>) -> Option<(Ipv4Addr, TftpTransfer)> {
+    match event {
+        TftpEvent::Finished { client, name, outcome, report, duration } => {
+            let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            Some((*client.ip(), TftpTransfer::ended(name, outcome, report, duration_ms)))
+        }
+        TftpEvent::Refused { client, name, reason } => {
+            Some((*client.ip(), TftpTransfer::refused(name, *reason)))
+        }
+        TftpEvent::Started { .. } | TftpEvent::Dropped { .. } => None,
     }
 }

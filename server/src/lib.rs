@@ -14,6 +14,7 @@ mod data_dir;
 pub mod dhcp_options;
 mod doors;
 pub mod exit;
+pub mod explain;
 pub mod http;
 pub mod images;
 pub mod metrics;

@@ -189,7 +189,7 @@ async fn watch_deadlines(app: Arc<App>) {
             }
         };
         for node in due {
-            if let Err(error) = app.apply(Key::Id(&node), &Event::DeadlinePassed).await {
+            if let Err(error) = app.deadline_passed(&node).await {
                 tracing::error!(%error, node = node.as_str(), "deadline");
             }
         }

@@ -77,14 +77,6 @@ impl Recorder {
         memory.trace.record(mac, sighting);
     }
 
-    /// Takes note of what was seen of the machine that has the address, if it is known.
-    pub fn note_at(&self, address: Ipv4Addr, what: What) {
-        let holder = self.holder(address);
-        if let Some(mac) = holder {
-            self.note(mac, what);
-        }
-    }
-
     /// The machine that was last seen with the address, whichever server gave it.
     #[must_use]
     pub fn holder(&self, address: Ipv4Addr) -> Option<Mac> {

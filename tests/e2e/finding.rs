@@ -63,6 +63,15 @@ fn agent_alone<'a>(lab: &'a Lab, artefacts: &Artefacts, server: &str) -> Result<
 }
 
 #[test]
+fn no_link() -> Result<()> {
+    story("finding-no-link", |lab| {
+        let mut guest = agent_alone(lab, &Artefacts::from_env()?, "http://10.77.0.1:8080")?;
+        guest.set_link(false)?;
+        guest.wait_serial("KS-1003", AGENT_LIMIT).map(drop)
+    })
+}
+
+#[test]
 fn no_dhcp_answer() -> Result<()> {
     story("finding-no-dhcp", |lab| {
         let guest = agent_alone(lab, &Artefacts::from_env()?, "http://10.77.0.1:8080")?;

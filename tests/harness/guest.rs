@@ -214,6 +214,11 @@ impl<'a> Guest<'a> {
         self.qmp()?.call("system_reset", &json!({})).map(drop)
     }
 
+    /// Pulls the cable of its network card, or plugs it in.
+    pub fn set_link(&mut self, up: bool) -> Result<()> {
+        self.qmp()?.call("set_link", &json!({"name": "net0", "up": up})).map(drop)
+    }
+
     /// Freezes its processors.
     pub fn stop(&mut self) -> Result<()> {
         self.qmp()?.call("stop", &json!({})).map(drop)

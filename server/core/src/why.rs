@@ -24,7 +24,6 @@ use crate::trace::Sighting;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
@@ -35,8 +34,6 @@ use serde::{Deserialize, Serialize};
 pub struct Site {
     /// Networks in which addresses are given out.
     pub networks: Vec<Network>,
-    /// The server's address that machines are told.
-    pub server: Ipv4Addr,
     /// The loaders there are, by file name.
     pub loaders: BTreeMap<String, Loader>,
 }

@@ -5,9 +5,11 @@
 mod api;
 mod output;
 mod waterfall;
+mod why;
 
 use crate::exit::Exit;
 use crate::http::api::{Declare, JobView, NodeView, PowerState};
+use crate::http::diagnosis::DiagnosisView;
 use api::{Api, ClientError};
 use clap::{Args, Subcommand, ValueEnum};
 use kaltstart_core::lifecycle::event::Move;
@@ -69,6 +71,11 @@ pub enum ClientCommand {
         /// The node's name once more: proof that it is meant
         #[arg(long)]
         confirm: String,
+    },
+    /// Why a machine does not start: the likeliest cause, its proof, what to do next
+    Why {
+        /// Name, identifier or MAC; also of a machine nobody declared
+        node: String,
     },
     /// Follow a job, or the job of a node, until it ends
     Watch {
@@ -219,6 +226,19 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
                 return Err(ClientError::Usage(say));
             }
             place(&api, JobKind::Rebuild, &order, format).await
+        }
+        ClientCommand::Why { node } => {
+            let diagnosis: DiagnosisView = api.get(&Api::path(&["v1", "nodes", &node, "diagnosis"])).await?;
+            match format {
+                Format::Json | Format::Yaml => output::print(&output::structured(&diagnosis, format)?)?,
+                Format::Table => output::print(&why::text(&diagnosis))?,
+                Format::Name => {
+                    for cause in &diagnosis.causes {
+                        output::print(cause.code.number())?;
+                    }
+                }
+            }
+            Ok(Exit::Done)
         }
         ClientCommand::Watch { target } => {
             let job = find_job(&api, target.as_deref()).await?;

@@ -98,7 +98,7 @@ impl StoredLine {
 }
 
 /// What a machine said, as text only: no control characters reach the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
@@ -163,7 +163,7 @@ pub(super) fn describe(node: &NodeView) -> String {
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn structured(value: &impl Serialize, format: Format) -> Result<String, ClientError> {
+pub(super) fn structured(value: &impl Serialize, format: Format) -> Result<String, ClientError> {
     if format == Format::Yaml {
         serde_saphyr::to_string(value).map_err(|e| ClientError::Local(e.to_string()))
     } else {
@@ -190,6 +190,7 @@ pub(super) fn explain(job: &JobView) -> Exit {
     for finding in &job.findings {
         eprintln!("{} {}: {}", finding.finding.code, finding.title, printable(&finding.finding.detail));
         eprintln!("  next: {}", finding.next);
+        eprintln!("        ks explain {}", finding.finding.code);
     }
     eprintln!("{} on {}: {}", job.id, job.node_name, word(&job.state));
     match job.state {

@@ -149,6 +149,10 @@ pub(super) fn text(job: &JobView, style: Style) -> String {
         let line = format!("{symbol} {:<10} {bar} {}", phase.name.name(), figures(phase, job.now));
         let _ = writeln!(text, "{}", style.paint(colour, line.trim_end()));
     }
+    if let Some(cause) = job.why.first() {
+        let line = format!("▲ {} {} ({})", cause.code, cause.title, cause.likelihood.name());
+        let _ = writeln!(text, "{}   ks why {}", style.paint("33", &line), job.node_name);
+    }
     text
 }
 
@@ -233,6 +237,7 @@ mod tests {
             }
         });
         JobView {
+            why: Vec::new(),
             id: JobId::new(Millis(1), 1),
             node: NodeId::new(Millis(1), 1),
             node_name: "demo-1".into(),

@@ -1,5 +1,6 @@
 //! `/v1`: nodes and jobs for people and portals, and the JSON they are shown as.
 
+use super::diagnosis::{self, CauseView};
 use super::error::Problem;
 use super::extract::{Body, Path, Query};
 use crate::app::App;
@@ -90,6 +91,10 @@ pub struct JobView {
     pub phases: Vec<PhaseView>,
     /// What went wrong, and what to do.
     pub findings: Vec<FindingView>,
+    /// Why its machine does not start, as far as packets show it; empty in listings, and once its
+    /// agent speaks for itself.
+    #[serde(default)]
+    pub why: Vec<CauseView>,
     /// When it was ordered.
     pub created_at: Millis,
     /// When it ended.
@@ -126,9 +131,10 @@ pub struct FindingView {
     pub next: String,
 }
 
-fn node_view(machine: &Machine) -> NodeView {
+/// What a node is and does, for people.
+pub(super) fn headline(machine: &Machine) -> String {
     let node = &machine.node;
-    let headline = match &machine.job {
+    match &machine.job {
         Some(job) if job.state == JobState::Queued => "waiting for the machine".to_owned(),
         Some(job) if !job.state.ended() => format!("deploying · {}", job.phase.name()),
         Some(job) if job.state == JobState::Failed && node.state == NodeState::Allocated => {
@@ -137,12 +143,16 @@ fn node_view(machine: &Machine) -> NodeView {
             format!("deploy failed{why}")
         }
         _ => node.state.to_string(),
-    };
+    }
+}
+
+fn node_view(machine: &Machine) -> NodeView {
+    let node = &machine.node;
     NodeView {
         id: node.id.clone(),
         name: node.name.clone(),
         state: node.state,
-        headline,
+        headline: headline(machine),
         macs: node.macs.clone(),
         address: node.address,
         reservation: node.reservation,
@@ -161,7 +171,13 @@ fn good_jobs(app: &App, profile: &str) -> Result<Vec<Job>, Problem> {
 }
 
 fn job_view(app: &App, job: &Job) -> Result<JobView, Problem> {
-    job_view_among(app, job, &good_jobs(app, &job.order.profile)?)
+    let mut view = job_view_among(app, job, &good_jobs(app, &job.order.profile)?)?;
+    if let Some(found) = app.store.machine(Key::Id(&job.node))?
+        && found.machine.node.job.as_ref() == Some(&job.id)
+    {
+        view.why = diagnosis::of_job(app, &found.machine);
+    }
+    Ok(view)
 }
 
 /// A job's view, with what is usual learned from `good` jobs of its profile.
@@ -204,6 +220,7 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
         phase: job.phase,
         phases,
         findings,
+        why: Vec::new(),
         created_at: job.created_at,
         ended_at: job.ended_at,
         eta_seconds: usual::left(job, &usuals, now).map(|ms| ms.div_ceil(1000)),

@@ -4,7 +4,7 @@ mod agent;
 pub mod api;
 mod boot;
 mod connections;
-mod diagnosis;
+pub mod diagnosis;
 mod direct;
 pub mod error;
 mod events;
@@ -34,6 +34,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/nodes/{node}", get(api::node))
         .route("/v1/nodes/{node}/jobs", post(api::order))
         .route("/v1/nodes/{node}/trace", get(diagnosis::trace))
+        .route("/v1/nodes/{node}/diagnosis", get(diagnosis::diagnosis))
         .route("/v1/nodes/{node}/power", post(api::power))
         .route("/v1/nodes/{node}/{move}", post(api::move_node))
         .route("/v1/jobs", get(api::jobs))

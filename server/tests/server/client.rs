@@ -17,10 +17,10 @@ const WAIT_TIMED_OUT: i32 = 8;
 const USAGE: i32 = 64;
 
 /// How a command ended.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Said {
@@ -57,7 +57,7 @@ async fn refused(site: &Site, words: &str, code: i32) -> String {
     said.err
 }
 
-async fn done(site: &Site, words: &str) -> Said {
+pub(crate) async fn done(site: &Site, words: &str) -> Said {
     let said = ks(site, words).await;
     assert_eq!(said.code, DONE, "{words}: {}", said.err);
     said

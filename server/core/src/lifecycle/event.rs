@@ -83,7 +83,10 @@ pub enum Event {
     /// The server itself cannot go on with the job.
     Hindered(Finding),
     /// The current phase has taken too long.
-    DeadlinePassed,
+    DeadlinePassed {
+        /// Why, as far as packets show it; counts only before the agent speaks for itself.
+        shown: Option<Finding>,
+    },
     /// The server starts: time in which nobody listened does not count against deadlines.
     ServerStarted,
     /// An operator moves the node.

@@ -79,7 +79,7 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::JobOrdered(job) => draft.ordered(job),
         Event::JobCancelled => draft.cancelled(),
         Event::Hindered(finding) => draft.hindered(finding),
-        Event::DeadlinePassed => draft.deadline_passed(),
+        Event::DeadlinePassed { shown } => draft.deadline_passed(shown.as_ref()),
         Event::ServerStarted => draft.server_started(),
         Event::Operator(wanted) => draft.moved(*wanted),
     };
@@ -449,7 +449,7 @@ impl Draft {
         Ok(())
     }
 
-    fn deadline_passed(&mut self) -> Verdict {
+    fn deadline_passed(&mut self, shown: Option<&Finding>) -> Verdict {
         let now = self.now;
         let Some(job) = self.live().filter(|job| job.deadline.is_some_and(|deadline| deadline <= now)) else {
             return Err(No::Ignore("nothing is overdue"));
@@ -457,7 +457,13 @@ impl Draft {
         let phase = job.phase;
         let minutes = phases::limit(phase).unwrap_or(0) / 60_000;
         let detail = format!("no news in phase {} for {minutes} minutes", phase.name());
-        self.fail(Finding::new(overdue(phase), detail));
+        let finding = match shown.filter(|_| phase <= Phase::Kernel) {
+            Some(shown) => {
+                Finding::new(shown.code, format!("{}; {detail}", cut(&shown.detail, FINDING_CHARS_MAX)))
+            }
+            None => Finding::new(overdue(phase), detail),
+        };
+        self.fail(finding);
         Ok(())
     }
 

@@ -137,7 +137,7 @@ fn events() -> Vec<(String, Event)> {
         ("rebuild ordered", Event::JobOrdered(Box::new(job(JobKind::Rebuild)))),
         ("job cancelled", Event::JobCancelled),
         ("server hindered", Event::Hindered(Finding::new(Code::ImageMissing, "gone"))),
-        ("deadline passed", Event::DeadlinePassed),
+        ("deadline passed", Event::DeadlinePassed { shown: None }),
         ("server started", Event::ServerStarted),
     ]
     .map(|(name, event)| (name.to_string(), event))
@@ -292,6 +292,44 @@ fn writing() -> Machine {
     let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
     let task = Event::TaskTaken { job: job_id(1), report_token: token() };
     apply(idle(State::Expected), &[order, script, hello(Mode::Install), task])
+}
+
+#[test]
+fn a_deadline_names_what_is_overdue_or_what_packets_show() {
+    let shown = Finding::new(Code::SecureBootRefused, "it was fetched whole");
+    for (situation, machine) in situations() {
+        let Some(job) = machine.job.as_ref().filter(|job| job.deadline.is_some()) else { continue };
+        let (phase, late) = (job.phase, job.deadline.expect("it has one"));
+        let failed_with =
+            |shown: Option<Finding>| match step(&machine, &Event::DeadlinePassed { shown }, late) {
+                Step::Changed { machine, .. } => machine.job.and_then(|job| job.findings.last().cloned()),
+                other => panic!("{situation}: {other:?}"),
+            };
+        let overdue = match phase {
+            Phase::Queued | Phase::Power | Phase::Firmware => Code::NoDhcp,
+            Phase::Dhcp | Phase::Loader => Code::NoBootFile,
+            Phase::Restart | Phase::Handoff | Phase::Verify => Code::NotReported,
+            _ => Code::Silent,
+        };
+        let plain = failed_with(None).expect("it failed");
+        assert_eq!(plain.code, overdue, "{situation}");
+        // An agent that spoke is believed more than packets.
+        let expected = if phase <= Phase::Kernel { shown.code } else { overdue };
+        let told = failed_with(Some(shown.clone())).expect("it failed");
+        assert_eq!(told.code, expected, "{situation}");
+        assert!(told.detail.contains(&plain.detail), "{situation}: {told}");
+    }
+}
+
+#[test]
+fn a_report_that_differs_from_the_order_fails_the_job() {
+    let (_, waiting) = situations()
+        .into_iter()
+        .find(|(situation, _)| situation.ends_with("job in handoff"))
+        .expect("there is one");
+    let after = apply(waiting, &[system_report("another root")]);
+    let job = after.job.expect("it had one");
+    assert_eq!((job.state, job.findings[0].code), (JobState::Failed, Code::ReportDiffers));
 }
 
 #[test]

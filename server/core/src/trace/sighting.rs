@@ -2,7 +2,8 @@
 
 use crate::dhcp::client::Client;
 use crate::dhcp::{Drop, Reply};
-use alloc::string::String;
+use crate::tftp::{Outcome, Refusal, Report};
+use alloc::string::{String, ToString};
 use core::net::Ipv4Addr;
 use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::dhcp::options::code;
@@ -173,19 +174,77 @@ pub struct TftpTransfer {
     pub size: Option<u64>,
     /// Bytes the client confirmed.
     pub bytes: u64,
-    /// Data packets that had to be sent again.
+    /// Whether the client has confirmed anything: a block, or the options before the first.
+    pub answered: bool,
+    /// Data packets sent, repetitions included.
+    pub sent: u64,
+    /// Data packets among them that were sent before.
     pub resent: u64,
+    /// Waits that ended without an answer.
+    pub timeouts: u64,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
     /// How it ended.
     pub end: TftpEnd,
 }
 
+impl TftpTransfer {
+    /// A transfer that has ended.
+    #[must_use]
+    pub fn ended(file: &str, outcome: &Outcome, report: &Report, duration_ms: u64) -> Self {
+        let end = match outcome {
+            Outcome::Complete | Outcome::Unconfirmed => TftpEnd::Complete,
+            Outcome::Probed => TftpEnd::Probed,
+            Outcome::Aborted { message, .. } => TftpEnd::Aborted { why: clean(message) },
+            Outcome::Unanswered | Outcome::Stalled => TftpEnd::TimedOut,
+            Outcome::Replaced => TftpEnd::Aborted { why: "it asked again".into() },
+            Outcome::Displaced => TftpEnd::Refused { why: "too many transfers wait for an answer".into() },
+            Outcome::Gone => TftpEnd::Gone,
+            Outcome::Unreadable => TftpEnd::Unreadable,
+        };
+        Self {
+            file: clean(file),
+            block_bytes: report.blksize.into(),
+            window: report.windowsize.into(),
+            size: Some(report.size),
+            bytes: report.confirmed_bytes(),
+            answered: report.is_answered,
+            sent: report.sent_blocks,
+            resent: report.resent_blocks,
+            timeouts: report.timeouts,
+            duration_ms,
+            end,
+        }
+    }
+
+    /// A request that was refused.
+    #[must_use]
+    pub fn refused(file: &str, reason: Refusal) -> Self {
+        let end = match reason {
+            Refusal::NotFound => TftpEnd::NotFound,
+            other => TftpEnd::Refused { why: other.to_string() },
+        };
+        Self {
+            file: clean(file),
+            block_bytes: 0,
+            window: 0,
+            size: None,
+            bytes: 0,
+            answered: false,
+            sent: 0,
+            resent: 0,
+            timeouts: 0,
+            duration_ms: 0,
+            end,
+        }
+    }
+}
+
 /// How a TFTP request ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TftpEnd {
-    /// The client has the file.
+    /// The client has the file: every block was sent, and at most the last was not confirmed.
     Complete,
     /// The client wanted the size only.
     Probed,
@@ -258,7 +317,6 @@ pub fn clean(text: &str) -> String {
 mod tests {
     use super::*;
     use kaltstart_protocol::dhcp::options::code;
-    use std::string::ToString;
 
     #[test]
     fn an_exchange_tells_what_counts_of_a_message() {
@@ -284,7 +342,10 @@ mod tests {
                 window: 4,
                 size: Some(5),
                 bytes: 0,
+                answered: true,
+                sent: 4,
                 resent: 3,
+                timeouts: 3,
                 duration_ms: 9,
                 end: TftpEnd::Refused { why: "busy".into() },
             }),

@@ -13,8 +13,6 @@ use kaltstart_protocol::time::Millis;
 const ASK_MS: u64 = 20_000;
 /// Blocks of this size pass wherever IPv4 does (RFC 1350: 512, and 36 bytes of headers).
 const SMALL_BLOCK: u32 = 512;
-/// Resends of one block before the transfer is given up: no sign of loss elsewhere.
-const GIVE_UP_RESENDS: u64 = 10;
 /// Of so many data packets one that was sent again counts as lossy.
 const LOSS_DIVISOR: u64 = 20;
 
@@ -26,18 +24,16 @@ fn blocks(transfer: &TftpTransfer) -> u64 {
     transfer.size.unwrap_or(transfer.bytes) / u64::from(transfer.block_bytes.max(1)) + 1
 }
 
-/// Resends beyond those with which a transfer ends that is given up.
+/// Repetitions beyond those that followed a wait, each of which sends a window again: with them
+/// every transfer ends that is given up.
 fn lost(transfer: &TftpTransfer) -> u64 {
     let ended = matches!(transfer.end, TftpEnd::Complete | TftpEnd::Probed);
-    if ended {
-        transfer.resent
-    } else {
-        transfer.resent.saturating_sub(GIVE_UP_RESENDS * u64::from(transfer.window.max(1)))
-    }
+    let waited = transfer.timeouts * u64::from(transfer.window.max(1));
+    if ended { transfer.resent } else { transfer.resent.saturating_sub(waited) }
 }
 
 fn is_lossy(transfer: &TftpTransfer) -> bool {
-    transfer.bytes > 0 && lost(transfer) * LOSS_DIVISOR > block(transfer).max(LOSS_DIVISOR)
+    transfer.bytes > 0 && lost(transfer) * LOSS_DIVISOR > transfer.sent.max(LOSS_DIVISOR)
 }
 
 fn stopped(transfer: &TftpTransfer) -> bool {
@@ -46,7 +42,7 @@ fn stopped(transfer: &TftpTransfer) -> bool {
 
 /// The last transfer that stopped, unless the same file arrived later.
 fn stalled<'a>(case: &Case<'a>) -> Option<(Millis, &'a TftpTransfer)> {
-    let (at, transfer) = case.boot.tftp().filter(|(_, transfer)| stopped(transfer)).next_back()?;
+    let (at, transfer) = case.boot.tftp().rfind(|(_, transfer)| stopped(transfer))?;
     let later = |(when, other): (Millis, &TftpTransfer)| {
         when > at && other.file == transfer.file && other.end == TftpEnd::Complete
     };
@@ -73,7 +69,8 @@ pub(super) fn boot_file_missing(case: &Case<'_>) -> Option<Cause> {
         What::Script(_) | What::Agent { .. } => true,
         _ => false,
     });
-    if went_on {
+    // A machine that shall start from its own disk finds no file at all.
+    if went_on || case.is_local() {
         return None;
     }
     let likelihood = if is_named(file) || door == "HTTP" { High } else { Medium };
@@ -95,16 +92,14 @@ pub(super) fn path_mtu(case: &Case<'_>) -> Option<Cause> {
         "TFTP {:?}: of blocks of {} bytes not one was acknowledged, {} were sent again",
         transfer.file, transfer.block_bytes, transfer.resent
     );
-    let small = case.boot.tftp().find(|(_, other)| {
-        other.end == TftpEnd::Probed || (other.bytes > 0 && other.block_bytes < transfer.block_bytes)
-    });
+    let small = case.boot.tftp().find(|(_, t)| t.answered && t.block_bytes <= transfer.block_bytes);
     let cause = Cause::new(Code::PathMtu, if small.is_some() { High } else { Medium });
     let cause =
         match small {
-            Some((at, other)) if other.end == TftpEnd::Probed => cause
-                .seen(at, format!("TFTP {:?}: the small packets of the size question did pass", other.file)),
-            Some((at, other)) => cause
+            Some((at, other)) if other.bytes > 0 => cause
                 .seen(at, format!("TFTP {:?}: blocks of {} bytes did pass", other.file, other.block_bytes)),
+            Some((at, other)) => cause
+                .seen(at, format!("TFTP {:?}: the small packets that agree on options did pass", other.file)),
             None => cause,
         };
     Some(cause.seen(at, text))
@@ -122,7 +117,7 @@ pub(super) fn packet_loss(case: &Case<'_>) -> Option<Cause> {
         "TFTP {:?}: {} of {} packets had to be sent again in {}.{} s",
         transfer.file,
         transfer.resent,
-        block(transfer) + transfer.resent,
+        transfer.sent,
         transfer.duration_ms / 1_000,
         transfer.duration_ms % 1_000 / 100
     );
@@ -149,7 +144,7 @@ pub(super) fn transfer_stopped(case: &Case<'_>) -> Option<Cause> {
 
 /// KS-1015
 pub(super) fn http_aborted(case: &Case<'_>) -> Option<Cause> {
-    let (at, answer) = case.boot.http().filter(|(_, answer)| answer.is_aborted()).next_back()?;
+    let (at, answer) = case.boot.http().rfind(|(_, answer)| answer.is_aborted())?;
     let again =
         |(when, other): (Millis, &HttpAnswer)| when > at && other.path == answer.path && !other.is_aborted();
     if case.boot.http().any(again) {

@@ -101,10 +101,10 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn p29_no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            drop(Loader::of(&bytes));
+            let _ = Loader::of(&bytes);
             if bytes.len() > 2 {
                 bytes[..2].copy_from_slice(b"MZ");
-                drop(Loader::of(&bytes));
+                let _ = Loader::of(&bytes);
             }
         }
     }

@@ -5,6 +5,7 @@ use crate::dhcp::Drop;
 use crate::dhcp::bootfile::MISSING_FILE;
 use crate::dhcp::client::{Architecture, Client, Stage};
 use crate::trace::{Answer, Exchange, ForeignOffer, HttpAnswer, Start, TftpEnd, TftpTransfer, What};
+use core::net::Ipv4Addr;
 use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::dhcp::MessageType::{self, Ack, Decline, Discover, Offer, Request};
 use std::format;
@@ -69,13 +70,19 @@ impl Past {
     fn tftp(self, file: &str, block_bytes: u32, bytes: u64, resent: u64, end: TftpEnd) -> Self {
         let size = Some(200_000);
         let duration_ms = 500;
+        let answered = bytes > 0 || end == TftpEnd::Probed;
+        let sent = bytes / u64::from(block_bytes) + resent;
+        let timeouts = if end == TftpEnd::TimedOut { 5 } else { 0 };
         self.saw(What::Tftp(TftpTransfer {
             file: file.into(),
             block_bytes,
             window: 1,
             size,
             bytes,
+            answered,
+            sent,
             resent,
+            timeouts,
             duration_ms,
             end,
         }))
@@ -104,7 +111,6 @@ impl Past {
         let loader = Loader::of(&loader::tests::image(machine, signed));
         let site = Site {
             networks: vec![Network { address: Ipv4Addr::new(10, 77, 0, 0), prefix: 24 }],
-            server: Ipv4Addr::new(10, 77, 0, 1),
             loaders: BTreeMap::from([("snponly.efi".into(), loader)]),
         };
         why(&self.trace, None, &site, Millis(self.now))

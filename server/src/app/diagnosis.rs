@@ -1,0 +1,76 @@
+//! What was seen of a machine by its address, and why it does not start.
+
+use super::{App, AppError, Applied};
+use crate::clock;
+use crate::doors::StoredLease;
+use crate::store::Key;
+use kaltstart_core::lifecycle::event::Event;
+use kaltstart_core::machine::Machine;
+use kaltstart_core::trace::What;
+use kaltstart_core::why::{self, Diagnosis, HEADER_BYTES, Likelihood, Loader, Site};
+use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::ids::{Mac, NodeId};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+/// Files in the directory of loaders that are looked at.
+const LOADERS_MAX: usize = 64;
+
+impl App {
+    /// The machine that has the address; none when it is nobody's that was seen.
+    pub fn holder(&self, address: Ipv4Addr) -> Option<Mac> {
+        self.trace.holder(address).or_else(|| {
+            let held = self.store.lease::<StoredLease>(address);
+            held.inspect_err(|error| tracing::error!(%error, "leases")).ok()?.map(|held| held.lease.mac)
+        })
+    }
+
+    /// Takes note of what was seen of the machine that has the address, if it is known.
+    pub fn saw_at(&self, address: Ipv4Addr, what: What) {
+        if let Some(mac) = self.holder(address) {
+            self.trace.note(mac, what);
+        }
+    }
+
+    /// Why the machine with these hardware addresses does not start, or what is going on.
+    #[must_use]
+    pub fn diagnose(&self, macs: &[Mac], machine: Option<&Machine>) -> Diagnosis {
+        let networks = self.config.dhcp.iter().map(|dhcp| dhcp.subnet).collect();
+        let site = Site { networks, loaders: loaders(&self.config.boot.loaders) };
+        why::why(&self.trace.of(macs), machine, &site, clock::now())
+    }
+
+    /// Lets an overdue job hear of it, and of its cause where packets show one.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub async fn deadline_passed(&self, node: &NodeId) -> Result<Applied, AppError> {
+        self.apply_with(Key::Id(node), |machine| Ok(Event::DeadlinePassed { shown: self.shown(machine) }))
+            .await
+    }
+
+    /// The likeliest cause, if it is more than a guess.
+    fn shown(&self, machine: &Machine) -> Option<Finding> {
+        let causes = self.diagnose(&machine.node.macs, Some(machine)).causes;
+        causes.first().filter(|cause| cause.likelihood > Likelihood::Low).map(why::Cause::finding)
+    }
+}
+
+/// What the loaders of the directory are made for; a file that cannot be read tells nothing.
+fn loaders(dir: &Path) -> BTreeMap<String, Loader> {
+    let Ok(entries) = fs::read_dir(dir) else { return BTreeMap::new() };
+    let described = entries.flatten().take(LOADERS_MAX).filter_map(|entry| {
+        let header = header(&entry.path()).ok()?;
+        Some((entry.file_name().into_string().ok()?, Loader::of(&header)))
+    });
+    described.collect()
+}
+
+fn header(path: &Path) -> io::Result<Vec<u8>> {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    File::open(path)?.take(HEADER_BYTES as u64).read_to_end(&mut header)?;
+    Ok(header)
+}
