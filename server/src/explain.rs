@@ -45,6 +45,8 @@ pages! {
     "KS-1021",
     "KS-1022",
     "KS-1023",
+    "KS-1030",
+    "KS-1031",
     "KS-2101",
     "KS-2102",
     "KS-2103",
@@ -87,9 +89,9 @@ impl Language {
 
 /// What is to be explained.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false, args = ["code", "list"])]
 pub struct Explain {
     /// Code, as KS-1012; the number alone will do
+    #[arg(required_unless_present = "list", conflicts_with = "list")]
     code: Option<String>,
     /// All codes, each with the test that provokes it
     #[arg(long)]

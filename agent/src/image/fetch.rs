@@ -68,6 +68,7 @@ impl Default for Retry {
 pub(crate) enum FetchFailure {
     Cancelled(String),
     Missing(String),
+    /// No answer, or none that helps, until the limit: `ImageUnfetched`.
     Unfetched(String),
     /// It ended after so many bytes.
     Truncated(u64),

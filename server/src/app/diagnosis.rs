@@ -2,7 +2,6 @@
 
 use super::{App, AppError, Applied};
 use crate::clock;
-use crate::doors::StoredLease;
 use crate::store::Key;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::machine::Machine;
@@ -23,8 +22,8 @@ impl App {
     /// The machine that has the address; none when it is nobody's that was seen.
     pub fn holder(&self, address: Ipv4Addr) -> Option<Mac> {
         self.trace.holder(address).or_else(|| {
-            let held = self.store.lease::<StoredLease>(address);
-            held.inspect_err(|error| tracing::error!(%error, "leases")).ok()?.map(|held| held.lease.mac)
+            let held = self.store.lease(address);
+            held.inspect_err(|error| tracing::error!(%error, "leases")).ok()?.map(|lease| lease.mac)
         })
     }
 

@@ -4,20 +4,50 @@
 
 use super::error::Problem;
 use super::extract::Path;
-use super::files::{self, Served};
+use super::files::{self, Served, Shared};
+use super::listen::Peer;
 use crate::app::App;
 use crate::render;
 use crate::store::Key;
 use axum::extract::{Request, State};
 use axum::http::{Method, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http_body::Body as _;
 use kaltstart_core::lifecycle::event::Event;
-use kaltstart_core::trace::{Start, What};
+use kaltstart_core::trace::{HttpAnswer, Start, What, clean};
 use kaltstart_protocol::ids::{Digest, Mac};
 use std::sync::Arc;
 
 /// Type of what is only bytes to HTTP.
 const DATA: &str = "application/octet-stream";
+
+/// Takes note of what is fetched here, for the machine in the path or at the other end.
+pub(super) async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let named = path.split('/').nth(2).and_then(|part| part.parse::<Mac>().ok());
+    let peer = request.extensions().get::<Peer>().copied();
+    let get = request.method() == Method::GET;
+    let response = next.run(request).await;
+    let Some(mac) = named.or_else(|| app.holder(peer?.0)) else { return response };
+    let status = response.status();
+    // A script that was made is noted by what it starts.
+    if path.ends_with(".ipxe") && status.is_success() {
+        return response;
+    }
+    let seen = move |bytes, total| {
+        let answer = HttpAnswer { path: clean(&path), status: status.as_u16(), bytes, total };
+        app.trace.note(mac, What::Http(answer));
+    };
+    match response.extensions().get::<Shared>().filter(|_| get) {
+        Some(content) => {
+            let total = response.body().size_hint().exact();
+            content.when_ended(move |bytes| seen(bytes, total));
+        }
+        None => seen(0, None),
+    }
+    response
+}
 
 /// `GET /boot/{mac}/script.ipxe`: what the machine may start now; grants it at the same time.
 pub(super) async fn script(

@@ -82,7 +82,8 @@ pub(super) fn serve(
     }
     let sent = (answer == Answer::Whole).then(|| Box::new(sent) as Sent);
     let counter = app.metrics.http_bytes.clone();
-    let content = Shared(Arc::new(Mutex::new(Some(Content { file, next, end, counter, sent }))));
+    let content =
+        Shared(Arc::new(Mutex::new(Some(Content { file, next, end, counter, sent, done: 0, ended: None }))));
     let mut response = (status, headers, Body::new(content.clone())).into_response();
     response.extensions_mut().insert(content);
     response
@@ -141,6 +142,18 @@ pub(super) struct Content {
     counter: Counter,
     /// Who hears that all was sent.
     sent: Option<Sent>,
+    /// Bytes handed over.
+    done: u64,
+    /// Who hears how many were handed over in the end, whether all or not.
+    ended: Option<Sent>,
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            ended(self.done);
+        }
+    }
 }
 
 impl Content {
@@ -152,6 +165,7 @@ impl Content {
     /// Notes that `bytes` more were handed over.
     pub(super) fn advance(&mut self, bytes: u64) {
         self.next += bytes;
+        self.done += bytes;
         self.counter.inc_by(bytes);
         if let Some(sent) = self.sent.take_if(|_| self.next >= self.end) {
             sent(self.end);
@@ -182,6 +196,13 @@ pub(super) fn shrunk() -> io::Error {
 pub(super) struct Shared(Arc<Mutex<Option<Content>>>);
 
 impl Shared {
+    /// Lets `ended` hear how many bytes were handed over, once no more will be.
+    pub(super) fn when_ended(&self, ended: impl FnOnce(u64) + Send + 'static) {
+        if let Some(content) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            content.ended = Some(Box::new(ended));
+        }
+    }
+
     /// Takes the content; there is nothing left for anybody else.
     pub(super) fn take(&self) -> Option<Content> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()

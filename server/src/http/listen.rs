@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,18 +38,27 @@ pub struct Routes {
     router: Router,
     /// Longest a client may keep the server waiting.
     idle_max: Duration,
+    /// The other side of the connection.
+    peer: Option<Peer>,
 }
+
+/// The address a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) Ipv4Addr);
 
 impl Routes {
     /// All routes of `app`.
     #[must_use]
     pub fn new(app: Arc<App>) -> Self {
         let idle_max = app.config.http.timeout();
-        Self { router: super::router(app), idle_max }
+        Self { router: super::router(app), idle_max, peer: None }
     }
 
     /// Answers one request.
-    pub(super) async fn answer(&mut self, request: Request<Body>) -> Response {
+    pub(super) async fn answer(&mut self, mut request: Request<Body>) -> Response {
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         match self.router.call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -97,6 +107,9 @@ async fn next(listener: &TcpListener, room: &Room) -> Option<(TcpStream, Place)>
 }
 
 async fn connection(stream: TcpStream, mut routes: Routes, stop: CancellationToken) -> io::Result<()> {
+    if let IpAddr::V4(peer) = stream.peer_addr()?.ip().to_canonical() {
+        routes.peer = Some(Peer(peer));
+    }
     let idle_max = routes.idle_max;
     let mut direct = Direct { stream, buffer: BytesMut::new(), idle_max };
     if let End::Closed = direct.serve(&mut routes, &stop).await? {

@@ -46,11 +46,13 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/images", get(api::images))
         .route("/v1/events", get(events::all))
         .route_layer(middleware::from_fn_with_state(app.clone(), only_admin));
-    Router::new()
+    let boot = Router::new()
         .route("/boot/{mac}/script.ipxe", get(boot::script))
         .route("/boot/{mac}/vmlinuz", get(boot::kernel))
         .route("/boot/{mac}/ramdisk", get(boot::ramdisk))
         .route("/boot/files/{name}", get(boot::loader))
+        .route_layer(middleware::from_fn_with_state(app.clone(), boot::watch));
+    Router::new()
         .route("/images/{digest}", get(boot::image))
         .route("/agent/v1/hello", post(agent::hello))
         .route("/agent/v1/task", post(agent::task))
@@ -60,6 +62,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/node/v1/report", post(agent::system_report))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
+        .merge(boot)
         .merge(operator)
         .fallback(|| async { Problem::not_found("there is no such page") })
         .method_not_allowed_fallback(|method: Method| async move {

@@ -1,9 +1,14 @@
 //! What the doors saw of a machine, and what is concluded from it.
 
 use crate::client::done;
-use crate::site::{Site, mac};
+use crate::site::{LIMIT, PROGRAM, Site, mac};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
 
 async fn doors(site: &Site, node: &str) -> Vec<String> {
     let answer = site.get(&format!("/v1/nodes/{node}/trace")).await;
@@ -41,4 +46,52 @@ async fn ks_why_says_what_is_going_on_when_nothing_is_wrong() {
     assert!(said.contains("Nothing shows a fault") && said.contains("it was switched on"), "{said}");
     assert_eq!(done(&site, "why db-07 -o name").await.out, "");
     site.get(&format!("/v1/nodes/{}/diagnosis", mac(3))).await.problem(StatusCode::NOT_FOUND, "not-found");
+}
+
+/// Waits until the diagnosis of a machine begins with `code`; tells its first cause.
+async fn cause(site: &Site, node: &str, code: &str) -> Value {
+    let began = std::time::Instant::now();
+    loop {
+        let answer = site.get(&format!("/v1/nodes/{node}/diagnosis")).await;
+        let first = &answer.json["causes"][0];
+        if first["code"] == code {
+            return first.clone();
+        }
+        assert!(began.elapsed() < LIMIT, "{code} is not shown: {}", answer.text);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn ks1015_a_transfer_by_http_is_broken_off() {
+    let site = Site::start().await;
+    site.declare("db-07", mac(1)).await;
+    let big = File::create(site.dir.path().join("ramdisk")).expect("made");
+    big.set_len(512 << 20).expect("sparse");
+    let address = site.base.trim_start_matches("http://");
+    let mut client = TcpStream::connect(address).expect("connected");
+    write!(client, "GET /boot/{}/ramdisk HTTP/1.1\r\nHost: x\r\n\r\n", mac(1)).expect("asked");
+    let mut taken = vec![0; 1 << 20];
+    client.read_exact(&mut taken).expect("a part of it");
+    drop(client);
+    let cause = cause(&site, "db-07", "KS-1015").await;
+    assert_eq!(cause["likelihood"], "high", "{cause}");
+    let said = done(&site, "why db-07").await.out;
+    assert!(said.contains("Most likely  KS-1015") && said.contains("of 536870912"), "{said}");
+    assert!(said.contains("ks explain KS-1015"), "{said}");
+    assert_eq!(done(&site, "why db-07 -o name").await.out, "KS-1015\n");
+}
+
+#[tokio::test]
+async fn a_code_is_explained_without_a_server_in_both_languages() {
+    let said = |words: &[&str]| {
+        let output =
+            Command::new(PROGRAM).arg("explain").args(words).env("LC_ALL", "C").output().expect("run");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    assert!(said(&["KS-1012"]).1.starts_with("# KS-1012: large packets do not reach the machine\n"));
+    assert!(said(&["1012", "--language", "de"]).1.starts_with("# KS-1012: große Pakete"));
+    assert!(said(&["--list"]).1.lines().count() > 80);
+    assert_eq!(said(&["KS-9999"]), (Some(5), String::new()));
+    assert_eq!(said(&[]).0, Some(64));
 }

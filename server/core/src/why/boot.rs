@@ -135,8 +135,6 @@ pub(super) fn file_is_for(name: &str) -> Option<Reached> {
     let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| last.ends_with(suffix));
     if last == MISSING_FILE {
         Some(Reached::Disk)
-    } else if ends(&[".ipxe", "grub.cfg"]) {
-        Some(Reached::Script)
     } else if last.starts_with("vmlinuz") || last.starts_with("ramdisk") || last.starts_with("initrd") {
         Some(Reached::Kernel)
     } else if is_optional(last) {
