@@ -1,8 +1,10 @@
 //! What the UDP doors ask of the application: who is there, what may start, what was promised.
 
 mod dhcp;
+mod syslog;
 
 pub(crate) use dhcp::DhcpDoor;
+pub(crate) use syslog::SyslogDoor;
 
 use crate::app::App;
 use crate::metrics::Metrics;

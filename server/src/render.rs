@@ -4,8 +4,10 @@ use kaltstart_protocol::agent_api::{ARG_BOOT_MAC, ARG_MODE, ARG_SERVER, ARG_TOKE
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::secret::Secret;
 use minijinja::{Environment, UndefinedBehavior, context};
+use std::net::Ipv4Addr;
 
-/// The script that starts the agent on `mac`.
+/// The script that starts the agent on `mac`; iPXE says what it does to the syslog receiver at
+/// `syslog`.
 ///
 /// # Errors
 /// When the template is broken.
@@ -15,6 +17,7 @@ pub fn agent_script(
     mode: Mode,
     token: &Secret,
     cmdline: &str,
+    syslog: Option<Ipv4Addr>,
 ) -> Result<String, minijinja::Error> {
     let mode = match mode {
         Mode::Discover => "discover",
@@ -33,6 +36,7 @@ pub fn agent_script(
             kernel => format!("{base}/boot/{mac}/vmlinuz"),
             ramdisk => format!("{base}/boot/{mac}/ramdisk"),
             arguments => arguments.trim_end(),
+            syslog => syslog.map(|address| address.to_string()),
         },
     )
 }
@@ -67,8 +71,15 @@ mod tests {
     fn scripts_are_as_their_golden_files_say() {
         let mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
         let token = Secret::new("kst_boot_1".into());
-        let agent = agent_script("http://10.77.0.1:8080", mac, Mode::Install, &token, "console=ttyS0")
-            .expect("rendered");
+        let agent = agent_script(
+            "http://10.77.0.1:8080",
+            mac,
+            Mode::Install,
+            &token,
+            "console=ttyS0",
+            Some(Ipv4Addr::new(10, 77, 0, 1)),
+        )
+        .expect("rendered");
         assert_eq!(agent.trim_end(), include_str!("../../templates/golden/agent.ipxe").trim_end());
         let local = local_script(mac).expect("rendered");
         assert_eq!(local.trim_end(), include_str!("../../templates/golden/local.ipxe").trim_end());

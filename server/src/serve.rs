@@ -4,10 +4,10 @@ use crate::app::App;
 use crate::clock;
 use crate::config::{self, Config, Log, LogFormat};
 use crate::data_dir;
-use crate::doors::{DhcpDoor, TftpCounter, TftpDoor};
+use crate::doors::{DhcpDoor, SyslogDoor, TftpCounter, TftpDoor};
 use crate::exit::Exit;
 use crate::http::listen::{self, Routes};
-use crate::net::{dhcp, tftp};
+use crate::net::{self, dhcp, tftp};
 use crate::sockets::Sockets;
 use crate::store::{Key, Store};
 use crate::trace;
@@ -73,6 +73,8 @@ async fn serve(config: Config) -> Result<()> {
             tracing::warn!(file = %file.display(), %error, "boot.{key} cannot be read: no machine can start");
         }
     }
+    // Before anybody is answered: who is answered may tell it to stop at once.
+    let told = told_to_stop()?;
     let stop = CancellationToken::new();
     let mut doors = JoinSet::new();
     open_doors(&app, sockets, &stop, &mut doors).await?;
@@ -84,7 +86,7 @@ async fn serve(config: Config) -> Result<()> {
     doors.spawn(async move { write_trace(&recorded, stopped).await });
     tracing::info!(http = %app.config.http.listen, data = %app.config.data_dir.display(), "serving");
     tokio::select! {
-        told = told_to_stop() => told?,
+        () = told => {}
         ended = doors.join_next() => {
             anyhow::bail!("a service ended by itself: {ended:?}; the log says why");
         }
@@ -104,13 +106,16 @@ async fn open_doors(
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
 ) -> Result<()> {
-    let Sockets { http, tftp, dhcp, advertisers } = sockets;
+    let Sockets { http, tftp, dhcp, advertisers, syslog } = sockets;
     doors.spawn(listen::serve(http, Routes::new(app.clone()), stop.clone()));
     serve_tftp(app, tftp, stop, doors)?;
     serve_dhcp(app, dhcp, stop, doors).await?;
     for advertiser in advertisers {
         let stop = stop.clone();
         doors.spawn(async move { advertiser.serve(stop).await });
+    }
+    if let Some(socket) = syslog {
+        doors.spawn(net::syslog::serve(socket, SyslogDoor(app.clone()), stop.clone()));
     }
     Ok(())
 }
@@ -154,14 +159,16 @@ async fn serve_dhcp(
     Ok(())
 }
 
-async fn told_to_stop() -> Result<()> {
+/// Listens for SIGINT and SIGTERM from now on; the future ends with the first of them.
+fn told_to_stop() -> Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// Writes what the doors saw to its file, the last of it after the server was told to stop.

@@ -16,6 +16,8 @@ pub(crate) struct Sockets {
     pub(crate) dhcp: Vec<dhcp::Listener>,
     /// Router solicitations, one per interface that shall have it.
     pub(crate) advertisers: Vec<ra::Advertiser>,
+    /// Syslog.
+    pub(crate) syslog: Option<UdpSocket>,
 }
 
 impl Sockets {
@@ -48,6 +50,12 @@ impl Sockets {
                 }
             }
         }
-        Ok(Self { http, tftp, dhcp, advertisers })
+        let syslog = match config.syslog.as_ref().map(|syslog| syslog.listen) {
+            Some(listen) => Some(UdpSocket::bind(listen).await.with_context(|| {
+                format!("cannot listen on {listen} (syslog.listen): is the address ours, the port free?")
+            })?),
+            None => None,
+        };
+        Ok(Self { http, tftp, dhcp, advertisers, syslog })
     }
 }

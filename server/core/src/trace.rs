@@ -54,6 +54,12 @@ impl Trace {
             }
             self.addresses.insert(address, mac);
         }
+        // A kernel says a thousand lines: the newest stands for those before it.
+        let said = |seen: &Sighting| matches!(seen.what, What::Syslog { .. });
+        if said(&sighting) && recent.sightings.back().is_some_and(said) {
+            recent.sightings.pop_back();
+            self.total -= 1;
+        }
         recent.sightings.push_back(sighting);
         self.total += 1;
         if recent.sightings.len() > SIGHTINGS_MAX {

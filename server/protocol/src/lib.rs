@@ -24,5 +24,6 @@ pub mod layout;
 pub mod node_api;
 pub mod phase;
 pub mod secret;
+pub mod syslog;
 pub mod tftp;
 pub mod time;

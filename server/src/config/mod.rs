@@ -7,6 +7,7 @@ mod images;
 mod log;
 mod node;
 mod profile;
+mod syslog;
 mod tftp;
 
 pub use boot::Boot;
@@ -16,6 +17,7 @@ pub use images::Images;
 pub use log::{Log, LogFormat, log_filter};
 pub use node::{Node, is_host_name};
 pub use profile::Profile;
+pub use syslog::Syslog;
 pub use tftp::Tftp;
 
 use kaltstart_protocol::layout::{Layout, plan};
@@ -38,6 +40,9 @@ pub struct Config {
     pub boot: Boot,
     /// Images.
     pub images: Images,
+    /// What loaders and kernels say; none = they are not heard.
+    #[serde(default)]
+    pub syslog: Option<Syslog>,
     /// Logging.
     #[serde(default)]
     pub log: Log,
@@ -171,6 +176,9 @@ impl Config {
     fn problems(&self) -> Vec<String> {
         let mut all = Vec::new();
         self.http.problems(&mut all);
+        if let Some(syslog) = &self.syslog {
+            syslog.problems(&mut all);
+        }
         self.tftp.problems(&mut all);
         self.tftp.problems(&mut all);
         self.log.problems(&mut all);
@@ -268,6 +276,7 @@ pub(crate) mod tests {
             ("[tftp]", "[tftp]\nblksize_max = 65465", "tftp.blksize_max"),
             ("[tftp]", "[tftp]\nwindowsize_max = 65", "tftp.windowsize_max"),
             ("10.77.0.1:8080", "0.0.0.0:8080", "http.listen"),
+            ("[tftp]", "[syslog]\nlisten = \"0.0.0.0:514\"\n[tftp]", "syslog.listen"),
             ("[tftp]", "timeout_seconds = 0\n[tftp]", "http.timeout_seconds"),
             ("10.77.0.0/24", "10.77.0.5/24", "host bits"),
             ("[[profile]]", "router = \"10.77.0.150\"\n[[profile]]", "router's"),

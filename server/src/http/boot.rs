@@ -19,6 +19,9 @@ use kaltstart_core::trace::{HttpAnswer, Start, What, clean};
 use kaltstart_protocol::ids::{Digest, Mac};
 use std::sync::Arc;
 
+/// Port of syslog (RFC 3164 §2).
+const SYSLOG_PORT: u16 = 514;
+
 /// Type of what is only bytes to HTTP.
 const DATA: &str = "application/octet-stream";
 
@@ -66,7 +69,10 @@ pub(super) async fn script(
     app.trace.note(mac, What::Script(start));
     let text = match granted {
         Some((mode, token)) => {
-            render::agent_script(&app.config.http_base(), mac, mode, &token, &app.config.boot.cmdline)
+            // Loaders know no other port.
+            let syslog = app.config.syslog.as_ref().map(|syslog| syslog.listen);
+            let syslog = syslog.filter(|listen| listen.port() == SYSLOG_PORT).map(|listen| *listen.ip());
+            render::agent_script(&app.config.http_base(), mac, mode, &token, &app.config.boot.cmdline, syslog)
         }
         None => render::local_script(mac),
     };

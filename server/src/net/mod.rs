@@ -2,4 +2,5 @@
 
 pub mod dhcp;
 pub mod ra;
+pub mod syslog;
 pub mod tftp;

@@ -19,6 +19,7 @@ use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{Job, Machine, Session};
 use kaltstart_protocol::agent_api::LogLine;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
+use kaltstart_protocol::syslog::Line;
 use kaltstart_protocol::time::Millis;
 use rows::{document, job, parsed, to_i64, trim};
 use rusqlite::{Connection, params};
@@ -381,6 +382,32 @@ impl Store {
                     line.level,
                     line.text
                 ])?;
+            }
+            trim(connection, "log_lines", LOG_LINES_MAX)
+        };
+        self.transact(write).await
+    }
+
+    /// Stores lines that a machine's loader or kernel said during a job.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn put_syslog(
+        &self,
+        node: NodeId,
+        job: JobId,
+        lines: Vec<Line>,
+        now: Millis,
+    ) -> Result<(), StoreError> {
+        let write = move |transaction: &mut Transaction<'_>| {
+            let connection = transaction.connection();
+            // Nobody repeats such lines, so each gets a number of its own.
+            let mut insert = connection.prepare_cached(
+                "INSERT INTO log_lines (node, job, boot, line, time, level, text) VALUES (?1, ?2, 'syslog', \
+                 (SELECT coalesce(max(line), 0) + 1 FROM log_lines WHERE boot = 'syslog'), ?3, ?4, ?5)",
+            )?;
+            for line in &lines {
+                insert.execute(params![node.as_str(), job.as_str(), to_i64(now.0), line.level, line.text])?;
             }
             trim(connection, "log_lines", LOG_LINES_MAX)
         };

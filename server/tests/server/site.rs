@@ -290,7 +290,7 @@ fn free_tcp_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn free_udp_port() -> u16 {
+pub(crate) fn free_udp_port() -> u16 {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bound");
     socket.local_addr().expect("an address").port()
 }

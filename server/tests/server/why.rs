@@ -1,10 +1,10 @@
 //! What the doors saw of a machine, and what is concluded from it.
 
 use crate::client::done;
-use crate::site::{LIMIT, PROGRAM, Site, mac};
+use crate::site::{LIMIT, PROGRAM, Site, free_udp_port, mac};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
@@ -94,4 +94,50 @@ async fn a_code_is_explained_without_a_server_in_both_languages() {
     assert!(said(&["--list"]).1.lines().count() > 80);
     assert_eq!(said(&["KS-9999"]), (Some(5), String::new()));
     assert_eq!(said(&[]).0, Some(64));
+}
+
+/// Makes an earlier server's recent past say that the first machine has the address of this host.
+fn give_loopback(site: &Site) {
+    let sighting = json!({
+        "mac": mac(1).to_string(), "at": 1_700_000_000_000_u64, "door": "dhcp", "kind": "request",
+        "client": {"architecture": "bios", "stage": "ipxe"}, "secs": 0, "relay": null, "server": null,
+        "wish": "127.0.0.1", "answer": {"sent": {"kind": "ack", "address": "127.0.0.1", "file": null}},
+    });
+    std::fs::write(site.data().join("trace.jsonl"), format!("{sighting}\n")).expect("written");
+}
+
+#[tokio::test]
+async fn p28_syslog_lines_appear_in_the_job_s_log_and_no_terminal_obeys_them() {
+    let mut site = Site::start().await;
+    site.declare("db-07", mac(1)).await;
+    let job = site.order("db-07", "deploy").await;
+    assert!(site.stop().success());
+    let port = free_udp_port();
+    let mut config =
+        OpenOptions::new().append(true).open(site.dir.path().join("server.toml")).expect("there");
+    write!(config, "[syslog]\nlisten = \"127.0.0.1:{port}\"\n").expect("written");
+    give_loopback(&site);
+    site.power_on().await;
+    let said = |words: &[&str]| {
+        let mut logger = Command::new("logger");
+        logger.args(["--udp", "--server", "127.0.0.1", "--port", &port.to_string()]).args(words);
+        assert!(logger.status().expect("logger runs").success());
+    };
+    said(&["--rfc3164", "--priority", "daemon.err", "--tag", "ipxe", "no more network devices"]);
+    said(&["--rfc5424", "--priority", "kern.info", "Command line: kaltstart.token=kst_boot_secret"]);
+    let raw = std::net::UdpSocket::bind("127.0.0.1:0").expect("bound");
+    raw.send_to(b"<14>\x1b[2Jgone", ("127.0.0.1", port)).expect("sent");
+    let began = std::time::Instant::now();
+    let log = loop {
+        let log = done(&site, &format!("job log {job}")).await.out;
+        if log.lines().count() == 3 {
+            break log;
+        }
+        assert!(began.elapsed() < LIMIT, "three lines: {log}");
+    };
+    assert!(log.contains("error ipxe: no more network devices"), "{log}");
+    assert!(log.contains("kst_***") && !log.contains("secret"), "{log}");
+    assert!(log.contains("gone") && !log.contains('\u{1b}'), "{log}");
+    let why = done(&site, "why db-07").await.out;
+    assert!(why.contains("gone") && !why.contains('\u{1b}'), "{why}");
 }
