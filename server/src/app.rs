@@ -87,8 +87,8 @@ impl App {
             admin,
             told_full: AtomicBool::new(false),
         };
-        for node in &app.config.node {
-            match app.declare(node).await {
+        for node in app.config.node.iter().filter_map(config::Node::declaration) {
+            match app.declare(&node).await {
                 // One machine must not take the others' server away.
                 Err(AppError::Refused(why)) => {
                     tracing::error!(node = node.name, why, "[[node]] of the configuration is left as it was");
@@ -182,7 +182,7 @@ impl App {
     ///
     /// # Errors
     /// When name or addresses belong to another machine, a job depends on them, or the store fails.
-    pub async fn declare(&self, wanted: &config::Node) -> Result<Machine, AppError> {
+    pub async fn declare(&self, wanted: &config::Declaration) -> Result<Machine, AppError> {
         for _ in 0..TRIES_MAX {
             let now = clock::now();
             let (mut machine, version) = match self.store.machine(Key::Mac(wanted.mac))? {
@@ -221,7 +221,7 @@ impl App {
     }
 
     /// Refuses what another machine has; nothing when none has it (any more).
-    fn refuse_taken(&self, wanted: &config::Node) -> Result<(), AppError> {
+    fn refuse_taken(&self, wanted: &config::Declaration) -> Result<(), AppError> {
         let name = (Key::Name(&wanted.name), format!("the name {:?}", wanted.name));
         let address =
             wanted.address.map(|address| (Key::Reservation(address), format!("the address {address}")));

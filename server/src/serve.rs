@@ -145,8 +145,7 @@ async fn serve_dhcp(
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
 ) -> Result<()> {
-    let base = app.config.http_base();
-    let subnets = app.config.dhcp.iter().map(|subnet| subnet.decided_upon(&base)).collect();
+    let subnets = app.config.subnets();
     let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
     app.store.put_leases(resumed.writes).await?;
     let service = dhcp::Service::new(DhcpDoor::new(app.clone()), subnets, resumed.table, resumed.now);

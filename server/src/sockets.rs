@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::net::{dhcp, ra, tftp};
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::role::Mode;
+use std::collections::BTreeSet;
 use tokio::net::{TcpListener, UdpSocket};
 
 /// The open sockets of all doors.
@@ -12,7 +13,7 @@ pub(crate) struct Sockets {
     pub(crate) http: TcpListener,
     /// TFTP requests.
     pub(crate) tftp: UdpSocket,
-    /// DHCP, one per interface.
+    /// DHCP, one per interface, and one per address that only relays reach.
     pub(crate) dhcp: Vec<dhcp::Listener>,
     /// Router solicitations, one per interface that shall have it.
     pub(crate) advertisers: Vec<ra::Advertiser>,
@@ -37,17 +38,24 @@ impl Sockets {
             )
         })?;
         let (mut dhcp, mut advertisers) = (Vec::new(), Vec::new());
-        for subnet in config.dhcp.iter().filter(|subnet| subnet.mode != Mode::Off) {
-            let name = &subnet.interface;
-            dhcp.push(dhcp::Listener::open(name, subnet.address).with_context(|| {
-                format!("cannot serve DHCP on {name}: does it exist, is UDP port 67 free, are we root?")
+        let served = || config.dhcp.iter().filter(|subnet| subnet.mode != Mode::Off);
+        // What relays send to an address that is listened on already needs no second socket.
+        let mut heard: BTreeSet<_> =
+            served().filter(|subnet| subnet.interface.is_some()).map(|subnet| subnet.address).collect();
+        for subnet in served() {
+            let (name, address) = (subnet.interface.as_deref(), subnet.address);
+            if name.is_none() && !heard.insert(address) {
+                continue;
+            }
+            dhcp.push(dhcp::Listener::open(name, address).with_context(|| {
+                let on = subnet.title();
+                format!("cannot serve DHCP on {on}: is {address} ours, UDP port 67 free, are we root?")
             })?);
-            if subnet.answer_router_solicitations {
-                match ra::Advertiser::open(name) {
-                    Ok(advertiser) => advertisers.push(advertiser),
-                    // Boot loaders only wait longer without it.
-                    Err(error) => tracing::warn!(interface = name, %error, "no router advertisements"),
-                }
+            let Some(name) = name.filter(|_| subnet.answer_router_solicitations) else { continue };
+            match ra::Advertiser::open(name) {
+                Ok(advertiser) => advertisers.push(advertiser),
+                // Boot loaders only wait longer without it.
+                Err(error) => tracing::warn!(interface = name, %error, "no router advertisements"),
             }
         }
         let syslog = match config.syslog.as_ref().map(|syslog| syslog.listen) {

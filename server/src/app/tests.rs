@@ -19,8 +19,8 @@ pub(crate) fn mac(n: u32) -> Mac {
     Mac([2, 0, a, b, c, d])
 }
 
-fn wanted(name: &str, n: u32, address: Option<[u8; 4]>) -> config::Node {
-    config::Node { name: name.into(), mac: mac(n), address: address.map(Into::into) }
+fn wanted(name: &str, n: u32, address: Option<[u8; 4]>) -> config::Declaration {
+    config::Declaration { name: name.into(), mac: mac(n), address: address.map(Into::into) }
 }
 
 #[tokio::test]

@@ -1,23 +1,30 @@
 //! `[[dhcp]]`
 
+use super::dhcp_class::DhcpSite;
+use super::dhcp_option::{self, DhcpOption};
 use super::yes;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
+use kaltstart_core::dhcp::host::Rules;
 use kaltstart_core::dhcp::lease::Pool;
+use kaltstart_core::dhcp::parameters::{LEASE_SECONDS, LEASE_SECONDS_MIN, Parameters};
 use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::dhcp::subnet::{Network, Subnet};
+use kaltstart_protocol::dhcp::options::code;
 use serde::Deserialize;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// `[[dhcp]]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dhcp {
-    /// Interface.
-    pub interface: String,
+    /// Interface; none = reached through relays only.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// Network, as `10.77.0.0/24`.
     #[serde(deserialize_with = "network")]
     pub subnet: Network,
-    /// This server's address on it.
+    /// This server's address, as the clients reach it.
     pub address: Ipv4Addr,
     /// How it is served.
     #[serde(default)]
@@ -25,15 +32,36 @@ pub struct Dhcp {
     /// First and last dynamic address; none = reservations only.
     #[serde(default)]
     pub pool: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Further pools.
+    #[serde(default)]
+    pub pools: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// What is left out of the pools: `10.77.0.110`, or `10.77.0.120-10.77.0.129`.
+    #[serde(default, deserialize_with = "ranges")]
+    pub exclude: Vec<(Ipv4Addr, Ipv4Addr)>,
     /// Default router.
     #[serde(default)]
     pub router: Option<Ipv4Addr>,
     /// Name servers.
     #[serde(default)]
     pub dns: Vec<Ipv4Addr>,
+    /// Relays outside of the network that may ask for it: addresses or networks.
+    #[serde(default, deserialize_with = "networks")]
+    pub relays: Vec<Network>,
     /// How long an address is lent, in seconds.
-    #[serde(default = "an_hour")]
-    pub lease_seconds: u32,
+    #[serde(default)]
+    pub lease_seconds: Option<u32>,
+    /// Longest lease that is granted when it is asked for.
+    #[serde(default)]
+    pub max_lease_seconds: Option<u32>,
+    /// T1.
+    #[serde(default)]
+    pub renew_seconds: Option<u32>,
+    /// T2.
+    #[serde(default)]
+    pub rebind_seconds: Option<u32>,
+    /// Options.
+    #[serde(default)]
+    pub options: Vec<DhcpOption>,
     /// Whether router solicitations are answered with "no router here", so that boot loaders do
     /// not wait for IPv6. Harmless beside real routers.
     #[serde(default = "yes")]
@@ -41,66 +69,168 @@ pub struct Dhcp {
 }
 
 /// Reads a network as `10.77.0.0/24`: a prefix of 1 to 30 bits, no host bits set.
-fn network<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Network, D::Error> {
+pub(super) fn network<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Network, D::Error> {
     let text = String::deserialize(from)?;
-    let bad = || serde::de::Error::custom(format!("{text:?} is not a network, as 10.77.0.0/24"));
-    let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
-    let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
-    let prefix = prefix.parse().ok().filter(|prefix| (1..=30).contains(prefix)).ok_or_else(bad)?;
-    let network = Network { address, prefix };
-    if address & network.mask() == address {
-        Ok(network)
-    } else {
-        Err(serde::de::Error::custom(format!("{text:?} has host bits set")))
-    }
+    read_network(&text, 30).map_err(serde::de::Error::custom)
 }
 
-fn an_hour() -> u32 {
-    3600
+/// Reads networks, or single addresses.
+fn networks<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Network>, D::Error> {
+    let read = |text: String| match text.parse() {
+        Ok(address) => Ok(Network { address, prefix: 32 }),
+        Err(_) => read_network(&text, 32).map_err(serde::de::Error::custom),
+    };
+    Vec::<String>::deserialize(from)?.into_iter().map(read).collect()
+}
+
+fn read_network(text: &str, longest: u8) -> Result<Network, String> {
+    let bad = || format!("{text:?} is not a network, as 10.77.0.0/24");
+    let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
+    let prefix = prefix.parse().ok().filter(|prefix| (1..=longest).contains(prefix)).ok_or_else(bad)?;
+    let network = Network { address, prefix };
+    if address & network.mask() == address { Ok(network) } else { Err(format!("{text:?} has host bits set")) }
+}
+
+/// Reads `FIRST-LAST` or a single address.
+fn ranges<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<(Ipv4Addr, Ipv4Addr)>, D::Error> {
+    let read = |text: String| {
+        let (first, last) = text.split_once('-').unwrap_or((&text, &text));
+        let range = first.trim().parse().ok().zip(last.trim().parse().ok());
+        range.filter(|(first, last)| first <= last).ok_or_else(|| {
+            serde::de::Error::custom(format!("exclude: {text:?} is neither an address nor FIRST-LAST"))
+        })
+    };
+    Vec::<String>::deserialize(from)?.into_iter().map(read).collect()
 }
 
 impl Dhcp {
+    /// What the section is called in messages: by its interface, else by its network.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let Network { address, prefix } = self.subnet;
+        self.interface.clone().unwrap_or_else(|| format!("{address}/{prefix}"))
+    }
+
     /// The subnet as the DHCP decisions want it; `http_base` is the base of this server's URLs.
     #[must_use]
-    pub fn decided_upon(&self, http_base: &str) -> Subnet {
+    pub fn decided_upon(&self, http_base: &str, site: &DhcpSite, rules: &Arc<Rules>) -> Subnet {
         Subnet {
             network: self.subnet,
             server: self.address,
             http: http_base.to_owned(),
-            pool: self.pool.map_or(Pool::EMPTY, |(first, last)| Pool { first, last }),
-            routers: self.router.into_iter().collect(),
-            name_servers: self.dns.clone(),
-            domain: None,
-            lease_seconds: self.lease_seconds,
+            direct: self.interface.is_some(),
+            relays: self.relays.clone(),
+            pools: self.remaining_pools(),
+            parameters: self.parameters().or(&site.parameters()),
+            rules: rules.clone(),
             local: LocalAnswer::default(),
         }
     }
 
+    fn parameters(&self) -> Parameters {
+        let mut options = dhcp_option::collect(&self.options);
+        if let Some(router) = self.router {
+            options.set_addresses(code::ROUTERS, &[router]);
+        }
+        if !self.dns.is_empty() {
+            options.set_addresses(code::NAME_SERVERS, &self.dns);
+        }
+        Parameters {
+            lease_seconds: self.lease_seconds,
+            max_lease_seconds: self.max_lease_seconds,
+            renew_seconds: self.renew_seconds,
+            rebind_seconds: self.rebind_seconds,
+            options,
+        }
+    }
+
+    fn all_pools(&self) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+        let mut all: Vec<_> = self.pool.into_iter().chain(self.pools.iter().copied()).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// The pools without what is excluded, in order.
+    fn remaining_pools(&self) -> Vec<Pool> {
+        let mut left = self.all_pools();
+        for (from, to) in &self.exclude {
+            let (from, to) = (from.to_bits(), to.to_bits());
+            left = left
+                .into_iter()
+                .flat_map(|(first, last)| {
+                    let below = from.checked_sub(1).map(|end| (first, last.min(end.into())));
+                    let above = to.checked_add(1).map(|start| (first.max(start.into()), last));
+                    [below, above].into_iter().flatten().filter(|(first, last)| first <= last)
+                })
+                .collect();
+        }
+        left.into_iter().map(|(first, last)| Pool { first, last }).collect()
+    }
+
     pub(super) fn problems(&self, all: &mut Vec<String>) {
-        let name = &self.interface;
+        let whose = format!("dhcp {}", self.title());
         let outside = |address| !self.subnet.has_host(address);
-        if outside(self.address) {
-            all.push(format!("dhcp {name}: address {} is not a host of its subnet", self.address));
-        }
-        if let Some((first, last)) = self.pool {
-            if outside(first) || outside(last) || first > last {
-                all.push(format!("dhcp {name}: pool {first} to {last} does not lie in its subnet"));
-            }
-            if (first..=last).contains(&self.address) {
-                all.push(format!("dhcp {name}: the pool contains the server's own address"));
-            }
-            if self.router.is_some_and(|router| (first..=last).contains(&router)) {
-                all.push(format!("dhcp {name}: the pool contains the router's address"));
-            }
-        }
-        if let Some(router) = self.router.filter(|router| outside(*router)) {
-            all.push(format!("dhcp {name}: router {router} is not a host of its subnet"));
+        if self.interface.is_some() && outside(self.address) {
+            all.push(format!("{whose}: address {} is not a host of its subnet", self.address));
         }
         if matches!(self.mode, Mode::Proxy | Mode::Auto) {
-            all.push(format!("dhcp {name}: mode {} is not there yet", self.mode));
+            all.push(format!("{whose}: mode {} is not there yet", self.mode));
         }
-        if self.lease_seconds < 60 {
-            all.push(format!("dhcp {name}: lease_seconds must be at least 60"));
+        let pools = self.all_pools();
+        for (first, last) in &pools {
+            if outside(*first) || outside(*last) || first > last {
+                all.push(format!("{whose}: pool {first} to {last} does not lie in its subnet"));
+            }
         }
+        for pair in pools.windows(2).filter(|pair| pair[0].1 >= pair[1].0) {
+            all.push(format!(
+                "{whose}: pools {} to {} and {} to {} overlap",
+                pair[0].0, pair[0].1, pair[1].0, pair[1].1
+            ));
+        }
+        let given = |address| self.remaining_pools().iter().any(|pool| pool.contains(address));
+        if given(self.address) {
+            all.push(format!("{whose}: the pool contains the server's own address; see exclude"));
+        }
+        if self.router.is_some_and(given) {
+            all.push(format!("{whose}: the pool contains the router's address; see exclude"));
+        }
+        if let Some(router) = self.router.filter(|router| outside(*router)) {
+            all.push(format!("{whose}: router {router} is not a host of its subnet"));
+        }
+        for (key, given, code) in [
+            ("router", self.router.is_some(), code::ROUTERS),
+            ("dns", !self.dns.is_empty(), code::NAME_SERVERS),
+        ] {
+            if given && self.options.iter().any(|option| option.code == code) {
+                all.push(format!("{whose}: options: code {code} is what {key} says already"));
+            }
+        }
+        dhcp_option::problems(&whose, &self.options, all);
+        times_problems(&whose, &self.parameters(), all);
+    }
+}
+
+pub(super) fn lease_problems(whose: &str, lease_seconds: Option<u32>, all: &mut Vec<String>) {
+    if lease_seconds.is_some_and(|seconds| seconds < LEASE_SECONDS_MIN) {
+        all.push(format!("{whose}: lease_seconds must be at least {LEASE_SECONDS_MIN}"));
+    }
+}
+
+/// Lease times that contradict each other.
+pub(super) fn times_problems(whose: &str, times: &Parameters, all: &mut Vec<String>) {
+    let Parameters { lease_seconds, max_lease_seconds, renew_seconds, rebind_seconds, options: _ } = times;
+    lease_problems(whose, *lease_seconds, all);
+    let lease = lease_seconds.unwrap_or(LEASE_SECONDS);
+    if lease_seconds.is_some() && max_lease_seconds.is_some_and(|longest| longest < lease) {
+        all.push(format!("{whose}: max_lease_seconds is below lease_seconds"));
+    }
+    let rebind = rebind_seconds.unwrap_or(lease - lease / 8);
+    if rebind_seconds.is_some() && rebind >= lease {
+        all.push(format!("{whose}: rebind_seconds must be below lease_seconds"));
+    }
+    if renew_seconds.is_some_and(|renew| renew >= rebind) {
+        all.push(format!("{whose}: renew_seconds must be below rebind_seconds"));
     }
 }

@@ -2,6 +2,8 @@
 
 mod boot;
 mod dhcp;
+mod dhcp_class;
+mod dhcp_option;
 mod http;
 mod images;
 mod log;
@@ -12,19 +14,24 @@ mod tftp;
 
 pub use boot::Boot;
 pub use dhcp::Dhcp;
+pub use dhcp_class::{DhcpClass, DhcpSite};
+pub use dhcp_option::DhcpOption;
 pub use http::Http;
 pub use images::Images;
 pub use log::{Log, LogFormat, log_filter};
-pub use node::{Node, is_host_name};
+pub use node::{Declaration, Node, is_host_name};
 pub use profile::Profile;
 pub use syslog::Syslog;
 pub use tftp::Tftp;
 
+use kaltstart_core::dhcp::host::Rules;
+use kaltstart_core::dhcp::subnet::Subnet;
 use kaltstart_protocol::layout::{Layout, plan};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The checked configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,9 +53,15 @@ pub struct Config {
     /// Logging.
     #[serde(default)]
     pub log: Log,
-    /// Interfaces on which DHCP is served.
+    /// Subnets in which DHCP is served.
     #[serde(default)]
     pub dhcp: Vec<Dhcp>,
+    /// What holds in all of them.
+    #[serde(default)]
+    pub dhcp_site: DhcpSite,
+    /// Kinds of DHCP clients.
+    #[serde(default)]
+    pub dhcp_class: Vec<DhcpClass>,
     /// What may be ordered.
     #[serde(default)]
     pub profile: Vec<Profile>,
@@ -147,11 +160,24 @@ impl Config {
     /// When there is no such section, or several to choose from.
     pub fn dhcp_on(&self, interface: Option<&str>) -> Result<&Dhcp, NoSection> {
         let mut fitting =
-            self.dhcp.iter().filter(|dhcp| interface.is_none_or(|interface| dhcp.interface == interface));
+            self.dhcp.iter().filter(|dhcp| interface.is_none_or(|interface| dhcp.title() == interface));
         match (fitting.next(), fitting.next()) {
             (Some(only), None) => Ok(only),
-            _ => Err(NoSection(self.dhcp.iter().map(|dhcp| dhcp.interface.clone()).collect())),
+            _ => Err(NoSection(self.dhcp.iter().map(Dhcp::title).collect())),
         }
+    }
+
+    /// The subnets as the DHCP decisions want them.
+    #[must_use]
+    pub fn subnets(&self) -> Vec<Subnet> {
+        let mut rules = Rules::default();
+        rules.classes.extend(self.dhcp_class.iter().map(DhcpClass::decided_upon));
+        for node in &self.node {
+            let (keys, host) = node.decided_upon();
+            rules.add(keys, host);
+        }
+        let (base, rules) = (self.http_base(), Arc::new(rules));
+        self.dhcp.iter().map(|dhcp| dhcp.decided_upon(&base, &self.dhcp_site, &rules)).collect()
     }
 
     /// `http://ADDRESS:PORT`, as machines are told.
@@ -199,8 +225,18 @@ impl Config {
         }
         twice(&mut all, "profile.name", self.profile.iter().map(|profile| profile.name.clone()));
         twice(&mut all, "node.name", self.node.iter().map(|node| node.name.clone()));
-        twice(&mut all, "node.mac", self.node.iter().map(|node| node.mac.to_string()));
-        twice(&mut all, "dhcp.interface", self.dhcp.iter().map(|dhcp| dhcp.interface.clone()));
+        node::shared_keys(&self.node, &mut all);
+        twice(&mut all, "dhcp.interface", self.dhcp.iter().filter_map(|dhcp| dhcp.interface.clone()));
+        for (at, dhcp) in self.dhcp.iter().enumerate() {
+            for other in self.dhcp[..at].iter().filter(|other| other.subnet.overlaps(dhcp.subnet)) {
+                all.push(format!("dhcp {}: subnet overlaps with that of {}", dhcp.title(), other.title()));
+            }
+        }
+        self.dhcp_site.problems(&mut all);
+        twice(&mut all, "dhcp_class.name", self.dhcp_class.iter().map(|class| class.name.clone()));
+        for class in &self.dhcp_class {
+            class.problems(&mut all);
+        }
         let reserved = self.node.iter().filter_map(|node| node.address).map(|address| address.to_string());
         twice(&mut all, "node.address", reserved);
         for node in &self.node {
@@ -225,6 +261,7 @@ fn twice(all: &mut Vec<String>, key: &str, values: impl Iterator<Item = String>)
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use kaltstart_core::dhcp::host::HostKey;
 
     const GOOD: &str = r#"
         data_dir = "/d"
@@ -269,6 +306,52 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn dhcp_levels_pools_and_keys_come_out_as_they_were_meant() {
+        let text = GOOD.replace(
+            "[[profile]]",
+            r#"exclude = ["10.77.0.100", "10.77.0.120-10.77.0.129"]
+            pools = [["10.77.0.210", "10.77.0.219"]]
+            router = "10.77.0.254"
+            [[dhcp]]
+            subnet = "10.9.0.0/16"
+            address = "10.77.0.1"
+            relays = ["10.1.0.1", "10.2.0.0/24"]
+            lease_seconds = 600
+            [dhcp_site]
+            lease_seconds = 7200
+            options = [{ code = 42, ips = ["10.77.0.1", "10.77.0.2"] }, { code = 26, u16 = 1500 }]
+            [[dhcp_class]]
+            name = "phones"
+            vendor_class = "Phone"
+            mac = "00:80:f0"
+            options = [{ code = 150, ip = "10.77.0.9" }]
+            [[node]]
+            name = "rack1-port7"
+            address = "10.77.0.57"
+            circuit_id = "eth 1/7"
+            remote_id = "0x00:ff"
+            [[profile]]"#,
+        );
+        let config = parse(&text, Path::new("c.toml")).expect("it is good");
+        let [direct, far] = config.subnets().try_into().expect("two subnets");
+        let host = |n| Ipv4Addr::new(10, 77, 0, n);
+        let pools: Vec<_> = direct.pools.iter().map(|pool| (pool.first, pool.last)).collect();
+        assert_eq!(pools, [(host(101), host(119)), (host(130), host(199)), (host(210), host(219))]);
+        assert!(direct.direct && !far.direct && far.relays.len() == 2);
+        assert_eq!((direct.parameters.lease_seconds, far.parameters.lease_seconds), (Some(7200), Some(600)));
+        assert_eq!(direct.parameters.options.addresses(42), [host(1), host(2)]);
+        assert_eq!(far.parameters.options.get(26), Some(&[5, 220][..]));
+        assert_eq!(
+            (direct.parameters.options.addresses(3), far.parameters.options.get(3)),
+            (vec![host(254)], None)
+        );
+        assert_eq!(direct.rules.classes[0].mac, [0, 0x80, 0xf0]);
+        let port = HostKey::Port(Some(b"eth 1/7".to_vec()), Some(vec![0, 255]));
+        assert_eq!(direct.rules.find(&port).and_then(|found| found.address), Some(host(57)));
+        assert_eq!(config.node.iter().filter_map(Node::declaration).count(), 1);
+    }
+
+    #[test]
     fn refusals_name_the_key() {
         for (from, to, named) in [
             ("[tftp]", "[tftp]\nroot = 1", "root"),
@@ -295,6 +378,33 @@ pub(crate) mod tests {
             ("image = \"debian-12\"", "image = \"i\"\nauthorized_keys = [\"a\\nb\"]", "authorized_keys"),
             ("loaders = \"l\"", "loaders = \"l\"\ncmdline = \"a\\nb\"", "boot.cmdline"),
             ("[tftp]", "[log]\nlevel = \"inof\"\n[tftp]", "log.level"),
+            ("[[profile]]", "exclude = [\"10.77.0.9-10.77.0.8\"]\n[[profile]]", "exclude"),
+            ("[[profile]]", "pools = [[\"10.77.0.150\", \"10.77.0.210\"]]\n[[profile]]", "overlap"),
+            ("[[profile]]", "options = [{ code = 82, hex = \"00\" }]\n[[profile]]", "code 82"),
+            (
+                "[[profile]]",
+                "options = [{ code = 42, ip = \"10.0.0.1\", u8 = 1 }]\n[[profile]]",
+                "exactly one",
+            ),
+            (
+                "[[profile]]",
+                "dns = [\"10.0.0.1\"]\noptions = [{ code = 6, hex = \"0a000001\" }]\n[[profile]]",
+                "dns",
+            ),
+            ("[[profile]]", "relays = [\"10.1.0.1/16\"]\n[[profile]]", "relays"),
+            ("[[profile]]", "renew_seconds = 3600\n[[profile]]", "renew_seconds"),
+            ("[[profile]]", "lease_seconds = 600\nmax_lease_seconds = 300\n[[profile]]", "max_lease_seconds"),
+            (
+                "[[profile]]",
+                "[[dhcp]]\nsubnet = \"10.77.0.0/16\"\naddress = \"10.77.0.1\"\n[[profile]]",
+                "overlaps",
+            ),
+            ("[[profile]]", "[[dhcp_class]]\nname = \"all\"\n[[profile]]", "no condition"),
+            ("[[node]]", "[[node]]\nname = \"a\"\nmac = \"52:54:00:00:00:01\"\n[[node]]", "same mac"),
+            ("[[node]]", "[[node]]\nname = \"a\"\naddress = \"10.77.0.51\"\n[[node]]", "give mac"),
+            ("[[node]]", "[[node]]\nname = \"a\"\ncircuit_id = \"eth1\"\n[[node]]", "needs an address"),
+            ("address = \"10.77.0.50\"", "uuid = \"12\"", "uuid"),
+            ("address = \"10.77.0.50\"", "client_id = \"0xabc\"", "client_id"),
             ("[tftp]", "[log]\nlevel = \"a=b=c\"\n[tftp]", "log.level"),
         ] {
             let text = GOOD.replace(from, to);

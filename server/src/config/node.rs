@@ -1,28 +1,151 @@
 //! `[[node]]`
 
+use super::dhcp_option::{self, DhcpOption, from_hex};
+use kaltstart_core::dhcp::host::{Host, HostKey};
+use kaltstart_core::dhcp::lease::MAX_CLIENT_ID;
+use kaltstart_core::dhcp::parameters::Parameters;
 use kaltstart_protocol::ids::Mac;
 use serde::Deserialize;
 use std::net::Ipv4Addr;
 
 /// `[[node]]`: a machine that is expected.
+///
+/// Its identity is its hardware address. Without one nothing is declared: name and address are kept
+/// for whoever is recognised by the other keys.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Node {
     /// Host name, one label.
     pub name: String,
     /// Hardware address of the interface it boots from.
-    pub mac: Mac,
+    #[serde(default)]
+    pub mac: Option<Mac>,
     /// Reserved address.
     #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// Client identifier (option 61): text, or bytes as `0x01525400000001`.
+    #[serde(default)]
+    pub client_id: Option<String>,
+    /// UUID of the machine (option 97).
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// Port of its switch (option 82): text, or bytes after `0x`.
+    #[serde(default)]
+    pub circuit_id: Option<String>,
+    /// Its switch (option 82): text, or bytes after `0x`.
+    #[serde(default)]
+    pub remote_id: Option<String>,
+    /// Length of its leases.
+    #[serde(default)]
+    pub lease_seconds: Option<u32>,
+    /// DHCP options.
+    #[serde(default)]
+    pub options: Vec<DhcpOption>,
+}
+
+/// A machine to be declared.
+#[derive(Debug, Clone)]
+pub struct Declaration {
+    /// Host name, one label.
+    pub name: String,
+    /// Hardware address of the interface it boots from.
+    pub mac: Mac,
+    /// Reserved address.
     pub address: Option<Ipv4Addr>,
 }
 
 impl Node {
+    /// The machine to be declared; none when its identity is not known.
+    #[must_use]
+    pub fn declaration(&self) -> Option<Declaration> {
+        Some(Declaration { name: self.name.clone(), mac: self.mac?, address: self.address })
+    }
+
+    /// As the DHCP decisions want it: by what it is recognised, and what it gets.
+    pub(super) fn decided_upon(&self) -> (Vec<HostKey>, Host) {
+        let mut keys = Vec::new();
+        keys.extend(self.mac.map(HostKey::Mac));
+        keys.extend(self.client_id.as_deref().and_then(identifier).map(HostKey::ClientId));
+        keys.extend(self.uuid.as_deref().and_then(uuid).map(HostKey::of_uuid).into_iter().flatten());
+        let [circuit, remote] =
+            [&self.circuit_id, &self.remote_id].map(|text| text.as_deref().and_then(identifier));
+        if circuit.is_some() || remote.is_some() {
+            keys.push(HostKey::Port(circuit, remote));
+        }
+        let parameters = Parameters {
+            lease_seconds: self.lease_seconds,
+            options: dhcp_option::collect(&self.options),
+            ..Parameters::default()
+        };
+        (keys, Host { name: self.name.clone(), address: self.address, parameters })
+    }
+
     pub(super) fn problems(&self, all: &mut Vec<String>) {
+        let whose = format!("node {:?}", self.name);
         if !is_host_name(&self.name) {
             all.push(format!("node.name {:?} is not a host name (letters, digits, -)", self.name));
         }
+        let identifiers = [
+            ("client_id", &self.client_id),
+            ("circuit_id", &self.circuit_id),
+            ("remote_id", &self.remote_id),
+        ];
+        for (key, text) in identifiers {
+            if let Some(text) = text.as_ref().filter(|text| identifier(text).is_none()) {
+                all.push(format!(
+                    "{whose}: {key} {text:?} is neither text nor bytes after 0x, 1 to {MAX_CLIENT_ID} bytes"
+                ));
+            }
+        }
+        if let Some(text) = self.uuid.as_ref().filter(|text| uuid(text).is_none()) {
+            all.push(format!("{whose}: uuid {text:?} is not a UUID"));
+        }
+        let (keys, _) = self.decided_upon();
+        if keys.is_empty() {
+            all.push(format!("{whose}: give mac, client_id, uuid, circuit_id or remote_id"));
+        } else if self.mac.is_none() && self.address.is_none() {
+            all.push(format!(
+                "{whose}: without mac it needs an address: there is nothing else to keep for it"
+            ));
+        }
+        dhcp_option::problems(&whose, &self.options, all);
+        super::dhcp::lease_problems(&whose, self.lease_seconds, all);
     }
+}
+
+/// The keys that are claimed by two nodes.
+pub(super) fn shared_keys(nodes: &[Node], all: &mut Vec<String>) {
+    let mut owners = std::collections::BTreeMap::new();
+    for node in nodes {
+        for key in node.decided_upon().0 {
+            // A UUID that reads the same turned around is one key twice.
+            if let Some(owner) = owners.insert(key.clone(), &node.name).filter(|owner| **owner != node.name) {
+                let what = match key {
+                    HostKey::Mac(mac) => format!("mac {mac}"),
+                    HostKey::ClientId(_) => "client_id".into(),
+                    HostKey::Uuid(_) => "uuid".into(),
+                    HostKey::Port(..) => "circuit_id and remote_id".into(),
+                };
+                all.push(format!("nodes {owner:?} and {:?} have the same {what}", node.name));
+            }
+        }
+    }
+}
+
+/// Text as it is, or bytes after `0x`.
+fn identifier(text: &str) -> Option<Vec<u8>> {
+    let bytes = match text.strip_prefix("0x") {
+        Some(hex) => from_hex(hex)?,
+        None => text.as_bytes().to_vec(),
+    };
+    (1..=MAX_CLIENT_ID).contains(&bytes.len()).then_some(bytes)
+}
+
+fn uuid(text: &str) -> Option<[u8; 16]> {
+    let groups: Vec<usize> = text.split('-').map(str::len).collect();
+    (groups == [8, 4, 4, 4, 12])
+        .then(|| from_hex(&text.replace('-', "")))?
+        .and_then(|bytes| bytes.try_into().ok())
 }
 
 /// Whether `name` is one label of a host name (RFC 1123 §2.1), and cannot be taken for a MAC.

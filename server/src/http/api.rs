@@ -289,7 +289,7 @@ pub(super) async fn declare(
     if let Some(Err(problem)) = address.map(|address| app.config.reservable(address)) {
         return Err(Problem::bad_request(format!("address {problem}")));
     }
-    let machine = app.declare(&config::Node { name, mac, address }).await?;
+    let machine = app.declare(&config::Declaration { name, mac, address }).await?;
     let location = format!("/v1/nodes/{}", machine.node.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(node_view(&machine))).into_response())
 }

@@ -10,6 +10,7 @@
 //! can be stored: reserved addresses and the rest of stored leases are still given.
 
 mod flight;
+mod neighbours;
 mod socket;
 mod stats;
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! The server's side of RFC 2131 §4.3, one function per message.
 
 use super::bootfile::LocalAnswer;
+use super::host::Host;
 use super::lease::{Asker, DECLINED_MS, Lease, LeaseState, LeaseWrite, OFFER_MS};
+use super::parameters::Terms;
 use super::proxy;
 use super::reply::{self, Grant};
 use super::role::Role;
@@ -14,6 +16,11 @@ use kaltstart_protocol::time::Millis;
 /// Decides about a message.
 #[must_use]
 pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
+    let host = host_of(seen, &view);
+    let reservation = match host {
+        Some((host, false)) => host.address,
+        _ => view.node.reservation,
+    };
     let case = Case {
         seen,
         view,
@@ -21,10 +28,15 @@ pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
             key: &seen.key,
             mac: seen.mac,
             // A reservation elsewhere is of no use here.
-            reservation: view.node.reservation.filter(|address| seen.subnet.network.contains(*address)),
-            reserved: view.reserved,
-            pool: seen.subnet.pool,
+            reservation: reservation.filter(|address| seen.subnet.network.contains(*address)),
+            reserved: [view.reserved, &seen.subnet.rules.reserved],
+            pools: &seen.subnet.pools,
         },
+        hostname: match host {
+            Some((host, false)) => Some(host.name.as_str()),
+            _ => view.node.hostname.as_deref(),
+        },
+        terms: Terms::of(seen, host.map(|(host, _)| &host.parameters)),
     };
     let outcome = match seen.kind {
         // What this server gave out before may still be given back.
@@ -48,6 +60,12 @@ pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
         unanswered: reply.as_ref().err().copied(),
     };
     Decision { reply, write, contact }
+}
+
+/// The machine of the configuration that asks, and whether its hardware address says so. Where a node
+/// has that hardware address and a reservation, it is recognised by nothing weaker.
+fn host_of<'a>(seen: &'a Seen<'_>, view: &View<'_>) -> Option<(&'a Host, bool)> {
+    seen.subnet.rules.host(seen).filter(|(_, by_mac)| *by_mac || view.node.reservation.is_none())
 }
 
 /// What a message leads to.
@@ -75,6 +93,9 @@ struct Case<'a> {
     seen: &'a Seen<'a>,
     view: View<'a>,
     asker: Asker<'a>,
+    /// The name it shall have.
+    hostname: Option<&'a str>,
+    terms: Terms<'a>,
 }
 
 impl Case<'_> {
@@ -105,7 +126,7 @@ impl Case<'_> {
     fn request(&self) -> Outcome {
         let message = &self.seen.message;
         match (message.server_id(), message.requested_address()) {
-            (Some(server), _) if server != self.seen.subnet.server => self.chose_another(server),
+            (Some(server), _) if server != self.seen.server => self.chose_another(server),
             (Some(_), Some(wish)) => self.selecting(wish),
             (None, Some(wish)) if message.ciaddr.is_unspecified() => self.rebooting(wish),
             _ if !message.ciaddr.is_unspecified() => self.extending(message.ciaddr),
@@ -177,7 +198,7 @@ impl Case<'_> {
     }
 
     fn give_up(&self, address: Ipv4Addr, state: LeaseState, until: Millis) -> Outcome {
-        if let Some(server) = self.seen.message.server_id().filter(|id| *id != self.seen.subnet.server) {
+        if let Some(server) = self.seen.message.server_id().filter(|id| *id != self.seen.server) {
             return Outcome::silent(Drop::OtherServer(server));
         }
         let lease = self.view.table.get(address);
@@ -197,8 +218,13 @@ impl Case<'_> {
 
     /// §4.3.5: parameters for a client that has an address.
     fn inform(&self) -> Outcome {
-        if self.seen.message.ciaddr.is_unspecified() {
+        let address = self.seen.message.ciaddr;
+        if address.is_unspecified() {
             return Outcome::silent(Drop::Incomplete);
+        }
+        if !self.seen.subnet.network.contains(address) {
+            // What holds in its network is not known here.
+            return Outcome::silent(Drop::UnknownSubnet);
         }
         Outcome::answer(self.grant(0).parameters_only(), None)
     }
@@ -213,20 +239,21 @@ impl Case<'_> {
     }
 
     /// For how many seconds the client may have the address. While nothing can be stored, that
-    /// rests on what is: a reservation keeps the address free of others, and a lease has the rest
-    /// of its time.
+    /// rests on what is: the reservation of a hardware address keeps the address free of others, and
+    /// a lease has the rest of its time. (On the port of a switch there may be two machines.)
     fn term(&self, address: Ipv4Addr) -> Option<u32> {
-        if self.view.storable || self.asker.reservation == Some(address) {
-            return Some(self.seen.subnet.lease_seconds);
+        let View { table, now, node, storable, .. } = self.view;
+        let asked = self.terms.lease_seconds(self.seen.message.lease_seconds());
+        if storable || node.reservation == Some(address) && self.asker.reservation == Some(address) {
+            return Some(asked);
         }
-        let View { table, now, .. } = self.view;
         let lease = table.get(address).filter(|lease| lease.state == LeaseState::Bound)?;
-        let seconds = u32::try_from(lease.expires.since(now) / 1_000).unwrap_or(u32::MAX);
+        let seconds = u32::try_from(lease.expires.since(now) / 1_000).unwrap_or(u32::MAX).min(asked);
         (seconds > 0 && self.asker.holds(address, lease)).then_some(seconds)
     }
 
     fn refuse(&self, reason: &'static str) -> Outcome {
-        Outcome::answer(reply::nak(self.seen.subnet, &self.seen.message, reason), None)
+        Outcome::answer(reply::nak(self.seen, reason), None)
     }
 
     fn may_have(&self, address: Ipv4Addr) -> bool {
@@ -236,7 +263,7 @@ impl Case<'_> {
     /// Whether somebody else holds the address, or it is kept for somebody else.
     fn is_taken(&self, address: Ipv4Addr) -> bool {
         let lease = self.view.table.get(address).filter(|lease| lease.is_live(self.view.now));
-        let reserved = self.view.reserved.contains(&address) && self.asker.reservation != Some(address);
+        let reserved = self.asker.is_reserved(address) && self.asker.reservation != Some(address);
         reserved || lease.is_some_and(|lease| !self.asker.holds(address, lease))
     }
 
@@ -252,7 +279,7 @@ impl Case<'_> {
     }
 
     fn grant(&self, seconds: u32) -> Grant<'_> {
-        let Seen { subnet, message, client, mac, .. } = self.seen;
-        Grant { subnet, request: message, client: *client, mac: *mac, node: self.view.node, seconds }
+        let Self { seen, view, hostname, terms, .. } = self;
+        Grant { seen, node: view.node, hostname: *hostname, terms, seconds }
     }
 }

@@ -243,9 +243,6 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// No address at all.
-    pub const EMPTY: Self = Self { first: Ipv4Addr::BROADCAST, last: Ipv4Addr::UNSPECIFIED };
-
     /// Whether the address belongs to it.
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
@@ -262,10 +259,10 @@ pub struct Asker<'a> {
     pub mac: Mac,
     /// The address reserved for it.
     pub reservation: Option<Ipv4Addr>,
-    /// The addresses reserved for anybody.
-    pub reserved: &'a BTreeSet<Ipv4Addr>,
-    /// The pool of its subnet.
-    pub pool: Pool,
+    /// The addresses reserved for anybody: nodes, and places in the configuration.
+    pub reserved: [&'a BTreeSet<Ipv4Addr>; 2],
+    /// The pools of its subnet.
+    pub pools: &'a [Pool],
 }
 
 impl Asker<'_> {
@@ -280,7 +277,7 @@ impl Asker<'_> {
     #[must_use]
     pub fn may_have(&self, table: &LeaseTable, address: Ipv4Addr, now: Millis) -> bool {
         let reserved_for_it = self.reservation == Some(address);
-        if !reserved_for_it && (!self.pool.contains(address) || self.reserved.contains(&address)) {
+        if !reserved_for_it && (!self.in_pools(address) || self.is_reserved(address)) {
             return false;
         }
         table.get(address).is_none_or(|lease| {
@@ -301,14 +298,26 @@ impl Asker<'_> {
         })
     }
 
-    /// The first address of the pool that is neither in the table nor reserved.
+    /// Whether it is kept for anybody.
+    #[must_use]
+    pub fn is_reserved(&self, address: Ipv4Addr) -> bool {
+        self.reserved.iter().any(|reserved| reserved.contains(&address))
+    }
+
+    fn in_pools(&self, address: Ipv4Addr) -> bool {
+        self.pools.iter().any(|pool| pool.contains(address))
+    }
+
+    /// The first address of the pools that is neither in the table nor reserved.
     fn never_given(&self, table: &LeaseTable) -> Option<Ipv4Addr> {
-        let mut address = table.used.first_outside(self.pool.first)?;
-        while self.reserved.contains(&address) && address <= self.pool.last {
-            let next = Ipv4Addr::from_bits(address.to_bits().checked_add(1)?);
-            address = table.used.first_outside(next)?;
-        }
-        (address <= self.pool.last).then_some(address)
+        self.pools.iter().find_map(|pool| {
+            let mut address = table.used.first_outside(pool.first)?;
+            while self.is_reserved(address) && address <= pool.last {
+                let next = Ipv4Addr::from_bits(address.to_bits().checked_add(1)?);
+                address = table.used.first_outside(next)?;
+            }
+            (address <= pool.last).then_some(address)
+        })
     }
 }
 

@@ -9,8 +9,11 @@ pub mod bootfile;
 pub mod client;
 mod decide;
 pub mod foreign;
+pub mod host;
 pub mod lease;
+pub mod parameters;
 pub mod proxy;
+mod relay;
 mod reply;
 pub mod role;
 mod runs;
@@ -33,6 +36,7 @@ use kaltstart_protocol::dhcp::{Message, MessageType, Operation};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
 use lease::{ClientKey, LeaseTable, LeaseWrite};
+use relay::RelayInfo;
 use role::Role;
 use serde::{Deserialize, Serialize};
 use subnet::Subnet;
@@ -76,6 +80,10 @@ pub struct Seen<'a> {
     pub client: Client,
     /// Where it is.
     pub subnet: &'a Subnet,
+    /// Whether it was heard on the wire of that subnet, without a relay.
+    pub direct: bool,
+    /// The server identifier it knows this server by: the subnet's, or the relay's (RFC 5107).
+    pub server: Ipv4Addr,
 }
 
 /// A sign of life of a machine.
@@ -122,6 +130,9 @@ pub enum Drop {
     /// It comes from a network that is not served.
     #[error("from a network that is not served")]
     UnknownSubnet,
+    /// It asks for a subnet through a relay that is not trusted with it.
+    #[error("relay {0} is in no served network and not among the subnet's relays")]
+    UnknownRelay(Ipv4Addr),
     /// The client has chosen this other server.
     #[error("for another server, {0}")]
     OtherServer(Ipv4Addr),
@@ -160,6 +171,7 @@ impl Drop {
             Self::Type => "type",
             Self::Identity => "identity",
             Self::UnknownSubnet => "unknown-subnet",
+            Self::UnknownRelay(_) => "unknown-relay",
             Self::OtherServer(_) => "other-server",
             Self::NoRecord => "no-record",
             Self::Incomplete => "incomplete",
@@ -216,6 +228,8 @@ pub fn triage(subnets: &[Subnet], message: Message, arrival: Ipv4Addr) -> Result
     };
     let mac = message.mac().ok_or(Drop::Identity)?;
     let key = ClientKey::of(&message).ok_or(Drop::Identity)?;
-    let subnet = subnet::subnet_of(subnets, &message, arrival).ok_or(Drop::UnknownSubnet)?;
-    Ok(Seen { client: Client::of(&message), message, kind, mac, key, subnet })
+    let subnet = subnet::subnet_of(subnets, &message, arrival)?;
+    let direct = message.giaddr.is_unspecified() && subnet.direct && subnet.network.contains(arrival);
+    let server = RelayInfo::of(&message).server.unwrap_or(subnet.server);
+    Ok(Seen { client: Client::of(&message), message, kind, mac, key, subnet, direct, server })
 }

@@ -5,7 +5,7 @@
 
 use super::bootfile::{self, BootFile};
 use super::client::{Architecture, Client, HTTP_CLIENT, PXE_CLIENT, Stage};
-use super::reply::Grant;
+use super::reply;
 use super::{Contact, Decision, Drop, Known, Reply, Seen};
 use alloc::string::ToString;
 use core::net::Ipv4Addr;
@@ -60,14 +60,12 @@ fn told(seen: &Seen<'_>, reply: Result<Option<Reply>, Drop>) -> Decision {
 
 /// The boot file, without an address.
 fn answer(seen: &Seen<'_>, node: &Known, kind: MessageType) -> Result<Reply, Drop> {
-    let Seen { subnet, message, client, mac, .. } = seen;
+    let Seen { subnet, message, client, .. } = seen;
     if !client.boots() {
         return Err(Drop::Proxy);
     }
-    // No lease, so no length of one.
-    let grant = Grant { subnet, request: message, client: *client, mac: *mac, node, seconds: 0 };
-    let file = grant.boot_file().ok_or(Drop::NoBootFile)?;
-    Ok(grant.boot_only(kind, |reply| {
+    let file = reply::boot_file(seen, node).ok_or(Drop::NoBootFile)?;
+    Ok(reply::boot_only(seen, kind, |reply| {
         bootfile::fill(reply, &file, subnet.server);
         reply.options.set(code::VENDOR_CLASS, vendor_class(*client));
         if !takes_file_of_offer(*client, &file) {

@@ -1,15 +1,17 @@
 //! The networks addresses are given out in.
 
+use super::Drop;
 use super::bootfile::LocalAnswer;
+use super::host::Rules;
 use super::lease::Pool;
+use super::parameters::Parameters;
+use super::relay::RelayInfo;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use kaltstart_protocol::dhcp::Message;
-use kaltstart_protocol::dhcp::options::sub_options;
-
-/// Link selection within relay agent information (RFC 3527).
-const LINK_SELECTION: u8 = 5;
+use kaltstart_protocol::dhcp::options::code;
 
 /// An IPv4 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,12 @@ impl Network {
         self.contains(address) && host != Ipv4Addr::UNSPECIFIED && host != !self.mask()
     }
 
+    /// Whether they have an address in common.
+    #[must_use]
+    pub fn overlaps(&self, other: Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+
     /// Whether the address belongs to it.
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
@@ -52,33 +60,55 @@ pub struct Subnet {
     pub server: Ipv4Addr,
     /// Base of this server's URLs, without final slash: `http://10.77.0.1:8080`.
     pub http: String,
-    /// Addresses for clients without a reservation.
-    pub pool: Pool,
-    /// Default routers.
-    pub routers: Vec<Ipv4Addr>,
-    /// Name servers.
-    pub name_servers: Vec<Ipv4Addr>,
-    /// Domain of the clients.
-    pub domain: Option<String>,
-    /// Length of a lease in seconds.
-    pub lease_seconds: u32,
+    /// Whether this server is on its wire; else only relays lead to it.
+    pub direct: bool,
+    /// Relays outside of the network that may ask for it.
+    pub relays: Vec<Network>,
+    /// Addresses for clients without a reservation: ranges that do not overlap.
+    pub pools: Vec<Pool>,
+    /// What its clients are told.
+    pub parameters: Parameters,
+    /// What holds in every subnet.
+    pub rules: Arc<Rules>,
     /// What firmware is told when it shall start from its own disk.
     pub local: LocalAnswer,
 }
 
-/// The subnet a message comes from, seen by an interface with the address `arrival`.
+/// The subnet a message comes from, heard at the address `arrival`.
 ///
-/// A relay says where the client is (RFC 2131 §4.3.1, RFC 3527). A client that has an address may
-/// renew it from afar without the relay, so that address counts next (RFC 2131 §4.3.6).
-#[must_use]
-pub fn subnet_of<'a>(subnets: &'a [Subnet], message: &Message, arrival: Ipv4Addr) -> Option<&'a Subnet> {
-    let with = |address: Ipv4Addr| subnets.iter().find(|subnet| subnet.network.contains(address));
-    if !message.giaddr.is_unspecified() {
-        let link = sub_options(message.relay_info().unwrap_or_default())
-            .find(|(code, _)| *code == LINK_SELECTION)
-            .and_then(|(_, value)| Some(Ipv4Addr::from_octets(value.try_into().ok()?)));
-        return with(link.unwrap_or(message.giaddr));
+/// A relay says where the client is: by its link selection (RFC 3527), else the client's own subnet
+/// selection (RFC 3011), else by its address (RFC 2131 §4.3.1). A client that has an address may renew
+/// it from afar without the relay, so that address counts next (RFC 2131 §4.3.6).
+///
+/// # Errors
+/// [`Drop::UnknownSubnet`] and [`Drop::UnknownRelay`].
+pub(super) fn subnet_of<'a>(
+    subnets: &'a [Subnet],
+    message: &Message,
+    arrival: Ipv4Addr,
+) -> Result<&'a Subnet, Drop> {
+    let of = |address: Ipv4Addr| subnets.iter().find(|subnet| subnet.network.contains(address));
+    let selected = message.options.address(code::SUBNET_SELECTION);
+    let relay = message.giaddr;
+    if !relay.is_unspecified() {
+        let trusts = |subnet: &&Subnet| subnet.relays.iter().any(|known| known.contains(relay));
+        let subnet = match RelayInfo::of(message).link.or(selected) {
+            Some(link) => of(link),
+            None => of(relay).or_else(|| subnets.iter().find(trusts)),
+        };
+        let subnet = subnet.ok_or(Drop::UnknownSubnet)?;
+        // A relay in a network of ours is one of ours, whichever it asks for.
+        return if of(relay).is_some() || trusts(&subnet) {
+            Ok(subnet)
+        } else {
+            Err(Drop::UnknownRelay(relay))
+        };
     }
-    let own = || with(arrival);
-    if message.ciaddr.is_unspecified() { own() } else { with(message.ciaddr).or_else(own) }
+    let own = || subnets.iter().find(|subnet| subnet.direct && subnet.network.contains(arrival));
+    let subnet = match selected {
+        Some(selected) => of(selected),
+        None if message.ciaddr.is_unspecified() => own(),
+        None => of(message.ciaddr).or_else(own),
+    };
+    subnet.ok_or(Drop::UnknownSubnet)
 }

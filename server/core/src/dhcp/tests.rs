@@ -1,11 +1,16 @@
+mod rules;
+
 use super::bootfile::LocalAnswer;
+use super::host::Rules;
 use super::lease::{Lease, LeaseState, OFFER_MS, Pool};
 use super::subnet::Network;
 use super::*;
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use kaltstart_protocol::dhcp::options::code;
+use kaltstart_protocol::dhcp::options::{Options, code};
+use parameters::Parameters;
 
 const SERVER: Ipv4Addr = ip(1);
 const OTHER: Ipv4Addr = ip(2);
@@ -21,15 +26,19 @@ const fn mac(n: u8) -> Mac {
 }
 
 fn subnet() -> Subnet {
+    let mut options = Options::default();
+    options.set_addresses(code::ROUTERS, &[ip(254)]);
+    options.set_addresses(code::NAME_SERVERS, &[ip(53), ip(54)]);
+    options.set(code::DOMAIN_NAME, *b"example.org");
     Subnet {
         network: Network { address: ip(0), prefix: 24 },
         server: SERVER,
         http: "http://10.77.0.1:8080".into(),
-        pool: Pool { first: ip(10), last: ip(12) },
-        routers: vec![ip(254)],
-        name_servers: vec![ip(53), ip(54)],
-        domain: Some("example.org".into()),
-        lease_seconds: 3_600,
+        direct: true,
+        relays: vec![],
+        pools: vec![Pool { first: ip(10), last: ip(12) }],
+        parameters: Parameters { options, ..Parameters::default() },
+        rules: Arc::default(),
         local: LocalAnswer::NoBootFile,
     }
 }
@@ -184,7 +193,11 @@ fn p30_replies_go_where_section_4_1_says() {
     let mut relayed = discover(1);
     relayed.giaddr = ip(200);
     assert_eq!(server.answer(&relayed).destination, Destination::Relay(ip(200)));
-    assert_eq!(server.answer(&discover(1)).destination, Destination::Broadcast);
+    let mut deaf = discover(1);
+    deaf.broadcast = true;
+    assert_eq!(server.answer(&deaf).destination, Destination::Broadcast);
+    let to = |n: u8, address| Destination::Hardware(address, mac(n));
+    assert_eq!(server.answer(&discover(1)).destination, to(1, ip(10)));
     let address = server.bind(1);
     assert_eq!(server.answer(&extending(1, address)).destination, Destination::Unicast(address));
     assert_eq!(server.refused(&extending(2, address)).destination, Destination::Broadcast);
@@ -301,7 +314,7 @@ fn p30_release_frees_the_address_but_remembers_the_client() {
 #[test]
 fn p30_inform_gives_parameters_and_no_lease() {
     let mut server = Server::new();
-    let mut inform = extending(1, ip(99));
+    let mut inform = extending(1, ip(99)); // An address that is not from here.
     inform.options.set(code::MESSAGE_TYPE, [MessageType::Inform as u8]);
     let reply = server.answer(&inform);
     assert_eq!((reply.kind, reply.destination), (MessageType::Ack, Destination::Unicast(ip(99))));
@@ -309,6 +322,8 @@ fn p30_inform_gives_parameters_and_no_lease() {
     assert_eq!(reply.message.lease_seconds(), None);
     assert_eq!(reply.message.options.addresses(code::ROUTERS), [ip(254)]);
     assert_eq!(server.table, LeaseTable::default());
+    inform.ciaddr = Ipv4Addr::new(192, 168, 0, 5);
+    assert_eq!(server.ask(&inform), Err(Drop::UnknownSubnet), "nor from a network of ours");
     inform.ciaddr = Ipv4Addr::UNSPECIFIED;
     assert_eq!(server.ask(&inform), Err(Drop::Incomplete));
 }
@@ -335,16 +350,18 @@ fn p34_only_served_networks_and_their_relays_are_answered() {
     let mut server = Server::new();
     let mut far = subnet();
     far.network = Network { address: Ipv4Addr::new(10, 88, 0, 0), prefix: 16 };
-    far.pool = Pool { first: Ipv4Addr::new(10, 88, 1, 0), last: Ipv4Addr::new(10, 88, 1, 9) };
+    far.pools = vec![Pool { first: Ipv4Addr::new(10, 88, 1, 0), last: Ipv4Addr::new(10, 88, 1, 9) }];
     server.subnets.push(far);
     let mut relayed = discover(1);
     relayed.giaddr = Ipv4Addr::new(192, 168, 0, 1);
     assert_eq!(server.ask(&relayed), Err(Drop::UnknownSubnet));
     relayed.giaddr = Ipv4Addr::new(10, 88, 0, 1);
     assert_eq!(server.answer(&relayed).message.yiaddr, Ipv4Addr::new(10, 88, 1, 0));
-    // RFC 3527: the relay's address is not the client's network.
+    // RFC 3527: the relay's address is not the client's network; and not everybody is a relay of ours.
     relayed.giaddr = Ipv4Addr::new(192, 168, 0, 1);
     relayed.options.set(code::RELAY_INFO, [1, 1, 9, 5, 4, 10, 88, 0, 0]);
+    assert_eq!(server.ask(&relayed), Err(Drop::UnknownRelay(relayed.giaddr)));
+    server.subnets[1].relays.push(Network { address: relayed.giaddr, prefix: 32 });
     let reply = server.answer(&relayed);
     assert_eq!(reply.destination, Destination::Relay(relayed.giaddr));
     // Without the relay, as renewing clients do.

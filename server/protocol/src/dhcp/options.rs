@@ -58,6 +58,8 @@ pub mod code {
     pub const ARCHITECTURE: u8 = 93;
     /// Machine identifier (RFC 4578 §2.3).
     pub const MACHINE_ID: u8 = 97;
+    /// Subnet selection by the client (RFC 3011).
+    pub const SUBNET_SELECTION: u8 = 118;
     /// iPXE's own options.
     pub const IPXE: u8 = 175;
     /// End of the options (RFC 2132 §3.2).
@@ -106,6 +108,11 @@ impl Options {
     /// Takes an option away.
     pub fn remove(&mut self, code: u8) {
         self.0.retain(|(c, _)| *c != code);
+    }
+
+    /// Orders the options by a key of their numbers.
+    pub fn sort_by_key(&mut self, key: impl Fn(u8) -> usize) {
+        self.0.sort_by_cached_key(|(code, _)| key(*code));
     }
 
     /// All options in order.

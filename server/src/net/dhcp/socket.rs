@@ -1,8 +1,10 @@
 //! The DHCP socket of one interface: whole batches per system call.
 
+use super::neighbours::Neighbours;
 use super::{BATCH_MAX, Link, Stats};
 use kaltstart_core::dhcp::{Destination, Reply};
 use kaltstart_protocol::dhcp::{CLIENT_PORT, MAX_MESSAGE, Message, SERVER_PORT};
+use kaltstart_protocol::ids::Mac;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt};
@@ -30,6 +32,7 @@ pub struct Listener {
     socket: Socket,
     interface: String,
     address: Ipv4Addr,
+    neighbours: Option<Neighbours>,
 }
 
 /// Room for what is received.
@@ -45,17 +48,18 @@ impl Default for Inbox {
 }
 
 impl Listener {
-    /// Binds the server port on `interface`, whose address is `address`. Needs the capabilities
+    /// Binds the server port on `interface`, whose address is `address`; without an interface only on
+    /// that address, where relays and renewing clients reach it. Needs the capabilities
     /// `NET_BIND_SERVICE` and `NET_RAW`, and `NET_ADMIN` for the full buffers.
     ///
     /// # Errors
     /// When there is no such interface, the port is taken, or rights are missing.
-    pub fn open(interface: &str, address: Ipv4Addr) -> io::Result<Self> {
+    pub fn open(interface: Option<&str>, address: Ipv4Addr) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
         socket.set_broadcast(true)?;
         socket.set_read_timeout(Some(RECEIVE_WAIT))?;
-        socket.bind_device(Some(interface.as_bytes()))?;
+        socket.bind_device(interface.map(str::as_bytes))?;
         // Without the right to exceed the system's limits, as much as these allow.
         if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
@@ -63,9 +67,17 @@ impl Listener {
         if setsockopt(&socket, SndBufForce, &SEND_BUFFER).is_err() {
             socket.set_send_buffer_size(SEND_BUFFER)?;
         }
-        // All addresses: clients without one send to 255.255.255.255.
-        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, SERVER_PORT).into())?;
-        Ok(Self { socket, interface: interface.into(), address })
+        // All addresses on a wire: clients without one send to 255.255.255.255.
+        let listen = if interface.is_some() { Ipv4Addr::UNSPECIFIED } else { address };
+        socket.bind(&SocketAddrV4::new(listen, SERVER_PORT).into())?;
+        let neighbours = interface.and_then(|name| {
+            let told = |error: &io::Error| {
+                warn!(interface = name, %error, "DHCP clients without address are answered by broadcast");
+            };
+            Neighbours::open(name).inspect_err(told).ok()
+        });
+        let interface = interface.map_or_else(|| address.to_string(), str::to_owned);
+        Ok(Self { socket, interface, address, neighbours })
     }
 
     /// Waits for packets, but not for ever, and takes all that are there, up to [`BATCH_MAX`].
@@ -114,6 +126,29 @@ impl Listener {
     }
 }
 
+impl Listener {
+    fn address_of(&self, reply: &Reply) -> SocketAddrV4 {
+        match reply.destination {
+            Destination::Relay(relay) => SocketAddrV4::new(relay, SERVER_PORT),
+            Destination::Unicast(client) => SocketAddrV4::new(client, CLIENT_PORT),
+            Destination::Hardware(client, mac) if self.introduce(client, mac) => {
+                SocketAddrV4::new(client, CLIENT_PORT)
+            }
+            // RFC 2131 §4.1 allows the broadcast where the link layer's unicast is not possible.
+            Destination::Hardware(..) | Destination::Broadcast => {
+                SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT)
+            }
+        }
+    }
+
+    /// Whether the kernel now knows at which hardware address a client is that cannot answer ARP yet.
+    fn introduce(&self, client: Ipv4Addr, mac: Mac) -> bool {
+        let told =
+            |error: &io::Error| debug!(interface = self.interface, %mac, %error, "answered by broadcast");
+        self.neighbours.as_ref().is_some_and(|known| known.set(client, mac).inspect_err(told).is_ok())
+    }
+}
+
 impl Link for Listener {
     fn interface(&self) -> &str {
         &self.interface
@@ -127,7 +162,8 @@ impl Link for Listener {
         while !replies.is_empty() {
             let packets: Vec<_> = replies.iter().map(|reply| reply.message.encode()).collect();
             let slices: Vec<_> = packets.iter().map(|packet| [IoSlice::new(packet)]).collect();
-            let to: Vec<_> = replies.iter().map(|reply| Some(SockaddrIn::from(address(reply)))).collect();
+            let to: Vec<_> =
+                replies.iter().map(|reply| Some(SockaddrIn::from(self.address_of(reply)))).collect();
             let mut headers = MultiHeaders::preallocate(replies.len(), None);
             let flags = MsgFlags::MSG_DONTWAIT;
             let sent = match sendmmsg(self.socket.as_raw_fd(), &mut headers, &slices, &to, [], flags) {
@@ -145,13 +181,5 @@ impl Link for Listener {
             gone.iter().for_each(|reply| stats.sent(reply.kind));
             replies = rest;
         }
-    }
-}
-
-fn address(reply: &Reply) -> SocketAddrV4 {
-    match reply.destination {
-        Destination::Relay(relay) => SocketAddrV4::new(relay, SERVER_PORT),
-        Destination::Unicast(client) => SocketAddrV4::new(client, CLIENT_PORT),
-        Destination::Broadcast => SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT),
     }
 }

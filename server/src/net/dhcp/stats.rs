@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Reasons for which a message is not answered, or an answer not sent: those of
 /// [`Drop`](kaltstart_core::dhcp::Drop) and those of the service itself.
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 16] = [
     "malformed",
     "from-server",
     "type",
     "identity",
     "unknown-subnet",
+    "unknown-relay",
     "other-server",
     "no-record",
     "incomplete",

@@ -3,6 +3,7 @@ use kaltstart_core::boot::BootDecision;
 use kaltstart_core::dhcp::Destination;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::lease::{ClientKey, LeaseState, Pool};
+use kaltstart_core::dhcp::parameters::Parameters;
 use kaltstart_core::dhcp::subnet::Network;
 use kaltstart_protocol::dhcp::options::code;
 use std::collections::VecDeque;
@@ -80,11 +81,11 @@ impl Site {
             network: Network { address: SERVER, prefix: 24 },
             server: SERVER,
             http: "http://10.77.0.1:8080".into(),
-            pool: Pool { first: FIRST, last: Ipv4Addr::new(10, 77, 0, 200) },
-            routers: vec![],
-            name_servers: vec![],
-            domain: None,
-            lease_seconds: 3_600,
+            direct: true,
+            relays: vec![],
+            pools: vec![Pool { first: FIRST, last: Ipv4Addr::new(10, 77, 0, 200) }],
+            parameters: Parameters::default(),
+            rules: Arc::default(),
             local: LocalAnswer::default(),
         };
         let fake = Arc::new(Fake::default());
@@ -138,7 +139,7 @@ fn p31_a_batch_is_one_commit_and_its_acks_wait_for_it() {
     site.arrive((1..=50).map(discover));
     let offers = site.sent();
     assert!(offers.iter().all(|offer| offer.kind == MessageType::Offer));
-    assert!(offers.iter().all(|offer| offer.destination == Destination::Broadcast));
+    assert!(offers.iter().all(|offer| matches!(offer.destination, Destination::Hardware(..))));
     assert!(site.fake.commits.lock().expect("no panic").is_empty(), "offers bind nobody");
     let takes = (1..=50).map(|n| request(n, offers[usize::from(n) - 1].message.yiaddr));
     site.arrive(takes.chain([discover(51)]));

@@ -2,11 +2,13 @@ use super::*;
 use crate::boot::BootDecision;
 use crate::dhcp::bootfile::{LocalAnswer, MISSING_FILE};
 use crate::dhcp::lease::{LeaseTable, Pool};
+use crate::dhcp::parameters::Parameters;
 use crate::dhcp::role::Role;
 use crate::dhcp::subnet::{Network, Subnet};
 use crate::dhcp::{Destination, View, triage};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use kaltstart_protocol::dhcp::Message;
 use kaltstart_protocol::ids::Mac;
@@ -24,11 +26,11 @@ fn subnet() -> Subnet {
         server: SERVER,
         http: "http://10.77.0.1:8080".into(),
         // A pool that was left in the configuration.
-        pool: Pool { first: Ipv4Addr::new(10, 77, 0, 10), last: Ipv4Addr::new(10, 77, 0, 99) },
-        routers: Vec::new(),
-        name_servers: Vec::new(),
-        domain: None,
-        lease_seconds: 3_600,
+        direct: true,
+        relays: Vec::new(),
+        pools: Vec::from([Pool { first: Ipv4Addr::new(10, 77, 0, 10), last: Ipv4Addr::new(10, 77, 0, 99) }]),
+        parameters: Parameters::default(),
+        rules: Arc::default(),
         local: LocalAnswer::MissingFile,
     }
 }
