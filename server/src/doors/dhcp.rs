@@ -9,7 +9,7 @@ use kaltstart_core::dhcp::{Contact, Drop, Known};
 use kaltstart_core::lifecycle::event::{Asker, Event, Happening};
 use kaltstart_core::lifecycle::{self, Step};
 use kaltstart_core::machine::{Machine, Node};
-use kaltstart_core::trace::{Exchange, What};
+use kaltstart_core::trace::{Answer, Exchange, What};
 use kaltstart_protocol::dhcp::MessageType;
 use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::ids::{Mac, NodeId};
@@ -71,6 +71,11 @@ impl Backend for DhcpDoor {
     }
 
     fn note(&self, mac: Mac, exchange: Exchange) {
+        // A stranger's system that got its address is not a machine that does not start.
+        let silent = matches!(exchange.answer, Answer::Silent { .. });
+        if !silent && !exchange.client.boots() && self.app.store.index().get(mac).is_none() {
+            return;
+        }
         self.app.trace.note(mac, What::Dhcp(exchange));
     }
 

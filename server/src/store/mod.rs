@@ -439,6 +439,8 @@ impl Store {
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
+    // Every statement there is: one that falls out is parsed anew at each commit.
+    connection.set_prepared_statement_cache_capacity(64);
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     // FULL: a commit is on the disk before it is acknowledged, also in WAL mode.
     connection

@@ -1,6 +1,7 @@
 //! Changes that are stored as one.
 
 use super::rows::{self, put_events, put_machine};
+use super::writer::run;
 use super::{Commit, Key, Versioned, leases};
 use kaltstart_core::dhcp::lease::LeaseWrite;
 use kaltstart_core::lifecycle::event::Happening;
@@ -71,22 +72,18 @@ impl<'a> Transaction<'a> {
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Result<T, rusqlite::Error>> {
         let changed = self.changed.len();
-        self.run("SAVEPOINT attempt")?;
+        run(self.connection, "SAVEPOINT attempt")?;
         let outcome = work(self);
         match outcome {
             Ok(_) => {}
             Err(error) if is_of_the_database(&error) => return Err(error),
             Err(_) => {
                 self.changed.truncate(changed);
-                self.run("ROLLBACK TO attempt")?;
+                run(self.connection, "ROLLBACK TO attempt")?;
             }
         }
-        self.run("RELEASE attempt")?;
+        run(self.connection, "RELEASE attempt")?;
         Ok(outcome)
-    }
-
-    fn run(&self, sql: &str) -> rusqlite::Result<()> {
-        self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
     }
 }
 

@@ -77,14 +77,14 @@ impl Writer {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(mut connection: Connection) -> std::io::Result<Self> {
+    pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
         let (queue, changes) = mpsc::sync_channel::<Box<dyn Change>>(QUEUE_MAX);
         thread::Builder::new().name("store-writer".into()).spawn(move || {
             while let Ok(first) = changes.recv() {
                 let mut batch = vec![first];
                 batch.extend(changes.try_iter().take(BATCH_MAX - 1));
-                let commit = commit(&mut connection, &mut batch)
-                    .map_err(|error| WriteError::Database(error.to_string()));
+                let commit =
+                    commit(&connection, &mut batch).map_err(|error| WriteError::Database(error.to_string()));
                 if let Err(error) = &commit {
                     tracing::error!(%error, changes = batch.len(), "store: nothing was written");
                 }
@@ -115,20 +115,34 @@ impl Writer {
     }
 }
 
-fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rusqlite::Result<()> {
-    let mut transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    for change in batch {
-        let savepoint = transaction.savepoint()?;
-        if change.apply(&savepoint) {
-            savepoint.commit()?;
-        } else {
-            savepoint.finish()?;
-        }
-        if transaction.is_autocommit() {
-            // A full disk can end it, and each later savepoint would be a transaction by itself.
-            let ended = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT);
-            return Err(rusqlite::Error::SqliteFailure(ended, Some("the transaction was ended".into())));
-        }
+fn commit(connection: &Connection, batch: &mut [Box<dyn Change>]) -> rusqlite::Result<()> {
+    run(connection, "BEGIN IMMEDIATE")?;
+    let outcome = apply(connection, batch).and_then(|()| run(connection, "COMMIT"));
+    if !connection.is_autocommit() {
+        // It failed; and if this fails too, so will the next one.
+        run(connection, "ROLLBACK").ok();
     }
-    transaction.commit()
+    outcome
+}
+
+/// Carries out changes, each within its savepoint.
+fn apply(connection: &Connection, batch: &mut [Box<dyn Change>]) -> rusqlite::Result<()> {
+    for change in batch {
+        run(connection, "SAVEPOINT change")?;
+        if !change.apply(connection) {
+            if connection.is_autocommit() {
+                // A full disk can end it, and each later savepoint would be a transaction by itself.
+                let ended = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT);
+                return Err(rusqlite::Error::SqliteFailure(ended, Some("the transaction was ended".into())));
+            }
+            run(connection, "ROLLBACK TO change")?;
+        }
+        run(connection, "RELEASE change")?;
+    }
+    Ok(())
+}
+
+/// Executes a statement without parsing it each time.
+pub(super) fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(|_| ())
 }
