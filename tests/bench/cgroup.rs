@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -15,8 +16,8 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes a group and puts the process `pid` into it; what that starts belongs there too.
-    pub(crate) fn with(pid: u32) -> Result<Self> {
+    /// Makes an empty group.
+    pub(crate) fn new() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/mounts")?;
         let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let root = mounts.find(|fields| fields.get(2) == Some(&"cgroup2"));
@@ -24,9 +25,26 @@ impl Cgroup {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let group = Self(PathBuf::from(root[1]).join(format!("kt-bench-{}-{number}", std::process::id())));
         fs::create_dir(&group.0).with_context(|| format!("cannot make {}", group.0.display()))?;
-        fs::write(group.0.join("cgroup.procs"), pid.to_string())
-            .with_context(|| format!("cannot put a process into {}", group.0.display()))?;
         Ok(group)
+    }
+
+    /// `command`, to be run within the group; what it starts belongs there too.
+    ///
+    /// It joins by itself before anything else: a server forks its workers sooner than we could.
+    pub(crate) fn join(&self, command: &Command) -> Command {
+        let mut joined = Command::new("sh");
+        joined.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.0.join("cgroup.procs"));
+        joined.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => joined.env(name, value),
+                None => joined.env_remove(name),
+            };
+        }
+        if let Some(dir) = command.get_current_dir() {
+            joined.current_dir(dir);
+        }
+        joined
     }
 
     /// CPU seconds used so far, user and system.

@@ -76,5 +76,5 @@ pub(crate) fn spawn(bench: &Bench, site: &Site<'_>) -> Result<Subject> {
     fs::write(&file, site.text())?;
     let mut command = bench.pair().server_command(bench.server());
     command.arg("server").arg("--config").arg(file);
-    Subject::spawn("kaltstart", &mut command, &bench.log("kaltstart"))
+    Subject::spawn("kaltstart", &command, &bench.log("kaltstart"))
 }

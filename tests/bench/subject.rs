@@ -32,16 +32,16 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// Starts `command` on the server's side and waits until `port` is bound there.
-    pub(crate) fn start(name: &str, command: &mut Command, log: &Path, port: Port) -> Result<Self> {
+    pub(crate) fn start(name: &str, command: &Command, log: &Path, port: Port) -> Result<Self> {
         let mut subject = Self::spawn(name, command, log)?;
         subject.wait_bound(port)?;
         Ok(subject)
     }
 
     /// Starts `command`.
-    pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
-        let process = Process::start(name, command, log)?;
-        let group = Cgroup::with(process.id())?;
+    pub(crate) fn spawn(name: &str, command: &Command, log: &Path) -> Result<Self> {
+        let group = Cgroup::new()?;
+        let process = Process::start(name, &mut group.join(command), log)?;
         Ok(Self { name: name.to_owned(), log: log.to_owned(), process, group })
     }
 
@@ -58,6 +58,11 @@ impl Subject {
             // Until `ip netns exec` has become the server, these are our own sockets.
             Ok(if is_bound(process.id(), port) { Poll::Ready(()) } else { Poll::pending("not bound") })
         })
+    }
+
+    /// Whether `port` is bound.
+    pub(crate) fn is_bound(&self, port: Port) -> bool {
+        is_bound(self.process.id(), port)
     }
 
     /// CPU seconds that it, its threads and its children have used.

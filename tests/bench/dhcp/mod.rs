@@ -8,7 +8,7 @@ pub(crate) mod responder;
 
 use crate::bench::Bench;
 use crate::report::{Aim, Better, Metric, OURS, Report, Samples, percentile};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::wait::secs;
 use machines::Load;
 use peers::{DNSMASQ, ISC, KEA, KEA_2, NULL, NULL_FSYNC, Reach};
@@ -163,6 +163,7 @@ fn broadcast(bench: &Bench, samples: &mut Samples) -> Result<()> {
             let cpu = server.cpu_seconds()?;
             let outcome = bench.pair().in_client(|| machines::run(&steady))?;
             let cpu = server.cpu_seconds()? - cpu;
+            ensure!(outcome.done > 0, "{subject} lends no addresses to clients without relay");
             samples.add("dhcp_broadcast_rate", subject, f64::from(outcome.done) / outcome.seconds);
             samples.add("dhcp_broadcast_cpu", subject, cpu * 1000.0 / f64::from(outcome.done));
             samples.add("dhcp_broadcast_failed", subject, outcome.failed.into());

@@ -44,7 +44,7 @@ pub(crate) fn start(bench: &Bench, name: &str, reach: Reach) -> Result<Subject> 
         fs::remove_dir_all(&dir)?;
     }
     fs::create_dir_all(&dir)?;
-    let mut command = match name {
+    let command = match name {
         OURS => return ours::start(bench, &Site::new(bench), port),
         KEA => kea(bench, &dir, 1, reach)?,
         KEA_2 => kea(bench, &dir, 2, reach)?,
@@ -57,7 +57,7 @@ pub(crate) fn start(bench: &Bench, name: &str, reach: Reach) -> Result<Subject> 
         }
         other => bail!("no DHCP server {other}"),
     };
-    Subject::start(name, &mut command, &bench.log(name), port)
+    Subject::start(name, &command, &bench.log(name), port)
 }
 
 fn kea(bench: &Bench, dir: &Path, threads: u32, reach: Reach) -> Result<Command> {

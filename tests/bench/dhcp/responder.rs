@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use kaltstart_tests::packets::{DHCP_SERVER_PORT, dhcp_option};
-use kaltstart_tests::pair::SERVER;
+use kaltstart_tests::pair::{SERVER, SERVER_INTERFACE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::fs::File;
@@ -31,6 +31,8 @@ pub(crate) fn run(file: &Path) -> Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, DHCP_SERVER_PORT))?;
     socket.set_nonblocking(true)?;
     socket.set_broadcast(true)?;
+    // Without it the kernel knows no way to 255.255.255.255.
+    setsockopt(&socket, sockopt::BindToDevice, &SERVER_INTERFACE.into())?;
     setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
     let (mut given, mut buffer) = (0, [0; 1500]);
     loop {

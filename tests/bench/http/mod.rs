@@ -7,7 +7,7 @@ mod tls;
 
 use crate::bench::Bench;
 use crate::report::{Aim, Better, Metric, OURS, Report, Samples, percentile};
-use crate::subject::Subject;
+use crate::subject::{Port, Subject};
 use anyhow::{Result, ensure};
 use client::{Load, Outcome};
 use kaltstart_tests::pair::SERVER;
@@ -92,6 +92,10 @@ fn over_tls(
     place: &Place,
     connections: usize,
 ) -> Result<()> {
+    if !server.is_bound(Port::Tcp(place.tls)) {
+        eprintln!("  {subject} has no TLS");
+        return Ok(());
+    }
     let cpu = server.cpu_seconds()?;
     let (bytes, seconds) = tls::fetch(bench, place.tls, &place.large, connections, SECONDS)?;
     let cpu = server.cpu_seconds()? - cpu;

@@ -110,6 +110,6 @@ impl Files {
         fs::write(&file, config)?;
         let mut command = bench.peer("usr/sbin/nginx");
         command.arg("-p").arg(&self.dir).arg("-c").arg(file).args(["-e", "stderr"]);
-        Subject::start(NGINX, &mut command, &bench.log(NGINX), Port::Tcp(plain))
+        Subject::start(NGINX, &command, &bench.log(NGINX), Port::Tcp(plain))
     }
 }

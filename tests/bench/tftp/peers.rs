@@ -16,7 +16,7 @@ pub(super) const PEERS: [&str; 3] = ["tftpd-hpa", "atftpd", "dnsmasq"];
 pub(super) fn start(bench: &Bench, name: &str, root: &Path) -> Result<Subject> {
     let port = Port::Udp(TFTP_SERVER_PORT);
     let server = SERVER.to_string();
-    let mut command = match name {
+    let command = match name {
         OURS => return ours::start(bench, &ours::Site { loaders: root, ..ours::Site::new(bench) }, port),
         "tftpd-hpa" => {
             let mut command = bench.peer("usr/sbin/in.tftpd");
@@ -38,5 +38,5 @@ pub(super) fn start(bench: &Bench, name: &str, root: &Path) -> Result<Subject> {
         }
         other => bail!("no TFTP server {other}"),
     };
-    Subject::start(name, &mut command, &bench.log(name), port)
+    Subject::start(name, &command, &bench.log(name), port)
 }
