@@ -5,6 +5,7 @@ use crate::config::{self, Config};
 use crate::images::{Catalog, ImageError};
 use crate::metrics::Metrics;
 use crate::store::{Commit, Key, Store, StoreError, Versioned, WriteError};
+use crate::tls::Tls;
 use crate::trace::Recorder;
 use kaltstart_core::boot;
 use kaltstart_core::lifecycle::event::{Event, Happening};
@@ -14,6 +15,7 @@ use kaltstart_protocol::agent_api::{DiskUuids, Mode};
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Decisions on one event before the server gives up against other writers.
@@ -66,6 +68,8 @@ pub struct App {
     pub trace: Recorder,
     /// Proves an administrator; made at first start.
     pub admin: Secret,
+    /// Who the server is to its clients.
+    pub tls: Arc<Tls>,
     /// Whether the log has told that no more unknown machines are recorded.
     told_full: AtomicBool,
 }
@@ -75,7 +79,7 @@ impl App {
     ///
     /// # Errors
     /// When a machine cannot be declared, or the store fails.
-    pub async fn new(config: Config, store: Store, admin: Secret) -> Result<Self, AppError> {
+    pub async fn new(config: Config, store: Store, admin: Secret, tls: Arc<Tls>) -> Result<Self, AppError> {
         let images = Catalog::new(config.images.dir.clone());
         let trace = Recorder::open(&config.data_dir);
         let app = Self {
@@ -85,6 +89,7 @@ impl App {
             metrics: Metrics::default(),
             trace,
             admin,
+            tls,
             told_full: AtomicBool::new(false),
         };
         for node in app.config.node.iter().filter_map(config::Node::declaration) {

@@ -4,7 +4,7 @@ use crate::client::{self, ClientCommand, Connection};
 use crate::dhcp_options::OtherServer;
 use crate::exit::Exit;
 use crate::explain::{self, Explain};
-use crate::{config, dhcp_options, serve};
+use crate::{clock, config, dhcp_options, serve, tls};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -46,8 +46,30 @@ enum Command {
     },
     /// What a code means and what to do, in English or German; needs no server
     Explain(Explain),
+    /// The server's certificate and its authority
+    #[command(subcommand)]
+    Tls(TlsCommand),
     #[command(flatten)]
     Client(ClientCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum TlsCommand {
+    /// Print fingerprints, validity and names
+    Show {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Make a new key and certificate; a running server takes them up within seconds
+    Rotate {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// A new authority too; the old one is still believed for 30 days
+        #[arg(long)]
+        authority: bool,
+    },
 }
 
 impl Cli {
@@ -79,8 +101,28 @@ impl Cli {
                 }
             }
             Command::Explain(wanted) => explain::run(&wanted),
+            Command::Tls(command) => match command.run() {
+                Ok(text) => {
+                    print!("{text}");
+                    Exit::Done
+                }
+                Err(error) => {
+                    eprintln!("error: {error:#}");
+                    Exit::Failed
+                }
+            },
             Command::Client(command) => client::run(command, &self.connection),
         }
+    }
+}
+
+impl TlsCommand {
+    fn run(self) -> anyhow::Result<String> {
+        let now = clock::now();
+        Ok(match self {
+            Self::Show { config } => tls::show(&config::load(&config)?, now)?,
+            Self::Rotate { config, authority } => tls::rotate(&config::load(&config)?, authority, now)?,
+        })
     }
 }
 

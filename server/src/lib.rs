@@ -23,4 +23,5 @@ pub mod render;
 pub mod serve;
 mod sockets;
 pub mod store;
+pub mod tls;
 pub mod trace;

@@ -10,6 +10,7 @@ use crate::http::listen::{self, Routes};
 use crate::net::{self, dhcp, tftp};
 use crate::sockets::Sockets;
 use crate::store::{Key, Store};
+use crate::tls::{self, Tls};
 use crate::trace;
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseTable;
@@ -19,10 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// How often overdue jobs are looked for.
 const DEADLINES_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the server's certificate is looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 
 /// How long open requests may go on after the server was told to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -64,7 +69,9 @@ async fn serve(config: Config) -> Result<()> {
     let sockets = Sockets::bind(&config).await?;
     let store = Store::open(&config.data_dir)?;
     let admin = data_dir::admin_token(&config.data_dir)?;
-    let app = Arc::new(App::new(config, store, admin).await?);
+    let tls = Tls::open(tls::dir(&config.data_dir), config.names(), clock::now())
+        .context("no certificate for the server")?;
+    let app = Arc::new(App::new(config, store, admin, Arc::new(tls)).await?);
     for node in app.store.due(None)? {
         app.apply(Key::Id(&node), &Event::ServerStarted).await?;
     }
@@ -78,13 +85,19 @@ async fn serve(config: Config) -> Result<()> {
     let stop = CancellationToken::new();
     let mut doors = JoinSet::new();
     open_doors(&app, sockets, &stop, &mut doors).await?;
+    let (renewed, stopped) = (app.tls.clone(), stop.clone());
+    doors.spawn(async move {
+        stopped.run_until_cancelled(renew_certificates(&renewed)).await;
+    });
     let (watched, stopped) = (app.clone(), stop.clone());
     doors.spawn(async move {
         stopped.run_until_cancelled(watch_deadlines(watched)).await;
     });
     let (recorded, stopped) = (app.clone(), stop.clone());
     doors.spawn(async move { write_trace(&recorded, stopped).await });
-    tracing::info!(http = %app.config.http.listen, data = %app.config.data_dir.display(), "serving");
+    let authority = app.tls.authority();
+    let (http, https) = (app.config.http.listen, app.config.http.tls_listen());
+    tracing::info!(%http, %https, %authority, data = %app.config.data_dir.display(), "serving");
     tokio::select! {
         () = told => {}
         ended = doors.join_next() => {
@@ -106,8 +119,12 @@ async fn open_doors(
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
 ) -> Result<()> {
-    let Sockets { http, tftp, dhcp, advertisers, syslog } = sockets;
-    doors.spawn(listen::serve(http, Routes::new(app.clone()), stop.clone()));
+    let Sockets { http, https, tftp, dhcp, advertisers, syslog } = sockets;
+    let routes = Routes::new(app.clone());
+    let acceptor = TlsAcceptor::from(Arc::new(app.tls.server_config()?));
+    for (listener, acceptor) in [(http, None), (https, Some(acceptor))] {
+        doors.spawn(listen::serve(listener, acceptor, routes.clone(), stop.clone()));
+    }
     serve_tftp(app, tftp, stop, doors)?;
     serve_dhcp(app, dhcp, stop, doors).await?;
     for advertiser in advertisers {
@@ -178,6 +195,22 @@ async fn write_trace(app: &Arc<App>, stop: CancellationToken) {
         let recorded = app.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || recorded.trace.flush()).await {
             tracing::error!(%error, "recent past of machines");
+        }
+    }
+}
+
+/// Renews the server's certificate in time, and takes up what `kaltstart tls rotate` wrote.
+async fn renew_certificates(tls: &Tls) {
+    let mut ticks = tokio::time::interval(CERTIFICATES_EVERY);
+    loop {
+        ticks.tick().await;
+        match tls.refresh(clock::now()) {
+            Ok(false) => {}
+            Ok(true) => {
+                let (authority, server) = (tls.authority(), tls.server().fingerprint);
+                tracing::info!(%authority, %server, "new certificate");
+            }
+            Err(error) => tracing::error!(%error, "the certificate cannot be renewed"),
         }
     }
 }

@@ -5,12 +5,15 @@ use crate::net::{dhcp, ra, tftp};
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::role::Mode;
 use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
 use tokio::net::{TcpListener, UdpSocket};
 
 /// The open sockets of all doors.
 pub(crate) struct Sockets {
-    /// HTTP.
+    /// Plain HTTP.
     pub(crate) http: TcpListener,
+    /// HTTP over TLS.
+    pub(crate) https: TcpListener,
     /// TFTP requests.
     pub(crate) tftp: UdpSocket,
     /// DHCP, one per interface, and one per address that only relays reach.
@@ -27,10 +30,13 @@ impl Sockets {
     /// # Errors
     /// When something cannot be bound; the message names the key.
     pub(crate) async fn bind(config: &Config) -> Result<Self> {
-        let listen = config.http.listen;
-        let http = TcpListener::bind(listen).await.with_context(|| {
-            format!("cannot listen on {listen} (http.listen): is the address ours, the port free?")
-        })?;
+        let bind = async |key, listen: SocketAddrV4| {
+            TcpListener::bind(listen).await.with_context(|| {
+                format!("cannot listen on {listen} ({key}): is the address ours, the port free?")
+            })
+        };
+        let http = bind("http.listen", config.http.listen).await?;
+        let https = bind("http.tls_listen", config.http.tls_listen()).await?;
         let listen = config.tftp.listen;
         let tftp = tftp::bind(listen).with_context(|| {
             format!(
@@ -64,6 +70,6 @@ impl Sockets {
             })?),
             None => None,
         };
-        Ok(Self { http, tftp, dhcp, advertisers, syslog })
+        Ok(Self { http, https, tftp, dhcp, advertisers, syslog })
     }
 }

@@ -130,7 +130,7 @@ fn keep(lab: &Lab, server: &Server<'_>, guest: &Guest<'_>) -> Result<()> {
     println!("\nKept up until Ctrl-C. From another terminal, as root:");
     println!("  log in:   ip netns exec {name} {}", proof::ssh_words(lab, ADDRESS).join(" "));
     println!(
-        "  client:   KS_SERVER=http://10.77.0.1:8080 KS_TOKEN_FILE={} ip netns exec {name} {dir}/ks node list",
+        "  client:   KS_SERVER=https://10.77.0.1:8443 KS_TOKEN_FILE={} ip netns exec {name} {dir}/ks node list",
         server.token_file().display()
     );
     println!("  console:  tail -f {dir}/{}.serial.log", guest.config().name);

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Port of the server's HTTP listener.
 pub const HTTP_PORT: u16 = 8080;
+/// Port of the server's TLS listener: the one a server has that is not told otherwise.
+pub const TLS_PORT: u16 = 8443;
 /// Port of the server's TFTP listener.
 pub const TFTP_PORT: u16 = 69;
 

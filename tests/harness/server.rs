@@ -2,7 +2,7 @@
 
 use crate::api::{Job, NodeView};
 use crate::artefacts::Artefacts;
-use crate::config::{HTTP_PORT, ServerConfig};
+use crate::config::{HTTP_PORT, ServerConfig, TLS_PORT};
 use crate::http::{self, Request, Response};
 use crate::lab::{Lab, SERVER};
 use crate::process::{Process, run_to_end};
@@ -198,7 +198,7 @@ impl<'a> Server<'a> {
         let mut command = self.lab.command(self.lab.dir().join("ks"));
         command
             .args(args)
-            .env("KS_SERVER", format!("http://{SERVER}:{HTTP_PORT}"))
+            .env("KS_SERVER", format!("https://{SERVER}:{TLS_PORT}"))
             .env("KS_TOKEN_FILE", self.token_file());
         command
     }

@@ -11,7 +11,8 @@ pub(crate) async fn app(dir: &Path) -> App {
     std::fs::write(&file, text).expect("written");
     let config = config::load(&file).expect("it is good");
     let store = Store::open(dir).expect("a new database");
-    App::new(config, store, Secret::new("kst_admin".into())).await.expect("started")
+    let tls = Tls::open(crate::tls::dir(dir), config.names(), clock::now()).expect("made");
+    App::new(config, store, Secret::new("kst_admin".into()), Arc::new(tls)).await.expect("started")
 }
 
 pub(crate) fn mac(n: u32) -> Mac {

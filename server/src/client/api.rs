@@ -1,11 +1,17 @@
 //! Requests to `/v1`, and what their failure means to a person.
 
+use super::Connection;
 use crate::exit::Exit;
 use crate::http::error::Problem;
+use crate::tls;
+use kaltstart_pin::{Pin, client_config};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,6 +75,32 @@ impl ClientError {
     }
 }
 
+impl Connection {
+    /// The authority that is trusted: the one that was given, else the one beside the token.
+    fn pin(&self) -> Result<Pin, ClientError> {
+        if let Some(fingerprint) = self.fingerprint {
+            return Ok(Pin::Fingerprint(fingerprint));
+        }
+        let beside = || tls::dir(self.token_file.parent().unwrap_or(Path::new(""))).join(tls::CA);
+        let file = self.ca.clone().unwrap_or_else(beside);
+        let certificates = CertificateDer::pem_file_iter(&file).and_then(Iterator::collect).map_err(|error| {
+            ClientError::Login(format!(
+                "cannot read the certificate of the server's authority {}: {error}; set --ca or KS_CA to a copy \
+                 of tls/ca.pem of the server's data directory, or --fingerprint to what its log tells",
+                file.display()
+            ))
+        })?;
+        Ok(Pin::Certificates(certificates))
+    }
+}
+
+/// Whether a plain address is this machine's own: nothing goes over a wire then.
+fn is_loopback(server: &str) -> bool {
+    let Some(rest) = server.strip_prefix("http://") else { return false };
+    let host = rest.split(['/', ':']).next().unwrap_or_default();
+    host == "localhost" || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+}
+
 /// A server and the right to speak to it.
 pub(super) struct Api {
     server: String,
@@ -78,23 +110,33 @@ pub(super) struct Api {
 }
 
 impl Api {
-    pub(super) fn new(server: &str, token_file: &Path) -> Result<Self, ClientError> {
+    pub(super) fn new(connection: &Connection) -> Result<Self, ClientError> {
+        let Connection { server, token_file, .. } = connection;
         let token = std::fs::read_to_string(token_file).map_err(|error| {
             ClientError::Login(format!(
                 "cannot read the token file {}: {error}; set --token-file or KS_TOKEN_FILE",
                 token_file.display()
             ))
         })?;
+        let pin = if server.starts_with("https://") {
+            connection.pin()?
+        } else if is_loopback(server) {
+            // Nobody has to be believed.
+            Pin::Certificates(Vec::new())
+        } else {
+            let say = format!(
+                "--server {server}: must start with https://, as https://10.77.0.1:8443; \
+                 plain http:// would show the token to everybody on the way"
+            );
+            return Err(ClientError::Usage(say));
+        };
+        let config = client_config(&pin, 0).map_err(|error| ClientError::Local(error.to_string()))?;
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
-            .build()
-            .map_err(|error| ClientError::Local(error.to_string()))?;
-        if !server.starts_with("http://") {
-            let say = format!("--server {server}: must start with http://, as http://10.77.0.1:8080");
-            return Err(ClientError::Usage(say));
-        }
+            .tls_backend_preconfigured(config);
+        let client = client.build().map_err(|error| ClientError::Local(chain(&error)))?;
         let server = server.trim_end_matches('/').to_owned();
-        let token_file = token_file.to_path_buf();
+        let token_file = token_file.clone();
         Ok(Self { server, token: token.trim().to_owned(), token_file, client })
     }
 

@@ -14,7 +14,7 @@ use api::{Api, ClientError};
 use clap::{Args, Subcommand, ValueEnum};
 use kaltstart_core::lifecycle::event::Move;
 use kaltstart_core::machine::JobKind;
-use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::ids::{Digest, Mac};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,11 +23,17 @@ use std::time::Duration;
 #[derive(Debug, Args)]
 pub struct Connection {
     /// Base address of the server
-    #[arg(long, global = true, env = "KS_SERVER", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, global = true, env = "KS_SERVER", default_value = "https://127.0.0.1:8443")]
     server: String,
     /// File with the token; the server makes it as admin.token in its data directory
     #[arg(long, global = true, env = "KS_TOKEN_FILE", default_value = "/var/lib/kaltstart/admin.token")]
     token_file: PathBuf,
+    /// Certificate of the server's authority; found as tls/ca.pem beside the token file if left out
+    #[arg(long, global = true, env = "KS_CA", conflicts_with = "fingerprint")]
+    ca: Option<PathBuf>,
+    /// Fingerprint of the server's authority instead, as the server's log and `kaltstart tls show` tell it
+    #[arg(long, global = true, env = "KS_FINGERPRINT")]
+    fingerprint: Option<Digest>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     output: Format,
@@ -205,7 +211,7 @@ pub fn run(command: ClientCommand, connection: &Connection) -> Exit {
 }
 
 async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exit, ClientError> {
-    let api = Api::new(&connection.server, &connection.token_file)?;
+    let api = Api::new(connection)?;
     let format = connection.output;
     match command {
         ClientCommand::Node(command) => node(&api, command, format).await,

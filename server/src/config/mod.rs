@@ -28,7 +28,7 @@ use kaltstart_core::dhcp::host::Rules;
 use kaltstart_core::dhcp::subnet::Subnet;
 use kaltstart_protocol::layout::{Layout, plan};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -184,6 +184,24 @@ impl Config {
     #[must_use]
     pub fn http_base(&self) -> String {
         format!("http://{}", self.http.listen)
+    }
+
+    /// `https://ADDRESS:PORT`, as agents and installed systems are told.
+    #[must_use]
+    pub fn https_base(&self) -> String {
+        format!("https://{}", self.http.tls_listen())
+    }
+
+    /// All addresses and host names by which this server may be called.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<String> {
+        let mut names: BTreeSet<String> = self.http.names.iter().cloned().collect();
+        names.extend(["localhost".to_owned(), Ipv4Addr::LOCALHOST.to_string()]);
+        names.extend([self.http.listen, self.http.tls_listen()].map(|listen| listen.ip().to_string()));
+        names.extend(self.dhcp.iter().map(|subnet| subnet.address.to_string()));
+        let own = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        names.extend(own.filter(|name| name.split('.').all(is_host_name)));
+        names
     }
 
     /// Whether `address` can be reserved for a machine.
@@ -361,6 +379,8 @@ pub(crate) mod tests {
             ("10.77.0.1:8080", "0.0.0.0:8080", "http.listen"),
             ("[tftp]", "[syslog]\nlisten = \"0.0.0.0:514\"\n[tftp]", "syslog.listen"),
             ("[tftp]", "timeout_seconds = 0\n[tftp]", "http.timeout_seconds"),
+            ("[tftp]", "tls_listen = \"10.77.0.1:8080\"\n[tftp]", "http.tls_listen"),
+            ("[tftp]", "names = [\"a b\"]\n[tftp]", "http.names"),
             ("10.77.0.0/24", "10.77.0.5/24", "host bits"),
             ("[[profile]]", "router = \"10.77.0.150\"\n[[profile]]", "router's"),
             ("[[profile]]", "router = \"10.78.0.1\"\n[[profile]]", "router 10.78"),

@@ -2,10 +2,10 @@
 //!
 //! Nothing here is secret but the one-time token within a script.
 
+use super::connection::Door;
 use super::error::Problem;
 use super::extract::Path;
 use super::files::{self, Served, Shared};
-use super::listen::Peer;
 use crate::app::App;
 use crate::render;
 use crate::store::Key;
@@ -17,6 +17,7 @@ use http_body::Body as _;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::trace::{HttpAnswer, Start, What, clean};
 use kaltstart_protocol::ids::{Digest, Mac};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Port of syslog (RFC 3164 §2).
@@ -29,10 +30,13 @@ const DATA: &str = "application/octet-stream";
 pub(super) async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let named = path.split('/').nth(2).and_then(|part| part.parse::<Mac>().ok());
-    let peer = request.extensions().get::<Peer>().copied();
+    let peer = request.extensions().get::<Door>().and_then(|door| match door.peer {
+        IpAddr::V4(peer) => Some(peer),
+        IpAddr::V6(_) => None,
+    });
     let get = request.method() == Method::GET;
     let response = next.run(request).await;
-    let Some(mac) = named.or_else(|| app.holder(peer?.0)) else { return response };
+    let Some(mac) = named.or_else(|| app.holder(peer?)) else { return response };
     let status = response.status();
     // A script that was made is noted by what it starts.
     if path.ends_with(".ipxe") && status.is_success() {

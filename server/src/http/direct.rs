@@ -5,6 +5,7 @@
 //! files are sent by the kernel. Only the plainest kind of request is taken; a connection that
 //! says anything else is given to the library, with what was read of it, and stays there.
 
+use super::connection::Door;
 use super::files::{Content, Shared, shrunk};
 use super::listen::Routes;
 use axum::body::{Body, to_bytes};
@@ -64,7 +65,12 @@ impl Direct {
     ///
     /// # Errors
     /// When the connection breaks, or its client keeps the server waiting.
-    pub(super) async fn serve(&mut self, routes: &mut Routes, stop: &CancellationToken) -> io::Result<End> {
+    pub(super) async fn serve(
+        &mut self,
+        routes: &Routes,
+        door: Door,
+        stop: &CancellationToken,
+    ) -> io::Result<End> {
         loop {
             let length = match self.read_head(stop).await? {
                 Read::Head(length) => length,
@@ -74,7 +80,7 @@ impl Direct {
             let Some((request, last)) = parse(&self.buffer[..length]) else { return Ok(End::Other) };
             self.buffer.advance(length);
             let head_only = request.method() == Method::HEAD;
-            let response = routes.answer(request).await;
+            let response = routes.answer(request, door).await;
             let last = last || stop.is_cancelled();
             self.answer(response, head_only, last).await?;
             if last {

@@ -59,7 +59,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
 }
 
 fn stream(app: Arc<App>, after: i64, job: Option<JobId>) -> Events {
-    let newest = app.store.newest_event();
+    let (newest, idle_max) = (app.store.newest_event(), app.config.http.timeout());
     let batches = stream::unfold((app, newest, after, job), |(app, mut newest, mut after, job)| async move {
         loop {
             newest.mark_unchanged();
@@ -90,5 +90,7 @@ fn stream(app: Arc<App>, after: i64, job: Option<JobId>) -> Events {
         });
         Ok(Event::default().id(stored.id.to_string()).event(stored.kind).data(data.to_string()))
     }));
-    Sse::new(events).keep_alive(KeepAlive::default())
+    // A client that is there takes something before it counts as gone.
+    let often = KeepAlive::new().interval(idle_max / 2);
+    Sse::new(events).keep_alive(often)
 }

@@ -1,8 +1,10 @@
 //! HTTP: every route on one page.
 
+mod activity;
 mod agent;
 pub mod api;
 mod boot;
+mod connection;
 mod connections;
 pub mod diagnosis;
 mod direct;
@@ -20,6 +22,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use connection::Door;
 use error::Problem;
 use kaltstart_protocol::secret::Secret;
 use std::sync::Arc;
@@ -45,7 +48,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/profiles", get(api::profiles))
         .route("/v1/images", get(api::images))
         .route("/v1/events", get(events::all))
-        .route_layer(middleware::from_fn_with_state(app.clone(), only_admin));
+        .route_layer(middleware::from_fn_with_state(app.clone(), only_admin))
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .route_layer(middleware::from_fn_with_state(app.clone(), only_unread));
     let boot = Router::new()
         .route("/boot/{mac}/script.ipxe", get(boot::script))
         .route("/boot/{mac}/vmlinuz", get(boot::kernel))
@@ -60,8 +66,6 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/agent/v1/installed", post(agent::installed))
         .route("/agent/v1/log", post(agent::log))
         .route("/node/v1/report", post(agent::system_report))
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
         .merge(boot)
         .merge(operator)
         .fallback(|| async { Problem::not_found("there is no such page") })
@@ -86,6 +90,18 @@ async fn only_admin(State(app): State<Arc<App>>, request: Request, next: Next) -
         _ => Err(Problem::unauthorized(
             "send `Authorization: Bearer TOKEN`; the token stands in admin.token of the data directory",
         )),
+    }
+}
+
+/// Refuses what came over a wire in the clear: plain HTTP is for what firmware and boot loaders
+/// fetch. A client on the server's own machine is on no wire.
+async fn only_unread(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, Problem> {
+    match request.extensions().get::<Door>() {
+        Some(door) if door.tls || door.same_host => Ok(next.run(request).await),
+        _ => {
+            let detail = format!("only over TLS: {}{}", app.config.https_base(), request.uri().path());
+            Err(Problem::new(StatusCode::FORBIDDEN, "tls-required", detail))
+        }
     }
 }
 

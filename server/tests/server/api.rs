@@ -230,7 +230,7 @@ async fn boot_files_and_images_know_head_and_range() {
         assert_eq!(head.headers["content-length"], bytes.len().to_string(), "{head:?}");
         assert_eq!(head.text, "");
         assert_eq!(site.get(path).await.text.as_bytes(), bytes);
-        let part = reqwest::Client::new().get(format!("{}{path}", site.base)).header("range", "bytes=2-4");
+        let part = site.http.get(format!("{}{path}", site.base)).header("range", "bytes=2-4");
         let part = part.send().await.expect("answered");
         assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
         assert_eq!(part.bytes().await.expect("read"), &bytes[2..5]);

@@ -6,4 +6,5 @@ mod client;
 mod durability;
 mod http;
 mod site;
+mod tls;
 mod why;

@@ -1,5 +1,6 @@
 //! A server process with its own directory, and words to speak to it.
 
+use kaltstart_pin::{Pin, client_config};
 use kaltstart_protocol::ids::{Digest, Mac};
 use kaltstart_protocol::image::{Boot, Compression, Format, Manifest};
 use reqwest::{Method, StatusCode};
@@ -27,8 +28,10 @@ pub(crate) const RAMDISK: &[u8] = b"a ramdisk of a few bytes";
 pub(crate) struct Site {
     pub(crate) dir: TempDir,
     pub(crate) base: String,
+    /// The same over TLS.
+    pub(crate) tls_base: String,
     pub(crate) token: String,
-    http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
     server: Option<Child>,
 }
 
@@ -47,9 +50,9 @@ impl Site {
         std::fs::create_dir(dir.path().join("loaders")).expect("made");
         std::fs::write(dir.path().join("loaders/snponly.efi"), b"loader").expect("written");
         put_image(dir.path(), IMAGE);
-        let (http, udp) = (free_tcp_port(), free_udp_port());
+        let (http, tls, udp) = (free_tcp_port(), free_tcp_port(), free_udp_port());
         let config = format!(
-            "data_dir = {data:?}\n[http]\nlisten = \"127.0.0.1:{http}\"\n{http_lines}\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
+            "data_dir = {data:?}\n[http]\nlisten = \"127.0.0.1:{http}\"\ntls_listen = \"127.0.0.1:{tls}\"\n{http_lines}\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
              [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\n\
              [log]\nlevel = \"debug\"\n\
              [[profile]]\nname = \"good\"\nimage = \"tiny\"\n[[profile]]\nname = \"hollow\"\nimage = \"none\"\n",
@@ -61,8 +64,14 @@ impl Site {
         );
         std::fs::write(dir.path().join("server.toml"), config).expect("written");
         let base = format!("http://127.0.0.1:{http}");
-        let http = reqwest::Client::builder().timeout(LIMIT).build().expect("a client");
-        let mut site = Self { dir, base, token: String::new(), http, server: None };
+        let nobody = client_config(&Pin::Certificates(Vec::new()), 0).expect("a configuration");
+        let http = reqwest::Client::builder()
+            .timeout(LIMIT)
+            .tls_backend_preconfigured(nobody)
+            .build()
+            .expect("a client");
+        let tls_base = format!("https://127.0.0.1:{tls}");
+        let mut site = Self { dir, base, tls_base, token: String::new(), http, server: None };
         site.power_on().await;
         site
     }

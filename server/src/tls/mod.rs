@@ -1,0 +1,183 @@
+//! Who the server is: its certificate, of the site's own authority, made at first start.
+//!
+//! Everything stands in `tls/` of the data directory: `authority.pem` and `server.pem` hold keys,
+//! `ca.pem` the authority's certificate for clients. [`Tls::refresh`] makes what is missing,
+//! renews what is soon over, and takes up what [`rotate`] changed while the server ran.
+
+mod authority;
+mod command;
+mod files;
+
+pub use authority::About;
+pub use command::{rotate, show};
+
+use authority::{Authority, Server};
+use files::Files;
+use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::time::Millis;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+const AUTHORITY: &str = "authority.pem";
+const SERVER: &str = "server.pem";
+/// What clients may have: the authority's certificate.
+pub const CA: &str = "ca.pem";
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file of the directory.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file lacks its key or its certificate.
+    #[error(
+        "a key or a certificate is missing in a file of tls/ in data_dir; restore it, or remove both files"
+    )]
+    Incomplete,
+    /// A certificate or key that cannot be read.
+    #[error("a certificate cannot be read: {0}")]
+    Certificate(String),
+    /// A certificate that cannot be made.
+    #[error("a certificate cannot be made: {0}")]
+    Make(#[from] rcgen::Error),
+    /// What the TLS library refuses.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+}
+
+/// Where keys and certificates of a data directory lie.
+#[must_use]
+pub fn dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("tls")
+}
+
+/// The server's identity while it runs.
+#[derive(Debug)]
+pub struct Tls {
+    dir: PathBuf,
+    names: BTreeSet<String>,
+    current: RwLock<Current>,
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    /// What the files say, to see a change.
+    text: [String; 2],
+    authority: Digest,
+    server: About,
+    key: Arc<CertifiedKey>,
+}
+
+impl Tls {
+    /// Reads or makes authority and certificate for a server of these addresses and host names.
+    ///
+    /// # Errors
+    /// When a file cannot be read, written or understood.
+    pub fn open(dir: PathBuf, names: BTreeSet<String>, now: Millis) -> Result<Self, TlsError> {
+        let current = RwLock::new(load(&dir, &names, now)?);
+        Ok(Self { dir, names, current })
+    }
+
+    /// Renews what is soon over, and takes up what was changed from outside; tells whether
+    /// anything is new.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the server goes on with what it had.
+    pub fn refresh(&self, now: Millis) -> Result<bool, TlsError> {
+        let new = load(&self.dir, &self.names, now)?;
+        let changed = new.text != self.current().text;
+        if changed {
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        }
+        Ok(changed)
+    }
+
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The fingerprint of the authority, which clients pin.
+    #[must_use]
+    pub fn authority(&self) -> Digest {
+        self.current().authority
+    }
+
+    /// The certificate the server shows.
+    #[must_use]
+    pub fn server(&self) -> About {
+        self.current().server
+    }
+
+    /// How connections are accepted: TLS 1.3 alone, HTTP/2 or HTTP/1.1.
+    ///
+    /// # Errors
+    /// When the TLS library refuses.
+    pub fn server_config(self: &Arc<Self>) -> Result<ServerConfig, TlsError> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&TLS13])?
+            .with_no_client_auth()
+            .with_cert_resolver(self.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+impl ResolvesServerCert for Tls {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current().key)
+    }
+}
+
+fn load(dir: &Path, names: &BTreeSet<String>, now: Millis) -> Result<Current, TlsError> {
+    let files = Files::lock(dir)?;
+    let (authority, server) = complete(&files, names, now)?;
+    let key = PrivatePkcs8KeyDer::from(server.key.serialize_der());
+    let key = ring::sign::any_ecdsa_type(&key.into())?;
+    Ok(Current {
+        text: [authority.to_pem(), server.to_pem()],
+        authority: authority.about()?.fingerprint,
+        server: server.about()?,
+        key: Arc::new(CertifiedKey::new(authority.chain(&server), key)),
+    })
+}
+
+/// What the files hold; what is missing, or soon over, is made.
+fn complete(files: &Files, names: &BTreeSet<String>, now: Millis) -> Result<(Authority, Server), TlsError> {
+    let authority = match files.read(AUTHORITY)? {
+        Some(text) => Authority::from_pem(&text, now)?,
+        None => {
+            let authority = Authority::make(now)?;
+            files.write(AUTHORITY, &authority.to_pem())?;
+            authority
+        }
+    };
+    if files.read(CA)? != Some(authority.certificate_pem()) {
+        files.write(CA, &authority.certificate_pem())?;
+    }
+    let server = files.read(SERVER)?.map(|text| Server::from_pem(&text)).transpose()?;
+    let server = match server {
+        Some(server) if !authority.should_replace(&server, names, now)? => server,
+        _ => {
+            let server = authority.issue(names, now)?;
+            files.write(SERVER, &server.to_pem())?;
+            server
+        }
+    };
+    Ok((authority, server))
+}
+
+#[cfg(test)]
+mod tests;
