@@ -25,3 +25,5 @@ mod grant;
 mod hostile;
 /// Server or machine die in the middle.
 mod interrupted;
+/// Why a machine does not start.
+mod why;

@@ -60,6 +60,20 @@ pub fn discover_as(mac: [u8; 6], kind: &str, architecture: u16, user_class: &str
     packet(mac, &options)
 }
 
+/// The same packet as a message of another type (RFC 2132 §9.6), with further options of four
+/// bytes: addresses.
+#[must_use]
+pub fn message(discover: Vec<u8>, kind: u8, addresses: &[(u8, [u8; 4])]) -> Vec<u8> {
+    let mut packet = discover;
+    packet[FIXED + 2] = kind;
+    packet.pop();
+    for (code, value) in addresses {
+        option(&mut packet, *code, value);
+    }
+    packet.push(END);
+    packet
+}
+
 /// What a server answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {

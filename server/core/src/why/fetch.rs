@@ -13,6 +13,8 @@ use kaltstart_protocol::time::Millis;
 const ASK_MS: u64 = 20_000;
 /// Blocks of this size pass wherever IPv4 does (RFC 1350: 512, and 36 bytes of headers).
 const SMALL_BLOCK: u32 = 512;
+/// Waits in vain after which a transfer is surely given up.
+const GIVE_UP_WAITS: u64 = 10;
 /// Of so many data packets one that was sent again counts as lossy.
 const LOSS_DIVISOR: u64 = 20;
 
@@ -24,12 +26,11 @@ fn blocks(transfer: &TftpTransfer) -> u64 {
     transfer.size.unwrap_or(transfer.bytes) / u64::from(transfer.block_bytes.max(1)) + 1
 }
 
-/// Repetitions beyond those that followed a wait, each of which sends a window again: with them
-/// every transfer ends that is given up.
+/// Repetitions that silence at the end does not explain: a transfer that is given up ends with
+/// some waits, each of which sends a window again.
 fn lost(transfer: &TftpTransfer) -> u64 {
-    let ended = matches!(transfer.end, TftpEnd::Complete | TftpEnd::Probed);
-    let waited = transfer.timeouts * u64::from(transfer.window.max(1));
-    if ended { transfer.resent } else { transfer.resent.saturating_sub(waited) }
+    let waits = if transfer.end == TftpEnd::TimedOut { transfer.timeouts.min(GIVE_UP_WAITS) } else { 0 };
+    transfer.resent.saturating_sub(waits * u64::from(transfer.window.max(1)))
 }
 
 fn is_lossy(transfer: &TftpTransfer) -> bool {
