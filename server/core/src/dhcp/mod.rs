@@ -30,6 +30,7 @@ use crate::boot::{self, BootDecision};
 use crate::machine::Machine;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
+use alloc::vec::Vec;
 use client::Client;
 use core::net::Ipv4Addr;
 use kaltstart_protocol::dhcp::{Message, MessageType, Operation};
@@ -112,6 +113,16 @@ pub struct Reply {
     pub kind: MessageType,
     /// Where it goes.
     pub destination: Destination,
+    /// The longest message the client takes, bytes.
+    pub room: usize,
+}
+
+impl Reply {
+    /// The bytes to be sent.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.message.encode_within(self.room)
+    }
 }
 
 /// Why a message is not answered.

@@ -57,7 +57,15 @@ fn finish(mut message: Message, seen: &Seen<'_>, kind: MessageType) -> Reply {
     }
     let wished = seen.message.parameter_list();
     message.options.sort_by_key(|code| rank(code, wished));
-    Reply { destination: destination(seen, kind, message.yiaddr), kind, message }
+    let room = room(&seen.message);
+    Reply { destination: destination(seen, kind, message.yiaddr), kind, message, room }
+}
+
+/// What is left of the datagram that the client takes (option 57), at least the 576 bytes that
+/// everybody takes (RFC 2131 §2) and at most what an Ethernet frame holds, without the headers of
+/// IP and UDP.
+fn room(request: &Message) -> usize {
+    usize::from(request.max_size().unwrap_or(0).clamp(576, 1500)) - 28
 }
 
 /// What matters most stands first, since the last options are left out of a message that is too

@@ -1,3 +1,4 @@
+mod odd;
 mod rules;
 
 use super::bootfile::LocalAnswer;

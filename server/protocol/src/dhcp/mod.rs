@@ -307,7 +307,43 @@ impl Message {
     /// fields with a final NUL are left out rather than cut.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(MIN_ENCODED);
+        self.encode_within(usize::MAX)
+    }
+
+    /// The same in at most `size` bytes (not below [`MIN_ENCODED`]). Options without room go into
+    /// `file` and `sname` if no file is named (RFC 2132 §9.3), or are left out, the last ones first;
+    /// relay information is always written, and last: the relay takes it out again, so that it does
+    /// not count (RFC 3046 §2.1).
+    #[must_use]
+    pub fn encode_within(&self, size: usize) -> Vec<u8> {
+        let mut options = self.options.clone();
+        options.remove(code::RELAY_INFO);
+        let room = size.max(MIN_ENCODED) - HEADER;
+        let [mut field, ..] = options.place([room]);
+        let (mut file, mut sname) = (self.file.clone(), self.sname.clone());
+        if field.len() < options.encoded_len() && file.is_empty() && sname.is_empty() {
+            // Three bytes say that the fields hold options.
+            let placed = options.place([room - 3, FILE.len() - 1, SNAME.len() - 1]);
+            let [main, in_file, in_sname] = placed;
+            field = main;
+            let used = u8::from(!in_file.is_empty()) | u8::from(!in_sname.is_empty()) << 1;
+            if used != 0 {
+                options::write(&mut field, code::OVERLOAD, &[used]);
+            }
+            (file, sname) = (in_file, in_sname);
+            for overloaded in [&mut file, &mut sname].into_iter().filter(|field| !field.is_empty()) {
+                overloaded.push(code::END);
+            }
+        }
+        if let Some(information) = self.relay_info() {
+            options::write(&mut field, code::RELAY_INFO, information);
+        }
+        field.push(code::END);
+        self.assemble(&field, &file, &sname)
+    }
+
+    fn assemble(&self, options: &[u8], file: &[u8], sname: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER + options.len());
         bytes.push(match self.operation {
             Operation::Request => 1,
             Operation::Reply => 2,
@@ -320,14 +356,14 @@ impl Message {
             bytes.extend_from_slice(&address.octets());
         }
         bytes.extend_from_slice(&self.hardware.bytes);
-        for (value, field) in [(&self.sname, SNAME), (&self.file, FILE)] {
+        for (value, field) in [(sname, SNAME), (file, FILE)] {
             if value.len() < field.len() {
                 bytes.extend_from_slice(value);
             }
             bytes.resize(field.end, 0);
         }
         bytes.extend_from_slice(&COOKIE);
-        self.options.write(&mut bytes);
+        bytes.extend_from_slice(options);
         if bytes.len() < MIN_ENCODED {
             bytes.resize(MIN_ENCODED, code::PAD);
         }

@@ -181,19 +181,44 @@ impl Options {
         }
     }
 
-    /// Appends the options and the end mark; values beyond 255 bytes are split (RFC 3396 §6).
-    pub(super) fn write(&self, to: &mut Vec<u8>) {
+    /// Puts the options into fields of those sizes, in this order, each with room for its end mark: an
+    /// option goes whole into the first field that has room for it, in parts of 255 bytes (RFC 3396
+    /// §6), or is left out.
+    pub(super) fn place<const N: usize>(&self, sizes: [usize; N]) -> [Vec<u8>; N] {
+        let mut fields = [const { Vec::new() }; N];
         for (code, value) in self.iter() {
-            if value.is_empty() {
-                to.extend_from_slice(&[code, 0]);
-            }
-            for part in value.chunks(usize::from(u8::MAX)) {
-                // `chunks` makes no part longer than a byte can count.
-                to.extend_from_slice(&[code, part.len() as u8]);
-                to.extend_from_slice(part);
+            let length = encoded_len(value);
+            let mut with_room =
+                fields.iter_mut().zip(sizes).filter(|(field, size)| field.len() + length < *size);
+            if let Some((field, _)) = with_room.next() {
+                write(field, code, value);
             }
         }
-        to.push(code::END);
+        fields
+    }
+
+    /// Bytes that all of them take, without an end mark.
+    pub(super) fn encoded_len(&self) -> usize {
+        self.iter().map(|(_, value)| encoded_len(value)).sum()
+    }
+}
+
+fn encoded_len(value: &[u8]) -> usize {
+    value.len() + 2 * value.len().div_ceil(PART_MAX).max(1)
+}
+
+/// Longest value of one part of an option.
+const PART_MAX: usize = 255;
+
+/// Appends an option, in parts if it must be (RFC 3396 §6).
+pub(super) fn write(field: &mut Vec<u8>, code: u8, value: &[u8]) {
+    if value.is_empty() {
+        field.extend_from_slice(&[code, 0]);
+    }
+    for part in value.chunks(PART_MAX) {
+        // `chunks` makes no part longer than a byte can count.
+        field.extend_from_slice(&[code, part.len() as u8]);
+        field.extend_from_slice(part);
     }
 }
 

@@ -168,6 +168,29 @@ fn p30_an_independent_codec_reads_what_is_written() {
     assert_eq!((again.lease_seconds(), again.mac()), (Some(3600), ours.mac()));
 }
 
+#[test]
+fn p30_what_has_no_room_goes_into_the_free_fields_or_is_left_out() {
+    let mut message = Message::request(MessageType::Offer, 7, Mac(samples::MAC));
+    for code in 200..212 {
+        message.options.set(code, vec![code; 60]);
+    }
+    message.options.set(code::RELAY_INFO, vec![7; 40]);
+    let codes = |bytes: &[u8]| -> Vec<u8> { decode(bytes).options.iter().map(|(code, _)| code).collect() };
+    assert_eq!(codes(&message.encode()).len(), 14);
+    // 548 bytes (RFC 2131 §2) leave 308: four options, two in `file`, one in `sname`.
+    let bytes = message.encode_within(548);
+    assert_eq!(codes(&bytes), [53, 200, 201, 202, 203, 82, 204, 205, 206]);
+    assert!(bytes.len() <= 548 + 42 && bytes.contains(&code::OVERLOAD));
+    assert_eq!(decode(&bytes).options.get(206), Some(&[206; 60][..]));
+    // Not over a file name, which old firmware looks for in its field.
+    message.file = b"undionly.kpxe".to_vec();
+    let named = decode(&message.encode_within(548));
+    assert_eq!(codes(&message.encode_within(548)), [53, 200, 201, 202, 203, 82]);
+    assert_eq!(named.file, message.file);
+    let (theirs, bytes) = (v4::Message::decode(&mut Decoder::new(&bytes)), named);
+    assert!(theirs.is_ok() && bytes.relay_info() == Some(&[7; 40][..]), "an independent codec reads it too");
+}
+
 /// Touches everything an accessor could trip over.
 fn read_all(message: &Message) {
     let _ = (message.kind(), message.mac(), message.requested_address(), message.server_id());
@@ -176,6 +199,15 @@ fn read_all(message: &Message) {
     let _ = (message.parameter_list(), message.relay_info(), message.is_ipxe(), message.hardware.bytes());
     let _ = message.options.addresses(code::ROUTERS);
     let _ = sub_options(message.relay_info().unwrap_or_default()).count();
+}
+
+/// The message as it is written: relay information is the last option.
+fn relay_last(mut message: Message) -> Message {
+    if let Some(information) = message.relay_info().map(Vec::from) {
+        message.options.remove(code::RELAY_INFO);
+        message.options.set(code::RELAY_INFO, information);
+    }
+    message
 }
 
 proptest! {
@@ -192,7 +224,8 @@ proptest! {
     fn p29_random_options_never_panic(options in prop::collection::vec(any::<u8>(), 0..600)) {
         if let Ok(message) = Message::decode(&discover(0, &[&options])) {
             read_all(&message);
-            prop_assert_eq!(&decode(&message.encode()).options, &message.options);
+            let again = relay_last(message);
+            prop_assert_eq!(decode(&again.encode()).options, again.options);
         }
     }
 
@@ -210,11 +243,29 @@ proptest! {
         bytes.truncate(240 + cut.index(bytes.len() - 239));
         if let Ok(message) = Message::decode(&bytes) {
             read_all(&message);
-            let mut again = message.clone();
+            let mut again = relay_last(message.clone());
             // Reserved flag bits are dropped and a text filling its whole field is left out.
             again.file.truncate(127);
             again.sname.truncate(63);
             prop_assert_eq!(decode(&again.encode()), again);
+        }
+    }
+
+    #[test]
+    fn p30_nothing_is_cut_to_fit(
+        values in prop::collection::vec((1..=254_u8, prop::collection::vec(any::<u8>(), 0..300)), 0..20),
+        size in 300..1500_usize,
+    ) {
+        let mut message = Message::request(MessageType::Offer, 7, Mac(samples::MAC));
+        values.into_iter().filter(|(code, _)| !matches!(*code, code::OVERLOAD | code::RELAY_INFO | code::MESSAGE_TYPE))
+            .for_each(|(code, value)| message.options.set(code, value));
+        let bytes = message.encode_within(size);
+        prop_assert!(bytes.len() <= size);
+        let read = decode(&bytes);
+        prop_assert!(read.options.iter().all(|(code, value)| message.options.get(code) == Some(value)));
+        prop_assert_eq!(read.kind(), Some(MessageType::Offer));
+        if message.encode().len() <= size {
+            prop_assert_eq!(read.options, relay_last(message).options);
         }
     }
 }

@@ -160,7 +160,7 @@ impl Link for Listener {
 
     fn send(&self, mut replies: &[&Reply], stats: &Stats) {
         while !replies.is_empty() {
-            let packets: Vec<_> = replies.iter().map(|reply| reply.message.encode()).collect();
+            let packets: Vec<_> = replies.iter().map(|reply| reply.encode()).collect();
             let slices: Vec<_> = packets.iter().map(|packet| [IoSlice::new(packet)]).collect();
             let to: Vec<_> =
                 replies.iter().map(|reply| Some(SockaddrIn::from(self.address_of(reply)))).collect();

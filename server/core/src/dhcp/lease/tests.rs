@@ -1,8 +1,12 @@
 //! Promise 31 against a model: what the clients believe, by a clock that does not jump.
 
 use super::*;
+use crate::dhcp::host::{Host, HostKey, Rules};
 use crate::dhcp::tests::{Server, declining, discover, extending, rebooting, releasing, selecting};
+use alloc::sync::Arc;
+use alloc::vec;
 use kaltstart_protocol::dhcp::MessageType;
+use kaltstart_protocol::dhcp::options::code;
 use proptest::prelude::*;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -25,6 +29,10 @@ enum Step {
     Wait(u16),
     /// The server restarts; the clock on the wall has moved by this many ms meanwhile.
     Restart(i64),
+    /// The server restarts with this pool.
+    Pool(u8, u8),
+    /// From now on leases can be stored, or not.
+    Storable(bool),
     /// The store fails: the next change is undone and not answered.
     Fail(u8),
 }
@@ -41,9 +49,29 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => who().prop_map(Step::Release),
         2 => (0..90_u16).prop_map(Step::Wait),
         1 => prop_oneof![Just(-DAY), Just(0), Just(DAY), -DAY..DAY].prop_map(Step::Restart),
+        1 => (9..14_u8, 0..4_u8).prop_map(|(first, more)| Step::Pool(first, first + more)),
+        1 => any::<bool>().prop_map(Step::Storable),
         1 => who().prop_map(Step::Fail),
     ];
     prop::collection::vec(step, 1..120)
+}
+
+/// The message as it comes out of the switch: the first two clients are on one port.
+fn wired(n: u8, mut message: Message) -> Message {
+    if n < 2 {
+        message.options.set(code::RELAY_INFO, [1, 1, 7]);
+    }
+    message
+}
+
+/// A server that keeps an address for that port.
+fn server() -> Server {
+    let mut rules = Rules::default();
+    let host = Host { address: Some(Ipv4Addr::new(10, 77, 0, 11)), ..Host::default() };
+    rules.add([HostKey::Port(Some(vec![7]), None)], host);
+    let mut server = Server::new();
+    server.subnets[0].rules = Arc::new(rules);
+    server
 }
 
 /// The clients' side of the world.
@@ -58,7 +86,7 @@ struct Clients {
 
 impl Clients {
     fn hear(&mut self, n: u8, server: &mut Server, message: &Message) {
-        let Ok(Some(reply)) = server.ask(message) else { return };
+        let Ok(Some(reply)) = server.ask(&wired(n, message.clone())) else { return };
         let address = reply.message.yiaddr;
         match reply.kind {
             MessageType::Offer => {
@@ -94,12 +122,12 @@ impl Clients {
             Step::Claim(n, last) => self.hear(n, server, &extending(n, Ipv4Addr::new(10, 77, 0, last))),
             Step::Decline(n) => {
                 if let Some((address, _)) = self.held.remove(&n) {
-                    let _ = server.ask(&declining(n, address));
+                    let _ = server.ask(&wired(n, declining(n, address)));
                 }
             }
             Step::Release(n) => {
                 if let Some((address, _)) = self.held.remove(&n) {
-                    let _ = server.ask(&releasing(n, address));
+                    let _ = server.ask(&wired(n, releasing(n, address)));
                 }
             }
             Step::Wait(minutes) => {
@@ -118,6 +146,11 @@ impl Clients {
                 let left = server.table.iter().map(|(address, lease)| (address, lease.clone()));
                 server.stored = left.collect();
             }
+            Step::Pool(first, last) => {
+                let [first, last] = [first, last].map(|n| Ipv4Addr::new(10, 77, 0, n));
+                server.subnets[0].pools = vec![Pool { first, last }];
+            }
+            Step::Storable(storable) => server.storable = storable,
             Step::Fail(n) => {
                 let before = (server.table.clone(), server.stored.clone());
                 let address = self.offer.get(&n).copied().unwrap_or(Ipv4Addr::new(10, 77, 0, 10));
@@ -135,7 +168,7 @@ proptest! {
 
     #[test]
     fn p31_no_address_has_two_owners(steps in steps()) {
-        let (mut server, mut clients) = (Server::new(), Clients::default());
+        let (mut server, mut clients) = (server(), Clients::default());
         for step in steps {
             clients.step(&mut server, step);
             let mut owners = BTreeSet::new();

@@ -310,3 +310,35 @@ fn p30_several_pools_are_used_one_after_another() {
     assert_eq!(server.ask(&discover(5)), Err(Drop::PoolExhausted));
     assert_eq!(server.ask(&rebooting(5, ip(15))), Err(Drop::NoRecord), "between the pools");
 }
+
+#[test]
+fn p30_a_short_reply_has_the_lease_and_what_the_client_asked_for_first() {
+    let mut server = Server::new();
+    for code in 200..220 {
+        server.subnets[0].parameters.options.set(code, vec![code; 60]);
+    }
+    let ask = |size: Option<u16>, wished: &[u8]| {
+        let mut message = discover(1);
+        message.options.set(code::PARAMETER_LIST, wished);
+        size.into_iter().for_each(|size| message.options.set(code::MAX_MESSAGE_SIZE, size.to_be_bytes()));
+        message
+    };
+    let wished = [219, 218, 217, 216, 3];
+    for (size, longest) in
+        [(None, 548), (Some(0), 548), (Some(576), 548), (Some(1000), 972), (Some(9000), 1472)]
+    {
+        let bytes = server.answer(&ask(size, &wished)).encode();
+        assert!(bytes.len() <= longest, "{size:?}");
+        let reply = Message::decode(&bytes).expect("a message");
+        for code in [code::LEASE_TIME, code::SERVER_ID, code::SUBNET_MASK].into_iter().chain(wished) {
+            assert!(reply.options.get(code).is_some(), "{size:?}: {code}");
+        }
+        assert_eq!(reply.options.get(215).is_some(), longest == 1472, "{size:?}");
+    }
+    // A boot file is worth more than what was asked for, and its field holds no options.
+    let mut firmware = ask(None, &wished);
+    firmware.options.set(code::VENDOR_CLASS, *b"PXEClient:Arch:00007");
+    let reply = Message::decode(&server.answer(&firmware).encode()).expect("a message");
+    assert_eq!(reply.options.text(code::BOOT_FILE).map(str::as_bytes), Some(reply.file.as_slice()));
+    assert!(!reply.file.is_empty() && reply.options.get(219).is_some() && reply.options.get(216).is_none());
+}
