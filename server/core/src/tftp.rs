@@ -258,8 +258,11 @@ pub struct Transfer {
     progress_ms: u64,
     /// When the OACK or the window was sent last.
     sent_ms: u64,
-    /// What is under way was sent once, so its answer measures a round trip (Karn's rule).
-    is_first_send: bool,
+    /// What is under way was not sent because of silence, so its answer measures a round trip
+    /// (Karn's rule). What a client asks for again by an acknowledgement counts: it had dropped the
+    /// first sending. Otherwise a window that is never without a loss is never measured, and
+    /// keeps the doubled wait.
+    is_measured: bool,
     sent_blocks: u64,
     resent_blocks: u64,
     timeouts: u64,
@@ -291,7 +294,7 @@ impl Transfer {
             highest: 1,
             progress_ms: now_ms,
             sent_ms: now_ms,
-            is_first_send: true,
+            is_measured: true,
             sent_blocks: 0,
             resent_blocks: 0,
             timeouts: 0,
@@ -369,12 +372,10 @@ impl Transfer {
         }
         self.timeouts += 1;
         self.rto.back_off();
-        if self.in_handshake {
-            self.sent_ms = now_ms;
-            self.is_first_send = false;
-            return Step::SendOack;
-        }
-        self.send_window(now_ms)
+        let step = if self.in_handshake { Step::SendOack } else { self.send_window(now_ms) };
+        self.sent_ms = now_ms;
+        self.is_measured = false;
+        step
     }
 
     /// Whether a request that comes again from the same port, word for word, means that the client
@@ -388,7 +389,7 @@ impl Transfer {
     /// Tells that what the last step named was sent only now, because the content came late.
     pub fn on_sent_late(&mut self, now_ms: u64) {
         self.sent_ms = self.sent_ms.max(now_ms);
-        self.is_first_send = false;
+        self.is_measured = false;
     }
 
     /// Bytes in every block but the last.
@@ -456,7 +457,7 @@ impl Transfer {
     }
 
     fn note_progress(&mut self, now_ms: u64) {
-        if self.is_first_send {
+        if self.is_measured {
             self.rto.measure(now_ms.saturating_sub(self.sent_ms));
         }
         self.is_confirmed = true;
@@ -472,7 +473,7 @@ impl Transfer {
         self.highest = self.highest.max(self.next);
         self.sent_blocks += sent;
         self.resent_blocks += resent;
-        self.is_first_send = resent == 0;
+        self.is_measured = true;
         self.sent_ms = now_ms;
         Step::SendBlocks(first..self.next)
     }

@@ -303,6 +303,8 @@ fn p33_one_lost_packet_does_not_cost_a_second() {
     assert!(one.elapsed_ms < 1_200 + 2 * 715, "1 % at window 1: {one:?}");
     let five = check(&[("blksize", 1468)], mib, link(5), 8);
     assert!(five.elapsed_ms < 5_000 + 2 * 715, "5 % at window 1: {five:?}");
+    let lossy = check(&[("blksize", 1468), ("windowsize", 64)], mib, link(20), 10);
+    assert!(lossy.elapsed_ms < 20_000, "20 % at window 64: {lossy:?}");
     let wide = check(&[("blksize", 1468), ("windowsize", 16)], mib, link(5), 9);
     assert!(wide.elapsed_ms < 2_000, "5 % at window 16: {wide:?}");
 }
@@ -401,6 +403,15 @@ fn p33_silence_ends_a_transfer() {
     assert!(sent < 30, "{sent} packets to nobody");
     assert_eq!(ends(started(&[], 5).0).0, Outcome::Unconfirmed);
     assert_eq!(started(&[], 5).0.on_unreachable(), Outcome::Unconfirmed);
+}
+
+#[test]
+fn p33_a_repeated_request_means_a_new_start_only_after_silence() {
+    let (mut transfer, _) = started(&[("tsize", 0)], 5_000);
+    assert!(!transfer.is_left_behind(9_000), "it has heard nothing yet");
+    transfer.on_packet(&ack(0), 9_000);
+    assert!(!transfer.is_left_behind(9_499), "the network has doubled it");
+    assert!(transfer.is_left_behind(9_500));
 }
 
 #[test]
