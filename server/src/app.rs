@@ -4,9 +4,11 @@ use crate::clock;
 use crate::config::{self, Config};
 use crate::images::{Catalog, ImageError};
 use crate::metrics::Metrics;
+use crate::net::dhcp::Watches;
 use crate::store::{Commit, Key, Store, StoreError, Versioned, WriteError};
 use crate::tls::Tls;
 use crate::trace::Recorder;
+use crate::whereabouts::Claims;
 use kaltstart_core::boot;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, GRANT_LIFETIME_MS, Step, phases};
@@ -66,6 +68,10 @@ pub struct App {
     pub metrics: Metrics,
     /// What the doors saw of the machines lately.
     pub trace: Recorder,
+    /// Who else serves DHCP on our networks.
+    pub watches: Arc<Watches>,
+    /// Who takes which address of other DHCP servers.
+    pub(crate) claims: Claims,
     /// Proves an administrator; made at first start.
     pub admin: Secret,
     /// Who the server is to its clients.
@@ -82,12 +88,15 @@ impl App {
     pub async fn new(config: Config, store: Store, admin: Secret, tls: Arc<Tls>) -> Result<Self, AppError> {
         let images = Catalog::new(config.images.dir.clone());
         let trace = Recorder::open(&config.data_dir);
+        let watches = Watches::new(config.dhcp.iter().map(config::Dhcp::watched), clock::now());
         let app = Self {
             config,
             store,
             images,
             metrics: Metrics::default(),
             trace,
+            watches: Arc::new(watches),
+            claims: Claims::default(),
             admin,
             tls,
             told_full: AtomicBool::new(false),

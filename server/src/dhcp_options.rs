@@ -22,6 +22,18 @@ pub enum OtherServer {
     Isc,
 }
 
+impl OtherServer {
+    /// Its word on the command line and in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kea => "kea",
+            Self::Dnsmasq => "dnsmasq",
+            Self::Isc => "isc",
+        }
+    }
+}
+
 /// iPXE's own setting: the hardware address of the interface it boots from.
 const IPXE_MAC: &str = "${netX/mac}";
 

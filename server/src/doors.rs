@@ -23,10 +23,10 @@ pub(crate) struct TftpDoor {
 }
 
 impl TftpDoor {
-    /// The machine that was given the address; none when another DHCP server gave it.
+    /// The machine at the address; none when nobody knows it.
     fn machine(&self, address: Ipv4Addr) -> Result<Option<Machine>, StoreError> {
-        let Some(lease) = self.app.store.lease(address)? else { return Ok(None) };
-        Ok(self.app.store.machine(Key::Mac(lease.mac))?.map(|found| found.machine))
+        let Some(mac) = self.app.who_has(address)? else { return Ok(None) };
+        Ok(self.app.store.machine(Key::Mac(mac))?.map(|found| found.machine))
     }
 }
 

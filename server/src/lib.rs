@@ -25,3 +25,4 @@ mod sockets;
 pub mod store;
 pub mod tls;
 pub mod trace;
+mod whereabouts;

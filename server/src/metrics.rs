@@ -1,12 +1,14 @@
 //! Counters in Prometheus' text form; never a node's name as a label.
 
-use crate::net::dhcp::Stats;
+use crate::net::dhcp::{Stats, Watches};
+use kaltstart_core::dhcp::role::Role;
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{JobKind, Machine};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::Ordering;
@@ -42,11 +44,27 @@ struct InPhase {
     phase: &'static str,
 }
 
+/// Labels of a subnet's role.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InRole {
+    interface: String,
+    role: &'static str,
+}
+
+/// Labels of what is on an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OnInterface {
+    interface: String,
+}
+
 /// All counters.
 pub struct Metrics {
     registry: Registry,
     dhcp: Family<Kind, Counter>,
     dhcp_stats: OnceLock<Arc<Stats>>,
+    dhcp_role: Family<InRole, Gauge>,
+    dhcp_other_servers: Family<OnInterface, Gauge>,
+    watches: OnceLock<Arc<Watches>>,
     /// TFTP transfers, by result.
     pub tftp: Family<Kind, Counter>,
     /// Bytes of boot files and images served over HTTP.
@@ -60,6 +78,14 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("kaltstart");
         let dhcp = Family::<Kind, Counter>::default();
         registry.register("dhcp_messages", "DHCP messages by type and result", dhcp.clone());
+        let dhcp_role = Family::<InRole, Gauge>::default();
+        registry.register("dhcp_role", "How a subnet is served: 1 for its role", dhcp_role.clone());
+        let dhcp_other_servers = Family::<OnInterface, Gauge>::default();
+        registry.register(
+            "dhcp_other_servers",
+            "Other DHCP and boot servers seen since the start",
+            dhcp_other_servers.clone(),
+        );
         let tftp = Family::<Kind, Counter>::default();
         registry.register("tftp_transfers", "TFTP transfers by result", tftp.clone());
         let http_bytes = Counter::default();
@@ -80,7 +106,18 @@ impl Default for Metrics {
             Unit::Seconds,
             phases.clone(),
         );
-        Self { registry, dhcp, dhcp_stats: OnceLock::new(), tftp, http_bytes, jobs, phases }
+        Self {
+            registry,
+            dhcp,
+            dhcp_stats: OnceLock::new(),
+            dhcp_role,
+            dhcp_other_servers,
+            watches: OnceLock::new(),
+            tftp,
+            http_bytes,
+            jobs,
+            phases,
+        }
     }
 }
 
@@ -116,9 +153,9 @@ impl Metrics {
     }
 
     /// Shows the DHCP service's own counters from now on.
-    pub(crate) fn watch_dhcp(&self, stats: Arc<Stats>) {
+    pub(crate) fn watch_dhcp(&self, stats: Arc<Stats>, watches: Arc<Watches>) {
         // Set once, when the service is opened.
-        let _ = self.dhcp_stats.set(stats);
+        let _ = (self.dhcp_stats.set(stats), self.watches.set(watches));
     }
 
     /// All counters as text.
@@ -127,6 +164,15 @@ impl Metrics {
         for (result, name, count) in self.dhcp_stats.get().iter().flat_map(|stats| stats.counts()) {
             let labels = Kind { r#type: name.into(), result: result.into() };
             self.dhcp.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
+        }
+        for subnet in self.watches.get().iter().flat_map(|watches| watches.view()) {
+            let interface = subnet.interface;
+            for role in Role::ALL {
+                let labels = InRole { interface: interface.clone(), role: role.name() };
+                self.dhcp_role.get_or_create(&labels).set(i64::from(role == subnet.role));
+            }
+            let servers = i64::try_from(subnet.servers.len()).unwrap_or(i64::MAX);
+            self.dhcp_other_servers.get_or_create(&OnInterface { interface }).set(servers);
         }
         let mut text = String::new();
         // Writing to a `String` cannot fail.

@@ -119,14 +119,14 @@ async fn open_doors(
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
 ) -> Result<()> {
-    let Sockets { http, https, tftp, dhcp, advertisers, syslog } = sockets;
+    let Sockets { http, https, tftp, dhcp, watchers, advertisers, syslog } = sockets;
     let routes = Routes::new(app.clone());
     let acceptor = TlsAcceptor::from(Arc::new(app.tls.server_config()?));
     for (listener, acceptor) in [(http, None), (https, Some(acceptor))] {
         doors.spawn(listen::serve(listener, acceptor, routes.clone(), stop.clone()));
     }
     serve_tftp(app, tftp, stop, doors)?;
-    serve_dhcp(app, dhcp, stop, doors).await?;
+    serve_dhcp(app, dhcp, watchers, stop, doors).await?;
     for advertiser in advertisers {
         let stop = stop.clone();
         doors.spawn(async move { advertiser.serve(stop).await });
@@ -159,18 +159,24 @@ fn serve_tftp(
 async fn serve_dhcp(
     app: &Arc<App>,
     listeners: Vec<dhcp::Listener>,
+    watchers: Vec<dhcp::Watcher>,
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
 ) -> Result<()> {
     let subnets = app.config.subnets();
     let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
     app.store.put_leases(resumed.writes).await?;
-    let service = dhcp::Service::new(DhcpDoor::new(app.clone()), subnets, resumed.table, resumed.now);
-    app.metrics.watch_dhcp(service.stats().clone());
+    let (door, watches) = (DhcpDoor::new(app.clone()), app.watches.clone());
+    let service = dhcp::Service::new(door, subnets, watches, resumed.table, resumed.now);
+    app.metrics.watch_dhcp(service.stats().clone(), app.watches.clone());
+    // Threads of their own: they sleep in their sockets.
     for listener in listeners {
         let (service, stop) = (service.clone(), stop.clone());
-        // A thread of its own: it sleeps in the socket.
         doors.spawn_blocking(move || service.serve(listener, &stop));
+    }
+    for watcher in watchers {
+        let (watches, stop) = (app.watches.clone(), stop.clone());
+        doors.spawn_blocking(move || watcher.serve(&watches, &stop));
     }
     Ok(())
 }

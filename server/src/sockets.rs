@@ -16,8 +16,11 @@ pub(crate) struct Sockets {
     pub(crate) https: TcpListener,
     /// TFTP requests.
     pub(crate) tftp: UdpSocket,
-    /// DHCP, one per interface, and one per address that only relays reach.
+    /// DHCP: one per interface, one per address that only relays reach, and the same for PXE where
+    /// another server may give the addresses.
     pub(crate) dhcp: Vec<dhcp::Listener>,
+    /// Other servers' answers, one per interface.
+    pub(crate) watchers: Vec<dhcp::Watcher>,
     /// Router solicitations, one per interface that shall have it.
     pub(crate) advertisers: Vec<ra::Advertiser>,
     /// Syslog.
@@ -43,7 +46,7 @@ impl Sockets {
                 "cannot listen on {listen} (tftp.listen): is the address ours, the port free, are we root?"
             )
         })?;
-        let (mut dhcp, mut advertisers) = (Vec::new(), Vec::new());
+        let (mut dhcp, mut watchers, mut advertisers) = (Vec::new(), Vec::new(), Vec::new());
         let served = || config.dhcp.iter().filter(|subnet| subnet.mode != Mode::Off);
         // What relays send to an address that is listened on already needs no second socket.
         let mut heard: BTreeSet<_> =
@@ -57,6 +60,17 @@ impl Sockets {
                 let on = subnet.title();
                 format!("cannot serve DHCP on {on}: is {address} ours, UDP port 67 free, are we root?")
             })?);
+            if matches!(subnet.mode, Mode::Proxy | Mode::Auto) {
+                let listener = dhcp::Listener::open_boot_server(name, address);
+                dhcp.push(listener.with_context(|| {
+                    format!("cannot serve PXE on {}: is UDP port 4011 free?", subnet.title())
+                })?);
+            }
+            if let Some(name) = name {
+                let watcher = dhcp::Watcher::open(name, subnet.subnet);
+                watchers
+                    .push(watcher.with_context(|| format!("cannot look for other DHCP servers on {name}"))?);
+            }
             let Some(name) = name.filter(|_| subnet.answer_router_solicitations) else { continue };
             match ra::Advertiser::open(name) {
                 Ok(advertiser) => advertisers.push(advertiser),
@@ -70,6 +84,6 @@ impl Sockets {
             })?),
             None => None,
         };
-        Ok(Self { http, https, tftp, dhcp, advertisers, syslog })
+        Ok(Self { http, https, tftp, dhcp, watchers, advertisers, syslog })
     }
 }

@@ -29,6 +29,8 @@ pub struct ServerConfig {
     pub nodes: Vec<Node>,
     /// Range of addresses given to unknown machines.
     pub pool: (String, String),
+    /// Further lines of the `[[dhcp]]` section.
+    pub dhcp: String,
 }
 
 /// A named way to install.
@@ -73,7 +75,15 @@ impl ServerConfig {
             profiles: images.iter().map(profile).collect(),
             nodes: Vec::new(),
             pool: ("10.77.0.100".to_owned(), "10.77.0.199".to_owned()),
+            dhcp: String::new(),
         }
+    }
+
+    /// The same, serving DHCP in another mode.
+    #[must_use]
+    pub fn mode(mut self, mode: &str) -> Self {
+        self.dhcp = format!("mode = {mode:?}\n");
+        self
     }
 
     /// The same, expecting one more machine.
@@ -116,7 +126,8 @@ subnet = "{SUBNET}"
 address = "{SERVER}"
 pool = [{first:?}, {last:?}]
 lease_seconds = 3600
-"#,
+{dhcp}"#,
+            dhcp = self.dhcp,
             kernel = self.kernel,
             ramdisk = self.ramdisk,
             loaders = self.loaders,

@@ -37,7 +37,7 @@ impl OtherServer {
     pub fn start(lab: &Lab, maker: Maker, further: &str) -> Result<Self> {
         let station = Station::new(lab)?;
         station.address(OTHER)?;
-        let name = format!("{maker:?}").to_lowercase();
+        let name = maker.name();
         let file = |what: &str| lab.dir().join(format!("{name}.{what}"));
         fs::write(file("conf"), maker.configuration(further))?;
         fs::write(file("leases"), "")?;
@@ -68,7 +68,7 @@ impl OtherServer {
                 command
             }
         };
-        let process = Process::start(&name, &mut command, &file("log"))
+        let process = Process::start(name, &mut command, &file("log"))
             .with_context(|| format!("cannot start {name}: `cargo xtask packages` installs it"))?;
         Ok(Self { _process: process, station })
     }
@@ -80,6 +80,17 @@ impl OtherServer {
 }
 
 impl Maker {
+    /// Its short name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kea => "kea",
+            Self::Dnsmasq => "dnsmasq",
+            Self::Isc => "isc",
+            Self::Udhcpd => "udhcpd",
+        }
+    }
+
     fn configuration(self, further: &str) -> String {
         let ((first, last), interface) = (POOL, Station::INTERFACE);
         match self {

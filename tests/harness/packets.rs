@@ -81,6 +81,8 @@ pub struct Answer {
     pub kind: u8,
     /// The client's new address.
     pub address: Ipv4Addr,
+    /// Who answers (option 54).
+    pub server: Ipv4Addr,
     /// Server of the boot file (`siaddr`).
     pub boot_server: Ipv4Addr,
     /// Boot file, from option 67 or else the header.
@@ -113,12 +115,13 @@ pub fn answer(bytes: &[u8], mac: [u8; 6]) -> Option<Answer> {
     let mut file = text(67).unwrap_or_default().trim_end_matches('\0').to_owned();
     let class = text(60).unwrap_or_default();
     let ipxe = option(175).unwrap_or_default().to_vec();
+    let server = <[u8; 4]>::try_from(option(54)?).ok()?.into();
     if file.is_empty() {
         // The header's own field (RFC 2131 §2).
         let field = bytes.get(108..236)?;
         file = field.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte)).collect();
     }
-    Some(Answer { kind, address: address_at(16)?, boot_server: address_at(20)?, file, class, ipxe })
+    Some(Answer { kind, address: address_at(16)?, server, boot_server: address_at(20)?, file, class, ipxe })
 }
 
 /// The value of the first option with that code; none also when an option before it is cut off.

@@ -3,6 +3,7 @@
 //! Data goes to stdout, words for people to stderr.
 
 mod api;
+mod dhcp;
 mod output;
 mod waterfall;
 mod why;
@@ -67,6 +68,9 @@ pub enum ClientCommand {
     /// Images
     #[command(subcommand)]
     Image(ListCommand),
+    /// DHCP: how it is served, other servers, and what to tell them
+    #[command(subcommand)]
+    Dhcp(dhcp::DhcpCommand),
     /// Lay down a profile on a node that holds nothing of ours
     Deploy(Order),
     /// Lay down a profile anew on a deployed node; what is on its disk is lost
@@ -224,6 +228,7 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
             let images: Vec<kaltstart_protocol::image::Manifest> = api.get("/v1/images").await?;
             output::list(&images, format)
         }
+        ClientCommand::Dhcp(command) => dhcp::run(&api, command, format).await,
         ClientCommand::Deploy(order) => place(&api, JobKind::Deploy, &order, format).await,
         ClientCommand::Rebuild { order, confirm } => {
             let node: NodeView = api.get(&Api::path(&["v1", "nodes", &order.node])).await?;

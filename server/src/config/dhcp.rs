@@ -3,6 +3,7 @@
 use super::dhcp_class::DhcpSite;
 use super::dhcp_option::{self, DhcpOption};
 use super::yes;
+use crate::net::dhcp::Subject;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::host::Rules;
 use kaltstart_core::dhcp::lease::Pool;
@@ -29,6 +30,9 @@ pub struct Dhcp {
     /// How it is served.
     #[serde(default)]
     pub mode: Mode,
+    /// Whether it is served with addresses although another DHCP server was there first.
+    #[serde(default)]
+    pub allow_other_servers: bool,
     /// First and last dynamic address; none = reservations only.
     #[serde(default)]
     pub pool: Option<(Ipv4Addr, Ipv4Addr)>,
@@ -128,6 +132,20 @@ impl Dhcp {
         }
     }
 
+    /// The subnet as it is watched for other servers.
+    #[must_use]
+    pub fn watched(&self) -> Subject {
+        Subject {
+            interface: self.title(),
+            network: self.subnet,
+            server: self.address,
+            mode: self.mode,
+            has_pool: !self.remaining_pools().is_empty(),
+            // Where only relays reach, nobody can be looked for.
+            others_allowed: self.allow_other_servers || self.interface.is_none(),
+        }
+    }
+
     fn parameters(&self) -> Parameters {
         let mut options = dhcp_option::collect(&self.options);
         if let Some(router) = self.router {
@@ -174,8 +192,13 @@ impl Dhcp {
         if self.interface.is_some() && outside(self.address) {
             all.push(format!("{whose}: address {} is not a host of its subnet", self.address));
         }
-        if matches!(self.mode, Mode::Proxy | Mode::Auto) {
-            all.push(format!("{whose}: mode {} is not there yet", self.mode));
+        if self.mode == Mode::Auto && (self.interface.is_none() || self.remaining_pools().is_empty()) {
+            all.push(format!(
+                "{whose}: mode auto needs an interface, and a pool for when no other server is there"
+            ));
+        }
+        if self.allow_other_servers && self.mode != Mode::Authoritative {
+            all.push(format!("{whose}: allow_other_servers is for mode authoritative alone"));
         }
         let pools = self.all_pools();
         for (first, last) in &pools {

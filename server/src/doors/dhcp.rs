@@ -62,6 +62,10 @@ impl Backend for DhcpDoor {
         if contact.unanswered == Some(Drop::PoolExhausted) {
             self.tell_exhausted(contact.mac);
         }
+        // Where addresses are ours, leases say it.
+        if let Some(address) = contact.address.filter(|address| !self.app.watches.gives(*address)) {
+            self.app.claims.note(address, contact.mac);
+        }
         let Some(last) = events(contact).last() else { return false };
         let given = if let Event::AddressGiven { address, .. } = last { Some(address) } else { None };
         match self.app.store.index().get(contact.mac) {

@@ -6,6 +6,7 @@ pub mod api;
 mod boot;
 mod connection;
 mod connections;
+pub mod dhcp;
 pub mod diagnosis;
 mod direct;
 pub mod error;
@@ -45,6 +46,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/jobs/{job}/cancel", post(api::cancel))
         .route("/v1/jobs/{job}/log", get(api::job_log))
         .route("/v1/jobs/{job}/events", get(events::of_job))
+        .route("/v1/dhcp", get(dhcp::subnets))
+        .route("/v1/dhcp/options/{server}", get(dhcp::options))
         .route("/v1/profiles", get(api::profiles))
         .route("/v1/images", get(api::images))
         .route("/v1/events", get(events::all))

@@ -11,20 +11,24 @@
 
 mod flight;
 mod neighbours;
+mod packet_socket;
 mod socket;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod watcher;
+mod watches;
 
 pub use socket::Listener;
 pub use stats::Stats;
+pub use watcher::Watcher;
+pub use watches::{ServerView, Subject, SubnetView, Watches};
 
 use flight::{Batch, Flight};
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite};
-use kaltstart_core::dhcp::role::Role;
 use kaltstart_core::dhcp::subnet::Subnet;
-use kaltstart_core::dhcp::{Contact, Decision, Drop, Known, Reply, Seen, View, decide, triage};
+use kaltstart_core::dhcp::{Contact, Decision, Drop, Known, Reply, Seen, View, decide, proxy, triage};
 use kaltstart_core::trace::Exchange;
 use kaltstart_protocol::dhcp::{Message, MessageType};
 use kaltstart_protocol::ids::Mac;
@@ -102,6 +106,11 @@ pub trait Link: Send + Sync + 'static {
     /// Address of the interface.
     fn address(&self) -> Ipv4Addr;
 
+    /// Whether this is the port of PXE boot servers and not that of DHCP servers.
+    fn is_boot_server(&self) -> bool {
+        false
+    }
+
     /// Sends replies without waiting; counts what was sent and what could not be.
     fn send(&self, replies: &[&Reply], stats: &Stats);
 }
@@ -113,6 +122,7 @@ pub struct Service<B> {
     /// Held while a batch is decided and handed over, not while it is committed.
     table: Mutex<LeaseTable>,
     flight: Flight,
+    watches: Arc<Watches>,
     /// Time of the leases at an instant: it follows no jump of the clock on the wall.
     clock: (Millis, Instant),
     stats: Arc<Stats>,
@@ -122,10 +132,17 @@ impl<B: Backend> Service<B> {
     /// A service that goes on with `table` at the time `now` of its leases (see
     /// [`LeaseTable::resume`]).
     #[must_use]
-    pub fn new(backend: B, subnets: Vec<Subnet>, table: LeaseTable, now: Millis) -> Arc<Self> {
+    pub fn new(
+        backend: B,
+        subnets: Vec<Subnet>,
+        watches: Arc<Watches>,
+        table: LeaseTable,
+        now: Millis,
+    ) -> Arc<Self> {
         Arc::new(Self {
             backend,
             subnets,
+            watches,
             table: Mutex::new(table),
             flight: Flight::default(),
             clock: (now, Instant::now()),
@@ -197,11 +214,12 @@ impl<B: Backend> Service<B> {
 
     fn triage(&self, messages: Vec<Message>, link: &dyn Link) -> Vec<Seen<'_>> {
         let mut seen = Vec::with_capacity(messages.len());
-        for message in messages {
+        for message in messages.into_iter().filter(|message| !self.watches.is_probe(message)) {
             let asked = Exchange::of(&message);
             match triage(&self.subnets, message, link.address()) {
                 Ok(one) => {
                     self.stats.received(one.kind);
+                    self.watches.heard_client(one.subnet.network, &one.message);
                     seen.push(one);
                 }
                 Err(why) => {
@@ -237,9 +255,11 @@ impl<B: Backend> Service<B> {
         for (seen, node) in known.into_iter().chain(strangers) {
             let stranger = node.is_none();
             let node = node.unwrap_or(Known::STRANGER);
-            let role = Role::Authoritative;
+            let role = self.watches.role(seen.subnet.network);
             let view = View { table, reserved: &reserved, node: &node, role, now, storable };
-            let Decision { reply, write, contact } = decide(&seen, view);
+            let decision =
+                if link.is_boot_server() { proxy::boot_server(&seen, &node) } else { decide(&seen, view) };
+            let Decision { reply, write, contact } = decision;
             let mut waits = false;
             if let Some(write) = write {
                 if write.is_durable() {

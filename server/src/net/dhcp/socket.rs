@@ -2,6 +2,7 @@
 
 use super::neighbours::Neighbours;
 use super::{BATCH_MAX, Link, Stats};
+use kaltstart_core::dhcp::proxy::BOOT_SERVER_PORT;
 use kaltstart_core::dhcp::{Destination, Reply};
 use kaltstart_protocol::dhcp::{CLIENT_PORT, MAX_MESSAGE, Message, SERVER_PORT};
 use kaltstart_protocol::ids::Mac;
@@ -33,6 +34,7 @@ pub struct Listener {
     interface: String,
     address: Ipv4Addr,
     neighbours: Option<Neighbours>,
+    port: u16,
 }
 
 /// Room for what is received.
@@ -48,13 +50,25 @@ impl Default for Inbox {
 }
 
 impl Listener {
-    /// Binds the server port on `interface`, whose address is `address`; without an interface only on
+    /// Binds the port of DHCP servers on `interface`, whose address is `address`; without an interface only on
     /// that address, where relays and renewing clients reach it. Needs the capabilities
     /// `NET_BIND_SERVICE` and `NET_RAW`, and `NET_ADMIN` for the full buffers.
     ///
     /// # Errors
     /// When there is no such interface, the port is taken, or rights are missing.
     pub fn open(interface: Option<&str>, address: Ipv4Addr) -> io::Result<Self> {
+        Self::open_port(interface, address, SERVER_PORT)
+    }
+
+    /// The same with the port of PXE boot servers.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_boot_server(interface: Option<&str>, address: Ipv4Addr) -> io::Result<Self> {
+        Self::open_port(interface, address, BOOT_SERVER_PORT)
+    }
+
+    fn open_port(interface: Option<&str>, address: Ipv4Addr, port: u16) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
         socket.set_broadcast(true)?;
@@ -69,7 +83,7 @@ impl Listener {
         }
         // All addresses on a wire: clients without one send to 255.255.255.255.
         let listen = if interface.is_some() { Ipv4Addr::UNSPECIFIED } else { address };
-        socket.bind(&SocketAddrV4::new(listen, SERVER_PORT).into())?;
+        socket.bind(&SocketAddrV4::new(listen, port).into())?;
         let neighbours = interface.and_then(|name| {
             let told = |error: &io::Error| {
                 warn!(interface = name, %error, "DHCP clients without address are answered by broadcast");
@@ -77,7 +91,7 @@ impl Listener {
             Neighbours::open(name).inspect_err(told).ok()
         });
         let interface = interface.map_or_else(|| address.to_string(), str::to_owned);
-        Ok(Self { socket, interface, address, neighbours })
+        Ok(Self { socket, interface, address, neighbours, port })
     }
 
     /// Waits for packets, but not for ever, and takes all that are there, up to [`BATCH_MAX`].
@@ -156,6 +170,10 @@ impl Link for Listener {
 
     fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    fn is_boot_server(&self) -> bool {
+        self.port == BOOT_SERVER_PORT
     }
 
     fn send(&self, mut replies: &[&Reply], stats: &Stats) {

@@ -89,7 +89,13 @@ impl Site {
             local: LocalAnswer::default(),
         };
         let fake = Arc::new(Fake::default());
-        let service = Service::new(fake.clone(), vec![subnet], LeaseTable::default(), START);
+        let service = Service::new(
+            fake.clone(),
+            vec![subnet],
+            Arc::new(Watches::new([], START)),
+            LeaseTable::default(),
+            START,
+        );
         Self { fake, wire: Arc::default(), service }
     }
 
