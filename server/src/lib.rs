@@ -10,6 +10,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+mod confinement;
 mod data_dir;
 pub mod dhcp_options;
 mod doors;

@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::clock;
 use crate::config::{self, Config, Log, LogFormat};
+use crate::confinement::{self, Confinement, Gate};
 use crate::data_dir;
 use crate::doors::{DhcpDoor, SyslogDoor, TftpCounter, TftpDoor};
 use crate::exit::Exit;
@@ -36,14 +37,24 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 #[must_use]
 pub fn run(config: Config) -> Exit {
     log_to_stderr(&config.log);
-    let runtime = match tokio::runtime::Runtime::new() {
+    confinement::drop_bounding_set();
+    let gate = Arc::new(Gate::default());
+    let entered = gate.clone();
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(move || entered.enter())
+        .build();
+    let runtime = match threads {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start threads");
             return Exit::Failed;
         }
     };
-    match runtime.block_on(serve(config)) {
+    let outcome = runtime.block_on(serve(config, &gate));
+    // Whatever went wrong: threads that still wait could not be ended.
+    gate.open(None);
+    match outcome {
         Ok(()) => Exit::Done,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -62,11 +73,12 @@ fn log_to_stderr(log: &Log) {
     }
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(config: Config, gate: &Gate) -> Result<()> {
     data_dir::make(&config.data_dir)?;
     // Held until the end of the process, however it ends.
     let _alone = data_dir::lock(&config.data_dir)?;
     let sockets = Sockets::bind(&config).await?;
+    gate.open(Some(Confinement::begin(&config)?));
     let store = Store::open(&config.data_dir)?;
     let admin = data_dir::admin_token(&config.data_dir)?;
     let tls = Tls::open(tls::dir(&config.data_dir), config.names(), clock::now())

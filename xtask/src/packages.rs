@@ -48,6 +48,7 @@ const HOST_PACKAGES: &[&str] = &[
     "gcc",
     "libc6-dev",
     "openssh-client",
+    "systemd",
 ];
 
 /// Servers and load programs that `cargo xtask bench boot` measures beside ours. They are unpacked

@@ -39,6 +39,10 @@ use std::sync::Arc;
 pub struct Config {
     /// Holds everything the server remembers.
     pub data_dir: PathBuf,
+    /// The user the server becomes once everything is bound, if it is started as root; none = the
+    /// user `kaltstart`, if there is one.
+    #[serde(default)]
+    pub user: Option<String>,
     /// HTTP.
     pub http: Http,
     /// TFTP.

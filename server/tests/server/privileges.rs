@@ -1,0 +1,109 @@
+//! What the running process may still do: as its systemd unit says, and without one.
+
+use crate::site::{LIMIT, Site, mac};
+use nix::unistd::{User, geteuid};
+use reqwest::StatusCode;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::Instant;
+
+/// A user every system has, besides root.
+const OTHER_USER: &str = "nobody";
+
+/// The values of the named lines of each thread's `/proc` status.
+fn of_threads(site: &Site, names: &[&str]) -> Vec<Vec<String>> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", site.pid())).expect("it runs");
+    let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).unwrap_or_default();
+    let values = |text: String| {
+        let value = |name: &&str| text.lines().find_map(|line| Some(line.strip_prefix(*name)?.trim().into()));
+        names.iter().filter_map(value).collect::<Vec<String>>()
+    };
+    // A thread that has ended meanwhile has no status.
+    tasks.flatten().map(status).filter(|text| !text.is_empty()).map(values).collect()
+}
+
+fn unconfined(site: &Site) -> Vec<Vec<String>> {
+    const NAMES: [&str; 6] = ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:", "NoNewPrivs:", "Seccomp:"];
+    const NONE: &str = "0000000000000000";
+    let mut threads = of_threads(site, &NAMES);
+    assert!(threads.len() > 2, "{threads:?}");
+    threads.retain(|thread| *thread != [NONE, NONE, NONE, NONE, "1", "2"]);
+    threads
+}
+
+/// Appends a line before all sections of the configuration.
+fn configure(site: &Site, line: &str) {
+    let file = site.dir.path().join("server.toml");
+    let text = fs::read_to_string(&file).expect("readable");
+    fs::write(file, format!("{line}\n{text}")).expect("written");
+}
+
+#[tokio::test]
+async fn p35_every_thread_is_confined_before_the_first_answer_and_stays_so_under_load() {
+    let site = Site::start().await;
+    assert_eq!(unconfined(&site), Vec::<Vec<String>>::new(), "\n{}", site.log());
+    for n in 0..8 {
+        assert_eq!(site.declare(&format!("n{n}"), mac(n)).await.status, StatusCode::CREATED);
+    }
+    assert_eq!(unconfined(&site), Vec::<Vec<String>>::new(), "\n{}", site.log());
+}
+
+#[tokio::test]
+async fn p35_started_as_root_it_becomes_its_own_user_and_keeps_what_it_stored() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let mut site = Site::start().await;
+    assert_eq!(site.declare("db-07", mac(7)).await.status, StatusCode::CREATED);
+    site.stop();
+    // Another user must reach the directory that the test made for itself.
+    fs::set_permissions(site.dir.path(), fs::Permissions::from_mode(0o755)).expect("its own");
+    configure(&site, &format!("user = {OTHER_USER:?}"));
+    site.power_on().await;
+    let user = User::from_name(OTHER_USER).expect("readable").expect("it exists");
+    let expected: Vec<String> = [user.uid.as_raw(); 4].iter().map(u32::to_string).collect();
+    for thread in of_threads(&site, &["Uid:"]) {
+        assert_eq!(thread[0].split_whitespace().collect::<Vec<_>>(), expected);
+    }
+    assert_eq!(site.get("/v1/nodes/db-07").await.status, StatusCode::OK);
+    assert_eq!(site.declare("db-08", mac(8)).await.status, StatusCode::CREATED);
+    for entry in fs::read_dir(site.data()).expect("readable") {
+        let entry = entry.expect("readable");
+        assert_eq!(entry.metadata().expect("there").uid(), user.uid.as_raw(), "{entry:?}");
+    }
+    assert_eq!(site.get("/v1/nodes/db-08").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_user_that_does_not_exist_is_a_clear_refusal_and_an_end() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let mut site = Site::start().await;
+    site.stop();
+    configure(&site, "user = \"no-such-user\"");
+    let began = Instant::now();
+    let output = site.second_server();
+    assert!(!output.status.success() && began.elapsed() < LIMIT);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no-such-user") && said.contains("useradd"), "{said}");
+}
+
+#[test]
+fn p35_the_systemd_unit_is_valid_and_as_strict_as_the_server_is_with_itself() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/kaltstart.service");
+    let analyze = |arguments: &[&str]| {
+        let output = std::process::Command::new("systemd-analyze").args(arguments).arg(unit).output();
+        let output = output.expect("systemd-analyze is installed");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    // Exposure in tenths: 0 is the least, 100 the most.
+    let (good, said) = analyze(&["security", "--offline=true", "--threshold=25"]);
+    assert!(good, "{said}");
+    let text = fs::read_to_string(unit).expect("readable");
+    for line in ["User=kaltstart", "NoNewPrivileges=yes", "ProtectSystem=strict", "StateDirectory=kaltstart"]
+    {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
