@@ -442,9 +442,12 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // Every statement there is: one that falls out is parsed anew at each commit.
     connection.set_prepared_statement_cache_capacity(64);
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
-    // FULL: a commit is on the disk before it is acknowledged, also in WAL mode.
-    connection
-        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+    // FULL: a commit is on the disk before it is acknowledged, also in WAL mode. MEMORY: the server
+    // may write nowhere but beneath its data directory, so SQLite makes no temporary files.
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+         PRAGMA temp_store = MEMORY;",
+    )?;
     Ok(connection)
 }
 
