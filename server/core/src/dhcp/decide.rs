@@ -172,7 +172,7 @@ impl Case<'_> {
     /// asked for: an address of ours that nobody else holds is safe to give, and a server that
     /// lost its table finds its clients again.
     fn extending(&self, address: Ipv4Addr) -> Outcome {
-        if self.may_have(address) {
+        if self.may_have(address) || self.has_its_place(address) {
             self.acknowledge(address)
         } else if !self.seen.subnet.network.contains(address) {
             self.refuse("wrong network")
@@ -258,6 +258,17 @@ impl Case<'_> {
 
     fn may_have(&self, address: Ipv4Addr) -> bool {
         self.asker.may_have(self.view.table, address, self.view.now)
+    }
+
+    /// Whether the address is kept for a place and the client, whose lease runs, is not seen there only
+    /// because renewals go past the relay that would say where it is.
+    fn has_its_place(&self, address: Ipv4Addr) -> bool {
+        let Seen { subnet, message, key, .. } = self.seen;
+        let lease = self.view.table.get(address).filter(|lease| lease.is_live(self.view.now));
+        message.relay_info().is_none()
+            && subnet.rules.reserved.contains(&address)
+            && !self.view.reserved.contains(&address)
+            && lease.is_some_and(|lease| lease.state == LeaseState::Bound && lease.key == *key)
     }
 
     /// Whether somebody else holds the address, or it is kept for somebody else.

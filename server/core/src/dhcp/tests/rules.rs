@@ -153,6 +153,8 @@ fn p31_the_next_machine_on_a_switch_port_gets_the_address_when_the_last_one_is_g
     let second = server.answer(&on_port(discover(2))).message;
     assert_eq!(second.yiaddr, ip(10), "two machines on one port share no address");
     server.refused(&on_port(selecting(2, SERVER, ip(50))));
+    assert_eq!(server.acked(&extending(1, ip(50))), ip(50), "a renewal goes past the relay");
+    server.refused(&extending(2, ip(50)));
     assert_eq!(server.ask(&on_port(releasing(1, ip(50)))), Ok(None));
     assert_eq!(server.answer(&on_port(discover(2))).message.yiaddr, ip(50));
     // With no room on the disk the port says too little: the next machine could be given the same.
