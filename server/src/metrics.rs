@@ -65,6 +65,7 @@ pub struct Metrics {
     dhcp_role: Family<InRole, Gauge>,
     dhcp_other_servers: Family<OnInterface, Gauge>,
     watches: OnceLock<Arc<Watches>>,
+    dhcp_storing: Gauge,
     /// TFTP transfers, by result.
     pub tftp: Family<Kind, Counter>,
     /// Bytes of boot files and images served over HTTP.
@@ -85,6 +86,12 @@ impl Default for Metrics {
             "dhcp_other_servers",
             "Other DHCP and boot servers seen since the start",
             dhcp_other_servers.clone(),
+        );
+        let dhcp_storing = Gauge::default();
+        registry.register(
+            "dhcp_leases_stored",
+            "1, or 0 while leases cannot be stored: no new dynamic leases are given",
+            dhcp_storing.clone(),
         );
         let tftp = Family::<Kind, Counter>::default();
         registry.register("tftp_transfers", "TFTP transfers by result", tftp.clone());
@@ -112,6 +119,7 @@ impl Default for Metrics {
             dhcp_stats: OnceLock::new(),
             dhcp_role,
             dhcp_other_servers,
+            dhcp_storing,
             watches: OnceLock::new(),
             tftp,
             http_bytes,
@@ -156,6 +164,11 @@ impl Metrics {
     pub(crate) fn watch_dhcp(&self, stats: Arc<Stats>, watches: Arc<Watches>) {
         // Set once, when the service is opened.
         let _ = (self.dhcp_stats.set(stats), self.watches.set(watches));
+    }
+
+    /// Whether leases can be stored, as far as the last commit tells.
+    pub(crate) fn stores_leases(&self) -> bool {
+        self.dhcp_stats.get().is_none_or(|stats| stats.is_storing())
     }
 
     /// All counters as text.

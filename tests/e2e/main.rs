@@ -25,5 +25,7 @@ mod grant;
 mod hostile;
 /// Server or machine die in the middle.
 mod interrupted;
+/// Addresses through `kill -9` and a full disk.
+mod leases;
 /// Why a machine does not start.
 mod why;

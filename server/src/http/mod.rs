@@ -110,7 +110,8 @@ async fn only_unread(State(app): State<Arc<App>>, request: Request, next: Next) 
 
 async fn healthz(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
     let nodes = app.store.index().machines();
-    Json(serde_json::json!({"status": "ok", "nodes": nodes, "version": env!("CARGO_PKG_VERSION")}))
+    let status = if app.metrics.stores_leases() { "ok" } else { "leases cannot be stored" };
+    Json(serde_json::json!({"status": status, "nodes": nodes, "version": env!("CARGO_PKG_VERSION")}))
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> ([(header::HeaderName, &'static str); 1], String) {

@@ -1,0 +1,212 @@
+//! Leases of a server that is killed, and of one whose disk is full.
+
+use anyhow::{Result, bail, ensure};
+use kaltstart_tests::artefacts::Artefacts;
+use kaltstart_tests::packets::{Answer, DHCP_SERVER_PORT, answer, client_message};
+use kaltstart_tests::pair::{CLIENT, Pair, SERVER, SERVER_INTERFACE, SUBNET};
+use kaltstart_tests::process::{Process, run, tethered};
+use kaltstart_tests::wait::{Poll, secs, wait_for};
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Times the server is killed.
+const KILLS: u32 = 8;
+/// The address that is reserved for client 1.
+const RESERVED: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 50);
+/// How long one answer is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+const OFFER: u8 = 2;
+const ACK: u8 = 5;
+
+fn mac(n: u32) -> [u8; 6] {
+    let [a, b, c, d] = n.to_be_bytes();
+    [6, 0, a, b, c, d]
+}
+
+/// A server with its data in `data`, and the log of all its runs.
+struct Site<'a> {
+    pair: &'a Pair,
+    program: PathBuf,
+    server: Option<Process>,
+}
+
+impl<'a> Site<'a> {
+    fn new(pair: &'a Pair, data: &Path) -> Result<Self> {
+        let dir = pair.dir();
+        fs::write(
+            dir.join("server.toml"),
+            format!(
+                "data_dir = {data:?}\n[http]\nlisten = \"{SERVER}:8080\"\n[tftp]\nlisten = \"{SERVER}:69\"\n\
+                 [boot]\nkernel = \"/dev/null\"\nramdisk = \"/dev/null\"\nloaders = {dir:?}\n[images]\ndir = {dir:?}\n\
+                 [[dhcp]]\ninterface = \"{SERVER_INTERFACE}\"\nsubnet = \"{SUBNET}\"\naddress = \"{SERVER}\"\n\
+                 pool = [\"10.99.1.0\", \"10.99.9.255\"]\n\
+                 [[node]]\nname = \"n1\"\nmac = \"06:00:00:00:00:01\"\naddress = \"{RESERVED}\"\n"
+            ),
+        )?;
+        let mut site = Self { pair, program: Artefacts::from_env()?.server(), server: None };
+        site.start()?;
+        Ok(site)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let mut command = self.pair.server_command(&self.program);
+        command.args(["server", "--config"]).arg(self.pair.dir().join("server.toml"));
+        self.server = Some(Process::start("kaltstart", &mut command, &self.pair.dir().join("log"))?);
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill();
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.pair.dir().join("log")).unwrap_or_default()
+    }
+}
+
+/// Clients behind a relay.
+struct Clients {
+    socket: UdpSocket,
+}
+
+impl Clients {
+    fn new(pair: &Pair) -> Result<Self> {
+        let socket = pair.in_client(|| Ok(UdpSocket::bind((CLIENT, DHCP_SERVER_PORT))?))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a message of client `n` and waits a moment for its answer.
+    fn ask(&self, n: u32, options: &[u8]) -> Result<Option<Answer>> {
+        let mut message = client_message(n.to_be_bytes(), mac(n), options);
+        message[24..28].copy_from_slice(&CLIENT.octets());
+        self.socket.send_to(&message, (SERVER, DHCP_SERVER_PORT))?;
+        let (begun, mut bytes) = (Instant::now(), [0; 1500]);
+        while begun.elapsed() < PATIENCE {
+            let Ok(count) = self.socket.recv(&mut bytes) else { break };
+            if let Some(answer) = answer(&bytes[..count], mac(n)) {
+                return Ok(Some(answer));
+            }
+        }
+        Ok(None)
+    }
+
+    fn discover(&self, n: u32) -> Result<Option<Ipv4Addr>> {
+        let answer = self.ask(n, &[53, 1, 1])?;
+        Ok(answer.filter(|answer| answer.kind == OFFER).map(|answer| answer.address))
+    }
+
+    /// Takes an offer, or asks for the address as after a reboot; whether it is acknowledged.
+    fn request(&self, n: u32, address: Ipv4Addr, selecting: bool) -> Result<bool> {
+        let mut options = vec![53, 1, 3, 50, 4];
+        options.extend(address.octets());
+        if selecting {
+            options.extend([54, 4]);
+            options.extend(SERVER.octets());
+        }
+        Ok(self.ask(n, &options)?.is_some_and(|answer| answer.kind == ACK && answer.address == address))
+    }
+
+    /// A whole exchange; none when it is broken off.
+    fn lease(&self, n: u32) -> Result<Option<Ipv4Addr>> {
+        let Some(address) = self.discover(n)? else { return Ok(None) };
+        Ok(self.request(n, address, true)?.then_some(address))
+    }
+
+    fn lease_soon(&self, n: u32) -> Result<Ipv4Addr> {
+        wait_for("a lease", secs(20), || {
+            Ok(self.lease(n)?.map_or_else(|| Poll::pending("silence"), Poll::Ready))
+        })
+    }
+}
+
+#[test]
+fn p31_no_two_clients_get_one_address_through_kill_9() -> Result<()> {
+    let pair = Pair::new()?;
+    let mut site = Site::new(&pair, &pair.dir().join("data"))?;
+    let clients = Clients::new(&pair)?;
+    let mut owners: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
+    let mut next = 2;
+    for kill in 0..KILLS {
+        clients.lease_soon(1)?;
+        let pid = site.server.as_ref().map_or(0, Process::id).to_string();
+        // Somewhere within the next exchanges.
+        let mut killer = tethered("sh");
+        killer.args(["-c", &format!("sleep 0.0{}; exec kill -9 {pid}", 1 + (kill * 37) % 90)]);
+        let mut killer = Process::start("killer", &mut killer, &pair.dir().join("killer"))?;
+        while let Some(address) = clients.lease(next)? {
+            if let Some(owner) = owners.insert(address, next) {
+                bail!("{address} was acknowledged to {owner} and then to {next}");
+            }
+            next += 1;
+        }
+        // The one that was broken off may have been stored.
+        next += 1;
+        killer.wait(secs(10))?;
+        site.kill();
+        site.start()?;
+    }
+    ensure!(clients.lease_soon(1)? == RESERVED, "the reserved address");
+    ensure!(owners.len() > 20, "only {} leases were acknowledged", owners.len());
+    for (address, owner) in &owners {
+        ensure!(clients.request(*owner, *address, false)?, "{address} of client {owner} is lost");
+    }
+    Ok(())
+}
+
+#[test]
+fn p31_a_full_disk_stops_new_leases_and_no_old_ones() -> Result<()> {
+    let pair = Pair::new()?;
+    let data = Mounted::new(&pair)?;
+    let mut site = Site::new(&pair, &data.0)?;
+    let clients = Clients::new(&pair)?;
+    let old = clients.lease_soon(2)?;
+    ensure!(clients.lease_soon(1)? == RESERVED, "the reserved address");
+    let filler = data.0.join("filler");
+    // Ends when there is no space left.
+    let fill = format!("cat /dev/zero > {} 2>/dev/null; true", filler.display());
+    run(tethered("sh").args(["-c", &fill]), secs(20))?;
+    let mut next = 3;
+    wait_for("silence for new clients", secs(30), || {
+        next += 1;
+        Ok(match clients.lease(next)? {
+            None => Poll::Ready(()),
+            Some(address) => Poll::pending(format!("{address} was given")),
+        })
+    })?;
+    ensure!(site.log().contains("leases cannot be stored"), "no alarm");
+    ensure!(clients.request(2, old, false)?, "a stored lease is still acknowledged");
+    ensure!(clients.lease(1)? == Some(RESERVED), "the reserved address is still given");
+    ensure!(clients.lease(next)?.is_none(), "still full");
+    fs::remove_file(&filler)?;
+    let new = clients.lease_soon(next)?;
+    ensure!(site.log().contains("leases are stored again"), "the alarm is not cleared");
+    site.kill();
+    site.start()?;
+    ensure!(clients.lease_soon(1)? == RESERVED, "the reserved address");
+    ensure!(clients.request(2, old, false)? && clients.request(next, new, false)?, "all are remembered");
+    Ok(())
+}
+
+/// A small file system for the server's data.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(pair: &Pair) -> Result<Self> {
+        let dir = pair.dir().join("small");
+        fs::create_dir_all(&dir)?;
+        run(tethered("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(&dir), secs(10))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run(tethered("umount").arg("--lazy").arg(&self.0), secs(10)).ok();
+    }
+}
