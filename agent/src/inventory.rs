@@ -30,11 +30,18 @@ pub fn facts(root: &Path, boot_mac: Option<Mac>) -> Facts {
         cpu: cpu(root),
         memory_bytes: memory_bytes(root),
         firmware: if root.join("sys/firmware/efi").exists() { Firmware::Uefi } else { Firmware::Bios },
+        secure_boot: secure_boot(root),
         boot_nic: nics.iter().find(|nic| Some(nic.mac) == boot_mac).map(|nic| nic.name.clone()),
         nics,
         disks: disks(root),
         kernel: text(&root.join("proc/sys/kernel/osrelease")),
     }
+}
+
+/// The variable `SecureBoot` (UEFI 2.10 §3.3), behind four bytes of attributes.
+fn secure_boot(root: &Path) -> Option<bool> {
+    let name = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    fs::read(root.join(name)).ok()?.get(4).map(|value| *value == 1)
 }
 
 /// A file's text as one line, without control characters; empty when there is none.
@@ -380,6 +387,19 @@ mod tests {
         assert_eq!(wwn("t10.ATA     QEMU HARDDISK"), "");
         assert_eq!(wwn("eui.0000000000000000"), "");
         assert_eq!(wwn("eui.0025385b71b0aaaa"), "eui.0025385b71b0aaaa");
+    }
+
+    #[test]
+    fn secure_boot_is_on_off_or_unknown() {
+        let root = tempfile::tempdir().expect("a directory");
+        assert_eq!(secure_boot(root.path()), None);
+        let efivars = root.path().join("sys/firmware/efi/efivars");
+        fs::create_dir_all(&efivars).expect("made");
+        for (value, on) in [(1, true), (0, false)] {
+            let file = efivars.join("SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c");
+            fs::write(file, [6, 0, 0, 0, value]).expect("written");
+            assert_eq!(secure_boot(root.path()), Some(on));
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The server's middle: load a machine, let the core decide, commit, and only then answer.
 
+mod boot;
+
 use crate::clock;
 use crate::config::{self, Config};
 use crate::images::{Catalog, ImageError};
@@ -9,11 +11,10 @@ use crate::store::{Commit, Key, Store, StoreError, Versioned, WriteError};
 use crate::tls::Tls;
 use crate::trace::Recorder;
 use crate::whereabouts::Claims;
-use kaltstart_core::boot;
 use kaltstart_core::lifecycle::event::{Event, Happening};
-use kaltstart_core::lifecycle::{self, GRANT_LIFETIME_MS, Step, phases};
-use kaltstart_core::machine::{Grant, Job, JobKind, JobState, Machine, Node, Order};
-use kaltstart_protocol::agent_api::{DiskUuids, Mode};
+use kaltstart_core::lifecycle::{self, Step, phases};
+use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order};
+use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
@@ -217,6 +218,7 @@ impl App {
             machine.node.declared = true;
             machine.node.name.clone_from(&wanted.name);
             machine.node.reservation = wanted.address;
+            machine.node.uefi_loader = wanted.uefi_loader;
             if version != 0 && machine.node == before {
                 return Ok(machine);
             }
@@ -307,34 +309,6 @@ impl App {
             })
             .await?;
         Ok(applied.machine)
-    }
-
-    /// Grants the machine with that hardware address the start it may have, and tells its mode
-    /// and token; none when it shall start from its own disk.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn grant(&self, mac: Mac) -> Result<Option<(Mode, Secret)>, AppError> {
-        let token = clock::token("kst_boot_");
-        let fingerprint = token.fingerprint();
-        let mut granted = None;
-        let outcome = self
-            .apply_with(Key::Mac(mac), |machine| {
-                let decision = boot::decide(machine);
-                let Some((mode, job)) = decision.agent() else {
-                    return Err(AppError::Refused("own disk".into()));
-                };
-                granted = Some(mode);
-                let expires_at = clock::now().plus(GRANT_LIFETIME_MS);
-                let grant = Grant { token: fingerprint, mode, job: job.cloned(), expires_at };
-                Ok(Event::ScriptServed { grant })
-            })
-            .await;
-        match outcome {
-            Ok(_) => Ok(granted.map(|mode| (mode, token))),
-            Err(AppError::Refused(_) | AppError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::config::{Config, Dhcp};
 use crate::render;
 use clap::ValueEnum;
-use kaltstart_core::boot::BootDecision;
+use kaltstart_core::boot::{BootDecision, Policy};
 use kaltstart_core::dhcp::bootfile::{self, BootFile, LocalAnswer};
 use kaltstart_core::dhcp::client::{Client, Stage};
 use kaltstart_protocol::ids::Mac;
@@ -52,8 +52,10 @@ const RULES: [(&str, Stage, &[u16]); 5] = [
 /// When the template is broken.
 pub fn text(other: OtherServer, config: &Config, subnet: &Dhcp) -> Result<String, minijinja::Error> {
     let http = config.http_base();
+    // Other servers know nothing of single machines.
+    let policy = Policy { uefi: config.boot.uefi_loader, looping: false };
     let rules: Vec<Value> =
-        RULES.iter().filter_map(|(name, stage, codes)| rule(name, *stage, codes, &http)).collect();
+        RULES.iter().filter_map(|(name, stage, codes)| rule(name, *stage, codes, &http, policy)).collect();
     let template = match other {
         OtherServer::Kea => include_str!("../../templates/dhcp/kea.json"),
         OtherServer::Dnsmasq => include_str!("../../templates/dhcp/dnsmasq.conf"),
@@ -63,12 +65,18 @@ pub fn text(other: OtherServer, config: &Config, subnet: &Dhcp) -> Result<String
     render::text(template, context! { server => subnet.address.to_string(), script, rules })
 }
 
-fn rule(name: &str, stage: Stage, codes: &[u16], http: &str) -> Option<Value> {
+fn rule(name: &str, stage: Stage, codes: &[u16], http: &str, policy: Policy) -> Option<Value> {
     let client = Client { architecture: (*codes.first()?).into(), stage };
     // Whatever machine it is: only its boot script names one.
     let nobody = Mac([0; 6]);
-    let file = match bootfile::choose(&BootDecision::Discover, client, LocalAnswer::default(), http, nobody)?
-    {
+    let file = match bootfile::choose(
+        &BootDecision::Discover,
+        policy,
+        client,
+        LocalAnswer::default(),
+        http,
+        nobody,
+    )? {
         BootFile::Tftp(name) => name.to_owned(),
         BootFile::Http(url) | BootFile::Script(url) => url,
     };

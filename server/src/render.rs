@@ -1,16 +1,42 @@
 //! Boot scripts: a template and typed parameters become text.
 
+use kaltstart_core::boot::arguments::Unspeakable;
+use kaltstart_core::boot::{self, File};
 use kaltstart_protocol::agent_api::{ARG_BOOT_MAC, ARG_MODE, ARG_SERVER, ARG_TOKEN, Mode};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::secret::Secret;
 use minijinja::{Environment, UndefinedBehavior, context};
 use std::net::Ipv4Addr;
 
-/// The script that starts the agent on `mac`; iPXE says what it does to the syslog receiver at
-/// `syslog`.
+/// Why there is no script.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// A template is broken.
+    #[error("the template is broken: {0}")]
+    Template(#[from] minijinja::Error),
+    /// The loader would change an argument.
+    #[error("boot.cmdline: {0}")]
+    Arguments(#[from] Unspeakable),
+}
+
+/// The agent's kernel arguments. The kernel's own chatter stays off the console: the agent's
+/// words are for people, and the kernel would print the token with its command line.
+fn arguments(base: &str, mac: Mac, mode: Mode, token: &Secret, cmdline: &str) -> String {
+    let mode = match mode {
+        Mode::Discover => "discover",
+        Mode::Install => "install",
+    };
+    format!(
+        "loglevel=4 {ARG_SERVER}={base} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
+        token.expose(),
+    )
+}
+
+/// iPXE's script that starts the agent on `mac`; iPXE says what it does to the syslog receiver
+/// at `syslog`.
 ///
 /// # Errors
-/// When the template is broken.
+/// When the template is broken, or iPXE would change `cmdline`.
 pub fn agent_script(
     base: &str,
     mac: Mac,
@@ -18,35 +44,63 @@ pub fn agent_script(
     token: &Secret,
     cmdline: &str,
     syslog: Option<Ipv4Addr>,
-) -> Result<String, minijinja::Error> {
-    let mode = match mode {
-        Mode::Discover => "discover",
-        Mode::Install => "install",
-    };
-    // The kernel's own chatter stays off the console: the agent's words are for people, and the
-    // kernel would print the token with its command line.
-    let arguments = format!(
-        "initrd=ramdisk loglevel=4 {ARG_SERVER}={base} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
-        token.expose(),
-    );
-    text(
+) -> Result<String, RenderError> {
+    let arguments = format!("initrd=ramdisk {}", arguments(base, mac, mode, token, cmdline));
+    Ok(text(
         include_str!("../../templates/boot/agent.ipxe"),
         context! {
             mac => mac.to_string(),
-            kernel => format!("{base}/boot/{mac}/vmlinuz"),
-            ramdisk => format!("{base}/boot/{mac}/ramdisk"),
-            arguments => arguments.trim_end(),
+            kernel => format!("{base}/{}", File::Kernel(mac)),
+            ramdisk => format!("{base}/{}", File::Ramdisk(mac)),
+            arguments => boot::arguments::for_ipxe(&arguments)?,
             syslog => syslog.map(|address| address.to_string()),
         },
-    )
+    )?)
 }
 
-/// The script that sends `mac` to its own disk.
+/// GRUB's configuration that starts the agent on `mac`; kernel and ramdisk come from where GRUB
+/// came from.
+///
+/// # Errors
+/// When the template is broken, or GRUB would change `cmdline`.
+pub fn agent_grub(
+    base: &str,
+    mac: Mac,
+    mode: Mode,
+    token: &Secret,
+    cmdline: &str,
+) -> Result<String, RenderError> {
+    Ok(text(
+        include_str!("../../templates/boot/agent.grub"),
+        context! {
+            mac => mac.to_string(),
+            kernel => format!("/{}", File::Kernel(mac)),
+            ramdisk => format!("/{}", File::Ramdisk(mac)),
+            arguments => boot::arguments::for_grub(&arguments(base, mac, mode, token, cmdline))?,
+        },
+    )?)
+}
+
+/// GRUB's configuration that sends `mac` to its own disk.
 ///
 /// # Errors
 /// When the template is broken.
-pub fn local_script(mac: Mac) -> Result<String, minijinja::Error> {
-    text(include_str!("../../templates/boot/local.ipxe"), context! { mac => mac.to_string() })
+pub fn local_grub(mac: Mac) -> Result<String, RenderError> {
+    Ok(text(include_str!("../../templates/boot/local.grub"), context! { mac => mac.to_string() })?)
+}
+
+/// GRUB's configuration that leads to the one of its machine.
+#[must_use]
+pub const fn start_grub() -> &'static str {
+    include_str!("../../templates/boot/start.grub")
+}
+
+/// iPXE's script that sends `mac` to its own disk.
+///
+/// # Errors
+/// When the template is broken.
+pub fn local_script(mac: Mac) -> Result<String, RenderError> {
+    Ok(text(include_str!("../../templates/boot/local.ipxe"), context! { mac => mac.to_string() })?)
 }
 
 /// A template of ours with its parameters filled in. Besides minijinja's own filters it has
@@ -67,21 +121,36 @@ pub fn text(template: &str, parameters: minijinja::Value) -> Result<String, mini
 mod tests {
     use super::*;
 
+    const BASE: &str = "http://10.77.0.1:8080";
+    const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+
+    fn token() -> Secret {
+        Secret::new("kst_boot_1".into())
+    }
+
     #[test]
     fn scripts_are_as_their_golden_files_say() {
-        let mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
-        let token = Secret::new("kst_boot_1".into());
-        let agent = agent_script(
-            "http://10.77.0.1:8080",
-            mac,
-            Mode::Install,
-            &token,
-            "console=ttyS0",
-            Some(Ipv4Addr::new(10, 77, 0, 1)),
-        )
-        .expect("rendered");
-        assert_eq!(agent.trim_end(), include_str!("../../templates/golden/agent.ipxe").trim_end());
-        let local = local_script(mac).expect("rendered");
-        assert_eq!(local.trim_end(), include_str!("../../templates/golden/local.ipxe").trim_end());
+        let cmdline = "console=ttyS0 a=$b";
+        for (text, golden) in [
+            (
+                agent_script(BASE, MAC, Mode::Install, &token(), cmdline, Some(Ipv4Addr::new(10, 77, 0, 1))),
+                include_str!("../../templates/golden/agent.ipxe"),
+            ),
+            (
+                agent_grub(BASE, MAC, Mode::Install, &token(), cmdline),
+                include_str!("../../templates/golden/agent.grub"),
+            ),
+            (local_script(MAC), include_str!("../../templates/golden/local.ipxe")),
+            (local_grub(MAC), include_str!("../../templates/golden/local.grub")),
+        ] {
+            assert_eq!(text.expect("rendered").trim_end(), golden.trim_end());
+        }
+    }
+
+    #[test]
+    fn p27_arguments_that_are_code_make_no_script() {
+        let code = "a ${net0/mac}";
+        assert!(agent_script(BASE, MAC, Mode::Install, &token(), code, None).is_err());
+        assert!(agent_grub(BASE, MAC, Mode::Install, &token(), "a='b'").is_err());
     }
 }

@@ -6,6 +6,7 @@
 //! nothing. When the file is full it becomes the older of two, and the one before it is lost.
 
 use crate::clock;
+use kaltstart_core::boot::repeats;
 use kaltstart_core::trace::{Sighting, Trace, What};
 use kaltstart_protocol::ids::Mac;
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,12 @@ impl Recorder {
     #[must_use]
     pub fn holder(&self, address: Ipv4Addr) -> Option<Mac> {
         self.memory().trace.holder(address)
+    }
+
+    /// Whether the machine gets its loader again and again, and nothing comes of it.
+    #[must_use]
+    pub fn is_looping(&self, mac: Mac) -> bool {
+        repeats::is_looping(self.memory().trace.newest_first(mac), clock::now())
     }
 
     /// The sightings of a machine with these hardware addresses, oldest first.

@@ -77,6 +77,9 @@ fn demo(lab: &Lab, options: &Options) -> Result<()> {
 
     let mut config = ServerConfig::new(&artefacts, &options.ramdisk, &[&options.image]);
     config.profiles[0].authorized_keys = vec![key];
+    if options.firmware == Firmware::UefiSecure {
+        config.uefi_loader = "signed";
+    }
     let config = config.node(NODE, &machine.mac, Some(ADDRESS));
     eprintln!(
         "A blank machine ({}, {} MiB RAM, {DISK_MIB} MiB disk) gets {} in the namespace {}.",

@@ -11,7 +11,7 @@ const DEPLOY_LIMIT: Duration = Duration::from_secs(1200);
 /// How it is called.
 pub(crate) const USAGE: &str = "\
 usage: cargo xtask demo [OPTIONS]
-  --firmware uefi|bios|uefi-http   how the machine starts (default uefi)
+  --firmware uefi|bios|uefi-http|uefi-secure   how the machine starts (default uefi)
   --memory MB                      memory of the machine, at least 256 (default 1024)
   --image NAME                     what is installed (default debian-12; e2e is minute)
   --ramdisk cloud|generic          the agent's drivers (default generic: physical servers too)
@@ -91,6 +91,7 @@ impl Options {
             Firmware::Bios => "bios",
             Firmware::Uefi => "uefi",
             Firmware::UefiHttp => "uefi-http",
+            Firmware::UefiSecure => "uefi-secure",
             Firmware::Direct { .. } => "direct",
         }
     }
@@ -101,6 +102,7 @@ fn firmware(name: &str) -> Result<Firmware> {
         "bios" => Firmware::Bios,
         "uefi" => Firmware::Uefi,
         "uefi-http" => Firmware::UefiHttp,
-        other => bail!("--firmware is uefi, bios or uefi-http, not {other:?}"),
+        "uefi-secure" => Firmware::UefiSecure,
+        other => bail!("--firmware is uefi, bios, uefi-http or uefi-secure, not {other:?}"),
     })
 }

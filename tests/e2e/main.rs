@@ -27,5 +27,7 @@ mod hostile;
 mod interrupted;
 /// Addresses through `kill -9` and a full disk.
 mod leases;
+/// Secure Boot stays on.
+mod secure_boot;
 /// Why a machine does not start.
 mod why;

@@ -21,6 +21,8 @@ pub struct ServerConfig {
     pub ramdisk: PathBuf,
     /// Network boot loaders.
     pub loaders: PathBuf,
+    /// How machines with UEFI are started: `ipxe` or `signed`.
+    pub uefi_loader: &'static str,
     /// Images.
     pub images: PathBuf,
     /// What is installed.
@@ -71,6 +73,7 @@ impl ServerConfig {
             kernel: artefacts.kernel(flavour),
             ramdisk: artefacts.ramdisk(flavour),
             loaders: artefacts.loaders(),
+            uefi_loader: "ipxe",
             images: artefacts.images(),
             profiles: images.iter().map(profile).collect(),
             nodes: Vec::new(),
@@ -111,6 +114,7 @@ listen = "{SERVER}:{TFTP_PORT}"
 kernel = {kernel:?}
 ramdisk = {ramdisk:?}
 loaders = {loaders:?}
+uefi_loader = {uefi:?}
 cmdline = "console=ttyS0"
 
 [images]
@@ -131,6 +135,7 @@ lease_seconds = 3600
             kernel = self.kernel,
             ramdisk = self.ramdisk,
             loaders = self.loaders,
+            uefi = self.uefi_loader,
             images = self.images,
         );
         for Profile { name, image, authorized_keys, disk_serial } in &self.profiles {

@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 
 /// UEFI code of Debian's package `ovmf`.
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// The same with Secure Boot, which needs a chipset with system management mode.
+const OVMF_CODE_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+/// UEFI variables with Microsoft's keys enrolled, as on most servers: Secure Boot is on.
+const OVMF_VARS_SECURE: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
 /// UEFI variables of a machine that was never used.
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
@@ -28,6 +32,8 @@ pub enum Firmware {
     Bios,
     /// OVMF: PXE over IPv4, then disk.
     Uefi,
+    /// The same with Secure Boot on.
+    UefiSecure,
     /// OVMF: HTTP boot over IPv4, then disk.
     UefiHttp,
     /// No network boot: QEMU hands over kernel and ramdisk itself.
@@ -39,6 +45,13 @@ pub enum Firmware {
         /// Kernel command line.
         cmdline: String,
     },
+}
+
+impl Firmware {
+    /// Whether it is OVMF, which has its boot order in its variables.
+    fn is_uefi(&self) -> bool {
+        matches!(self, Self::Uefi | Self::UefiSecure | Self::UefiHttp)
+    }
 }
 
 /// How a disk is attached.
@@ -147,9 +160,11 @@ impl<'a> Guest<'a> {
         let tap = lab.tap()?;
         let guest =
             Self { lab, config, tap, console: Console::default(), machine: None, created: Instant::now() };
-        if matches!(guest.config.firmware, Firmware::Uefi | Firmware::UefiHttp) {
-            let mut store = fs::read(OVMF_VARS)
-                .with_context(|| format!("cannot read {OVMF_VARS}: is the package ovmf installed?"))?;
+        if guest.config.firmware.is_uefi() {
+            let from =
+                if guest.config.firmware == Firmware::UefiSecure { OVMF_VARS_SECURE } else { OVMF_VARS };
+            let mut store = fs::read(from)
+                .with_context(|| format!("cannot read {from}: is the package ovmf installed?"))?;
             let http = guest.config.firmware == Firmware::UefiHttp;
             variables::set_boot_order(&mut store, &guest.config.mac, http)?;
             fs::write(guest.path("vars.fd"), store)?;
@@ -289,11 +304,20 @@ impl<'a> Guest<'a> {
                 add("-machine", "q35,graphics=off".to_owned());
                 add("-device", format!("{nic},bootindex=1"));
             }
-            Firmware::Uefi | Firmware::UefiHttp => {
-                add("-machine", "q35".to_owned());
+            Firmware::Uefi | Firmware::UefiSecure | Firmware::UefiHttp => {
+                let secure = config.firmware == Firmware::UefiSecure;
+                if secure {
+                    // Only code in system management mode may write the variables (OVMF's README).
+                    add("-machine", "q35,smm=on".to_owned());
+                    add("-global", "driver=cfi.pflash01,property=secure,value=on".to_owned());
+                    add("-global", "ICH9-LPC.disable_s3=1".to_owned());
+                } else {
+                    add("-machine", "q35".to_owned());
+                }
+                let code = if secure { OVMF_CODE_SECURE } else { OVMF_CODE };
                 // No ROM on the card: OVMF's own driver and PXE stack, as on most servers.
                 add("-device", format!("{nic},romfile=,addr={:#x}", variables::NIC_SLOT));
-                add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"));
+                add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
                 add("-drive", format!("if=pflash,unit=1,format=raw,file={}", self.path("vars.fd").display()));
             }
             Firmware::Direct { kernel, ramdisk, cmdline } => {
@@ -317,10 +341,8 @@ impl<'a> Guest<'a> {
                 Bus::Sata => format!("ide-hd,bus=ide.{index}"),
             };
             // UEFI machines have their order in their variables.
-            let order = match config.firmware {
-                Firmware::Uefi | Firmware::UefiHttp => String::new(),
-                _ => format!(",bootindex={}", index + 2),
-            };
+            let order =
+                if config.firmware.is_uefi() { String::new() } else { format!(",bootindex={}", index + 2) };
             add("-device", format!("{model},drive=disk{index},serial={}{order}", disk.serial));
         }
         command.arg("-nodefaults");

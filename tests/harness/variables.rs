@@ -19,12 +19,16 @@ const AUTOMATIC: [u8; 16] =
 const ATTRIBUTES: u32 = 7;
 /// A variable that was written completely and not deleted since (`VAR_ADDED`).
 const ADDED: u8 = 0x3f;
+/// Mask that deletes a variable (`VAR_DELETED`).
+const DELETED: u8 = 0xfd;
+/// Bytes of `AUTHENTICATED_VARIABLE_HEADER`.
+const HEADER: usize = 60;
 /// End of a device path (UEFI 2.10 §10.3.1).
 const END: [u8; 4] = [0x7f, 0xff, 4, 0];
 /// PCI device number of the network card on the root bus.
 pub(crate) const NIC_SLOT: u8 = 0x10;
 
-/// Writes boot entries and boot order into an empty store.
+/// Writes boot entries and boot order into a store, in place of those it has.
 pub(crate) fn set_boot_order(store: &mut [u8], mac: &str, http: bool) -> Result<()> {
     let mac: Vec<u8> = mac
         .split(':')
@@ -37,12 +41,33 @@ pub(crate) fn set_boot_order(store: &mut [u8], mac: &str, http: bool) -> Result<
     {
         records.extend(variable(name, &value));
     }
-    let place = store
-        .get_mut(FIRST_VARIABLE..FIRST_VARIABLE + records.len())
-        .context("the store of UEFI variables is too small")?;
-    ensure!(place.iter().all(|&byte| byte == 0xff), "the store of UEFI variables is not empty");
+    let end = delete_boot_variables(store)?;
+    let place =
+        store.get_mut(end..end + records.len()).context("the store of UEFI variables is too small")?;
+    ensure!(place.iter().all(|&byte| byte == 0xff), "the store of UEFI variables has no known end");
     place.copy_from_slice(&records);
     Ok(())
+}
+
+/// Marks all `Boot####` and `BootOrder` as deleted; gives the end of the last variable.
+fn delete_boot_variables(store: &mut [u8]) -> Result<usize> {
+    let mut at = FIRST_VARIABLE;
+    while store.get(at..at + 2) == Some(&[0xaa, 0x55]) {
+        let header = store.get(at..at + HEADER).context("a UEFI variable is cut off")?;
+        let number = |from: usize| -> Option<usize> {
+            Some(u32::from_le_bytes(header.get(from..from + 4)?.try_into().ok()?) as usize)
+        };
+        let (name, value) = number(36).zip(number(40)).context("a UEFI variable is cut off")?;
+        let text = store.get(at + HEADER..at + HEADER + name).context("a UEFI variable is cut off")?;
+        let text: String =
+            text.iter().step_by(2).take_while(|byte| **byte != 0).map(|&byte| char::from(byte)).collect();
+        let digits = text.strip_prefix("Boot").unwrap_or_default();
+        if text == "BootOrder" || (digits.len() == 4 && u16::from_str_radix(digits, 16).is_ok()) {
+            store[at + 2] &= DELETED;
+        }
+        at = (at + HEADER + name + value).next_multiple_of(4);
+    }
+    Ok(at)
 }
 
 /// OVMF's own entry for its network card, by PXE or HTTP boot over IPv4.

@@ -7,12 +7,19 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cache, packages};
 
-/// Bumped when this file's output changes for the same package.
-const CODE_VERSION: &str = "1";
+/// Bumped when this file's output changes for the same packages.
+const CODE_VERSION: &str = "2";
 
-/// The loaders the server uses, where Debian's `ipxe` package has them.
+/// The loaders the server uses: Debian package, path in it, and the name firmware or shim asks for.
 /// `usr/lib/ipxe/ipxe.efi` is a link to an absolute path.
-const FILES: &[&str] = &["usr/lib/ipxe/undionly.kpxe", "usr/lib/ipxe/snponly.efi", "boot/ipxe.efi"];
+const FILES: &[(&str, &str, &str)] = &[
+    ("ipxe", "usr/lib/ipxe/undionly.kpxe", "undionly.kpxe"),
+    ("ipxe", "usr/lib/ipxe/snponly.efi", "snponly.efi"),
+    ("ipxe", "boot/ipxe.efi", "ipxe.efi"),
+    ("shim-signed", "usr/lib/shim/shimx64.efi.signed", "shimx64.efi"),
+    // With the prefix /grub; the one for the installer looks elsewhere.
+    ("grub-efi-amd64-signed", "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", "grubx64.efi"),
+];
 
 /// `cargo xtask boot-files`
 pub(crate) fn task(args: &[String]) -> Result<()> {
@@ -23,18 +30,23 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Returns a directory holding `undionly.kpxe`, `snponly.efi` and `ipxe.efi`.
+/// Returns a directory holding [`FILES`].
 pub(crate) fn build() -> Result<PathBuf> {
-    let debs = packages::resolve(&["ipxe"])?;
-    let key = cache::key(&[CODE_VERSION, &FILES.join(" "), &packages::versions_text(&debs)]);
+    let mut names: Vec<&str> = FILES.iter().map(|(package, ..)| *package).collect();
+    names.dedup();
+    let debs = packages::resolve(&names)?;
+    let files: String = FILES.iter().map(|(_, path, name)| format!("{path} {name}\n")).collect();
+    let key = cache::key(&[CODE_VERSION, &files, &packages::versions_text(&debs)]);
     cache::entry("boot-files", &key, |dir| {
-        let tree = dir.join("tree");
-        debs[0].unpack(&tree)?;
-        for path in FILES {
-            let name = path.rsplit('/').next().unwrap_or(path);
-            fs::rename(tree.join(path), dir.join(name))
-                .with_context(|| format!("the ipxe package holds no {path}"))?;
+        for deb in &debs {
+            let tree = dir.join("tree");
+            deb.unpack(&tree)?;
+            for (_, path, name) in FILES.iter().filter(|(package, ..)| *package == deb.name) {
+                fs::rename(tree.join(path), dir.join(name))
+                    .with_context(|| format!("the package {} holds no {path}", deb.name))?;
+            }
+            fs::remove_dir_all(tree).context("cannot remove the unpacked package")?;
         }
-        fs::remove_dir_all(tree).context("cannot remove the unpacked package")
+        Ok(())
     })
 }

@@ -1,6 +1,17 @@
 //! May a machine start from the network, and into what?
 //!
-//! Every door (DHCP, TFTP, HTTP, iPXE, UEFI HTTP boot) asks [`decide`] and obeys its answer.
+//! [`decide`] says it for a machine, [`offer`] for each door that the machine can come to. Every
+//! door asks and obeys.
+
+pub mod arguments;
+mod door;
+mod file;
+pub mod repeats;
+mod served;
+
+pub use door::{Door, Offer, Policy, Why, doors, offer};
+pub use file::{File, Loader, UefiLoader};
+pub use served::{Served, served};
 
 use crate::machine::{Machine, State};
 use kaltstart_protocol::agent_api::Mode;
@@ -27,6 +38,16 @@ impl BootDecision {
         !matches!(self, Self::Local)
     }
 
+    /// The word in API and tables.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Discover => "discover",
+            Self::Install { .. } => "install",
+        }
+    }
+
     /// The mode of the agent that is started, and its job.
     #[must_use]
     pub fn agent(&self) -> Option<(Mode, Option<&JobId>)> {
@@ -39,27 +60,38 @@ impl BootDecision {
 }
 
 /// What `machine` may start from the network.
+#[must_use]
+pub fn decide(machine: &Machine) -> BootDecision {
+    judge(machine).0
+}
+
+/// The same, and why.
 ///
 /// The default is its own disk. A job opens the network until its disk is complete; a machine
 /// of which nothing is known yet may be looked at.
 #[must_use]
-pub fn decide(machine: &Machine) -> BootDecision {
+pub fn judge(machine: &Machine) -> (BootDecision, &'static str) {
     match &machine.job {
         Some(job) if !job.state.ended() && job.installed.is_none() => {
-            return BootDecision::Install { job: job.id.clone() };
+            return (BootDecision::Install { job: job.id.clone() }, "its job has a disk to install");
         }
-        Some(job) if !job.state.ended() => return BootDecision::Local,
+        Some(job) if !job.state.ended() => {
+            return (BootDecision::Local, "its disk is complete, and its job waits for the system's report");
+        }
         Some(_) | None => {}
     }
+    let local = |why| (BootDecision::Local, why);
     match machine.node.state {
-        State::Expected | State::Discovered if machine.node.facts.is_none() => BootDecision::Discover,
-        State::Expected
-        | State::Discovered
-        | State::Available
-        | State::Allocated
-        | State::Deployed
-        | State::Releasing
-        | State::Broken
-        | State::Retired => BootDecision::Local,
+        State::Expected | State::Discovered if machine.node.facts.is_none() => {
+            (BootDecision::Discover, "nothing is known of its hardware yet")
+        }
+        State::Expected => local("it was looked at, and has no job"),
+        State::Discovered => local("it was looked at, and nobody has accepted it"),
+        State::Available => local("it is free, and has no job"),
+        State::Allocated => local("its last job has ended without a system; order again"),
+        State::Deployed => local("it is deployed"),
+        State::Releasing => local("it is being released"),
+        State::Broken => local("it is broken; `ks node repair` it"),
+        State::Retired => local("it is retired"),
     }
 }

@@ -1,5 +1,6 @@
 //! A machine as the server knows it: the node, and the job that is running on it.
 
+use crate::boot::UefiLoader;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -93,6 +94,9 @@ pub struct Node {
     pub reservation: Option<Ipv4Addr>,
     /// Whether somebody declared it; what was only seen is not accepted by itself.
     pub declared: bool,
+    /// How it is started if it has UEFI; none: as the site says.
+    #[serde(default)]
+    pub uefi_loader: Option<UefiLoader>,
     /// What it is.
     pub state: State,
     /// Its job, while one is queued or running.
@@ -122,6 +126,7 @@ impl Node {
             name,
             macs: Vec::from([mac]),
             reservation: None,
+            uefi_loader: None,
             declared,
             state: if declared { State::Expected } else { State::Discovered },
             job: None,

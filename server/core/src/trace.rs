@@ -80,6 +80,11 @@ impl Trace {
         all
     }
 
+    /// The sightings of the machine with that hardware address, newest first.
+    pub fn newest_first(&self, mac: Mac) -> impl Iterator<Item = &Sighting> {
+        self.machines.get(&mac).into_iter().flat_map(|recent| recent.sightings.iter().rev())
+    }
+
     /// The machine that was last seen with the address, whichever server gave it.
     #[must_use]
     pub fn holder(&self, address: Ipv4Addr) -> Option<Mac> {

@@ -17,6 +17,8 @@ pub struct Facts {
     pub memory_bytes: u64,
     /// How the machine was started.
     pub firmware: Firmware,
+    /// Whether the firmware checked what it started (Secure Boot); none where it cannot say.
+    pub secure_boot: Option<bool>,
     /// Network interfaces, by name.
     pub nics: Vec<Nic>,
     /// Name of the interface the machine booted from, if it is known.

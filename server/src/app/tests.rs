@@ -21,7 +21,12 @@ pub(crate) fn mac(n: u32) -> Mac {
 }
 
 fn wanted(name: &str, n: u32, address: Option<[u8; 4]>) -> config::Declaration {
-    config::Declaration { name: name.into(), mac: mac(n), address: address.map(Into::into) }
+    config::Declaration {
+        name: name.into(),
+        mac: mac(n),
+        address: address.map(Into::into),
+        uefi_loader: None,
+    }
 }
 
 #[tokio::test]

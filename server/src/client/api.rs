@@ -109,6 +109,20 @@ pub(super) struct Api {
     client: reqwest::Client,
 }
 
+/// `text` as part of a URL (RFC 3986 §2.1).
+fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a `String` cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
 impl Api {
     pub(super) fn new(connection: &Connection) -> Result<Self, ClientError> {
         let Connection { server, token_file, .. } = connection;
@@ -142,19 +156,14 @@ impl Api {
 
     /// A path below the server's base; `segments` may hold what a person typed.
     pub(super) fn path(segments: &[&str]) -> String {
-        let mut path = String::new();
-        for segment in segments {
-            path.push('/');
-            for byte in segment.bytes() {
-                if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
-                    path.push(char::from(byte));
-                } else {
-                    // Writing to a `String` cannot fail.
-                    let _ = write!(path, "%{byte:02X}");
-                }
-            }
-        }
-        path
+        segments.iter().map(|segment| format!("/{}", encoded(segment))).collect()
+    }
+
+    /// The same with what stands behind the question mark.
+    pub(super) fn path_with(segments: &[&str], query: &[(&str, String)]) -> String {
+        let query: Vec<String> =
+            query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+        format!("{}?{}", Self::path(segments), query.join("&"))
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

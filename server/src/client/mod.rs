@@ -3,6 +3,7 @@
 //! Data goes to stdout, words for people to stderr.
 
 mod api;
+mod boot;
 mod dhcp;
 mod output;
 mod waterfall;
@@ -13,6 +14,7 @@ use crate::http::api::{Declare, JobView, NodeView, PowerState};
 use crate::http::diagnosis::DiagnosisView;
 use api::{Api, ClientError};
 use clap::{Args, Subcommand, ValueEnum};
+use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::lifecycle::event::Move;
 use kaltstart_core::machine::JobKind;
 use kaltstart_protocol::ids::{Digest, Mac};
@@ -62,6 +64,9 @@ pub enum ClientCommand {
     /// Jobs
     #[command(subcommand)]
     Job(JobCommand),
+    /// What machines are given to start
+    #[command(subcommand)]
+    Boot(boot::BootCommand),
     /// Profiles
     #[command(subcommand)]
     Profile(ListCommand),
@@ -130,6 +135,9 @@ pub enum NodeCommand {
         /// Reserved address
         #[arg(long)]
         address: Option<Ipv4Addr>,
+        /// How it is started if it has UEFI: `ipxe` or `signed`; left out: as the site says
+        #[arg(long)]
+        uefi_loader: Option<UefiLoader>,
     },
     /// Tell the server that the node was switched on
     PoweredOn {
@@ -220,6 +228,7 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
     match command {
         ClientCommand::Node(command) => node(&api, command, format).await,
         ClientCommand::Job(command) => job(&api, command, format).await,
+        ClientCommand::Boot(command) => boot::run(&api, command, format).await,
         ClientCommand::Profile(ListCommand::List) => {
             let profiles: Vec<crate::http::api::ProfileView> = api.get("/v1/profiles").await?;
             output::list(&profiles, format)
@@ -272,8 +281,9 @@ async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, C
             }
             return output::one(&node, format);
         }
-        NodeCommand::Add { name, mac, address } => {
-            let node: NodeView = api.post("/v1/nodes", &Declare { name, mac, address }).await?;
+        NodeCommand::Add { name, mac, address, uefi_loader } => {
+            let declare = Declare { name, mac, address, uefi_loader };
+            let node: NodeView = api.post("/v1/nodes", &declare).await?;
             return output::one(&node, format);
         }
         NodeCommand::PoweredOn { node } => {

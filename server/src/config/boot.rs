@@ -1,6 +1,7 @@
 //! `[boot]`
 
-use super::yes;
+use super::{Node, yes};
+use kaltstart_core::boot::{UefiLoader, arguments};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ pub struct Boot {
     pub kernel: PathBuf,
     /// The agent's ramdisk.
     pub ramdisk: PathBuf,
-    /// Directory with the first-stage loaders: `undionly.kpxe`, `snponly.efi`, `snponly-arm64.efi`.
+    /// Directory with the loaders; [`kaltstart_core::boot::Loader`] lists their names.
     pub loaders: PathBuf,
     /// Kernel arguments for the agent, besides its own.
     #[serde(default)]
@@ -20,12 +21,19 @@ pub struct Boot {
     /// Whether machines nobody declared are looked at.
     #[serde(default = "yes")]
     pub discover_unknown: bool,
+    /// How machines with UEFI are started.
+    #[serde(default)]
+    pub uefi_loader: UefiLoader,
 }
 
 impl Boot {
-    pub(super) fn problems(&self, all: &mut Vec<String>) {
-        if self.cmdline.chars().any(char::is_control) {
-            all.push("boot.cmdline: is one line of kernel arguments, without control characters".into());
+    pub(super) fn problems(&self, nodes: &[Node], all: &mut Vec<String>) {
+        let signed = |loader: &UefiLoader| *loader == UefiLoader::Signed;
+        let grub = signed(&self.uefi_loader) || nodes.iter().any(|node| node.uefi_loader.iter().any(signed));
+        let checks =
+            [Some(arguments::for_ipxe(&self.cmdline)), grub.then(|| arguments::for_grub(&self.cmdline))];
+        if let Some(problem) = checks.into_iter().flatten().find_map(Result::err) {
+            all.push(format!("boot.cmdline: {problem}"));
         }
     }
 }

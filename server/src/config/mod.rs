@@ -230,7 +230,7 @@ impl Config {
         self.tftp.problems(&mut all);
         self.tftp.problems(&mut all);
         self.log.problems(&mut all);
-        self.boot.problems(&mut all);
+        self.boot.problems(&self.node, &mut all);
         for subnet in &self.dhcp {
             subnet.problems(&mut all);
         }
@@ -401,6 +401,9 @@ pub(crate) mod tests {
             ("image = \"debian-12\"", "image = \"../debian-12\"", "image"),
             ("image = \"debian-12\"", "image = \"i\"\nauthorized_keys = [\"a\\nb\"]", "authorized_keys"),
             ("loaders = \"l\"", "loaders = \"l\"\ncmdline = \"a\\nb\"", "boot.cmdline"),
+            ("loaders = \"l\"", "loaders = \"l\"\ncmdline = \"a ${x}\"", "iPXE"),
+            ("loaders = \"l\"", "loaders = \"l\"\nuefi_loader = \"grub\"", "uefi_loader"),
+            ("loaders = \"l\"", "loaders = \"l\"\nuefi_loader = \"signed\"\ncmdline = \"a='b'\"", "GRUB"),
             ("[tftp]", "[log]\nlevel = \"inof\"\n[tftp]", "log.level"),
             ("[[profile]]", "exclude = [\"10.77.0.9-10.77.0.8\"]\n[[profile]]", "exclude"),
             ("[[profile]]", "pools = [[\"10.77.0.150\", \"10.77.0.210\"]]\n[[profile]]", "overlap"),

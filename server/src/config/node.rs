@@ -1,6 +1,7 @@
 //! `[[node]]`
 
 use super::dhcp_option::{self, DhcpOption, from_hex};
+use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::dhcp::host::{Host, HostKey};
 use kaltstart_core::dhcp::lease::MAX_CLIENT_ID;
 use kaltstart_core::dhcp::parameters::Parameters;
@@ -41,6 +42,9 @@ pub struct Node {
     /// DHCP options.
     #[serde(default)]
     pub options: Vec<DhcpOption>,
+    /// How it is started if it has UEFI; left out: as `boot.uefi_loader` says.
+    #[serde(default)]
+    pub uefi_loader: Option<UefiLoader>,
 }
 
 /// A machine to be declared.
@@ -52,13 +56,16 @@ pub struct Declaration {
     pub mac: Mac,
     /// Reserved address.
     pub address: Option<Ipv4Addr>,
+    /// How it is started if it has UEFI; none: as the site says.
+    pub uefi_loader: Option<UefiLoader>,
 }
 
 impl Node {
     /// The machine to be declared; none when its identity is not known.
     #[must_use]
     pub fn declaration(&self) -> Option<Declaration> {
-        Some(Declaration { name: self.name.clone(), mac: self.mac?, address: self.address })
+        let (name, uefi_loader) = (self.name.clone(), self.uefi_loader);
+        Some(Declaration { name, mac: self.mac?, address: self.address, uefi_loader })
     }
 
     /// As the DHCP decisions want it: by what it is recognised, and what it gets.

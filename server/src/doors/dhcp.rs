@@ -49,11 +49,14 @@ impl Backend for DhcpDoor {
     fn known(&self, asking: &[Lookup]) -> Knowledge {
         let records_unknown = self.app.records_unknown();
         let index = self.app.store.index();
-        let nodes = asking.iter().map(|one| match index.get(one.mac) {
-            Some(machine) => Some(machine.known.clone()),
-            // Systems nobody declared are none of our machines; only what wants to boot may be.
-            None if one.client.boots() && records_unknown => Some(Known::of(&newcomer(one.mac))),
-            None => None,
+        let nodes = asking.iter().map(|one| {
+            let known = match index.get(one.mac) {
+                Some(machine) => machine.known.clone(),
+                // Systems nobody declared are none of our machines; only what wants to boot may be.
+                None if one.client.boots() && records_unknown => Known::of(&newcomer(one.mac)),
+                None => return None,
+            };
+            Some(if one.client.boots() { self.app.in_this_site(known, one.mac) } else { known })
         });
         Knowledge { nodes: nodes.collect(), reserved: index.reserved().clone() }
     }

@@ -11,6 +11,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::lifecycle::event::{Event, Move};
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, PhaseRecord, State as NodeState, System};
 use kaltstart_core::trace::What;
@@ -276,12 +277,15 @@ pub struct Declare {
     /// Reserved address.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// How it is started if it has UEFI; left out: as the site says.
+    #[serde(default)]
+    pub uefi_loader: Option<UefiLoader>,
 }
 
 /// `POST /v1/nodes`
 pub(super) async fn declare(
     State(app): State<Arc<App>>,
-    Body(Declare { name, mac, address }): Body<Declare>,
+    Body(Declare { name, mac, address, uefi_loader }): Body<Declare>,
 ) -> Result<Response, Problem> {
     if !is_host_name(&name) {
         return Err(Problem::bad_request(format!("name {name:?} is not a host name (letters, digits, -)")));
@@ -289,7 +293,7 @@ pub(super) async fn declare(
     if let Some(Err(problem)) = address.map(|address| app.config.reservable(address)) {
         return Err(Problem::bad_request(format!("address {problem}")));
     }
-    let machine = app.declare(&config::Declaration { name, mac, address }).await?;
+    let machine = app.declare(&config::Declaration { name, mac, address, uefi_loader }).await?;
     let location = format!("/v1/nodes/{}", machine.node.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(node_view(&machine))).into_response())
 }

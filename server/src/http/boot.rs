@@ -2,22 +2,22 @@
 //!
 //! Nothing here is secret but the one-time token within a script.
 
-use super::connection::Door;
+use super::connection;
 use super::error::Problem;
 use super::extract::Path;
 use super::files::{self, Served, Shared};
 use crate::app::App;
 use crate::render;
-use crate::store::Key;
 use axum::extract::{Request, State};
-use axum::http::{Method, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
-use kaltstart_core::lifecycle::event::Event;
-use kaltstart_core::trace::{HttpAnswer, Start, What, clean};
+use kaltstart_core::boot::{Door, File, Offer};
+use kaltstart_core::trace::{HttpAnswer, What, clean};
 use kaltstart_protocol::ids::{Digest, Mac};
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Port of syslog (RFC 3164 §2).
@@ -26,14 +26,19 @@ const SYSLOG_PORT: u16 = 514;
 /// Type of what is only bytes to HTTP.
 const DATA: &str = "application/octet-stream";
 
+/// The address at the other end, where it is one that DHCP gives.
+fn peer(request: &Request) -> Option<Ipv4Addr> {
+    request.extensions().get::<connection::Door>().and_then(|door| match door.peer {
+        IpAddr::V4(peer) => Some(peer),
+        IpAddr::V6(_) => None,
+    })
+}
+
 /// Takes note of what is fetched here, for the machine in the path or at the other end.
 pub(super) async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let named = path.split('/').nth(2).and_then(|part| part.parse::<Mac>().ok());
-    let peer = request.extensions().get::<Door>().and_then(|door| match door.peer {
-        IpAddr::V4(peer) => Some(peer),
-        IpAddr::V6(_) => None,
-    });
+    let peer = peer(&request);
     let get = request.method() == Method::GET;
     let response = next.run(request).await;
     let Some(mac) = named.or_else(|| app.holder(peer?)) else { return response };
@@ -68,10 +73,7 @@ pub(super) async fn script(
         // Whoever only asks about the script does not get its token: an earlier one stays valid.
         return Ok(kind.into_response());
     }
-    let granted = app.grant(mac).await?;
-    let start = granted.as_ref().map_or(Start::Local, |(mode, _)| Start::Agent { mode: *mode });
-    app.trace.note(mac, What::Script(start));
-    let text = match granted {
+    let text = match app.grant(mac).await? {
         Some((mode, token)) => {
             // Loaders know no other port.
             let syslog = app.config.syslog.as_ref().map(|syslog| syslog.listen);
@@ -82,15 +84,21 @@ pub(super) async fn script(
     };
     let text = text.map_err(|error| {
         tracing::error!(%error, "boot script");
-        Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "internal", "the boot script is broken")
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the boot script is broken")
     })?;
     Ok((kind, text).into_response())
 }
 
 /// `GET /boot/{mac}/vmlinuz`
-pub(super) async fn kernel(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(super) async fn kernel(
+    State(app): State<Arc<App>>,
+    Path(mac): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let mac = parse_mac(&mac)?;
+    must_be_offered(&app, Some(mac), File::Kernel(mac))?;
     let served = Served { path: &app.config.boot.kernel, content_type: DATA, digest: None };
-    files::serve(&app, &served, &request, |_| {})
+    Ok(files::serve(&app, &served, &request, |_| {}))
 }
 
 /// `GET /boot/{mac}/ramdisk`: the last file before the kernel starts.
@@ -100,13 +108,10 @@ pub(super) async fn ramdisk(
     request: Request,
 ) -> Result<Response, Problem> {
     let mac = parse_mac(&mac)?;
+    must_be_offered(&app, Some(mac), File::Ramdisk(mac))?;
     let told = app.clone();
     let sent = move |bytes| {
-        tokio::spawn(async move {
-            if let Err(error) = told.apply(Key::Mac(mac), &Event::RamdiskServed { bytes }).await {
-                tracing::debug!(%mac, %error, "ramdisk served");
-            }
-        });
+        tokio::spawn(async move { told.ramdisk_served(mac, bytes).await });
     };
     let served = Served { path: &app.config.boot.ramdisk, content_type: DATA, digest: None };
     Ok(files::serve(&app, &served, &request, sent))
@@ -118,13 +123,28 @@ pub(super) async fn loader(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    const LOADERS: [&str; 3] = ["snponly.efi", "snponly-arm64.efi", "undionly.kpxe"];
-    if !LOADERS.contains(&name.as_str()) {
+    let Some(file @ File::Loader(loader)) = File::named(&name) else {
         return Err(Problem::not_found(format!("{name:?} is not a boot file")));
-    }
-    let path = app.config.boot.loaders.join(name);
+    };
+    let holder = peer(&request).and_then(|address| app.holder(address));
+    must_be_offered(&app, holder, file)?;
+    let path = app.config.boot.loaders.join(loader.name());
     let served = Served { path: &path, content_type: "application/efi", digest: None };
     Ok(files::serve(&app, &served, &request, |_| {}))
+}
+
+/// Refuses a file if [`kaltstart_core::boot::offer`] does not give it to the machine `mac`; none
+/// when nobody knows which machine asks.
+fn must_be_offered(app: &App, mac: Option<Mac>, file: File) -> Result<(), Problem> {
+    match app.offer(mac, Door::Http(file))? {
+        Offer::File => Ok(()),
+        refused => {
+            let who = mac.map_or_else(|| "who asks".to_owned(), |mac| mac.to_string());
+            let detail = format!("{file} is not given: {refused}; `ks boot try {who}` shows what is");
+            tracing::info!(mac = mac.map(tracing::field::display), "{detail}");
+            Err(Problem::new(StatusCode::FORBIDDEN, "boot-not-granted", detail))
+        }
+    }
 }
 
 /// `GET /images/{digest}`

@@ -4,6 +4,7 @@ mod activity;
 mod agent;
 pub mod api;
 mod boot;
+pub mod boot_view;
 mod connection;
 mod connections;
 pub mod dhcp;
@@ -37,6 +38,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/nodes", get(api::nodes).post(api::declare))
         .route("/v1/nodes/{node}", get(api::node))
         .route("/v1/nodes/{node}/jobs", post(api::order))
+        .route("/v1/boot/{node}", get(boot_view::try_boot))
+        .route("/v1/nodes/{node}/boot", get(boot_view::shown))
         .route("/v1/nodes/{node}/trace", get(diagnosis::trace))
         .route("/v1/nodes/{node}/diagnosis", get(diagnosis::diagnosis))
         .route("/v1/nodes/{node}/power", post(api::power))

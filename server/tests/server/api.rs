@@ -223,6 +223,7 @@ async fn boot_files_and_images_know_head_and_range() {
     let site = Site::start().await;
     let image = format!("/images/{}", Digest::of(IMAGE));
     let ramdisk = format!("/boot/{}/ramdisk", mac(1));
+    site.declare("n1", mac(1)).await;
     for (path, bytes) in
         [(image.as_str(), IMAGE), (&ramdisk, RAMDISK), ("/boot/files/snponly.efi", b"loader")]
     {

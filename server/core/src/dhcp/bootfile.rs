@@ -1,7 +1,7 @@
 //! Which file a client is told to start.
 
 use super::client::{Architecture, Client, HTTP_CLIENT, PXE_CLIENT, Stage};
-use crate::boot::BootDecision;
+use crate::boot::{self, BootDecision, Door, Loader, Offer, Policy, Why};
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
@@ -10,12 +10,6 @@ use kaltstart_protocol::dhcp::Message;
 use kaltstart_protocol::dhcp::options::code;
 use kaltstart_protocol::ids::Mac;
 
-/// Boot file of BIOS machines: iPXE on the firmware's own network driver.
-pub const BIOS_FILE: &str = "undionly.kpxe";
-/// Boot file of x86-64 UEFI machines: iPXE on the firmware's own network driver.
-pub const UEFI_X64_FILE: &str = "snponly.efi";
-/// Boot file of 64-bit ARM UEFI machines.
-pub const UEFI_ARM64_FILE: &str = "snponly-arm64.efi";
 /// A name no server has a file for: the quick "not found" sends firmware to its next boot entry.
 pub const MISSING_FILE: &str = "start-from-local-disk";
 
@@ -52,34 +46,35 @@ pub enum BootFile {
     Script(String),
 }
 
-/// Chooses the boot file; for a local start none that exists; none for programs that would not use it, and for
-/// machines there is none for.
+/// Whether there are loaders for such machines.
+pub(super) const fn is_supported(architecture: Architecture) -> bool {
+    Loader::first(architecture, boot::UefiLoader::Ipxe).is_some()
+}
+
+/// What a program that asks DHCP is told to start, as [`boot::offer`] says; when it is nothing,
+/// firmware is answered as `local` says.
 #[must_use]
 pub fn choose(
     decision: &BootDecision,
+    policy: Policy,
     client: Client,
     local: LocalAnswer,
     http: &str,
     mac: Mac,
 ) -> Option<BootFile> {
-    if !decision.is_network() {
-        return match (local, client.stage) {
+    match boot::offer(Some(decision), policy, Door::Dhcp(client)) {
+        Offer::NameByTftp(loader) => Some(BootFile::Tftp(loader.name())),
+        Offer::UrlOfLoader(loader) => Some(BootFile::Http(loader_url(http, loader.name()))),
+        Offer::UrlOfScript => Some(BootFile::Script(script_url(http, &mac))),
+        // There may be another boot server for them.
+        Offer::Nothing(Why::Architecture) => None,
+        Offer::File | Offer::Agent(_) | Offer::OwnDisk | Offer::Nothing(_) => match (local, client.stage) {
             (LocalAnswer::MissingFile, Stage::Pxe) => Some(BootFile::Tftp(MISSING_FILE)),
-            (LocalAnswer::MissingFile, Stage::HttpBoot) => Some(BootFile::Http(file_url(http, MISSING_FILE))),
+            (LocalAnswer::MissingFile, Stage::HttpBoot) => {
+                Some(BootFile::Http(loader_url(http, MISSING_FILE)))
+            }
             _ => None,
-        };
-    }
-    let name = match client.architecture {
-        Architecture::Bios => Some(BIOS_FILE),
-        Architecture::UefiX64 => Some(UEFI_X64_FILE),
-        Architecture::UefiArm64 => Some(UEFI_ARM64_FILE),
-        Architecture::Unknown(_) => None,
-    };
-    match client.stage {
-        Stage::Os => None,
-        Stage::Pxe => name.map(BootFile::Tftp),
-        Stage::HttpBoot => name.map(|name| BootFile::Http(file_url(http, name))),
-        Stage::Ipxe => Some(BootFile::Script(script_url(http, &mac))),
+        },
     }
 }
 
@@ -89,7 +84,8 @@ pub fn script_url(http: &str, mac: &dyn fmt::Display) -> String {
     format!("{http}/boot/{mac}/script.ipxe")
 }
 
-fn file_url(http: &str, name: &str) -> String {
+/// Where HTTP has the loaders.
+fn loader_url(http: &str, name: &str) -> String {
     format!("{http}/boot/files/{name}")
 }
 
@@ -126,45 +122,75 @@ pub(super) fn fill_ipxe(reply: &mut Message) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::UefiLoader;
     use kaltstart_protocol::ids::JobId;
     use kaltstart_protocol::time::Millis;
 
     const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+    const IPXE: Policy = Policy { uefi: UefiLoader::Ipxe, looping: false };
+    const SIGNED: Policy = Policy { uefi: UefiLoader::Signed, looping: false };
 
-    fn choice(decision: &BootDecision, architecture: Architecture, stage: Stage) -> Option<BootFile> {
-        choose(decision, Client { architecture, stage }, LocalAnswer::NoBootFile, "http://10.0.0.1:8080", MAC)
+    fn choice(
+        decision: &BootDecision,
+        policy: Policy,
+        architecture: Architecture,
+        stage: Stage,
+    ) -> Option<BootFile> {
+        let client = Client { architecture, stage };
+        choose(decision, policy, client, LocalAnswer::NoBootFile, "http://10.0.0.1:8080", MAC)
     }
 
     #[test]
     fn each_client_gets_the_file_it_can_start() {
-        use Architecture::{Bios, UefiArm64, UefiX64, Unknown};
+        use Architecture::{Bios, UefiArm64, UefiRiscv64, UefiX64, UefiX86, Unknown};
         let script =
             || Some(BootFile::Script("http://10.0.0.1:8080/boot/52:54:00:00:00:01/script.ipxe".into()));
         let http = |name| Some(BootFile::Http(format!("http://10.0.0.1:8080/boot/files/{name}")));
         let install = BootDecision::Install { job: JobId::new(Millis(1), 1) };
         for decision in [BootDecision::Discover, install] {
-            for (architecture, name) in
-                [(Bios, BIOS_FILE), (UefiX64, UEFI_X64_FILE), (UefiArm64, UEFI_ARM64_FILE)]
-            {
-                assert_eq!(choice(&decision, architecture, Stage::Pxe), Some(BootFile::Tftp(name)));
-                assert_eq!(choice(&decision, architecture, Stage::HttpBoot), http(name));
-                assert_eq!(choice(&decision, architecture, Stage::Ipxe), script());
-                assert_eq!(choice(&decision, architecture, Stage::Os), None);
+            for (architecture, name, signed) in [
+                (Bios, "undionly.kpxe", "undionly.kpxe"),
+                (UefiX64, "snponly.efi", "shimx64.efi"),
+                (UefiArm64, "snponly-arm64.efi", "shimaa64.efi"),
+            ] {
+                let choice = |policy, stage| choice(&decision, policy, architecture, stage);
+                assert_eq!(choice(IPXE, Stage::Pxe), Some(BootFile::Tftp(name)));
+                assert_eq!(choice(SIGNED, Stage::Pxe), Some(BootFile::Tftp(signed)));
+                assert_eq!(choice(IPXE, Stage::HttpBoot), http(name));
+                // The signed GRUB cannot go on from there.
+                assert_eq!(choice(SIGNED, Stage::HttpBoot), (name == signed).then(|| http(name)).flatten());
+                assert_eq!(choice(IPXE, Stage::Ipxe), script());
+                assert_eq!(choice(IPXE, Stage::Os), None);
             }
-            assert_eq!(choice(&decision, Unknown(6), Stage::Pxe), None);
-            assert_eq!(choice(&decision, Unknown(6), Stage::HttpBoot), None);
+            for architecture in [UefiX86, UefiRiscv64, Unknown(2)] {
+                for stage in [Stage::Pxe, Stage::HttpBoot] {
+                    assert_eq!(choice(&decision, IPXE, architecture, stage), None);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn firmware_that_gets_its_loader_for_ever_is_given_the_script_instead() {
+        let looping = Policy { looping: true, ..IPXE };
+        for stage in [Stage::Pxe, Stage::HttpBoot] {
+            let choice = choice(&BootDecision::Discover, looping, Architecture::Bios, stage);
+            assert!(matches!(choice, Some(BootFile::Script(_))), "{choice:?}");
         }
     }
 
     #[test]
     fn p01_a_local_start_is_offered_no_file_that_exists() {
         for architecture in [Architecture::Bios, Architecture::UefiX64, Architecture::UefiArm64] {
-            for stage in [Stage::Os, Stage::Pxe, Stage::HttpBoot, Stage::Ipxe] {
-                assert_eq!(choice(&BootDecision::Local, architecture, stage), None);
+            for (stage, policy) in [Stage::Os, Stage::Pxe, Stage::HttpBoot, Stage::Ipxe]
+                .into_iter()
+                .flat_map(|stage| [(stage, IPXE), (stage, SIGNED)])
+            {
+                assert_eq!(choice(&BootDecision::Local, policy, architecture, stage), None);
                 let client = Client { architecture, stage };
-                match choose(&BootDecision::Local, client, LocalAnswer::MissingFile, "", MAC) {
+                match choose(&BootDecision::Local, policy, client, LocalAnswer::MissingFile, "", MAC) {
                     Some(BootFile::Tftp(name)) => assert_eq!((name, stage), (MISSING_FILE, Stage::Pxe)),
-                    Some(BootFile::Http(url)) => assert_eq!(url, file_url("", MISSING_FILE)),
+                    Some(BootFile::Http(url)) => assert_eq!(url, loader_url("", MISSING_FILE)),
                     Some(BootFile::Script(_)) => panic!("a script"),
                     None => assert!(matches!(stage, Stage::Os | Stage::Ipxe)),
                 }

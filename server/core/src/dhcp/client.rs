@@ -1,5 +1,8 @@
 //! What kind of program on what kind of machine is asking.
 
+pub use super::architecture::Architecture;
+
+use super::bootfile;
 use core::fmt;
 use kaltstart_protocol::dhcp::Message;
 use serde::{Deserialize, Serialize};
@@ -8,33 +11,6 @@ use serde::{Deserialize, Serialize};
 pub const PXE_CLIENT: &str = "PXEClient";
 /// Vendor class of UEFI HTTP boot, and of the answers to it (UEFI 2.10 §24.7.3.3).
 pub const HTTP_CLIENT: &str = "HTTPClient";
-
-/// Processor and firmware a boot file must fit (RFC 4578 §2.1 and IANA's list of processor
-/// architecture types).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Architecture {
-    /// x86 with BIOS.
-    Bios,
-    /// x86-64 with UEFI.
-    UefiX64,
-    /// 64-bit ARM with UEFI.
-    UefiArm64,
-    /// Any other, by number: there is no boot file for it.
-    Unknown(u16),
-}
-
-impl From<u16> for Architecture {
-    fn from(number: u16) -> Self {
-        match number {
-            0 => Self::Bios,
-            // 7 was meant for EFI byte code; x86-64 firmware has always sent it.
-            7 | 9 | 16 => Self::UefiX64,
-            11 | 19 => Self::UefiArm64,
-            other => Self::Unknown(other),
-        }
-    }
-}
 
 /// Which program is asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,7 +54,7 @@ impl Client {
             Stage::Os
         };
         let in_class = || class.split_once(":Arch:")?.1.get(..5)?.parse().ok();
-        let supported = |number: &u16| !matches!((*number).into(), Architecture::Unknown(_));
+        let supported = |number: &u16| bootfile::is_supported((*number).into());
         let number = message
             .architectures()
             .find(supported)
@@ -103,12 +79,7 @@ impl fmt::Display for Client {
             Stage::HttpBoot => "http-boot",
             Stage::Ipxe => "ipxe",
         };
-        match self.architecture {
-            Architecture::Bios => write!(f, "{stage}/bios"),
-            Architecture::UefiX64 => write!(f, "{stage}/uefi-x64"),
-            Architecture::UefiArm64 => write!(f, "{stage}/uefi-arm64"),
-            Architecture::Unknown(number) => write!(f, "{stage}/arch-{number}"),
-        }
+        write!(f, "{stage}/{}", self.architecture)
     }
 }
 
@@ -123,7 +94,7 @@ mod tests {
     #[test]
     fn p30_clients_are_told_apart() {
         // (option 93, vendor class, user class) → display form.
-        let table: [(&[u8], &str, &str, &str); 13] = [
+        let table: [(&[u8], &str, &str, &str); 16] = [
             (&[], "", "", "os"),
             (&[], "MSFT 5.0", "", "os"),
             (&[0, 0], "PXEClient:Arch:00000:UNDI:002001", "", "pxe/bios"),
@@ -133,7 +104,10 @@ mod tests {
             (&[0, 16], "HTTPClient:Arch:00016:UNDI:003000", "", "http-boot/uefi-x64"),
             (&[0, 11], "PXEClient:Arch:00011:UNDI:003000", "", "pxe/uefi-arm64"),
             (&[0, 19], "HTTPClient:Arch:00019:UNDI:003000", "", "http-boot/uefi-arm64"),
-            (&[0, 6], "PXEClient:Arch:00006:UNDI:003000", "", "pxe/arch-6"),
+            (&[0, 6], "PXEClient:Arch:00006:UNDI:003000", "", "pxe/uefi-x86"),
+            (&[0, 20], "HTTPClient:Arch:00020:UNDI:003000", "", "http-boot/bios"),
+            (&[0, 27], "PXEClient:Arch:00027:UNDI:003000", "", "pxe/uefi-riscv64"),
+            (&[0, 99], "PXEClient:Arch:00099:UNDI:003000", "", "pxe/arch-99"),
             (&[0, 6, 0, 7], "PXEClient", "", "pxe/uefi-x64"),
             (&[], "PXEClient:Arch:00007:UNDI:003000", "", "pxe/uefi-x64"),
             (&[], "PXEClient", "", "pxe/bios"),

@@ -5,6 +5,7 @@
 //! only then sends. [`lease`] holds the table and the choice of an address, [`bootfile`] the file
 //! a client is told to start.
 
+mod architecture;
 pub mod bootfile;
 pub mod client;
 mod decide;
@@ -26,7 +27,7 @@ pub mod whereabouts;
 pub use decide::decide;
 pub use reply::Destination;
 
-use crate::boot::{self, BootDecision};
+use crate::boot::{self, BootDecision, Policy, UefiLoader};
 use crate::machine::Machine;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
@@ -51,18 +52,35 @@ pub struct Known {
     pub hostname: Option<String>,
     /// What it may start.
     pub boot: BootDecision,
+    /// How it is started if it has UEFI; none: as the site says.
+    pub uefi_loader: Option<UefiLoader>,
+    /// It gets its loader again and again, and nothing comes of it.
+    pub looping: bool,
 }
 
 impl Known {
     /// Nobody in particular: an address from the pool, and nothing to start.
-    pub const STRANGER: Self = Self { reservation: None, hostname: None, boot: BootDecision::Local };
+    pub const STRANGER: Self = Self {
+        reservation: None,
+        hostname: None,
+        boot: BootDecision::Local,
+        uefi_loader: None,
+        looping: false,
+    };
 
     /// A machine.
     #[must_use]
     pub fn of(machine: &Machine) -> Self {
         let node = &machine.node;
         let (reservation, hostname) = (node.reservation, Some(node.name.clone()));
-        Self { reservation, hostname, boot: boot::decide(machine) }
+        let (boot, uefi_loader) = (boot::decide(machine), node.uefi_loader);
+        Self { reservation, hostname, boot, uefi_loader, looping: false }
+    }
+
+    /// What it is given besides its decision.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy { uefi: self.uefi_loader.unwrap_or_default(), looping: self.looping }
     }
 }
 

@@ -158,7 +158,7 @@ pub(super) fn boot_only(seen: &Seen<'_>, kind: MessageType, fill: impl FnOnce(&m
 /// What the client is told to start.
 pub(super) fn boot_file(seen: &Seen<'_>, node: &Known) -> Option<BootFile> {
     let Seen { subnet, client, mac, .. } = seen;
-    bootfile::choose(&node.boot, *client, subnet.local, &subnet.http, *mac)
+    bootfile::choose(&node.boot, node.policy(), *client, subnet.local, &subnet.http, *mac)
 }
 
 /// A NAK: nothing but the reason (RFC 2131 §4.3.1 table 3). Relays must broadcast it, since the

@@ -63,7 +63,7 @@ impl Server {
             table: LeaseTable::default(),
             stored: BTreeMap::new(),
             reserved: BTreeSet::new(),
-            node: Known { reservation: None, hostname: None, boot: BootDecision::Discover },
+            node: Known { boot: BootDecision::Discover, ..Known::STRANGER },
             now: START,
             storable: true,
         }

@@ -7,7 +7,7 @@
 pub mod event;
 pub mod phases;
 #[cfg(test)]
-mod table;
+pub(crate) mod table;
 
 use crate::boot::{self, BootDecision};
 use crate::machine::{Job, JobKind, JobState, Machine, PhaseState, Session, State, System};

@@ -161,7 +161,7 @@ fn apply(machine: Machine, events: &[Event]) -> Machine {
 }
 
 /// Every situation a machine can be in: all states without a job, and a job in each phase.
-fn situations() -> Vec<(String, Machine)> {
+pub(crate) fn situations() -> Vec<(String, Machine)> {
     let mut all: Vec<(String, Machine)> =
         State::ALL.map(|state| (state.name().to_string(), idle(state))).into();
     let address = Ipv4Addr::new(10, 0, 0, 9);
@@ -202,11 +202,8 @@ fn describe(outcome: &Step) -> String {
         Step::Ignored(why) => format!("ignored: {why}"),
         Step::Refused(why) => format!("REFUSED: {why}"),
         Step::Changed { machine, happenings } => {
-            let netboot = match boot::decide(machine) {
-                BootDecision::Local => "local",
-                BootDecision::Discover => "discover",
-                BootDecision::Install { .. } => "install",
-            };
+            let decision = boot::decide(machine);
+            let netboot = decision.name();
             let told: Vec<String> = happenings
                 .iter()
                 .map(|h| match h.phase() {
@@ -230,15 +227,20 @@ fn every_state_and_event_is_as_the_golden_table_says() {
             table.push('\n');
         }
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/lifecycle.txt");
+    compare("lifecycle.txt", &table);
+}
+
+/// Compares `text` with a golden file, or writes it.
+pub(crate) fn compare(file: &str, text: &str) {
+    let path = format!("{}/golden/{file}", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("KALTSTART_GOLDEN").is_some() {
-        std::fs::write(path, &table).expect("the golden file is written");
+        std::fs::write(&path, text).expect("the golden file is written");
     }
-    let golden = std::fs::read_to_string(path).expect("the golden file is there");
-    for (i, (got, want)) in table.lines().zip(golden.lines()).enumerate() {
+    let golden = std::fs::read_to_string(&path).expect("the golden file is there");
+    for (i, (got, want)) in text.lines().zip(golden.lines()).enumerate() {
         assert_eq!(got, want, "line {} of {path}", i + 1);
     }
-    assert_eq!(table.lines().count(), golden.lines().count());
+    assert_eq!(text.lines().count(), golden.lines().count());
 }
 
 #[test]

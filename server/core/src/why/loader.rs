@@ -6,6 +6,7 @@ use crate::dhcp::client::Architecture;
 pub const HEADER_BYTES: usize = 4096;
 
 /// PE magic numbers and machine types (Microsoft PE/COFF specification, "Machine Types").
+const I386: u16 = 0x14c;
 const AMD64: u16 = 0x8664;
 const ARM64: u16 = 0xaa64;
 /// Magic of the 64-bit optional header.
@@ -34,8 +35,9 @@ impl Loader {
             Architecture::Bios => self.machine.is_none(),
             Architecture::UefiX64 => self.machine == Some(AMD64),
             Architecture::UefiArm64 => self.machine == Some(ARM64),
-            // Nothing is known about it.
-            Architecture::Unknown(_) => true,
+            Architecture::UefiX86 => self.machine == Some(I386),
+            // Nobody has loaders for them, and nothing is known about it.
+            _ => true,
         }
     }
 

@@ -28,7 +28,8 @@ impl Backend for Arc<Fake> {
         let reservation = *self.reservation.lock().expect("no panic");
         let known = |one: &Lookup| {
             let (_, address) = reservation.filter(|(mac, _)| *mac == one.mac)?;
-            Some(Known { reservation: Some(address), hostname: None, boot: BootDecision::Discover })
+            let boot = BootDecision::Discover;
+            Some(Known { reservation: Some(address), boot, ..Known::STRANGER })
         };
         let reserved = reservation.iter().map(|(_, address)| *address).collect();
         Knowledge { nodes: asking.iter().map(known).collect(), reserved: Arc::new(reserved) }

@@ -52,7 +52,7 @@ fn decided(message: &Message, boot: BootDecision, role: Role, boot_port: bool) -
     let message = Message::decode(&message.encode()).expect("what is written can be read");
     let subnets = [subnet()];
     let seen = triage(&subnets, message, SERVER).ok()?;
-    let node = Known { reservation: Some(CLIENT), hostname: None, boot };
+    let node = Known { reservation: Some(CLIENT), boot, ..Known::STRANGER };
     if boot_port {
         return Some(boot_server(&seen, &node));
     }

@@ -1,0 +1,80 @@
+//! Starts over the network: what a machine may start, and its one-time grant.
+
+use super::{App, AppError};
+use crate::clock;
+use crate::store::Key;
+use kaltstart_core::boot::{self, Door, Offer, Policy};
+use kaltstart_core::dhcp::Known;
+use kaltstart_core::lifecycle::GRANT_LIFETIME_MS;
+use kaltstart_core::lifecycle::event::Event;
+use kaltstart_core::machine::Grant;
+use kaltstart_core::trace::{Start, What};
+use kaltstart_protocol::agent_api::Mode;
+use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::secret::Secret;
+
+impl App {
+    /// Adds to what is known of a machine what the site says, and what was seen of its interface
+    /// `mac`.
+    #[must_use]
+    pub fn in_this_site(&self, mut known: Known, mac: Mac) -> Known {
+        known.uefi_loader.get_or_insert(self.config.boot.uefi_loader);
+        known.looping = known.boot.is_network() && self.trace.is_looping(mac);
+        known
+    }
+
+    /// What `door` gives to the machine with that hardware address, whose a file must be; none
+    /// when nobody knows which machine asks.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn offer(&self, mac: Option<Mac>, door: Door) -> Result<Offer, AppError> {
+        let Some(mac) = mac else { return Ok(boot::offer(None, Policy::default(), door)) };
+        Ok(match self.store.machine(Key::Mac(mac))? {
+            Some(found) => {
+                let known = self.in_this_site(Known::of(&found.machine), mac);
+                boot::offer(Some(&known.boot), known.policy(), door)
+            }
+            None => boot::offer(None, Policy::default(), door),
+        })
+    }
+
+    /// Grants the machine with that hardware address the start it may have, and tells its mode
+    /// and token; none when it shall start from its own disk. Every script and configuration that
+    /// starts an agent is made from this.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn grant(&self, mac: Mac) -> Result<Option<(Mode, Secret)>, AppError> {
+        let token = clock::token("kst_boot_");
+        let fingerprint = token.fingerprint();
+        let mut granted = None;
+        let outcome = self
+            .apply_with(Key::Mac(mac), |machine| {
+                let decision = boot::decide(machine);
+                let Some((mode, job)) = decision.agent() else {
+                    return Err(AppError::Refused("own disk".into()));
+                };
+                granted = Some(mode);
+                let expires_at = clock::now().plus(GRANT_LIFETIME_MS);
+                let grant = Grant { token: fingerprint, mode, job: job.cloned(), expires_at };
+                Ok(Event::ScriptServed { grant })
+            })
+            .await;
+        let granted = match outcome {
+            Ok(_) => granted.map(|mode| (mode, token)),
+            Err(AppError::Refused(_) | AppError::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let start = granted.as_ref().map_or(Start::Local, |(mode, _)| Start::Agent { mode: *mode });
+        self.trace.note(mac, What::Script(start));
+        Ok(granted)
+    }
+
+    /// Hears that a machine has the whole ramdisk: its kernel starts now.
+    pub async fn ramdisk_served(&self, mac: Mac, bytes: u64) {
+        if let Err(error) = self.apply(Key::Mac(mac), &Event::RamdiskServed { bytes }).await {
+            tracing::debug!(%mac, %error, "ramdisk served");
+        }
+    }
+}
