@@ -178,6 +178,7 @@ impl Metrics {
             let labels = Kind { r#type: name.into(), result: result.into() };
             self.dhcp.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
         }
+        self.dhcp_storing.set(i64::from(self.stores_leases()));
         for subnet in self.watches.get().iter().flat_map(|watches| watches.view()) {
             let interface = subnet.interface;
             for role in Role::ALL {
