@@ -1,18 +1,19 @@
 //! Gives up, once every socket is bound, all rights that serving does not need.
 //!
-//! The process becomes its own user; every thread loses its capabilities, may write beneath the
-//! data directory alone (Landlock), and may neither start programs nor open raw sockets nor use
-//! the kernel's administrative calls (seccomp). Capabilities, Landlock and seccomp belong to
+//! The process becomes its own user; every thread loses its capabilities but [`KEPT`], may write
+//! beneath the data directory alone (Landlock), and may neither start programs nor open raw sockets
+//! nor use the kernel's administrative calls (seccomp). Capabilities, Landlock and seccomp belong to
 //! threads: those of the runtime wait in [`Gate::enter`] until the sockets are bound, and
 //! whatever starts later inherits them.
 
 use crate::config::Config;
 use anyhow::{Context as _, Result, anyhow};
-use caps::CapSet;
+use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
+use nix::sys::prctl;
 use nix::unistd::{self, User};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -23,6 +24,10 @@ use std::sync::OnceLock;
 
 /// The user the server becomes if the configuration names none and this one exists.
 const DEFAULT_USER: &str = "kaltstart";
+
+/// What serving needs: entries in the table of neighbours for clients that have no address yet, and
+/// the DHCP client port for the search for other servers.
+const KEPT: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_BIND_SERVICE];
 
 /// Landlock's version whose rights are handled, as far as the kernel knows them.
 const LANDLOCK: ABI = ABI::V6;
@@ -67,7 +72,7 @@ impl Confinement {
                 Some(user) => become_user(&user, &config.data_dir)
                     .with_context(|| format!("cannot become the user {:?}", user.name))?,
                 None => tracing::warn!(
-                    "serving as root, without capabilities: make a user for the server, for example by \
+                    "serving as root, with few capabilities: make a user for the server, for example by \
                      `useradd --system {DEFAULT_USER}`"
                 ),
             }
@@ -79,14 +84,12 @@ impl Confinement {
             tracing::warn!(landlock = ?status, "the kernel does not confine file access as far as it could");
         }
         let user = unistd::geteuid();
-        tracing::info!(%user, "confined: no capabilities, writes beneath data_dir alone, no programs");
+        tracing::info!(%user, "confined: few capabilities, writes beneath data_dir alone, no programs");
         Ok(confinement)
     }
 
     fn confine_thread(&self) -> Result<RulesetStatus> {
-        for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-            caps::clear(None, set).with_context(|| format!("capabilities ({set:?})"))?;
-        }
+        keep_capabilities().context("capabilities")?;
         let status = confine_files(&self.data_dir).context("Landlock")?;
         for filter in &self.filters {
             seccompiler::apply_filter(filter).context("seccomp")?;
@@ -95,10 +98,23 @@ impl Confinement {
     }
 }
 
-/// Makes sure that no program started from here could have capabilities. Without the right to do
-/// so there are none to have.
-pub(crate) fn drop_bounding_set() {
+/// To be called before there are threads, which take it over: capabilities outlive the change of
+/// the user (until [`Confinement`] drops them), and no program started from here could have any.
+pub(crate) fn prepare() -> Result<()> {
+    prctl::set_keepcaps(true).context("cannot keep capabilities")?;
+    // Without the right to do so there are none to have.
     let _ = caps::clear(None, CapSet::Bounding);
+    Ok(())
+}
+
+/// Leaves the calling thread those of [`KEPT`] that it has.
+fn keep_capabilities() -> Result<(), caps::errors::CapsError> {
+    let had = caps::read(None, CapSet::Permitted)?;
+    let kept: CapsHashSet = KEPT.into_iter().filter(|one| had.contains(one)).collect();
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)
 }
 
 /// The user to become; none when none is configured and the default one does not exist.
@@ -300,15 +316,16 @@ mod tests {
     }
 
     #[test]
-    fn p35_a_confined_thread_has_no_capabilities_and_gets_none_back() {
+    fn p35_a_confined_thread_has_few_capabilities_and_gets_none_back() {
         let dir = tempfile::tempdir().expect("made");
         confined(dir.path(), || {
-            for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
-                assert!(caps::read(None, set).expect("readable").is_empty());
+            for set in [CapSet::Effective, CapSet::Permitted] {
+                let mut left = caps::read(None, set).expect("readable");
+                left.retain(|one| !KEPT.contains(one));
+                assert!(left.is_empty(), "{set:?}: {left:?}");
             }
-            let port = std::net::UdpSocket::bind("127.0.0.1:69").expect_err("a privileged port");
-            assert_eq!(port.kind(), ErrorKind::PermissionDenied);
-            unistd::chroot(dir.path()).expect_err("not the kernel's business");
+            caps::raise(None, CapSet::Permitted, Capability::CAP_SYS_ADMIN).expect_err("not any more");
+            unistd::chroot(dir.path()).expect_err("not the server's business");
         });
     }
 

@@ -37,7 +37,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 #[must_use]
 pub fn run(config: Config) -> Exit {
     log_to_stderr(&config.log);
-    confinement::drop_bounding_set();
+    if let Err(error) = confinement::prepare() {
+        tracing::error!("{error:#}");
+        return Exit::Failed;
+    }
     let gate = Arc::new(Gate::default());
     let entered = gate.clone();
     let threads = tokio::runtime::Builder::new_multi_thread()
