@@ -298,10 +298,10 @@ mod tests {
     #[test]
     fn an_offer_is_read_and_a_question_is_not() {
         let mac = [2, 0, 0, 0, 0, 1];
-        let mut offer = discover(mac);
-        assert!(offered(&offer, mac).is_none());
+        assert!(offered(&discover(mac), mac).is_none());
+        // A server names itself (RFC 2131 §4.3.1).
+        let mut offer = message(discover(mac), 2, &[(54, [10, 77, 0, 1])]);
         offer[0] = 2;
-        offer[FIXED + 2] = 2;
         offer[16..20].copy_from_slice(&[10, 77, 0, 100]);
         offer[108..113].copy_from_slice(b"x.efi");
         assert_eq!(offered(&offer, mac), Some((Ipv4Addr::new(10, 77, 0, 100), "x.efi".to_owned())));
