@@ -45,8 +45,9 @@ fn through(exchange: &Exchange) -> String {
 
 /// KS-1007
 pub(super) fn unknown_network(case: &Case<'_>) -> Option<Cause> {
-    let (at, exchange) = dropped(case, |why| why == Drop::UnknownSubnet).next_back()?;
-    let count = dropped(case, |why| why == Drop::UnknownSubnet).count();
+    let not_served = |why| matches!(why, Drop::UnknownSubnet | Drop::UnknownRelay(_));
+    let (at, exchange) = dropped(case, not_served).next_back()?;
+    let count = dropped(case, not_served).count();
     if acknowledged(case, at) {
         return None;
     }

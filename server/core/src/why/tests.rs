@@ -201,6 +201,8 @@ fn ks1007_a_network_that_is_not_served() {
         exchange.relay = Some(Ipv4Addr::new(10, 9, 0, 1));
     }
     past.shows(Code::UnknownNetwork, Likelihood::High, "relay 10.9.0.1");
+    let past = Past::new().dropped(Discover, UEFI, Drop::UnknownRelay(Ipv4Addr::new(10, 9, 0, 1)));
+    past.shows(Code::UnknownNetwork, Likelihood::Medium, "served are 10.77.0.0/24");
 }
 
 #[test]

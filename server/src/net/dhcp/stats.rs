@@ -89,6 +89,7 @@ mod tests {
             Drop::Type,
             Drop::Identity,
             Drop::UnknownSubnet,
+            Drop::UnknownRelay(Ipv4Addr::LOCALHOST),
             Drop::OtherServer(Ipv4Addr::LOCALHOST),
             Drop::NoRecord,
             Drop::Incomplete,
