@@ -12,6 +12,7 @@ mod cache;
 mod command;
 mod cpio;
 mod demo;
+mod fuzz;
 mod grub;
 mod image;
 mod kernel;
@@ -43,6 +44,7 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
         "measure the boot services beside their peers",
         bench::task,
     ),
+    ("fuzz", "[TARGET] [--seconds N]", "search for bytes that break a parser", fuzz::task),
     ("image", "NAME [--compression zstd|gzip] [--check]", "build an operating system image", image::task),
     (
         "ramdisk",

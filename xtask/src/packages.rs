@@ -45,6 +45,7 @@ const HOST_PACKAGES: &[&str] = &[
     "busybox-static",
     "ca-certificates",
     "curl",
+    "g++",
     "gcc",
     "libc6-dev",
     "openssh-client",

@@ -5,10 +5,13 @@ use std::os::unix::process::CommandExt;
 use anyhow::{Context, Result, bail};
 
 use crate::artefacts::{self, cargo};
-use crate::{SaidNo, packages};
+use crate::{SaidNo, fuzz, packages};
 
 /// Machines at a time: each keeps one core busy with emulation.
 const THREADS: &str = "--test-threads=2";
+
+/// Seconds of each fuzz target: enough to find what broke lately, not what is rare.
+const FUZZ_SECONDS: u32 = 8;
 
 /// `cargo xtask test`
 pub(crate) fn task(args: &[String]) -> Result<()> {
@@ -19,6 +22,7 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     step(&["fmt", "--all", "--check"])?;
     step(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])?;
     step(&["test", "--workspace"])?;
+    fuzz::all(FUZZ_SECONDS)?;
     stories(&[])
 }
 

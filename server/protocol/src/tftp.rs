@@ -319,7 +319,10 @@ fn decode_options(mut rest: &[u8]) -> Result<Options, DecodeError> {
 /// the transfer has ended in any case.
 fn decode_message(bytes: &[u8]) -> String {
     let text = bytes.split(|&b| b == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(&text[..text.len().min(MESSAGE_BYTES_MAX)]).into_owned()
+    let mut message = String::from_utf8_lossy(&text[..text.len().min(MESSAGE_BYTES_MAX)]).into_owned();
+    // What stands for a byte that is no text is longer than a byte.
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    message
 }
 
 fn push_u16(bytes: &mut Vec<u8>, value: u16) {
