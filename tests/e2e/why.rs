@@ -143,7 +143,14 @@ impl<'a> Site<'a> {
     fn start(lab: &'a Lab, change: impl FnOnce(ServerConfig) -> ServerConfig) -> Result<Self> {
         let (artefacts, config): (Artefacts, _) = config()?;
         let config = change(config.node(NODE, &mac_text(), None));
-        Ok(Self { lab, server: Server::start(lab, &artefacts, &config)? })
+        let server = Server::start(lab, &artefacts, &config)?;
+        // It looks for other servers before it answers, and some firmware here asks only once.
+        wait_for("the DHCP service", secs(20), || {
+            let subnets: Value = server.get("/v1/dhcp")?.json()?;
+            let role = &subnets[0]["role"];
+            Ok(if role == "authoritative" { Poll::Ready(()) } else { Poll::pending(subnets.to_string()) })
+        })?;
+        Ok(Self { lab, server })
     }
 
     fn diagnosis(&self) -> Result<Value> {

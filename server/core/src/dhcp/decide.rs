@@ -43,7 +43,7 @@ pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
         MessageType::Decline => case.decline(),
         MessageType::Release => case.release(),
         _ if view.role == Role::Proxy => return proxy::decide(seen, view.node),
-        _ if view.role != Role::Authoritative => Outcome::silent(Drop::NotServed),
+        _ if view.role != Role::Authoritative => case.not_served(),
         MessageType::Discover => case.discover(),
         MessageType::Request => case.request(),
         MessageType::Inform => case.inform(),
@@ -120,6 +120,16 @@ impl Case<'_> {
         });
         let write = (!held).then(|| self.lease(address, LeaseState::Offered, until));
         Outcome::answer(self.grant(seconds).address(MessageType::Offer, address), write)
+    }
+
+    /// Not answered; but a client that takes another server's offer says who answers here.
+    fn not_served(&self) -> Outcome {
+        match self.seen.message.server_id() {
+            Some(server) if self.seen.kind == MessageType::Request && server != self.seen.server => {
+                self.chose_another(server)
+            }
+            _ => Outcome::silent(Drop::NotServed),
+        }
     }
 
     /// §4.3.2: which of the four requests is it?

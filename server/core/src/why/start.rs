@@ -3,6 +3,7 @@
 use super::Likelihood::{High, Low, Medium};
 use super::boot::{Boot, Reached, file_is_for};
 use super::{Case, Cause, Loader};
+use crate::boot::{self, UefiLoader};
 use crate::dhcp::client::{Architecture, Client, Stage};
 use crate::machine::State;
 use crate::trace::{Answer, Start, TftpEnd, What};
@@ -43,9 +44,10 @@ fn no_loader(case: &Case<'_>) -> Option<Cause> {
         return None;
     }
     let (at, exchange) = case.boot.firmware().next_back()?;
-    let unknown = matches!(exchange.client.architecture, Architecture::Unknown(_));
+    let loader = |uefi| boot::Loader::first(exchange.client.architecture, uefi);
+    let none = [UefiLoader::Ipxe, UefiLoader::Signed].into_iter().all(|uefi| loader(uefi).is_none());
     let offered_nothing = !matches!(exchange.answer, Answer::Sent { file: Some(_), .. });
-    (unknown && offered_nothing).then(|| {
+    (none && offered_nothing).then(|| {
         let text = format!("{} of {}: there is no loader for it", exchange.kind, exchange.client);
         Cause::new(Code::WrongArchitecture, High).seen(at, text)
     })

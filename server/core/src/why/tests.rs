@@ -299,9 +299,12 @@ fn ks1016_it_starts_over_and_over() {
 
 #[test]
 fn ks1017_no_loader_fits() {
-    let riscv = Client { architecture: Architecture::Unknown(27), stage: Stage::Pxe };
+    let riscv = Client { architecture: Architecture::UefiRiscv64, stage: Stage::Pxe };
     let past = Past::new().ask(Discover, riscv, sent(Offer, Some(ADDRESS), ""));
-    past.shows(Code::WrongArchitecture, Likelihood::High, "arch-27");
+    past.shows(Code::WrongArchitecture, Likelihood::High, "there is no loader for it");
+    let x86 = Client { architecture: Architecture::UefiX86, stage: Stage::Pxe };
+    let past = Past::new().ask(Discover, x86, sent(Offer, Some(ADDRESS), ""));
+    past.shows(Code::WrongArchitecture, Likelihood::High, "pxe/uefi-x86");
     let past = Past::new().addressed(UEFI, "snponly.efi").fetched("snponly.efi").wait(30);
     let diagnosis = past.diagnosis(false, 0xaa64);
     past.shows_of(&diagnosis, Code::WrongArchitecture, Likelihood::High, "made for UEFI on ARM64");

@@ -170,6 +170,10 @@ fn p34_a_subnet_that_is_not_served_is_silent() {
             let decision = decided(&message, BootDecision::Discover, role, false).expect("triaged");
             assert_eq!((decision.reply, decision.write), (Err(Drop::NotServed), None), "{role} {kind}");
         }
+        let mut taken = message(MessageType::Request, "PXEClient", 7, "");
+        taken.options.set_addresses(code::SERVER_ID, &[OTHER]);
+        let decision = decided(&taken, BootDecision::Discover, role, false).expect("triaged");
+        assert_eq!((decision.reply, decision.write), (Err(Drop::OtherServer(OTHER)), None), "{role}");
     }
 }
 
