@@ -4,7 +4,7 @@ use super::TlsError;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 /// The directory of keys; nobody else changes it while this value lives.
@@ -19,6 +19,7 @@ impl Files {
         let io = |source| TlsError::File { path: dir.into(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let file = File::create(dir.join("lock")).map_err(io)?;
+        give_to_owner_of(dir, &file).map_err(io)?;
         let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io(error.into()))?;
         Ok(Self { dir: dir.into(), _lock: lock })
     }
@@ -38,6 +39,7 @@ impl Files {
         let write = || {
             let mut file =
                 File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            give_to_owner_of(&self.dir, &file)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
@@ -45,4 +47,13 @@ impl Files {
         };
         write().map_err(|source| TlsError::File { path: path.clone(), source })
     }
+}
+
+/// Root may change keys while the server runs as its own user, who must be able to read them.
+fn give_to_owner_of(dir: &Path, file: &File) -> std::io::Result<()> {
+    let (owner, now) = (dir.metadata()?, file.metadata()?);
+    if (owner.uid(), owner.gid()) != (now.uid(), now.gid()) {
+        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
 }

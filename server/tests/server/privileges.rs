@@ -1,10 +1,11 @@
 //! What the running process may still do: as its systemd unit says, and without one.
 
-use crate::site::{LIMIT, Site, mac};
+use crate::site::{LIMIT, PROGRAM, Site, mac};
 use nix::unistd::{User, geteuid};
 use reqwest::StatusCode;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::process::Command;
 use std::time::Instant;
 
 /// A user every system has, besides root.
@@ -70,7 +71,13 @@ async fn p35_started_as_root_it_becomes_its_own_user_and_keeps_what_it_stored() 
     assert_eq!(unconfined(&site), Vec::<Vec<String>>::new(), "\n{}", site.log());
     assert_eq!(site.get("/v1/nodes/db-07").await.status, StatusCode::OK);
     assert_eq!(site.declare("db-08", mac(8)).await.status, StatusCode::CREATED);
-    for entry in fs::read_dir(site.data()).expect("readable") {
+    // Root changes keys that the server, another user, must be able to read.
+    let config = site.dir.path().join("server.toml");
+    let rotated = Command::new(PROGRAM).args(["tls", "rotate", "--config"]).arg(config).output();
+    let rotated = rotated.expect("the program starts");
+    assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+    let inside = |dir| fs::read_dir(dir).expect("readable");
+    for entry in inside(site.data()).chain(inside(site.data().join("tls"))) {
         let entry = entry.expect("readable");
         assert_eq!(entry.metadata().expect("there").uid(), user.uid.as_raw(), "{entry:?}");
     }
@@ -96,7 +103,7 @@ async fn a_user_that_does_not_exist_is_a_clear_refusal_and_an_end() {
 fn p35_the_systemd_unit_is_valid_and_as_strict_as_the_server_is_with_itself() {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/kaltstart.service");
     let analyze = |arguments: &[&str]| {
-        let output = std::process::Command::new("systemd-analyze").args(arguments).arg(unit).output();
+        let output = Command::new("systemd-analyze").args(arguments).arg(unit).output();
         let output = output.expect("systemd-analyze is installed");
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())
