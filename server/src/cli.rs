@@ -6,6 +6,7 @@ use crate::exit::Exit;
 use crate::explain::{self, Explain};
 use crate::{clock, config, dhcp_options, serve, tls};
 use clap::{Parser, Subcommand};
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 
 /// Boot server: from power button to production, in minutes.
@@ -93,19 +94,13 @@ impl Cli {
                     Ok(dhcp_options::text(other, &config, config.dhcp_on(interface.as_deref())?)?)
                 });
                 match text {
-                    Ok(text) => {
-                        println!("{}", text.trim_end());
-                        Exit::Done
-                    }
+                    Ok(text) => say(&text),
                     Err(error) => usage(error.as_ref()),
                 }
             }
             Command::Explain(wanted) => explain::run(&wanted),
             Command::Tls(command) => match command.run() {
-                Ok(text) => {
-                    print!("{text}");
-                    Exit::Done
-                }
+                Ok(text) => say(&text),
                 Err(error) => {
                     eprintln!("error: {error:#}");
                     Exit::Failed
@@ -113,6 +108,17 @@ impl Cli {
             },
             Command::Client(command) => client::run(command, &self.connection),
         }
+    }
+}
+
+/// Prints what was asked for; who stops reading has read enough.
+pub(crate) fn say(text: &str) -> Exit {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("error: {error}");
+            Exit::Failed
+        }
+        _ => Exit::Done,
     }
 }
 

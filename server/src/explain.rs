@@ -1,5 +1,6 @@
 //! `ks explain`: a page for each code, in English and German, without a server.
 
+use crate::cli::say;
 use crate::exit::Exit;
 use clap::{Args, ValueEnum};
 
@@ -110,10 +111,7 @@ pub fn run(explain: &Explain) -> Exit {
         None => Some(list(language)),
     };
     match text {
-        Some(text) => {
-            println!("{}", text.trim_end());
-            Exit::Done
-        }
+        Some(text) => say(&text),
         None => {
             eprintln!("error: there is no such code; `ks explain --list` shows all");
             Exit::NotFound

@@ -186,3 +186,12 @@ async fn a_bad_configuration_is_refused_with_its_key() {
     assert!(said.code == USAGE && said.err.contains("levle") && said.out.is_empty(), "{}", said.err);
     assert_eq!(check(Path::new("/nowhere.toml")).code, USAGE);
 }
+
+#[test]
+fn who_stops_reading_has_read_enough() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = std::process::Command::new(PROGRAM).args(["explain", "--list"]).stdout(writer).output();
+    let output = output.expect("the program starts");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
