@@ -92,10 +92,7 @@ fn over_tls(
     place: &Place,
     connections: usize,
 ) -> Result<()> {
-    if !server.is_bound(Port::Tcp(place.tls)) {
-        eprintln!("  {subject} has no TLS");
-        return Ok(());
-    }
+    ensure!(server.is_bound(Port::Tcp(place.tls)), "{subject} has no TLS");
     let cpu = server.cpu_seconds()?;
     let (bytes, seconds) = tls::fetch(bench, place.tls, &place.large, connections, SECONDS)?;
     let cpu = server.cpu_seconds()? - cpu;
