@@ -4,6 +4,7 @@ use crate::common::{DEPLOY_LIMIT, IMAGE, UP, config, ensure_deployed, machine, o
 use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::config::ServerConfig;
+use kaltstart_tests::console::Mark;
 use kaltstart_tests::guest::Firmware;
 use kaltstart_tests::lab::{Lab, SERVER, Station};
 use kaltstart_tests::others::{Maker, OTHER, OtherServer};
@@ -98,6 +99,9 @@ fn deploys(name: &str, firmware: Firmware, mode: &str, maker: Maker) -> Result<(
         let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
         ensure!(job.attempt == 1, "it took {} attempts", job.attempt);
         ordered.guest.wait_serial(UP, DEPLOY_LIMIT)?;
+        // Otherwise the firmware came here by another of its boot entries, a minute later.
+        let refused = ordered.guest.console().find("No valid offer", Mark::default());
+        ensure!(refused.is_none(), "the firmware refused the offer: {refused:?}");
         eprintln!("{name}: {:.1} CPU seconds", ordered.guest.cpu_seconds()?);
         ensure_deployed(&mut ordered, &job)
     })

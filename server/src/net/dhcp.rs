@@ -47,6 +47,15 @@ pub const BATCH_MAX: usize = 256;
 /// Pause after a failed receive, so that a broken interface does not keep a core busy.
 const RECEIVE_PAUSE: Duration = Duration::from_secs(1);
 
+/// A message, and the UDP port it was sent from.
+#[derive(Debug, Clone)]
+pub struct Packet {
+    /// The message.
+    pub message: Message,
+    /// The sender's port.
+    pub port: u16,
+}
+
 /// Somebody who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lookup {
@@ -173,7 +182,7 @@ impl<B: Backend> Service<B> {
         while !stop.is_cancelled() {
             self.flight.wait_for_room();
             match listener.receive(&mut inbox, &self.stats) {
-                Ok(messages) => self.process(messages, &link),
+                Ok(packets) => self.process(packets, &link),
                 Err(error) => {
                     warn!(interface, %error, "cannot receive DHCP messages");
                     std::thread::sleep(RECEIVE_PAUSE);
@@ -183,9 +192,9 @@ impl<B: Backend> Service<B> {
         self.flight.wait_until_landed();
     }
 
-    /// Decides about a batch of messages, hands over what must be stored, and sends what may be.
-    pub fn process(self: &Arc<Self>, messages: Vec<Message>, link: &Arc<dyn Link>) {
-        let seen = self.triage(messages, &**link);
+    /// Decides about a batch of packets, hands over what must be stored, and sends what may be.
+    pub fn process(self: &Arc<Self>, packets: Vec<Packet>, link: &Arc<dyn Link>) {
+        let seen = self.triage(packets, &**link);
         if seen.is_empty() {
             return;
         }
@@ -212,15 +221,18 @@ impl<B: Backend> Service<B> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn triage(&self, messages: Vec<Message>, link: &dyn Link) -> Vec<Seen<'_>> {
-        let mut seen = Vec::with_capacity(messages.len());
-        for message in messages.into_iter().filter(|message| !self.watches.is_probe(message)) {
+    fn triage(&self, packets: Vec<Packet>, link: &dyn Link) -> Vec<(Seen<'_>, u16)> {
+        let mut seen = Vec::with_capacity(packets.len());
+        for Packet { message, port } in packets {
+            if self.watches.is_probe(&message) {
+                continue;
+            }
             let asked = Exchange::of(&message);
             match triage(&self.subnets, message, link.address()) {
                 Ok(one) => {
                     self.stats.received(one.kind);
                     self.watches.heard_client(one.subnet.network, &one.message);
-                    seen.push(one);
+                    seen.push((one, port));
                 }
                 Err(why) => {
                     self.stats.dropped(why.name());
@@ -240,26 +252,29 @@ impl<B: Backend> Service<B> {
     fn decide(
         &self,
         table: &mut LeaseTable,
-        seen: Vec<Seen<'_>>,
+        seen: Vec<(Seen<'_>, u16)>,
         link: &Arc<dyn Link>,
         storable: bool,
     ) -> Decided {
-        let lookups: Vec<_> =
-            seen.iter().map(|seen| Lookup { mac: seen.mac, client: seen.client, kind: seen.kind }).collect();
+        let lookup =
+            |(seen, _): &(Seen<'_>, u16)| Lookup { mac: seen.mac, client: seen.client, kind: seen.kind };
+        let lookups: Vec<_> = seen.iter().map(lookup).collect();
         let Knowledge { nodes, reserved } = self.backend.known(&lookups);
         let (known, strangers): (Vec<_>, Vec<_>) =
             seen.into_iter().zip(nodes).partition(|(_, node)| node.is_some());
         let now = self.now();
         let mut decided = Decided::new(link.clone());
         // Our machines first: a flood of strangers takes no time and no address from them.
-        for (seen, node) in known.into_iter().chain(strangers) {
+        for ((seen, port), node) in known.into_iter().chain(strangers) {
             let stranger = node.is_none();
             let node = node.unwrap_or(Known::STRANGER);
             let role = self.watches.role(seen.subnet.network);
             let view = View { table, reserved: &reserved, node: &node, role, now, storable };
-            let decision =
-                if link.is_boot_server() { proxy::boot_server(&seen, &node) } else { decide(&seen, view) };
-            let Decision { reply, write, contact } = decision;
+            let Decision { reply, write, contact } = if link.is_boot_server() {
+                proxy::boot_server(&seen, &node, port)
+            } else {
+                decide(&seen, view)
+            };
             let mut waits = false;
             if let Some(write) = write {
                 if write.is_durable() {
@@ -273,7 +288,7 @@ impl<B: Backend> Service<B> {
                 waits = true;
             }
             let Seen { message, kind, client, .. } = seen;
-            let answer = Answer { message, kind, client, stranger, outcome: reply };
+            let answer = Answer { message, port, kind, client, stranger, outcome: reply };
             if waits { &mut decided.batch.answers } else { &mut decided.ready }.push(answer);
         }
         decided
@@ -306,8 +321,9 @@ impl<B: Backend> Service<B> {
             batch.undo.drain(..).rev().for_each(|undo| table.undo(undo));
         }
         for Batch { link, answers, .. } in lost {
-            let messages = answers.into_iter().map(|answer| answer.message);
-            let seen = messages.filter_map(|message| triage(&self.subnets, message, link.address()).ok());
+            let seen = answers.into_iter().filter_map(|Answer { message, port, .. }| {
+                Some((triage(&self.subnets, message, link.address()).ok()?, port))
+            });
             let Decided { ready, .. } = self.decide(&mut table, seen.collect(), &link, false);
             self.release(&ready, &*link);
         }
@@ -353,6 +369,8 @@ impl Decided {
 /// What is answered to one message.
 struct Answer {
     message: Message,
+    /// The port it was sent from.
+    port: u16,
     kind: MessageType,
     client: Client,
     /// Whether it is none of our machines.
@@ -364,7 +382,7 @@ impl Answer {
     /// Says what became of the message: loudly when one of our machines gets an address, or when
     /// another server shows itself.
     fn log(&self, interface: &str) {
-        let Self { message, kind, client, stranger, outcome } = self;
+        let Self { message, kind, client, stranger, outcome, .. } = self;
         let mac = message.mac().map(tracing::field::display);
         match outcome {
             Ok(None) => {}

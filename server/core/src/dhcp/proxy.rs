@@ -6,9 +6,9 @@
 use super::bootfile::{self, BootFile};
 use super::client::{Architecture, Client, HTTP_CLIENT, PXE_CLIENT, Stage};
 use super::reply;
-use super::{Contact, Decision, Drop, Known, Reply, Seen};
+use super::{Contact, Decision, Destination, Drop, Known, Reply, Seen};
 use alloc::string::ToString;
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, SocketAddrV4};
 use kaltstart_protocol::dhcp::MessageType;
 use kaltstart_protocol::dhcp::options::code;
 
@@ -29,11 +29,20 @@ pub(super) fn decide(seen: &Seen<'_>, node: &Known) -> Decision {
 /// Decides about a message to [`BOOT_SERVER_PORT`]: firmware that has its address asks for its
 /// boot file (PXE 2.1 §2.2.5; UEFI firmware also where the standard would have it take the file
 /// of the offer).
+///
+/// It is answered at the UDP port `port` that it asked from: BIOS asks from 68, OVMF from 4011 and
+/// hears nothing at 68.
 #[must_use]
-pub fn boot_server(seen: &Seen<'_>, node: &Known) -> Decision {
+pub fn boot_server(seen: &Seen<'_>, node: &Known, port: u16) -> Decision {
     let asks = matches!(seen.kind, MessageType::Discover | MessageType::Request | MessageType::Inform);
-    let reply = if asks { answer(seen, node, MessageType::Ack).map(Some) } else { Err(Drop::Type) };
-    told(seen, reply)
+    let answer = || {
+        let mut reply = answer(seen, node, MessageType::Ack)?;
+        if let Destination::Unicast(client) = reply.destination {
+            reply.destination = Destination::Asker(SocketAddrV4::new(client, port));
+        }
+        Ok(Some(reply))
+    };
+    told(seen, if asks { answer() } else { Err(Drop::Type) })
 }
 
 /// The address the client takes from another server, or has.

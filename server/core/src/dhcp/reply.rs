@@ -5,7 +5,7 @@ use super::client::Stage;
 use super::parameters::Terms;
 use super::{Known, Reply, Seen};
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, SocketAddrV4};
 use kaltstart_protocol::dhcp::options::code;
 use kaltstart_protocol::dhcp::{Message, MessageType};
 use kaltstart_protocol::ids::Mac;
@@ -17,6 +17,8 @@ pub enum Destination {
     Relay(Ipv4Addr),
     /// To a client that has this address and answers to it.
     Unicast(Ipv4Addr),
+    /// The same, at the port it asked from.
+    Asker(SocketAddrV4),
     /// To a client that does not have its address yet: in a frame to its hardware address.
     Hardware(Ipv4Addr, Mac),
     /// To all on the wire.

@@ -1,7 +1,7 @@
 //! The DHCP socket of one interface: whole batches per system call.
 
 use super::neighbours::Neighbours;
-use super::{BATCH_MAX, Link, Stats};
+use super::{BATCH_MAX, Link, Packet, Stats};
 use kaltstart_core::dhcp::proxy::BOOT_SERVER_PORT;
 use kaltstart_core::dhcp::{Destination, Reply};
 use kaltstart_protocol::dhcp::{CLIENT_PORT, MAX_MESSAGE, Message, SERVER_PORT};
@@ -96,7 +96,7 @@ impl Listener {
 
     /// Waits for packets, but not for ever, and takes all that are there, up to [`BATCH_MAX`].
     /// Malformed ones are counted and left out.
-    pub(super) fn receive(&self, inbox: &mut Inbox, stats: &Stats) -> io::Result<Vec<Message>> {
+    pub(super) fn receive(&self, inbox: &mut Inbox, stats: &Stats) -> io::Result<Vec<Packet>> {
         let mut messages = Vec::new();
         let mut flags = MsgFlags::MSG_WAITFORONE;
         loop {
@@ -118,7 +118,7 @@ impl Listener {
         inbox: &mut Inbox,
         flags: MsgFlags,
         stats: &Stats,
-        messages: &mut Vec<Message>,
+        messages: &mut Vec<Packet>,
     ) -> nix::Result<usize> {
         let mut slices: Vec<_> =
             inbox.buffers.chunks_exact_mut(BUFFER).map(|buffer| [IoSliceMut::new(buffer)]).collect();
@@ -128,7 +128,10 @@ impl Listener {
             received += 1;
             let bytes = packet.iovs().next().unwrap_or_default();
             match Message::decode(bytes) {
-                Ok(message) => messages.push(message),
+                Ok(message) => {
+                    let port = packet.address.map_or(CLIENT_PORT, |from| from.port());
+                    messages.push(Packet { message, port });
+                }
                 Err(error) => {
                     stats.dropped("malformed");
                     let from = packet.address.map(tracing::field::display);
@@ -145,6 +148,7 @@ impl Listener {
         match reply.destination {
             Destination::Relay(relay) => SocketAddrV4::new(relay, SERVER_PORT),
             Destination::Unicast(client) => SocketAddrV4::new(client, CLIENT_PORT),
+            Destination::Asker(client) => client,
             Destination::Hardware(client, mac) if self.introduce(client, mac) => {
                 SocketAddrV4::new(client, CLIENT_PORT)
             }

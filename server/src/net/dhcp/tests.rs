@@ -5,6 +5,7 @@ use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::lease::{ClientKey, LeaseState, Pool};
 use kaltstart_core::dhcp::parameters::Parameters;
 use kaltstart_core::dhcp::subnet::Network;
+use kaltstart_protocol::dhcp::CLIENT_PORT;
 use kaltstart_protocol::dhcp::options::code;
 use std::collections::VecDeque;
 
@@ -102,7 +103,8 @@ impl Site {
 
     fn arrive(&self, messages: impl IntoIterator<Item = Message>) {
         let link: Arc<dyn Link> = self.wire.clone();
-        self.service.process(messages.into_iter().collect(), &link);
+        let packets = messages.into_iter().map(|message| Packet { message, port: CLIENT_PORT });
+        self.service.process(packets.collect(), &link);
     }
 
     /// Ends the oldest commit in flight.

@@ -54,7 +54,7 @@ fn decided(message: &Message, boot: BootDecision, role: Role, boot_port: bool) -
     let seen = triage(&subnets, message, SERVER).ok()?;
     let node = Known { reservation: Some(CLIENT), boot, ..Known::STRANGER };
     if boot_port {
-        return Some(boot_server(&seen, &node));
+        return Some(boot_server(&seen, &node, BOOT_SERVER_PORT));
     }
     let (table, reserved) = (LeaseTable::default(), BTreeSet::from([CLIENT]));
     let view = View { table: &table, reserved: &reserved, node: &node, role, now: Millis(1), storable: true };
@@ -103,8 +103,9 @@ fn p34_each_client_is_named_its_boot_file_and_no_address() {
         asked.ciaddr = CLIENT;
         let ack = decided(&asked, BootDecision::Discover, Role::Proxy, true).expect("triaged");
         let ack = ack.reply.expect("answered").expect("an acknowledgement");
+        let asker = SocketAddrV4::new(CLIENT, BOOT_SERVER_PORT);
         assert_eq!((offer.kind, offer.destination), (MessageType::Offer, Destination::Broadcast));
-        assert_eq!((ack.kind, ack.destination), (MessageType::Ack, Destination::Unicast(CLIENT)));
+        assert_eq!((ack.kind, ack.destination), (MessageType::Ack, Destination::Asker(asker)));
         for reply in [&offer.message, &ack.message] {
             assert_eq!(text(reply, code::BOOT_FILE), file, "{class} {user}");
             assert_eq!(reply.file, file.as_bytes(), "shim looks here");
