@@ -3,20 +3,17 @@
 use crate::options::Options;
 use anyhow::{Result, bail};
 use kaltstart_tests::pair::Pair;
+use kaltstart_tests::unpacked::Unpacked;
 use kaltstart_tests::wait::interrupted;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// Where Debian has its libraries, within a peer's tree.
-const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// One run.
 #[derive(Debug)]
 pub(crate) struct Bench {
     pair: Pair,
     server: PathBuf,
-    peers: PathBuf,
+    peers: Unpacked,
     quick: bool,
 }
 
@@ -25,7 +22,7 @@ impl Bench {
         Ok(Self {
             pair: Pair::new()?,
             server: options.server.clone(),
-            peers: options.peers.clone(),
+            peers: Unpacked::at(&options.peers),
             quick: options.quick,
         })
     }
@@ -51,22 +48,12 @@ impl Bench {
 
     /// A peer's program, to be run on the server's side.
     pub(crate) fn peer(&self, program: &str) -> Command {
-        self.with_libraries(self.pair.server_command(self.peers.join(program)))
+        self.peers.with_libraries(self.pair.server_command(self.peers.program(program)))
     }
 
     /// A load program out of the peers' packages, to be run on the clients' side.
     pub(crate) fn load_program(&self, program: &str) -> Command {
-        self.with_libraries(self.pair.client_command(self.peers.join(program)))
-    }
-
-    fn with_libraries(&self, mut command: Command) -> Command {
-        let mut path = OsString::from(self.peers.join(LIBRARIES));
-        if let Some(more) = std::env::var_os("LD_LIBRARY_PATH") {
-            path.push(":");
-            path.push(more);
-        }
-        command.env("LD_LIBRARY_PATH", path);
-        command
+        self.peers.with_libraries(self.pair.client_command(self.peers.program(program)))
     }
 
     /// How often to measure: `usual` times, or once when it must be quick.

@@ -13,6 +13,10 @@ mod damage;
 mod debian;
 /// A blank machine is installed, by every firmware.
 mod deploy;
+/// DHCP clients of other makers.
+mod dhcp_clients;
+/// A relay of another maker.
+mod dhcp_relay;
 /// Hardware of physical servers.
 mod discover;
 /// What is wrong is named.

@@ -33,6 +33,8 @@ pub struct ServerConfig {
     pub pool: (String, String),
     /// Further lines of the `[[dhcp]]` section.
     pub dhcp: String,
+    /// Further sections.
+    pub sections: String,
 }
 
 /// A named way to install.
@@ -79,6 +81,7 @@ impl ServerConfig {
             nodes: Vec::new(),
             pool: ("10.77.0.100".to_owned(), "10.77.0.199".to_owned()),
             dhcp: String::new(),
+            sections: String::new(),
         }
     }
 
@@ -154,6 +157,7 @@ lease_seconds = 3600
                 let _ = writeln!(text, "address = {address:?}");
             }
         }
+        text.push_str(&self.sections);
         text
     }
 }

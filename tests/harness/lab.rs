@@ -107,6 +107,11 @@ impl Lab {
         self.run("tc", &["qdisc", "del", "dev", tap, "root"])
     }
 
+    /// Lets the server reach `network` through `router`.
+    pub fn route(&self, network: &str, router: Ipv4Addr) -> Result<()> {
+        self.ip(&["route", "add", network, "via", &router.to_string()])
+    }
+
     /// Takes the server's address off the bridge, so that nobody answers there.
     pub fn silence(&self) -> Result<()> {
         self.ip(&["address", "flush", "dev", BRIDGE])
@@ -154,6 +159,27 @@ impl Station {
         Ok(station)
     }
 
+    /// A station on a wire of its own behind this one, which has `address` (with its prefix) there on
+    /// `interface`, and forwards.
+    pub fn behind(&self, interface: &str, address: &str) -> Result<Self> {
+        self.forward(true)?;
+        let (name, _) = new_namespace()?;
+        let station = Self { name };
+        let peer = ["peer", "name", Self::INTERFACE, "netns", station.name.as_str()];
+        self.ip(&[&["link", "add", interface, "type", "veth"], &peer[..]].concat())?;
+        self.ip(&["address", "add", address, "dev", interface])?;
+        self.ip(&["link", "set", interface, "up"])?;
+        station.ip(&["link", "set", Self::INTERFACE, "up"])?;
+        station.ip(&["route", "add", "default", "dev", Self::INTERFACE])?;
+        Ok(station)
+    }
+
+    /// Whether packets from one of its networks to another pass.
+    pub fn forward(&self, pass: bool) -> Result<()> {
+        let digit = if pass { "1" } else { "0" };
+        self.inside(|| Ok(fs::write("/proc/sys/net/ipv4/ip_forward", digit)?))
+    }
+
     /// Gives the station an address.
     pub fn address(&self, address: Ipv4Addr) -> Result<()> {
         self.ip(&["address", "replace", &format!("{address}/24"), "dev", Self::INTERFACE])
@@ -167,12 +193,16 @@ impl Station {
         command
     }
 
+    /// The station's addresses.
+    pub fn addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        let text = self.show(&["-4", "-brief", "address"])?;
+        let words = text.split_whitespace().skip(2);
+        Ok(words.filter_map(|word| word.split('/').next()?.parse().ok()).collect())
+    }
+
     /// Hardware address of the station's interface.
     pub fn mac(&self) -> Result<String> {
-        let text = process::run(
-            Command::new("ip").args(["-n", &self.name, "-brief", "link", "show", "dev", Self::INTERFACE]),
-            secs(10),
-        )?;
+        let text = self.show(&["-brief", "link"])?;
         let mac = text.split_whitespace().nth(2).context("`ip -brief link` names no hardware address")?;
         Ok(mac.to_owned())
     }
@@ -180,6 +210,12 @@ impl Station {
     /// Runs `work` in a thread inside the station's namespace.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         inside(&self.name, work)
+    }
+
+    fn show(&self, what: &[&str]) -> Result<String> {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.name]).args(what).args(["show", "dev", Self::INTERFACE]);
+        process::run(&mut command, secs(10))
     }
 
     fn ip(&self, args: &[&str]) -> Result<()> {

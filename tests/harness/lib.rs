@@ -7,6 +7,7 @@
 //! | [`pair`] | two namespaces joined by a cable, for benchmarks |
 //! | [`server`] | the server under test and its client `ks`, inside the namespace |
 //! | [`others`] | DHCP servers of other makers |
+//! | [`clients`] | DHCP clients of other makers |
 //! | [`disk`] | disk files: made, filled, looked into |
 //! | [`story`] | one test: runs in a lab of its own, keeps evidence when it fails |
 //! | [`wait`] | waiting for a state, with a limit, saying what was seen last |
@@ -16,6 +17,7 @@
 
 pub mod api;
 pub mod artefacts;
+pub mod clients;
 pub mod config;
 pub mod console;
 pub mod disk;
@@ -29,5 +31,6 @@ pub mod process;
 pub mod qmp;
 pub mod server;
 pub mod story;
+pub mod unpacked;
 pub mod variables;
 pub mod wait;

@@ -64,14 +64,28 @@ const PEERS: &[&str] = &[
     "tftpd-hpa",
 ];
 
-/// A directory with the peers, and what they need beyond what is installed here.
+/// Clients and a relay that the end-to-end stories start beside ours; unpacked as the peers are.
+const CLIENTS: &[&str] = &["atftp", "dhcpcd-base", "isc-dhcp-client", "isc-dhcp-relay", "tftp-hpa"];
+
+/// A directory with the peers.
 pub(crate) fn peers() -> Result<PathBuf> {
-    let mut names: BTreeSet<String> = PEERS.iter().map(|name| (*name).to_owned()).collect();
-    for peer in PEERS {
+    unpacked("bench-peers", PEERS)
+}
+
+/// A directory with the clients.
+pub(crate) fn clients() -> Result<PathBuf> {
+    unpacked("e2e-clients", CLIENTS)
+}
+
+/// A directory with `packages`, and what they need beyond what is installed here.
+fn unpacked(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let mut names: BTreeSet<String> = packages.iter().map(|name| (*name).to_owned()).collect();
+    for package in packages {
         // One at a time, because they exclude each other.
         let missing = with_index(|| {
             let mut apt = Command::new("apt-get");
-            output(apt.args(["install", "--print-uris", "-qq", "-y", "--no-install-recommends", "--", peer]))
+            apt.args(["install", "--print-uris", "-qq", "-y", "--no-install-recommends", "--", package]);
+            output(&mut apt)
         })?;
         names.extend(
             missing
@@ -81,7 +95,7 @@ pub(crate) fn peers() -> Result<PathBuf> {
     }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let debs = resolve(&names)?;
-    cache::entry("bench-peers", &cache::key(&[&versions_text(&debs)]), |dir| {
+    cache::entry(name, &cache::key(&[&versions_text(&debs)]), |dir| {
         debs.iter().try_for_each(|deb| deb.unpack(dir))
     })
 }

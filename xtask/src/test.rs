@@ -34,6 +34,7 @@ fn step(args: &[&str]) -> Result<()> {
 /// `cargo xtask e2e [FILTER]`
 pub(crate) fn stories(args: &[String]) -> Result<()> {
     let dir = artefacts::build(&["cloud", "generic"], &["e2e", "e2e-gzip", "debian-12"])?;
+    let clients = packages::clients()?;
     let evidence = dir.with_file_name("evidence");
     let mut command = cargo();
     command
@@ -41,6 +42,7 @@ pub(crate) fn stories(args: &[String]) -> Result<()> {
         .args(args)
         .env("KALTSTART_ARTEFACTS", &dir)
         .env("KALTSTART_EVIDENCE", &evidence)
+        .env("KALTSTART_CLIENTS", &clients)
         // A story's error says its cause; the way through the harness would bury it.
         .env("RUST_LIB_BACKTRACE", "0");
     // In place of this process: the last lines and the exit status are the test runner's own.

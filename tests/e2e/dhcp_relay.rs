@@ -1,0 +1,92 @@
+//! ISC's relay before the real server, with two networks behind it.
+
+use crate::common::config;
+use anyhow::{Context as _, Result, ensure};
+use kaltstart_tests::clients::{DhcpClient, Event, Maker};
+use kaltstart_tests::lab::{Lab, SERVER, Station};
+use kaltstart_tests::process::Process;
+use kaltstart_tests::server::Server;
+use kaltstart_tests::story::story;
+use kaltstart_tests::unpacked::Unpacked;
+use kaltstart_tests::wait::{Poll, secs, wait_for};
+use std::fs;
+use std::net::Ipv4Addr;
+
+/// The relay on the server's bridge.
+const RELAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// Its ports, which are its circuit ids: networks that only it reaches.
+const PORTS: [(&str, &str); 2] = [("hall", "10.9.0"), ("rack", "10.10.0")];
+
+/// A relay between the lab's bridge and its [`PORTS`]; it ends when dropped.
+fn relay(lab: &Lab, station: &Station) -> Result<Process> {
+    let programs = Unpacked::clients()?;
+    let mut command = programs.with_libraries(station.command(programs.program("usr/sbin/dhcrelay")));
+    // Adds option 82, as switches do.
+    command.args(["-4", "-d", "-a", "--no-pid", "-iu", Station::INTERFACE]);
+    for (port, _) in PORTS {
+        command.args(["-id", port]);
+    }
+    Process::start("dhcrelay", command.arg(SERVER.to_string()), &lab.dir().join("dhcrelay.log"))
+}
+
+/// Each network behind a relay has its addresses, and a machine on a switch port has the port's; they
+/// renew past the relay, rebind through it, and give back.
+#[test]
+fn p30_p31_clients_behind_a_relay() -> Result<()> {
+    story("dhcp-relay", |lab| {
+        let (artefacts, mut config) = config()?;
+        for (_, network) in PORTS {
+            config.sections += &format!(
+                "\n[[dhcp]]\nsubnet = \"{network}.0/24\"\naddress = \"{SERVER}\"\nrouter = \"{network}.1\"\n\
+                 pool = [\"{network}.100\", \"{network}.110\"]\nrenew_seconds = 2\nrebind_seconds = 4\n"
+            );
+        }
+        config.sections += "\n[[node]]\nname = \"rack-1\"\naddress = \"10.10.0.57\"\ncircuit_id = \"rack\"\n";
+        let server = Server::start(lab, &artefacts, &config)?;
+        let station = Station::new(lab)?;
+        station.address(RELAY)?;
+        let mut behind = Vec::new();
+        for (port, network) in PORTS {
+            lab.route(&format!("{network}.0/24"), RELAY)?;
+            behind.push(station.behind(port, &format!("{network}.1/24"))?);
+        }
+        let [hall, rack] = <[Station; 2]>::try_from(behind).ok().context("two networks")?;
+        let relaying = relay(lab, &station)?;
+        let in_hall = DhcpClient::start_at(lab, hall, Maker::Dhclient, &[])?;
+        let in_rack = DhcpClient::start_at(lab, rack, Maker::Dhcpcd, &[])?;
+        for (client, address) in [(&in_hall, "10.9.0.100"), (&in_rack, "10.10.0.57")] {
+            let bound = client.hears(Event::Bound)?;
+            ensure!(bound.address.to_string() == address, "{} instead of {address}", bound.address);
+            let router = format!("router={}1", address.trim_end_matches(|c: char| c.is_ascii_digit()));
+            ensure!(bound.parameters.contains(&router), "no {router} in {bound:?}");
+            ensure!(client.hears(Event::Renewed)? == bound, "a renewal changes {bound:?}");
+        }
+        // dhcrelay listens to what is routed too; without it renewals go past.
+        drop(relaying);
+        for client in [&in_hall, &in_rack] {
+            client.hears_after(client.told(), Event::Renewed)?;
+        }
+        // With no way past it, clients ask all servers in the end (RFC 2131 §4.4.5), through the relay.
+        station.forward(false)?;
+        let told = in_rack.told();
+        wait_for("a client that asks all servers", secs(20), || {
+            let log = fs::read_to_string(in_rack.file("log"))?;
+            Ok(if log.contains("rebinding") { Poll::Ready(()) } else { Poll::pending(log) })
+        })?;
+        let relaying = relay(lab, &station)?;
+        in_rack.hears_after(told, Event::Rebound)?;
+        station.forward(true)?;
+        drop(relaying);
+        for (client, releases) in [(&in_hall, 1.0), (&in_rack, 2.0)] {
+            client.release()?;
+            wait_for("its address back", secs(20), || {
+                let count =
+                    server.metric("kaltstart_dhcp_messages", "type=\"release\",result=\"received\"")?;
+                Ok(if count == releases { Poll::Ready(()) } else { Poll::pending(count.to_string()) })
+            })?;
+        }
+        let label = "type=\"nak\",result=\"sent\"";
+        ensure!(server.metric("kaltstart_dhcp_messages", label)? == 0.0, "somebody was refused");
+        Ok(())
+    })
+}
