@@ -41,7 +41,7 @@ impl Sockets {
         let http = bind("http.listen", config.http.listen).await?;
         let https = bind("http.tls_listen", config.http.tls_listen()).await?;
         let listen = config.tftp.listen;
-        let tftp = tftp::bind(listen).with_context(|| {
+        let tftp = tftp::bind(listen.into()).with_context(|| {
             format!(
                 "cannot listen on {listen} (tftp.listen): is the address ours, the port free, are we root?"
             )

@@ -12,7 +12,7 @@ use kaltstart_protocol::ids::Mac;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -80,7 +80,7 @@ impl Recorder {
 
     /// The machine that was last seen with the address, whichever server gave it.
     #[must_use]
-    pub fn holder(&self, address: Ipv4Addr) -> Option<Mac> {
+    pub fn holder(&self, address: IpAddr) -> Option<Mac> {
         self.memory().trace.holder(address)
     }
 

@@ -6,7 +6,7 @@ use crate::net::neighbours;
 use crate::store::StoreError;
 use kaltstart_core::dhcp::whereabouts::Whereabouts;
 use kaltstart_protocol::ids::Mac;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, PoisonError};
 
 /// What clients told other DHCP servers.
@@ -30,11 +30,12 @@ impl App {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn who_has(&self, address: Ipv4Addr) -> Result<Option<Mac>, StoreError> {
+    pub fn who_has(&self, address: IpAddr) -> Result<Option<Mac>, StoreError> {
+        let IpAddr::V4(address) = address else { return self.store.lessee(address) };
         if self.watches.gives(address)
-            && let Some(lease) = self.store.lease(address)?
+            && let Some(mac) = self.store.lessee(address.into())?
         {
-            return Ok(Some(lease.mac));
+            return Ok(Some(mac));
         }
         Ok(neighbours::who_has(address).or_else(|| self.claims.who_has(address)))
     }

@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Installed, Mode};
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::Finding;
@@ -106,7 +106,7 @@ pub struct Node {
     /// What the agent saw last.
     pub facts: Option<Facts>,
     /// Address it was given last.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// When it was heard last, by any door.
     pub last_seen: Option<Millis>,
     /// A network start that was promised and not yet used.

@@ -12,7 +12,7 @@ pub use sighting::{
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 use kaltstart_protocol::ids::Mac;
 
 /// Sightings that are kept of one machine: some ten starts, or an hour of asking in vain.
@@ -30,14 +30,16 @@ pub struct Trace {
     turns: BTreeMap<u64, Mac>,
     turn: u64,
     total: usize,
-    addresses: BTreeMap<Ipv4Addr, Mac>,
+    addresses: BTreeMap<IpAddr, Mac>,
 }
 
 #[derive(Debug, Default)]
 struct Recent {
     sightings: VecDeque<Sighting>,
     turn: u64,
-    address: Option<Ipv4Addr>,
+    /// Its last address of either family.
+    address_v4: Option<IpAddr>,
+    address_v6: Option<IpAddr>,
 }
 
 impl Trace {
@@ -49,7 +51,8 @@ impl Trace {
         recent.turn = self.turn;
         self.turns.insert(self.turn, mac);
         if let Some(address) = sighting.what.address() {
-            if let Some(before) = recent.address.replace(address) {
+            let last = if address.is_ipv4() { &mut recent.address_v4 } else { &mut recent.address_v6 };
+            if let Some(before) = last.replace(address) {
                 give_up(&mut self.addresses, before, mac);
             }
             self.addresses.insert(address, mac);
@@ -87,7 +90,7 @@ impl Trace {
 
     /// The machine that was last seen with the address, whichever server gave it.
     #[must_use]
-    pub fn holder(&self, address: Ipv4Addr) -> Option<Mac> {
+    pub fn holder(&self, address: IpAddr) -> Option<Mac> {
         self.addresses.get(&address).copied()
     }
 
@@ -95,14 +98,14 @@ impl Trace {
         let Some((_, mac)) = self.turns.pop_first() else { return };
         if let Some(recent) = self.machines.remove(&mac) {
             self.total -= recent.sightings.len();
-            if let Some(address) = recent.address {
+            for address in [recent.address_v4, recent.address_v6].into_iter().flatten() {
                 give_up(&mut self.addresses, address, mac);
             }
         }
     }
 }
 
-fn give_up(addresses: &mut BTreeMap<Ipv4Addr, Mac>, address: Ipv4Addr, mac: Mac) {
+fn give_up(addresses: &mut BTreeMap<IpAddr, Mac>, address: IpAddr, mac: Mac) {
     if addresses.get(&address) == Some(&mac) {
         addresses.remove(&address);
     }
@@ -112,6 +115,7 @@ fn give_up(addresses: &mut BTreeMap<Ipv4Addr, Mac>, address: Ipv4Addr, mac: Mac)
 mod tests {
     use super::*;
     use crate::dhcp::client::{Architecture, Client, Stage};
+    use core::net::Ipv4Addr;
     use kaltstart_protocol::dhcp::MessageType;
     use kaltstart_protocol::time::Millis;
 
@@ -167,11 +171,11 @@ mod tests {
     fn an_address_belongs_to_who_took_it_last() {
         let (mut trace, address) = (Trace::default(), Ipv4Addr::new(10, 0, 0, 5));
         trace.record(mac(1), taken(1, address));
-        assert_eq!(trace.holder(address), Some(mac(1)));
+        assert_eq!(trace.holder(address.into()), Some(mac(1)));
         trace.record(mac(2), taken(2, address));
-        assert_eq!(trace.holder(address), Some(mac(2)));
+        assert_eq!(trace.holder(address.into()), Some(mac(2)));
         trace.record(mac(2), taken(3, Ipv4Addr::new(10, 0, 0, 6)));
-        assert_eq!(trace.holder(address), None);
+        assert_eq!(trace.holder(address.into()), None);
         trace.record(mac(1), taken(4, address));
         trace.record(mac(1), taken(5, Ipv4Addr::new(10, 0, 0, 7)));
         assert_eq!(trace.addresses.len(), 2);

@@ -1,7 +1,7 @@
 //! What two Kaltstart programs must agree on.
 //!
 //! The server, the agent and the installed system share the types of this crate: identifiers,
-//! packets ([`dhcp`], [`tftp`]), what a machine is ([`facts`]), how a disk shall look ([`layout`]),
+//! packets ([`dhcp`], [`dhcp6`], [`tftp`]), what a machine is ([`facts`]), how a disk shall look ([`layout`]),
 //! what is written to it ([`image`]) and what agent and server tell each other ([`agent_api`],
 //! [`node_api`]).
 //!
@@ -16,6 +16,7 @@ extern crate std;
 
 pub mod agent_api;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod facts;
 pub mod finding;
 pub mod ids;

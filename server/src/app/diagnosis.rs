@@ -12,7 +12,7 @@ use kaltstart_protocol::ids::{Mac, NodeId};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// Files in the directory of loaders that are looked at.
@@ -20,15 +20,15 @@ const LOADERS_MAX: usize = 64;
 
 impl App {
     /// The machine that has the address; none when it is nobody's that was seen.
-    pub fn holder(&self, address: Ipv4Addr) -> Option<Mac> {
+    pub fn holder(&self, address: IpAddr) -> Option<Mac> {
         self.trace.holder(address).or_else(|| {
-            let held = self.store.lease(address);
-            held.inspect_err(|error| tracing::error!(%error, "leases")).ok()?.map(|lease| lease.mac)
+            let held = self.store.lessee(address);
+            held.inspect_err(|error| tracing::error!(%error, "leases")).ok()?
         })
     }
 
     /// Takes note of what was seen of the machine that has the address, if it is known.
-    pub fn saw_at(&self, address: Ipv4Addr, what: What) {
+    pub fn saw_at(&self, address: IpAddr, what: What) {
         if let Some(mac) = self.holder(address) {
             self.trace.note(mac, what);
         }

@@ -29,7 +29,7 @@ impl Row for NodeView {
 
     fn cells(&self) -> Vec<String> {
         let macs: Vec<String> = self.macs.iter().map(ToString::to_string).collect();
-        let address = self.address.or(self.reservation);
+        let address = self.address.or(self.reservation.map(Into::into));
         let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());
         vec![self.name.clone(), self.state.to_string(), self.headline.clone(), macs.join(","), address]
     }

@@ -121,7 +121,7 @@ fn events(contact: &Contact) -> impl Iterator<Item = Event> {
     let asks = matches!(contact.kind, MessageType::Discover | MessageType::Request);
     let given = contact.address.filter(|_| contact.kind == MessageType::Request);
     let seen = asks.then_some(Event::DhcpSeen { asker });
-    seen.into_iter().chain(given.map(|address| Event::AddressGiven { asker, address }))
+    seen.into_iter().chain(given.map(|address| Event::AddressGiven { asker, address: address.into() }))
 }
 
 /// Lets a sign of life happen to its machine, which is made if nobody knows it and it boots.

@@ -19,7 +19,7 @@ impl Listener for SyslogDoor {
     async fn take(&self, lines: Vec<(Ipv4Addr, Line)>) {
         let mut by_machine: BTreeMap<Mac, Vec<Line>> = BTreeMap::new();
         for (from, line) in lines {
-            if let Some(mac) = self.0.holder(from) {
+            if let Some(mac) = self.0.holder(from.into()) {
                 by_machine.entry(mac).or_default().push(line);
             }
         }

@@ -9,7 +9,7 @@ use crate::store::{Key, StoreError};
 use kaltstart_core::boot::{Door, File, Offer};
 use kaltstart_core::trace::{TftpTransfer, What};
 use kaltstart_protocol::ids::Mac;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) struct TftpDoor {
 
 impl TftpDoor {
     /// The interface whose machine's decision counts for `file`; none when it is not known.
-    fn subject(&self, client: Ipv4Addr, file: File) -> Result<Option<Mac>, Refused> {
+    fn subject(&self, client: IpAddr, file: File) -> Result<Option<Mac>, Refused> {
         let holder = self.app.who_has(client)?;
         let Some(named) = file.mac() else { return Ok(holder) };
         if let Some(holder) = holder.filter(|holder| *holder != named) {
@@ -35,7 +35,7 @@ impl TftpDoor {
         Ok(Some(named))
     }
 
-    async fn content(&self, client: Ipv4Addr, file: File) -> Result<Content, Refused> {
+    async fn content(&self, client: IpAddr, file: File) -> Result<Content, Refused> {
         let offer = self.app.offer(self.subject(client, file)?, Door::Tftp(file))?;
         match (offer, file) {
             (Offer::File, File::Loader(loader)) => Ok(self.loaders.open(client, loader.name()).await?),
@@ -85,7 +85,7 @@ impl From<Refusal> for Refused {
 }
 
 impl Resolver for TftpDoor {
-    async fn open(&self, client: Ipv4Addr, name: &str) -> Result<Content, Refusal> {
+    async fn open(&self, client: IpAddr, name: &str) -> Result<Content, Refusal> {
         let Some(file) = File::named(name) else { return Err(Refusal::NotFound) };
         let outcome = self.content(client, file).await;
         outcome.map_err(|why| match why {
@@ -143,13 +143,13 @@ impl Observer for TftpCounter {
 }
 
 /// How a request ended, and for whom; none for what is no end.
-fn sighting(event: &Event<'_>) -> Option<(Ipv4Addr, TftpTransfer)> {
+fn sighting(event: &Event<'_>) -> Option<(IpAddr, TftpTransfer)> {
     match event {
         Event::Finished { client, name, outcome, report, duration } => {
             let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            Some((*client.ip(), TftpTransfer::ended(name, outcome, report, duration_ms)))
+            Some((client.ip(), TftpTransfer::ended(name, outcome, report, duration_ms)))
         }
-        Event::Refused { client, name, reason } => Some((*client.ip(), TftpTransfer::refused(name, *reason))),
+        Event::Refused { client, name, reason } => Some((client.ip(), TftpTransfer::refused(name, *reason))),
         Event::Started { .. } | Event::Dropped { .. } => None,
     }
 }

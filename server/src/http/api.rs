@@ -23,7 +23,7 @@ use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub struct NodeView {
     /// Hardware addresses.
     pub macs: Vec<Mac>,
     /// Address it was given last.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// Reserved address.
     pub reservation: Option<Ipv4Addr>,
     /// Its job, while one is queued or running.

@@ -17,7 +17,6 @@ use kaltstart_core::boot::{Door, File, Offer};
 use kaltstart_core::trace::{HttpAnswer, What, clean};
 use kaltstart_protocol::ids::{Digest, Mac};
 use std::net::IpAddr;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Port of syslog (RFC 3164 §2).
@@ -26,12 +25,9 @@ const SYSLOG_PORT: u16 = 514;
 /// Type of what is only bytes to HTTP.
 const DATA: &str = "application/octet-stream";
 
-/// The address at the other end, where it is one that DHCP gives.
-fn peer(request: &Request) -> Option<Ipv4Addr> {
-    request.extensions().get::<connection::Door>().and_then(|door| match door.peer {
-        IpAddr::V4(peer) => Some(peer),
-        IpAddr::V6(_) => None,
-    })
+/// The address at the other end.
+fn peer(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<connection::Door>().map(|door| door.peer)
 }
 
 /// Takes note of what is fetched here, for the machine in the path or at the other end.

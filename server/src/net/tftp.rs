@@ -27,7 +27,7 @@ use link::Link;
 use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +94,7 @@ pub trait Resolver: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the client may not have it, or there is none.
-    fn open(&self, client: Ipv4Addr, name: &str) -> impl Future<Output = Result<Content, Refusal>> + Send;
+    fn open(&self, client: IpAddr, name: &str) -> impl Future<Output = Result<Content, Refusal>> + Send;
 }
 
 /// Something that happened.
@@ -103,14 +103,14 @@ pub enum Event<'a> {
     /// A transfer has begun.
     Started {
         /// Who asked.
-        client: SocketAddrV4,
+        client: SocketAddr,
         /// The name asked for.
         name: &'a str,
     },
     /// A transfer has ended.
     Finished {
         /// Who asked.
-        client: SocketAddrV4,
+        client: SocketAddr,
         /// The name asked for.
         name: &'a str,
         /// How it ended.
@@ -123,7 +123,7 @@ pub enum Event<'a> {
     /// A request was answered with an error.
     Refused {
         /// Who asked.
-        client: SocketAddrV4,
+        client: SocketAddr,
         /// The name asked for.
         name: &'a str,
         /// Why it was refused.
@@ -132,7 +132,7 @@ pub enum Event<'a> {
     /// A packet was not answered.
     Dropped {
         /// Who sent it.
-        client: SocketAddrV4,
+        client: SocketAddr,
         /// Why it was not answered.
         reason: DropReason,
     },
@@ -198,16 +198,14 @@ pub async fn serve<R: Resolver, O: Observer>(
     limits: Limits,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let SocketAddr::V4(address) = socket.local_addr()? else {
-        return Err(io::ErrorKind::Unsupported.into());
-    };
+    let address = socket.local_addr()?.ip();
     let service = Arc::new(Service { resolver, observer, limits });
     let mut tasks = JoinSet::new();
     let mut workers = Vec::new();
     for _ in 0..service.limits.workers.max(1) {
         let (sender, asked) = mpsc::channel(WAITING_MAX);
-        let link = Link::open(*address.ip())?;
-        tasks.spawn(work(Arc::clone(&service), *address.ip(), link, asked));
+        let link = Link::open(address)?;
+        tasks.spawn(work(Arc::clone(&service), address, link, asked));
         workers.push(sender);
     }
     let hasher = RandomState::new();
@@ -250,7 +248,7 @@ pub async fn serve<R: Resolver, O: Observer>(
 /// leaves the service to all others.
 async fn work<R: Resolver, O: Observer>(
     service: Arc<Service<R, O>>,
-    address: Ipv4Addr,
+    address: IpAddr,
     mut link: Link,
     mut asked: mpsc::Receiver<Asked>,
 ) {

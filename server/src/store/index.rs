@@ -9,7 +9,7 @@ use kaltstart_core::machine::{Machine, State};
 use kaltstart_protocol::ids::{Mac, NodeId};
 use kaltstart_protocol::time::Millis;
 use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
 /// A machine in brief.
@@ -20,7 +20,7 @@ pub struct Brief {
     /// Whether somebody declared it.
     pub declared: bool,
     macs: Box<[Mac]>,
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     last_seen: Option<Millis>,
     /// Whether a job is queued or running.
     works: bool,
@@ -44,7 +44,7 @@ impl Brief {
     /// Whether a sign of life at `now`, with the address that is given, may change what is stored
     /// of the machine. `lifecycle::step` has the last word.
     #[must_use]
-    pub fn may_change(&self, address: Option<Ipv4Addr>, now: Millis) -> bool {
+    pub fn may_change(&self, address: Option<IpAddr>, now: Millis) -> bool {
         let lately = self.last_seen.is_some_and(|last| now.since(last) < HEARD_EVERY_MS);
         self.works || !lately || (address.is_some() && address != self.address)
     }

@@ -5,7 +5,7 @@ use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 const COLUMNS: &str = "address, client, mac, state, since, expires";
 
@@ -23,17 +23,17 @@ impl Store {
         })
     }
 
-    /// The lease of `address`.
+    /// The hardware address of who has, or had last, the lease of `address`.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn lease(&self, address: Ipv4Addr) -> Result<Option<Lease>, StoreError> {
+    pub fn lessee(&self, address: IpAddr) -> Result<Option<Mac>, StoreError> {
+        let IpAddr::V4(address) = address else { return Ok(None) };
         self.read(|connection| {
             connection
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM leases WHERE address = ?1"))?
-                .query_row([address.to_bits()], lease)
+                .prepare_cached("SELECT mac FROM leases WHERE address = ?1")?
+                .query_row([address.to_bits()], |row| row.get(0).map(Mac))
                 .optional()
-                .map(|found| found.map(|write| write.lease))
         })
     }
 

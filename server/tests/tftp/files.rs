@@ -5,7 +5,8 @@ use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::tftp::{ErrorCode, Mode, Options, Packet, Request};
 use kaltstart_server::net::tftp::{Directory, Limits, Outcome};
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use tokio::net::UdpSocket;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p33_files_arrive_identical() {
@@ -104,15 +105,35 @@ async fn p33_netascii_is_translated_and_its_size_is_true() {
 
 #[tokio::test]
 async fn p33_answers_come_from_the_address_asked() {
-    let server = Server::start_at(Ipv4Addr::UNSPECIFIED, memory(), Limits::default());
+    let server = Server::start_at(Ipv4Addr::UNSPECIFIED.into(), memory(), Limits::default());
     for ip in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)] {
         let socket = client().await;
-        let to = SocketAddrV4::new(ip, server.address.port());
+        let to = SocketAddr::new(ip.into(), server.address.port());
         socket.send_to(&Packet::Rrq(request("small", &[])).encode(), to).await.expect("sent");
         let mut buffer = [0; 600];
         let (_, from) = receive(&socket, &mut buffer).await;
-        assert_eq!(*from.ip(), ip);
+        assert_eq!(from.ip(), ip);
         assert_ne!(from.port(), to.port());
     }
     server.stop().await;
+}
+
+#[tokio::test]
+async fn p33_files_travel_over_ipv6_too_and_closed_ports_are_noticed() {
+    for local in [Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED] {
+        let mut server = Server::start_at(local.into(), memory(), Limits::default());
+        for (blksize, windowsize) in [(512, 1), (1428, 4), (1448, 16), (8192, 2)] {
+            let options = [("blksize", blksize), ("windowsize", windowsize), ("tsize", 0)];
+            let fetched = fetch(server.address, request("big", &options)).await;
+            assert_eq!(fetched, content(3_000_000), "{blksize} {windowsize}");
+        }
+        let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).await.expect("a free port");
+        let packet = Packet::Rrq(request("big", &[])).encode();
+        socket.send_to(&packet, server.address).await.expect("sent");
+        let (_, from) = receive(&socket, &mut [0; 600]).await;
+        drop(socket);
+        assert_eq!(from.ip(), Ipv6Addr::LOCALHOST);
+        while !matches!(server.note().await, Note::Finished(_, Outcome::Gone, _)) {}
+        server.stop().await;
+    }
 }

@@ -139,7 +139,7 @@ async fn fetch(server: SocketAddr, request: Request, mut link: BadLink) -> Vec<u
 
 async fn check(server: &Server, size: usize, options: &[(&str, u64)], faults: Faults, seed: u64) -> Duration {
     let (begin, link) = (Instant::now(), BadLink::new(faults, seed).await);
-    let got = fetch(server.address.into(), request(&format!("f{size}"), options), link).await;
+    let got = fetch(server.address, request(&format!("f{size}"), options), link).await;
     assert_eq!(Digest::of(&got), Digest::of(&content(size)), "{size} {options:?} {faults:?} seed {seed}");
     begin.elapsed()
 }

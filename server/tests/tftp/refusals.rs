@@ -56,7 +56,7 @@ async fn p33_the_jail_holds() {
     }
     assert_eq!(fetch(server.address, request("//ok", &[])).await, b"ok");
     assert_eq!(fetch(server.address, request("inside", &[])).await, b"ok");
-    let nul = Directory::new(&root).expect("opened").open(Ipv4Addr::LOCALHOST, "ok\0x").await;
+    let nul = Directory::new(&root).expect("opened").open(Ipv4Addr::LOCALHOST.into(), "ok\0x").await;
     assert!(matches!(nul, Err(Refusal::Denied)), "{nul:?}");
     server.stop().await;
 }

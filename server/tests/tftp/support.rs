@@ -6,7 +6,7 @@ use kaltstart_server::net::tftp::{
     Content, DropReason, Event, Limits, Observer, Outcome, Refusal, Resolver, bind, serve,
 };
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -43,7 +43,7 @@ impl Observer for Notes {
 }
 
 pub(crate) struct Server {
-    pub(crate) address: SocketAddrV4,
+    pub(crate) address: SocketAddr,
     pub(crate) notes: UnboundedReceiver<Note>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) task: JoinHandle<std::io::Result<()>>,
@@ -51,16 +51,16 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(resolver: impl Resolver, limits: Limits) -> Self {
-        Self::start_at(Ipv4Addr::LOCALHOST, resolver, limits)
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), resolver, limits)
     }
 
-    pub(crate) fn start_at(ip: Ipv4Addr, resolver: impl Resolver, limits: Limits) -> Self {
-        let socket = bind(SocketAddrV4::new(ip, 0)).expect("a free port");
+    pub(crate) fn start_at(ip: IpAddr, resolver: impl Resolver, limits: Limits) -> Self {
+        let socket = bind(SocketAddr::new(ip, 0)).expect("a free port");
         let port = socket.local_addr().expect("bound").port();
         let (sender, notes) = unbounded_channel();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(socket, resolver, Notes(sender), limits, shutdown.clone()));
-        Self { address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), notes, shutdown, task }
+        Self { address: SocketAddr::new(loopback(ip), port), notes, shutdown, task }
     }
 
     pub(crate) async fn note(&mut self) -> Note {
@@ -82,18 +82,22 @@ pub(crate) fn request(name: &str, options: &[(&str, u64)]) -> Request {
     Request { name: name.into(), mode: Mode::Octet, options }
 }
 
+/// The loopback address of the family of `ip`.
+fn loopback(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
 pub(crate) async fn client() -> UdpSocket {
     UdpSocket::bind("127.0.0.1:0").await.expect("a free port")
 }
 
-pub(crate) async fn receive<'a>(socket: &UdpSocket, buffer: &'a mut [u8]) -> (Packet<'a>, SocketAddrV4) {
+pub(crate) async fn receive<'a>(socket: &UdpSocket, buffer: &'a mut [u8]) -> (Packet<'a>, SocketAddr) {
     let (len, from) = timeout(PATIENCE, socket.recv_from(buffer)).await.expect("an answer").expect("open");
-    let std::net::SocketAddr::V4(from) = from else { panic!("IPv6 from an IPv4 socket") };
     (Packet::decode(&buffer[..len]).expect("the server sends valid packets"), from)
 }
 
 /// Sends a request whose answer must be an error.
-pub(crate) async fn refusal(server: SocketAddrV4, packet: &Packet<'_>) -> (ErrorCode, String) {
+pub(crate) async fn refusal(server: SocketAddr, packet: &Packet<'_>) -> (ErrorCode, String) {
     let socket = client().await;
     socket.send_to(&packet.encode(), server).await.expect("sent");
     match receive(&socket, &mut [0; 2_048]).await {
@@ -103,8 +107,8 @@ pub(crate) async fn refusal(server: SocketAddrV4, packet: &Packet<'_>) -> (Error
 }
 
 /// Reads a file as a client does that trusts its link to lose nothing.
-pub(crate) async fn fetch(server: SocketAddrV4, request: Request) -> Vec<u8> {
-    let socket = client().await;
+pub(crate) async fn fetch(server: SocketAddr, request: Request) -> Vec<u8> {
+    let socket = UdpSocket::bind((loopback(server.ip()), 0)).await.expect("a free port");
     let mut buffer = vec![0; 66_000];
     socket.send_to(&Packet::Rrq(request).encode(), server).await.expect("sent");
     let (mut blksize, mut windowsize) = (512, 1);
@@ -146,7 +150,7 @@ pub(crate) fn content(len: usize) -> Vec<u8> {
 pub(crate) struct Memory(pub(crate) HashMap<&'static str, Bytes>);
 
 impl Resolver for Memory {
-    async fn open(&self, _: Ipv4Addr, name: &str) -> Result<Content, Refusal> {
+    async fn open(&self, _: IpAddr, name: &str) -> Result<Content, Refusal> {
         assert_ne!(name, "panic", "asked to");
         self.0.get(name).cloned().map(Content::Memory).ok_or(Refusal::NotFound)
     }

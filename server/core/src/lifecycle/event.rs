@@ -4,7 +4,7 @@ use crate::machine::{Grant, Job, State};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 use kaltstart_protocol::agent_api::{Installed, Mode, ReportState};
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -36,7 +36,7 @@ pub enum Event {
         /// To whom.
         asker: Asker,
         /// Which.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// It fetched its boot script, and with it a new grant.
     ScriptServed {

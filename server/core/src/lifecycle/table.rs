@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Installed, Mode, ReportState};
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -111,7 +111,7 @@ fn system_report(root: &str) -> Event {
 
 /// Every event, with the name the table uses.
 fn events() -> Vec<(String, Event)> {
-    let address = Ipv4Addr::new(10, 0, 0, 9);
+    let address = IpAddr::from([10, 0, 0, 9]);
     let failed = ReportState::Failed { finding: Finding::new(Code::NoDisk, "none") };
     let mut all: Vec<(String, Event)> = [
         ("power seen", Event::PowerSeen),
@@ -164,7 +164,7 @@ fn apply(machine: Machine, events: &[Event]) -> Machine {
 pub(crate) fn situations() -> Vec<(String, Machine)> {
     let mut all: Vec<(String, Machine)> =
         State::ALL.map(|state| (state.name().to_string(), idle(state))).into();
-    let address = Ipv4Addr::new(10, 0, 0, 9);
+    let address = IpAddr::from([10, 0, 0, 9]);
     let path = [
         Event::JobOrdered(Box::new(job(JobKind::Deploy))),
         Event::PowerSeen,

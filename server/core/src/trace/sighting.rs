@@ -4,7 +4,7 @@ use crate::dhcp::client::Client;
 use crate::dhcp::{Drop, Reply};
 use crate::tftp::{Outcome, Refusal, Report};
 use alloc::string::{String, ToString};
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::dhcp::options::code;
 use kaltstart_protocol::dhcp::{Message, MessageType};
@@ -56,14 +56,15 @@ pub enum What {
 impl What {
     /// The address the machine has from now on, as far as this shows it.
     #[must_use]
-    pub fn address(&self) -> Option<Ipv4Addr> {
+    pub fn address(&self) -> Option<IpAddr> {
         let Self::Dhcp(exchange) = self else { return None };
-        match (exchange.kind, &exchange.answer) {
+        let address = match (exchange.kind, &exchange.answer) {
             (MessageType::Request, Answer::Sent { kind: MessageType::Ack, address, .. }) => *address,
             // It takes another server's offer, and says so to all on the wire.
             (MessageType::Request, Answer::Silent { why: Drop::OtherServer(_) }) => exchange.wish,
             _ => None,
-        }
+        };
+        address.map(IpAddr::from)
     }
 }
 

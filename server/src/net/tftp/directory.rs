@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Directory {
 }
 
 impl Resolver for Directory {
-    async fn open(&self, _: Ipv4Addr, name: &str) -> Result<Content, Refusal> {
+    async fn open(&self, _: IpAddr, name: &str) -> Result<Content, Refusal> {
         let name = inner_name(name)?;
         let root = Arc::clone(&self.root);
         let opened = tokio::task::spawn_blocking(move || Self::open_file(&root, &name)).await;

@@ -1,14 +1,16 @@
 //! The socket that many transfers share.
 
-use super::socket::{RECEIVE_BUFFER_BYTES, udp_socket};
+use super::socket::{RECEIVE_BUFFER_BYTES, socket_addr, udp_socket};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt,
-    sockopt::{Ipv4RecvErr, SndBuf, SndBufForce},
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt::{Ipv4RecvErr, Ipv6RecvErr, SndBuf, SndBufForce},
 };
-use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -26,7 +28,7 @@ pub(super) const CALL_BYTES_MAX: usize = 65_507;
 pub(super) struct Link {
     socket: UdpSocket,
     /// Clients whose port is closed, until somebody asks.
-    refused: Vec<SocketAddrV4>,
+    refused: Vec<SocketAddr>,
 }
 
 /// How datagrams that lie behind each other are told apart.
@@ -40,17 +42,25 @@ pub(super) enum Cut {
 
 impl Link {
     /// A socket that sends from `address`, or from any address if it is unspecified.
-    pub(super) fn open(address: Ipv4Addr) -> io::Result<Self> {
-        let socket = udp_socket(RECEIVE_BUFFER_BYTES)?;
+    pub(super) fn open(address: IpAddr) -> io::Result<Self> {
+        let socket = udp_socket(address, RECEIVE_BUFFER_BYTES)?;
         if setsockopt(&socket, SndBufForce, &SEND_BUFFER_BYTES).is_err() {
             setsockopt(&socket, SndBuf, &SEND_BUFFER_BYTES).ok();
         }
-        // Without it nobody learns of closed ports: the socket is not connected to one client.
-        setsockopt(&socket, Ipv4RecvErr, &true)?;
-        // Routers may cut packets up. The size of the blocks cannot be changed once it is agreed,
-        // and routers that drop what is too long without a word are common.
-        set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
-        socket.bind(&SocketAddrV4::new(address, 0).into())?;
+        // Without the first nobody learns of closed ports: the socket is not connected to one client.
+        // With the second packets may be cut up. The size of the blocks cannot be changed once it
+        // is agreed, and routers that drop what is too long without a word are common.
+        match address {
+            IpAddr::V4(_) => {
+                setsockopt(&socket, Ipv4RecvErr, &true)?;
+                set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
+            }
+            IpAddr::V6(_) => {
+                setsockopt(&socket, Ipv6RecvErr, &true)?;
+                set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?;
+            }
+        }
+        socket.bind(&SocketAddr::new(address, 0).into())?;
         Ok(Self { socket: UdpSocket::from_std(socket.into())?, refused: Vec::new() })
     }
 
@@ -60,11 +70,10 @@ impl Link {
     }
 
     /// Takes a datagram, if one is there.
-    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddrV4)> {
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
         loop {
             match self.socket.try_recv_from(buffer) {
-                Ok((len, SocketAddr::V4(from))) => return Some((len, from)),
-                Ok((_, SocketAddr::V6(_))) => {}
+                Ok(received) => return Some(received),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(_) => self.take_errors(),
             }
@@ -77,8 +86,8 @@ impl Link {
     /// When this machine cannot send them. What is wrong farther away is found out by silence.
     pub(super) async fn send(
         &mut self,
-        from: Ipv4Addr,
-        to: SocketAddrV4,
+        from: IpAddr,
+        to: SocketAddr,
         bytes: &[u8],
         cut: Cut,
     ) -> nix::Result<()> {
@@ -92,16 +101,27 @@ impl Link {
         }
     }
 
-    async fn send_once(&self, from: Ipv4Addr, to: SocketAddrV4, bytes: &[u8], cut: Cut) -> nix::Result<()> {
+    async fn send_once(&self, from: IpAddr, to: SocketAddr, bytes: &[u8], cut: Cut) -> nix::Result<()> {
         let send = || {
-            let source = nix::libc::in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: nix::libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
-                ipi_addr: nix::libc::in_addr { s_addr: 0 },
+            let (source_v4, source_v6);
+            let source = match from {
+                IpAddr::V4(from) => {
+                    source_v4 = nix::libc::in_pktinfo {
+                        ipi_ifindex: 0,
+                        ipi_spec_dst: nix::libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
+                        ipi_addr: nix::libc::in_addr { s_addr: 0 },
+                    };
+                    ControlMessage::Ipv4PacketInfo(&source_v4)
+                }
+                IpAddr::V6(from) => {
+                    let address = nix::libc::in6_addr { s6_addr: from.octets() };
+                    source_v6 = nix::libc::in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
+                    ControlMessage::Ipv6PacketInfo(&source_v6)
+                }
             };
-            let source = ControlMessage::Ipv4PacketInfo(&source);
             let fd = self.socket.as_raw_fd();
-            let (parts, to, flags) = ([IoSlice::new(bytes)], SockaddrIn::from(to), MsgFlags::MSG_DONTWAIT);
+            let (parts, flags) = ([IoSlice::new(bytes)], MsgFlags::MSG_DONTWAIT);
+            let to = SockaddrStorage::from(to);
             match &cut {
                 Cut::Not => sendmsg(fd, &parts, &[source], flags, Some(&to)),
                 // Kernels that do not know it (before 4.18) have no openat2 either.
@@ -122,25 +142,26 @@ impl Link {
     }
 
     /// The next client whose port is closed.
-    pub(super) fn next_refused(&mut self) -> Option<SocketAddrV4> {
+    pub(super) fn next_refused(&mut self) -> Option<SocketAddr> {
         self.refused.pop()
     }
 
     /// Empties the queue of errors (ip(7), `IP_RECVERR`).
     fn take_errors(&mut self) {
-        let mut control = nix::cmsg_space!(nix::libc::sock_extended_err, nix::libc::sockaddr_in);
+        let mut control = nix::cmsg_space!(nix::libc::sock_extended_err, nix::libc::sockaddr_in6);
         loop {
             let mut payload = [0; 8];
             let mut parts = [IoSliceMut::new(&mut payload)];
             let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
             let fd = self.socket.as_raw_fd();
-            let Ok(message) = recvmsg::<SockaddrIn>(fd, &mut parts, Some(&mut control), flags) else {
+            let Ok(message) = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), flags) else {
                 return;
             };
-            let Some(to) = message.address.map(SocketAddrV4::from) else { continue };
+            let Some(to) = message.address.as_ref().and_then(socket_addr) else { continue };
             let Ok(controls) = message.cmsgs() else { continue };
             for control in controls {
-                if let ControlMessageOwned::Ipv4RecvErr(error, _) = control
+                if let ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) =
+                    control
                     && error.ee_errno == Errno::ECONNREFUSED as u32
                 {
                     self.refused.push(to);

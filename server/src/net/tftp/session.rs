@@ -6,7 +6,7 @@ use kaltstart_core::tftp::{Block, Outcome, Refusal, Step, Transfer};
 use kaltstart_protocol::tftp::{DATA_HEADER_BYTES, Request, data_header};
 use nix::errno::Errno;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ impl Tools {
 
 /// Content that came from a disk, for the blocks from `first` on.
 pub(super) struct Read {
-    pub(super) client: SocketAddrV4,
+    pub(super) client: SocketAddr,
     pub(super) id: u64,
     first: u64,
     content: io::Result<Vec<u8>>,
@@ -38,9 +38,9 @@ pub(super) struct Read {
 pub(super) struct Session {
     /// Unlike that of every other transfer of the worker.
     pub(super) id: u64,
-    pub(super) client: SocketAddrV4,
+    pub(super) client: SocketAddr,
     /// The address the client asked.
-    pub(super) local: Ipv4Addr,
+    pub(super) local: IpAddr,
     pub(super) request: Request,
     pub(super) begin: Instant,
     pub(super) transfer: Transfer,
@@ -58,7 +58,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(
         id: u64,
-        (client, local): (SocketAddrV4, Ipv4Addr),
+        (client, local): (SocketAddr, IpAddr),
         request: Request,
         source: Source,
         transfer: Transfer,

@@ -1,12 +1,12 @@
 //! The socket that takes requests.
 
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt,
-    sockopt::{Ipv4PacketInfo, RcvBuf, RcvBufForce},
+    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt,
+    sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, RcvBuf, RcvBufForce},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -22,16 +22,23 @@ pub(super) const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 ///
 /// # Errors
 /// When the address cannot be had.
-pub fn bind(address: SocketAddrV4) -> io::Result<UdpSocket> {
-    let socket = udp_socket(RECEIVE_BUFFER_BYTES)?;
-    setsockopt(&socket, Ipv4PacketInfo, &true)?;
+pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = udp_socket(address.ip(), RECEIVE_BUFFER_BYTES)?;
+    match address {
+        SocketAddr::V4(_) => setsockopt(&socket, Ipv4PacketInfo, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, Ipv6RecvPacketInfo, &true)?,
+    }
     socket.bind(&address.into())?;
     UdpSocket::from_std(socket.into())
 }
 
-/// A UDP socket with room for a burst.
-pub(super) fn udp_socket(receive_buffer_bytes: usize) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+/// A UDP socket for the family of `address`, with room for a burst.
+pub(super) fn udp_socket(address: IpAddr, receive_buffer_bytes: usize) -> io::Result<Socket> {
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     socket.set_nonblocking(true)?;
     // Beyond the system's limit only with CAP_NET_ADMIN. Without either the service works, it
     // only loses more of a burst.
@@ -47,9 +54,9 @@ pub(super) struct Datagram {
     /// Bytes of the buffer it takes.
     pub(super) len: usize,
     /// Who sent it.
-    pub(super) from: SocketAddrV4,
+    pub(super) from: SocketAddr,
     /// The address of this machine it was sent to; none if it was sent to several machines.
-    pub(super) local: Option<Ipv4Addr>,
+    pub(super) local: Option<IpAddr>,
 }
 
 /// Waits for a datagram.
@@ -58,19 +65,32 @@ pub(super) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result
 }
 
 fn receive_now(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
-    let mut control = nix::cmsg_space!(nix::libc::in_pktinfo);
+    let mut control = nix::cmsg_space!(nix::libc::in6_pktinfo);
     let mut slices = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
-    let from = message.address.map(SocketAddrV4::from).ok_or(io::ErrorKind::InvalidData)?;
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+    let from = message.address.as_ref().and_then(socket_addr).ok_or(io::ErrorKind::InvalidData)?;
     let mut local = None;
     for control in message.cmsgs()? {
-        if let ControlMessageOwned::Ipv4PacketInfo(info) = control {
-            // The first is the address in the packet, the second the one to answer from. They
-            // differ for broadcast and multicast.
-            let is_unicast = info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr;
-            local = is_unicast.then(|| Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+        match control {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                // The first is the address in the packet, the second the one to answer from. They
+                // differ for broadcast and multicast.
+                let is_unicast = info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr;
+                local = is_unicast.then(|| IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                let to = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                local = (!to.is_multicast()).then_some(to.into());
+            }
+            _ => {}
         }
     }
     Ok(Datagram { len: message.bytes, from, local })
+}
+
+/// The address of a peer on an IP socket.
+pub(super) fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
 }

@@ -12,7 +12,7 @@ use kaltstart_core::tftp::{Outcome, Report, Step, Transfer};
 use kaltstart_protocol::tftp::{Mode, Packet, Request};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +30,9 @@ const ANSWER_BYTES_MAX: usize = 512;
 /// A request to be answered.
 #[derive(Debug)]
 pub(super) struct Asked {
-    pub(super) client: SocketAddrV4,
+    pub(super) client: SocketAddr,
     /// The address it was sent to.
-    pub(super) local: Ipv4Addr,
+    pub(super) local: IpAddr,
     pub(super) request: Request,
     pub(super) is_write: bool,
     pub(super) at: Instant,
@@ -56,14 +56,14 @@ pub(super) struct Worker<R, O> {
     limits: Limits,
     tools: Tools,
     begin: Instant,
-    clients: HashMap<SocketAddrV4, Slot>,
+    clients: HashMap<SocketAddr, Slot>,
     /// Transfers by address.
-    per_address: HashMap<Ipv4Addr, usize>,
+    per_address: HashMap<IpAddr, usize>,
     /// Transfers that nobody has confirmed, the oldest first.
-    half_open: BTreeMap<u64, SocketAddrV4>,
+    half_open: BTreeMap<u64, SocketAddr>,
     /// When to look at which transfer. A deadline mostly moves further away; then it is put here
     /// again only when the earlier one has come, which saves most of the work.
-    timers: BinaryHeap<Reverse<(u64, u64, SocketAddrV4)>>,
+    timers: BinaryHeap<Reverse<(u64, u64, SocketAddr)>>,
     opening: JoinSet<Opened>,
     next_id: u64,
 }
@@ -138,7 +138,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
         if self.clients.len() >= self.limits.transfers_max {
             return self.note_dropped(client, DropReason::Busy);
         }
-        let of_address = self.per_address.entry(*client.ip()).or_default();
+        let of_address = self.per_address.entry(client.ip()).or_default();
         if *of_address >= self.limits.transfers_per_client_max {
             return self.note_dropped(client, DropReason::ClientBusy);
         }
@@ -157,7 +157,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
         });
     }
 
-    fn note_dropped(&self, client: SocketAddrV4, reason: DropReason) {
+    fn note_dropped(&self, client: SocketAddr, reason: DropReason) {
         self.service.observer.note(&Event::Dropped { client, reason });
     }
 
@@ -243,7 +243,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
     }
 
     /// Does what the transfer with `client` says next, and sees that its time is watched.
-    async fn go_on(&mut self, client: SocketAddrV4, step: Step) {
+    async fn go_on(&mut self, client: SocketAddr, step: Step) {
         let Some(Slot::Running(session)) = self.clients.get_mut(&client) else { return };
         if let Some(outcome) = session.obey(step, &mut self.tools).await {
             return self.end(client, &outcome);
@@ -255,7 +255,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
         }
     }
 
-    fn end(&mut self, client: SocketAddrV4, outcome: &Outcome) {
+    fn end(&mut self, client: SocketAddr, outcome: &Outcome) {
         let Some(Slot::Running(session)) = self.forget(client) else { return };
         self.half_open.remove(&session.id);
         let (name, report) = (session.request.name.as_str(), &session.transfer.report());
@@ -264,12 +264,12 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
         self.service.observer.note(&Event::Finished { client, name, outcome, report, duration });
     }
 
-    fn forget(&mut self, client: SocketAddrV4) -> Option<Slot> {
+    fn forget(&mut self, client: SocketAddr) -> Option<Slot> {
         let slot = self.clients.remove(&client)?;
-        if let Some(of_address) = self.per_address.get_mut(client.ip()) {
+        if let Some(of_address) = self.per_address.get_mut(&client.ip()) {
             *of_address -= 1;
             if *of_address == 0 {
-                self.per_address.remove(client.ip());
+                self.per_address.remove(&client.ip());
             }
         }
         Some(slot)
@@ -280,7 +280,7 @@ async fn open<R: Resolver, O>(service: &Service<R, O>, asked: &Asked) -> Result<
     if asked.is_write {
         return Err(Refusal::ReadOnly);
     }
-    let content = service.resolver.open(*asked.client.ip(), &asked.request.name).await?;
+    let content = service.resolver.open(asked.client.ip(), &asked.request.name).await?;
     match (asked.request.mode, content) {
         // It is read as a whole.
         (mode @ Mode::Netascii, content @ Content::File { .. }) => {
@@ -291,7 +291,7 @@ async fn open<R: Resolver, O>(service: &Service<R, O>, asked: &Asked) -> Result<
     }
 }
 
-fn log_end(client: SocketAddrV4, file: &str, outcome: &Outcome, report: &Report, duration: Duration) {
+fn log_end(client: SocketAddr, file: &str, outcome: &Outcome, report: &Report, duration: Duration) {
     let (bytes, seconds, label) = (report.confirmed_bytes(), duration.as_secs_f64(), outcome.label());
     let Report { blksize, windowsize, acked_block, last_block, resent_blocks, .. } = *report;
     if outcome.is_failure() {
