@@ -150,18 +150,19 @@ impl Direct {
         }
         write!(bytes, "date: {}\r\n\r\n", httpdate::fmt_http_date(crate::clock::system_now()))?;
         bytes.extend(text);
-        // The head travels with the first bytes of the file.
-        self.send(&bytes, if content.is_some() { libc::MSG_MORE } else { 0 }).await?;
-        match content {
-            Some(content) => self.send_file(content).await,
-            None => Ok(()),
-        }
+        let Some(content) = content else { return self.send(&bytes).await };
+        // Head and file in full packets, whatever the pieces they are sent in: a third of the
+        // server's time for a large file.
+        SockRef::from(&self.stream).set_tcp_cork(true)?;
+        self.send(&bytes).await?;
+        self.send_file(content).await?;
+        SockRef::from(&self.stream).set_tcp_cork(false)
     }
 
-    async fn send(&self, mut bytes: &[u8], flags: i32) -> io::Result<()> {
+    async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let sent = self
-                .patiently(|| SockRef::from(&self.stream).send_with_flags(bytes, flags | libc::MSG_NOSIGNAL));
+            let sent =
+                self.patiently(|| SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_NOSIGNAL));
             bytes = &bytes[sent.await?..];
         }
         Ok(())
