@@ -134,14 +134,14 @@ async fn open_doors(
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
 ) -> Result<()> {
-    let Sockets { http, https, tftp, dhcp, watchers, advertisers, syslog } = sockets;
+    let Sockets { http, https, tftp, dhcp, pinger, watchers, advertisers, syslog } = sockets;
     let routes = Routes::new(app.clone());
     let acceptor = TlsAcceptor::from(Arc::new(app.tls.server_config()?));
     for (listener, acceptor) in [(http, None), (https, Some(acceptor))] {
         doors.spawn(listen::serve(listener, acceptor, routes.clone(), stop.clone()));
     }
     serve_tftp(app, tftp, stop, doors)?;
-    serve_dhcp(app, dhcp, watchers, stop, doors).await?;
+    serve_dhcp(app, dhcp, pinger, watchers, stop, doors).await?;
     for advertiser in advertisers {
         let stop = stop.clone();
         doors.spawn(async move { advertiser.serve(stop).await });
@@ -174,6 +174,7 @@ fn serve_tftp(
 async fn serve_dhcp(
     app: &Arc<App>,
     listeners: Vec<dhcp::Listener>,
+    pinger: Option<dhcp::Pinger>,
     watchers: Vec<dhcp::Watcher>,
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
@@ -182,12 +183,18 @@ async fn serve_dhcp(
     let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
     app.store.put_leases(resumed.writes).await?;
     let (door, watches) = (DhcpDoor::new(app.clone()), app.watches.clone());
-    let service = dhcp::Service::new(door, subnets, watches, resumed.table, resumed.now);
+    let pinger = pinger.map(Arc::new);
+    let ping = pinger.clone().map(|pinger| pinger as Arc<dyn dhcp::Ping>);
+    let service = dhcp::Service::new(door, subnets, watches, resumed.table, resumed.now, ping);
     app.metrics.watch_dhcp(service.stats().clone(), app.watches.clone());
     // Threads of their own: they sleep in their sockets.
     for listener in listeners {
         let (service, stop) = (service.clone(), stop.clone());
         doors.spawn_blocking(move || service.serve(listener, &stop));
+    }
+    if let Some(pinger) = pinger {
+        let (service, stop) = (service.clone(), stop.clone());
+        doors.spawn_blocking(move || service.serve_checks(&pinger, &stop));
     }
     for watcher in watchers {
         let (watches, stop) = (app.watches.clone(), stop.clone());

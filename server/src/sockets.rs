@@ -1,10 +1,12 @@
 //! Everything that is bound, before the server gives up the rights to bind.
 
-use crate::config::Config;
+use crate::clock;
+use crate::config::{Config, Dhcp};
 use crate::net::{dhcp, ra, tftp};
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::role::Mode;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddrV4;
 use tokio::net::{TcpListener, UdpSocket};
 
@@ -19,6 +21,8 @@ pub(crate) struct Sockets {
     /// DHCP: one per interface, one per address that only relays reach, and the same for PXE where
     /// another server may give the addresses.
     pub(crate) dhcp: Vec<dhcp::Listener>,
+    /// Answers to echo requests, if free addresses are looked for anywhere.
+    pub(crate) pinger: Option<dhcp::Pinger>,
     /// Other servers' answers, one per interface.
     pub(crate) watchers: Vec<dhcp::Watcher>,
     /// Router solicitations, one per interface that shall have it.
@@ -78,12 +82,18 @@ impl Sockets {
                 Err(error) => tracing::warn!(interface = name, %error, "no router advertisements"),
             }
         }
+        let pinger =
+            config.dhcp.iter().any(Dhcp::pings).then(|| dhcp::Pinger::open(clock::random_bits() as u16));
+        let pinger = pinger.and_then(|opened| {
+            let told = |error: &io::Error| tracing::warn!(%error, "DHCP: free addresses are offered unchecked (ping_check)");
+            opened.inspect_err(told).ok()
+        });
         let syslog = match config.syslog.as_ref().map(|syslog| syslog.listen) {
             Some(listen) => Some(UdpSocket::bind(listen).await.with_context(|| {
                 format!("cannot listen on {listen} (syslog.listen): is the address ours, the port free?")
             })?),
             None => None,
         };
-        Ok(Self { http, https, tftp, dhcp, watchers, advertisers, syslog })
+        Ok(Self { http, https, tftp, dhcp, pinger, watchers, advertisers, syslog })
     }
 }

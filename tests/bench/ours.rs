@@ -58,6 +58,7 @@ interface = "{SERVER_INTERFACE}"
 subnet = "{subnet}"
 address = "{SERVER}"
 pool = ["{first}", "{last}"]
+ping_check = "never"
 "#
         )
     }

@@ -1,4 +1,4 @@
-//! Leases of a server that is killed, and of one whose disk is full.
+//! Leases of a server that is killed, of one whose disk is full, and of one whose data are old.
 
 use anyhow::{Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 const KILLS: u32 = 8;
 /// The address that is reserved for client 1.
 const RESERVED: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 50);
-/// How long one answer is waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long an answer of a server is waited for that says at once what it has to say.
+const SHORTLY: Duration = Duration::from_millis(500);
+/// The same where the server looks for a free address first.
+const PATIENTLY: Duration = secs(2);
 const OFFER: u8 = 2;
 const ACK: u8 = 5;
 
@@ -34,7 +36,7 @@ struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    fn new(pair: &'a Pair, data: &Path) -> Result<Self> {
+    fn new(pair: &'a Pair, data: &Path, ping_check: &str) -> Result<Self> {
         let dir = pair.dir();
         fs::write(
             dir.join("server.toml"),
@@ -42,7 +44,7 @@ impl<'a> Site<'a> {
                 "data_dir = {data:?}\n[http]\nlisten = \"{SERVER}:8080\"\n[tftp]\nlisten = \"{SERVER}:69\"\n\
                  [boot]\nkernel = \"/dev/null\"\nramdisk = \"/dev/null\"\nloaders = {dir:?}\n[images]\ndir = {dir:?}\n\
                  [[dhcp]]\ninterface = \"{SERVER_INTERFACE}\"\nsubnet = \"{SUBNET}\"\naddress = \"{SERVER}\"\n\
-                 pool = [\"10.99.1.0\", \"10.99.9.255\"]\n\
+                 pool = [\"10.99.1.0\", \"10.99.9.255\"]\nping_check = \"{ping_check}\"\n\
                  [[node]]\nname = \"n1\"\nmac = \"06:00:00:00:00:01\"\naddress = \"{RESERVED}\"\n"
             ),
         )?;
@@ -72,22 +74,29 @@ impl<'a> Site<'a> {
 /// Clients behind a relay.
 struct Clients {
     socket: UdpSocket,
+    patience: Duration,
 }
 
 impl Clients {
-    fn new(pair: &Pair) -> Result<Self> {
+    fn new(pair: &Pair, patience: Duration) -> Result<Self> {
         let socket = pair.in_client(|| Ok(UdpSocket::bind((CLIENT, DHCP_SERVER_PORT))?))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { socket })
+        socket.set_read_timeout(Some(patience))?;
+        Ok(Self { socket, patience })
     }
 
     /// Sends a message of client `n` and waits a moment for its answer.
     fn ask(&self, n: u32, options: &[u8]) -> Result<Option<Answer>> {
+        self.ask_from(n, Ipv4Addr::UNSPECIFIED, options)
+    }
+
+    /// The same of a client that has an address.
+    fn ask_from(&self, n: u32, address: Ipv4Addr, options: &[u8]) -> Result<Option<Answer>> {
         let mut message = client_message(n.to_be_bytes(), mac(n), options);
+        message[12..16].copy_from_slice(&address.octets());
         message[24..28].copy_from_slice(&CLIENT.octets());
         self.socket.send_to(&message, (SERVER, DHCP_SERVER_PORT))?;
         let (begun, mut bytes) = (Instant::now(), [0; 1500]);
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < self.patience {
             let Ok(count) = self.socket.recv(&mut bytes) else { break };
             if let Some(answer) = answer(&bytes[..count], mac(n)) {
                 return Ok(Some(answer));
@@ -112,6 +121,12 @@ impl Clients {
         Ok(self.ask(n, &options)?.is_some_and(|answer| answer.kind == ACK && answer.address == address))
     }
 
+    /// Asks for more time; whether it is acknowledged.
+    fn renew(&self, n: u32, address: Ipv4Addr) -> Result<bool> {
+        let answer = self.ask_from(n, address, &[53, 1, 3])?;
+        Ok(answer.is_some_and(|answer| answer.kind == ACK && answer.address == address))
+    }
+
     /// A whole exchange; none when it is broken off.
     fn lease(&self, n: u32) -> Result<Option<Ipv4Addr>> {
         let Some(address) = self.discover(n)? else { return Ok(None) };
@@ -128,8 +143,8 @@ impl Clients {
 #[test]
 fn p31_no_two_clients_get_one_address_through_kill_9() -> Result<()> {
     let pair = Pair::new()?;
-    let mut site = Site::new(&pair, &pair.dir().join("data"))?;
-    let clients = Clients::new(&pair)?;
+    let mut site = Site::new(&pair, &pair.dir().join("data"), "never")?;
+    let clients = Clients::new(&pair, SHORTLY)?;
     let mut owners: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
     let mut next = 2;
     for kill in 0..KILLS {
@@ -163,8 +178,8 @@ fn p31_no_two_clients_get_one_address_through_kill_9() -> Result<()> {
 fn p31_a_full_disk_stops_new_leases_and_no_old_ones() -> Result<()> {
     let pair = Pair::new()?;
     let data = Mounted::new(&pair)?;
-    let mut site = Site::new(&pair, &data.0)?;
-    let clients = Clients::new(&pair)?;
+    let mut site = Site::new(&pair, &data.0, "never")?;
+    let clients = Clients::new(&pair, SHORTLY)?;
     let old = clients.lease_soon(2)?;
     ensure!(clients.lease_soon(1)? == RESERVED, "the reserved address");
     let filler = data.0.join("filler");
@@ -190,6 +205,32 @@ fn p31_a_full_disk_stops_new_leases_and_no_old_ones() -> Result<()> {
     site.start()?;
     ensure!(clients.lease_soon(1)? == RESERVED, "the reserved address");
     ensure!(clients.request(2, old, false)? && clients.request(next, new, false)?, "all are remembered");
+    Ok(())
+}
+
+#[test]
+fn p31_addresses_in_use_are_not_given_again_after_old_data_were_restored() -> Result<()> {
+    let pair = Pair::new()?;
+    let (data, copy) = (pair.dir().join("data"), pair.dir().join("copy"));
+    let mut site = Site::new(&pair, &data, "after-start")?;
+    let clients = Clients::new(&pair, PATIENTLY)?;
+    clients.lease_soon(2)?;
+    site.kill();
+    run(tethered("cp").arg("--archive").arg(&data).arg(&copy), secs(10))?;
+    site.start()?;
+    let held = [clients.lease_soon(3)?, clients.lease_soon(4)?];
+    for address in held {
+        pair.also_address_client(address)?;
+    }
+    site.kill();
+    fs::remove_dir_all(&data)?;
+    fs::rename(&copy, &data)?;
+    site.start()?;
+    let new = clients.lease_soon(5)?;
+    ensure!(!held.contains(&new), "{new} belongs to somebody who answers");
+    ensure!(clients.renew(3, held[0])?, "its holder may go on using {}", held[0]);
+    let next = clients.lease_soon(6)?;
+    ensure!(!held.contains(&next) && next != new, "{next} was given twice");
     Ok(())
 }
 

@@ -100,6 +100,11 @@ impl Pair {
         ip(&["-n", &self.client, "address", "replace", &address, "dev", CLIENT_INTERFACE])
     }
 
+    /// Gives it one more: that of a machine that runs.
+    pub fn also_address_client(&self, address: Ipv4Addr) -> Result<()> {
+        ip(&["-n", &self.client, "address", "add", &format!("{address}/{PREFIX}"), "dev", CLIENT_INTERFACE])
+    }
+
     /// Takes the clients' address away, as machines that start have none.
     pub fn unaddress_client(&self) -> Result<()> {
         ip(&["-n", &self.client, "address", "flush", "dev", CLIENT_INTERFACE])?;

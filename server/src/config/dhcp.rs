@@ -8,6 +8,7 @@ use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::host::Rules;
 use kaltstart_core::dhcp::lease::Pool;
 use kaltstart_core::dhcp::parameters::{LEASE_SECONDS, LEASE_SECONDS_MIN, Parameters};
+use kaltstart_core::dhcp::ping_check::PingCheck;
 use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::dhcp::subnet::{Network, Subnet};
 use kaltstart_protocol::dhcp::options::code;
@@ -66,6 +67,9 @@ pub struct Dhcp {
     /// Options.
     #[serde(default)]
     pub options: Vec<DhcpOption>,
+    /// When free addresses are looked for on the network before they are offered.
+    #[serde(default)]
+    pub ping_check: PingCheck,
     /// Whether router solicitations are answered with "no router here", so that boot loaders do
     /// not wait for IPv6. Harmless beside real routers.
     #[serde(default = "yes")]
@@ -119,6 +123,8 @@ impl Dhcp {
     /// The subnet as the DHCP decisions want it; `http_base` is the base of this server's URLs.
     #[must_use]
     pub fn decided_upon(&self, http_base: &str, site: &DhcpSite, rules: &Arc<Rules>) -> Subnet {
+        let parameters = self.parameters().or(&site.parameters());
+        let longest_seconds = rules.longest_lease().max(parameters.longest_lease());
         Subnet {
             network: self.subnet,
             server: self.address,
@@ -126,9 +132,10 @@ impl Dhcp {
             direct: self.interface.is_some(),
             relays: self.relays.clone(),
             pools: self.remaining_pools(),
-            parameters: self.parameters().or(&site.parameters()),
+            parameters,
             rules: rules.clone(),
             local: LocalAnswer::default(),
+            check_ms: self.ping_check.period(longest_seconds),
         }
     }
 
@@ -144,6 +151,14 @@ impl Dhcp {
             // Where only relays reach, nobody can be looked for.
             others_allowed: self.allow_other_servers || self.interface.is_none(),
         }
+    }
+
+    /// Whether addresses are ever looked for before they are offered.
+    #[must_use]
+    pub fn pings(&self) -> bool {
+        self.ping_check != PingCheck::Never
+            && matches!(self.mode, Mode::Authoritative | Mode::Auto)
+            && !self.remaining_pools().is_empty()
     }
 
     fn parameters(&self) -> Parameters {

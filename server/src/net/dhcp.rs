@@ -12,6 +12,7 @@
 mod flight;
 mod neighbours;
 mod packet_socket;
+mod ping_check;
 mod socket;
 mod stats;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 mod watcher;
 mod watches;
 
+pub use ping_check::{Ping, Pinger};
 pub use socket::Listener;
 pub use stats::Stats;
 pub use watcher::Watcher;
@@ -33,6 +35,7 @@ use kaltstart_core::trace::Exchange;
 use kaltstart_protocol::dhcp::{Message, MessageType};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
+use ping_check::{PingChecks, Waiting};
 use socket::Inbox;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -46,6 +49,8 @@ use tracing::{debug, error, info, warn};
 pub const BATCH_MAX: usize = 256;
 /// Pause after a failed receive, so that a broken interface does not keep a core busy.
 const RECEIVE_PAUSE: Duration = Duration::from_secs(1);
+/// How long an idle thread sleeps before it looks whether it shall stop.
+const STOP_EVERY: Duration = Duration::from_millis(250);
 
 /// A message, and the UDP port it was sent from.
 #[derive(Debug, Clone)]
@@ -131,6 +136,7 @@ pub struct Service<B> {
     /// Held while a batch is decided and handed over, not while it is committed.
     table: Mutex<LeaseTable>,
     flight: Flight,
+    checks: PingChecks,
     watches: Arc<Watches>,
     /// Time of the leases at an instant: it follows no jump of the clock on the wall.
     clock: (Millis, Instant),
@@ -139,7 +145,7 @@ pub struct Service<B> {
 
 impl<B: Backend> Service<B> {
     /// A service that goes on with `table` at the time `now` of its leases (see
-    /// [`LeaseTable::resume`]).
+    /// [`LeaseTable::resume`]), and looks for free addresses by `pinger` before it offers them.
     #[must_use]
     pub fn new(
         backend: B,
@@ -147,6 +153,7 @@ impl<B: Backend> Service<B> {
         watches: Arc<Watches>,
         table: LeaseTable,
         now: Millis,
+        pinger: Option<Arc<dyn Ping>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             backend,
@@ -154,6 +161,7 @@ impl<B: Backend> Service<B> {
             watches,
             table: Mutex::new(table),
             flight: Flight::default(),
+            checks: PingChecks::new(pinger),
             clock: (now, Instant::now()),
             stats: Arc::default(),
         })
@@ -192,6 +200,43 @@ impl<B: Backend> Service<B> {
         self.flight.wait_until_landed();
     }
 
+    /// Lets offers go whose address nobody has, and gives the others' clients another one, until it is told
+    /// to stop. Blocks its thread.
+    pub fn serve_checks(self: &Arc<Self>, pinger: &Pinger, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            if !self.checks.wait(STOP_EVERY) {
+                continue;
+            }
+            if let Some(address) = pinger.receive() {
+                self.heard_from(address);
+            }
+            self.release_unanswered(Instant::now());
+        }
+    }
+
+    /// Somebody has an address that was looked for: it rests, and the client is offered another.
+    fn heard_from(self: &Arc<Self>, address: Ipv4Addr) {
+        let Some(Waiting { answer, link, .. }) = self.checks.in_use(address) else { return };
+        let mac = answer.message.mac().map(tracing::field::display);
+        let interface = link.interface();
+        warn!(interface, mac, %address, "DHCP: a host has this free address and not from here; it rests for an hour");
+        self.stats.dropped("in-use");
+        let mut table = self.table();
+        if let Some(write) = table.found_in_use(address, self.now()) {
+            let undo = vec![table.apply(write.clone())];
+            let batch = Batch { link: link.clone(), answers: vec![], undo };
+            self.hand_over(table, vec![write], vec![], batch);
+        }
+        self.process(vec![Packet { message: answer.message, port: answer.port }], &link);
+    }
+
+    /// Sends the offers for whose address nobody has answered until `now`.
+    fn release_unanswered(&self, now: Instant) {
+        for Waiting { answer, link, .. } in self.checks.unanswered(now) {
+            self.send(&[answer], &*link);
+        }
+    }
+
     /// Decides about a batch of packets, hands over what must be stored, and sends what may be.
     pub fn process(self: &Arc<Self>, packets: Vec<Packet>, link: &Arc<dyn Link>) {
         let seen = self.triage(packets, &**link);
@@ -203,18 +248,28 @@ impl<B: Backend> Service<B> {
         if leases.is_empty() && contacts.is_empty() {
             drop(table);
         } else {
-            let service = self.clone();
-            let commit = |number| {
-                self.backend.commit(leases, contacts, move |outcome| service.landed(number, outcome))
-            };
-            // Under the lock of the table: commits are in the order of the decisions.
-            let taken = self.flight.start(batch, commit);
-            drop(table);
-            if let Err(error) = taken {
-                self.fall_back(&error);
-            }
+            self.hand_over(table, leases, contacts, batch);
         }
-        self.release(&ready, &**link);
+        self.release(ready, link);
+    }
+
+    /// Starts the commit of what was decided.
+    fn hand_over(
+        self: &Arc<Self>,
+        table: MutexGuard<'_, LeaseTable>,
+        leases: Vec<LeaseWrite>,
+        contacts: Vec<Contact>,
+        batch: Batch,
+    ) {
+        let service = self.clone();
+        let commit =
+            |number| self.backend.commit(leases, contacts, move |outcome| service.landed(number, outcome));
+        // Under the lock of the table: commits are in the order of the decisions.
+        let taken = self.flight.start(batch, commit);
+        drop(table);
+        if let Err(error) = taken {
+            self.fall_back(&error);
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, LeaseTable> {
@@ -262,15 +317,16 @@ impl<B: Backend> Service<B> {
         let Knowledge { nodes, reserved } = self.backend.known(&lookups);
         let (known, strangers): (Vec<_>, Vec<_>) =
             seen.into_iter().zip(nodes).partition(|(_, node)| node.is_some());
-        let now = self.now();
+        let (now, (started, _)) = (self.now(), self.clock);
+        let running_ms = now.since(started);
         let mut decided = Decided::new(link.clone());
         // Our machines first: a flood of strangers takes no time and no address from them.
         for ((seen, port), node) in known.into_iter().chain(strangers) {
             let stranger = node.is_none();
             let node = node.unwrap_or(Known::STRANGER);
             let role = self.watches.role(seen.subnet.network);
-            let view = View { table, reserved: &reserved, node: &node, role, now, storable };
-            let Decision { reply, write, contact } = if link.is_boot_server() {
+            let view = View { table, reserved: &reserved, node: &node, role, now, running_ms, storable };
+            let Decision { reply, write, contact, check } = if link.is_boot_server() {
                 proxy::boot_server(&seen, &node, port)
             } else {
                 decide(&seen, view)
@@ -288,7 +344,7 @@ impl<B: Backend> Service<B> {
                 waits = true;
             }
             let Seen { message, kind, client, .. } = seen;
-            let answer = Answer { message, port, kind, client, stranger, outcome: reply };
+            let answer = Answer { message, port, kind, client, stranger, check, outcome: reply };
             if waits { &mut decided.batch.answers } else { &mut decided.ready }.push(answer);
         }
         decided
@@ -302,7 +358,7 @@ impl<B: Backend> Service<B> {
                 if self.stats.set_storing(true) {
                     info!("DHCP: leases are stored again");
                 }
-                self.release(&batch.answers, &*batch.link);
+                self.release(batch.answers, &batch.link);
             }
             Err(error) => self.fall_back(&error),
         }
@@ -325,12 +381,17 @@ impl<B: Backend> Service<B> {
                 Some((triage(&self.subnets, message, link.address()).ok()?, port))
             });
             let Decided { ready, .. } = self.decide(&mut table, seen.collect(), &link, false);
-            self.release(&ready, &*link);
+            self.release(ready, &link);
         }
     }
 
-    /// Sends what may leave, and says what became of each message.
-    fn release(&self, answers: &[Answer], link: &dyn Link) {
+    /// Sends what may leave; offers whose address has to be looked for first wait on.
+    fn release(&self, answers: Vec<Answer>, link: &Arc<dyn Link>) {
+        self.send(&self.checks.hold_back(answers, link), &**link);
+    }
+
+    /// Sends answers, and says what became of each message.
+    fn send(&self, answers: &[Answer], link: &dyn Link) {
         let replies: Vec<_> =
             answers.iter().filter_map(|answer| answer.outcome.as_ref().ok()?.as_ref()).collect();
         link.send(&replies, &self.stats);
@@ -375,10 +436,18 @@ struct Answer {
     client: Client,
     /// Whether it is none of our machines.
     stranger: bool,
+    /// Whether the address it offers must be looked for on the network first.
+    check: bool,
     outcome: Result<Option<Reply>, Drop>,
 }
 
 impl Answer {
+    /// The address it offers.
+    fn offers(&self) -> Option<Ipv4Addr> {
+        let reply = self.outcome.as_ref().ok()?.as_ref()?;
+        (reply.kind == MessageType::Offer).then_some(reply.message.yiaddr)
+    }
+
     /// Says what became of the message: loudly when one of our machines gets an address, or when
     /// another server shows itself.
     fn log(&self, interface: &str) {

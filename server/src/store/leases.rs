@@ -56,6 +56,7 @@ fn lease(row: &Row<'_>) -> rusqlite::Result<LeaseWrite> {
             1 => LeaseState::Bound,
             2 => LeaseState::Released,
             3 => LeaseState::Declined,
+            4 => LeaseState::InUse,
             other => return Err(rusqlite::Error::IntegralValueOutOfRange(3, other)),
         },
         since: Millis(row.get::<_, i64>(4)?.unsigned_abs()),
@@ -71,6 +72,7 @@ pub(super) fn put_lease(connection: &Connection, write: &LeaseWrite) -> rusqlite
         LeaseState::Offered | LeaseState::Bound => 1,
         LeaseState::Released => 2,
         LeaseState::Declined => 3,
+        LeaseState::InUse => 4,
     };
     let (since, expires) = (super::rows::to_i64(since.0), super::rows::to_i64(expires.0));
     connection

@@ -49,7 +49,7 @@ pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
         MessageType::Inform => case.inform(),
         MessageType::Offer | MessageType::Ack | MessageType::Nak => Outcome::silent(Drop::Type),
     };
-    let Outcome { reply, write } = outcome;
+    let Outcome { reply, write, check } = outcome;
     let given = reply.as_ref().ok().and_then(Option::as_ref).map(|reply| reply.message.yiaddr);
     let contact = Contact {
         mac: seen.mac,
@@ -59,7 +59,7 @@ pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
         hostname: seen.message.host_name().map(ToString::to_string),
         unanswered: reply.as_ref().err().copied(),
     };
-    Decision { reply, write, contact }
+    Decision { reply, write, contact, check }
 }
 
 /// The machine of the configuration that asks, and whether its hardware address says so. Where a node
@@ -72,19 +72,20 @@ fn host_of<'a>(seen: &'a Seen<'_>, view: &View<'_>) -> Option<(&'a Host, bool)> 
 struct Outcome {
     reply: Result<Option<Reply>, Drop>,
     write: Option<LeaseWrite>,
+    check: bool,
 }
 
 impl Outcome {
     const fn silent(why: Drop) -> Self {
-        Self { reply: Err(why), write: None }
+        Self { reply: Err(why), write: None, check: false }
     }
 
     const fn answer(reply: Reply, write: Option<LeaseWrite>) -> Self {
-        Self { reply: Ok(Some(reply)), write }
+        Self { reply: Ok(Some(reply)), write, check: false }
     }
 
     const fn done(write: LeaseWrite) -> Self {
-        Self { reply: Ok(None), write: Some(write) }
+        Self { reply: Ok(None), write: Some(write), check: false }
     }
 }
 
@@ -115,11 +116,13 @@ impl Case<'_> {
         // A lease that outlasts the offer holds the address anyway, and must stay a lease: the
         // client may go on using it without taking the offer.
         let until = now.plus(OFFER_MS);
-        let held = table.get(address).is_some_and(|lease| {
-            self.asker.holds(address, lease) && lease.state == LeaseState::Bound && lease.expires >= until
-        });
+        let own = table.get(address).filter(|lease| self.asker.holds(address, lease));
+        let held = own.is_some_and(|lease| lease.state == LeaseState::Bound && lease.expires >= until);
         let write = (!held).then(|| self.lease(address, LeaseState::Offered, until));
-        Outcome::answer(self.grant(seconds).address(MessageType::Offer, address), write)
+        let known = own.is_some_and(|lease| lease.is_live(now)) || self.asker.reservation == Some(address);
+        let check = !known && self.view.running_ms < self.seen.subnet.check_ms;
+        let reply = self.grant(seconds).address(MessageType::Offer, address);
+        Outcome { check, ..Outcome::answer(reply, write) }
     }
 
     /// Not answered; but a client that takes another server's offer says who answers here.
@@ -151,7 +154,7 @@ impl Case<'_> {
         let write = ours
             .filter(|(_, lease)| lease.state == LeaseState::Offered && lease.is_live(now))
             .map(|(address, _)| self.lease(address, LeaseState::Offered, now));
-        Outcome { reply: Err(Drop::OtherServer(server)), write }
+        Outcome { write, ..Outcome::silent(Drop::OtherServer(server)) }
     }
 
     /// SELECTING: the client takes our offer. The offer itself may have been forgotten in a
@@ -182,7 +185,7 @@ impl Case<'_> {
     /// asked for: an address of ours that nobody else holds is safe to give, and a server that
     /// lost its table finds its clients again.
     fn extending(&self, address: Ipv4Addr) -> Outcome {
-        if self.may_have(address) || self.has_its_place(address) {
+        if self.may_have(address) || self.has_its_place(address) || self.is_the_unknown_holder(address) {
             self.acknowledge(address)
         } else if !self.seen.subnet.network.contains(address) {
             self.refuse("wrong network")
@@ -281,11 +284,18 @@ impl Case<'_> {
             && lease.is_some_and(|lease| lease.state == LeaseState::Bound && lease.key == *key)
     }
 
+    /// Whether the address was given before this table begins, to whoever uses it now.
+    fn is_the_unknown_holder(&self, address: Ipv4Addr) -> bool {
+        let lease = self.view.table.get(address).filter(|lease| lease.state == LeaseState::InUse);
+        lease.is_some() && !self.asker.is_reserved(address) && self.seen.subnet.network.contains(address)
+    }
+
     /// Whether somebody else holds the address, or it is kept for somebody else.
     fn is_taken(&self, address: Ipv4Addr) -> bool {
         let lease = self.view.table.get(address).filter(|lease| lease.is_live(self.view.now));
         let reserved = self.asker.is_reserved(address) && self.asker.reservation != Some(address);
-        reserved || lease.is_some_and(|lease| !self.asker.holds(address, lease))
+        let known = lease.filter(|lease| lease.state != LeaseState::InUse);
+        reserved || known.is_some_and(|lease| !self.asker.holds(address, lease))
     }
 
     fn keeps_silent(&self) -> bool {

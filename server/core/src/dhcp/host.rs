@@ -65,6 +65,14 @@ impl Rules {
         self.hosts.push(host);
     }
 
+    /// The longest lease that classes and machines may lead to, seconds.
+    #[must_use]
+    pub fn longest_lease(&self) -> u32 {
+        let classes = self.classes.iter().map(|class| &class.parameters);
+        let all = classes.chain(self.hosts.iter().map(|host| &host.parameters));
+        all.map(Parameters::longest_lease).max().unwrap_or(0)
+    }
+
     /// The machine of that key.
     #[must_use]
     pub fn find(&self, key: &HostKey) -> Option<&Host> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// How long an offered address is kept for the client, ms.
 pub const OFFER_MS: u64 = 60_000;
-/// How long an address rests after a client found it in use, ms.
+/// How long an address rests after it was found in use, ms.
 pub const DECLINED_MS: u64 = 60 * 60 * 1_000;
 /// Longest client identifier that is taken: what one option holds.
 pub const MAX_CLIENT_ID: usize = 255;
@@ -36,6 +36,12 @@ impl ClientKey {
                 Some(Self(key))
             }
         }
+    }
+
+    /// Nobody who could ask.
+    #[must_use]
+    pub const fn nobody() -> Self {
+        Self(Vec::new())
     }
 
     /// The stored form.
@@ -63,6 +69,8 @@ pub enum LeaseState {
     Released,
     /// Found in use by somebody else.
     Declined,
+    /// Somebody answered when it was looked for; who that is shows when a lease is renewed.
+    InUse,
 }
 
 /// The hold on one address.
@@ -174,6 +182,15 @@ impl LeaseTable {
     /// All holds by address.
     pub fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
         self.leases.iter().map(|(address, lease)| (*address, lease))
+    }
+
+    /// The change when somebody unknown was found to use an address that is only offered.
+    #[must_use]
+    pub fn found_in_use(&self, address: Ipv4Addr, now: Millis) -> Option<LeaseWrite> {
+        self.get(address).filter(|lease| lease.state == LeaseState::Offered)?;
+        let (key, mac) = (ClientKey::nobody(), Mac([0; 6]));
+        let (state, expires) = (LeaseState::InUse, now.plus(DECLINED_MS));
+        Some(LeaseWrite { address, lease: Lease { key, mac, state, since: now, expires } })
     }
 
     /// Carries out a change. What it returns undoes it, given to [`LeaseTable::undo`]; several

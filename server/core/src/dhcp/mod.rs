@@ -13,6 +13,7 @@ pub mod foreign;
 pub mod host;
 pub mod lease;
 pub mod parameters;
+pub mod ping_check;
 pub mod proxy;
 mod relay;
 mod reply;
@@ -223,6 +224,9 @@ pub struct Decision {
     pub write: Option<LeaseWrite>,
     /// The sign of life.
     pub contact: Contact,
+    /// Whether the offered address must be looked for on the network first: the table says that it
+    /// is free.
+    pub check: bool,
 }
 
 /// All that a decision looks at.
@@ -238,6 +242,8 @@ pub struct View<'a> {
     pub role: Role,
     /// The time.
     pub now: Millis,
+    /// For how long the server runs, ms.
+    pub running_ms: u64,
     /// Whether changes can be stored. If not, nothing is promised that is not stored already.
     pub storable: bool,
 }

@@ -73,6 +73,12 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// The longest lease it may lead to, seconds.
+    #[must_use]
+    pub fn longest_lease(&self) -> u32 {
+        self.lease_seconds.unwrap_or(LEASE_SECONDS).max(self.max_lease_seconds.unwrap_or(0))
+    }
+
     /// The same, with what `further` says where this says nothing.
     #[must_use]
     pub fn or(mut self, further: &Self) -> Self {

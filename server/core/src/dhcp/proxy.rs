@@ -64,7 +64,7 @@ fn told(seen: &Seen<'_>, reply: Result<Option<Reply>, Drop>) -> Decision {
         hostname: seen.message.host_name().map(ToString::to_string),
         unanswered: reply.as_ref().err().copied(),
     };
-    Decision { reply, write: None, contact }
+    Decision { reply, write: None, contact, check: false }
 }
 
 /// The boot file, without an address.

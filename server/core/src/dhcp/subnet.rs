@@ -72,6 +72,9 @@ pub struct Subnet {
     pub rules: Arc<Rules>,
     /// What firmware is told when it shall start from its own disk.
     pub local: LocalAnswer,
+    /// For how long after the server's start a free address is looked for on the network before it
+    /// is offered, ms; see [`PingCheck::period`].
+    pub check_ms: u64,
 }
 
 /// The subnet a message comes from, heard at the address `arrival`.

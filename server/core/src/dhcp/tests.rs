@@ -41,6 +41,7 @@ fn subnet() -> Subnet {
         parameters: Parameters { options, ..Parameters::default() },
         rules: Arc::default(),
         local: LocalAnswer::NoBootFile,
+        check_ms: 0,
     }
 }
 
@@ -85,7 +86,15 @@ impl Server {
 
     fn view(&self) -> View<'_> {
         let Self { table, reserved, node, now, storable, .. } = self;
-        View { table, reserved, node, role: Role::Authoritative, now: *now, storable: *storable }
+        View {
+            table,
+            reserved,
+            node,
+            role: Role::Authoritative,
+            now: *now,
+            running_ms: now.since(START),
+            storable: *storable,
+        }
     }
 
     fn answer(&mut self, message: &Message) -> Reply {
@@ -514,4 +523,43 @@ fn an_undone_lease_was_never_there() {
     assert_ne!(server.table, before);
     undo.into_iter().rev().for_each(|undo| server.table.undo(undo));
     assert_eq!(server.table, before);
+}
+
+#[test]
+fn p31_free_addresses_are_looked_for_until_unknown_leases_have_ended() {
+    use ping_check::PingCheck;
+    let mut server = Server::new();
+    let check = |server: &Server, message: Message| {
+        let seen = triage(&server.subnets, message, SERVER).expect("a client's message");
+        decide(&seen, server.view()).check
+    };
+    for (mode, at_first, an_hour_later) in [
+        (PingCheck::Never, false, false),
+        (PingCheck::AfterStart, true, false),
+        (PingCheck::Always, true, true),
+    ] {
+        server.subnets[0].check_ms = mode.period(3_600);
+        server.now = START;
+        assert_eq!(check(&server, discover(1)), at_first, "{mode:?}");
+        server.now = START.plus(HOUR);
+        assert_eq!(check(&server, discover(1)), an_hour_later, "{mode:?}");
+    }
+    server.bind(1);
+    assert!(!check(&server, discover(1)), "its own lease");
+    assert!(check(&server, discover(2)));
+    server.node.reservation = Some(ip(50));
+    assert!(!check(&server, discover(2)), "kept free for it");
+}
+
+#[test]
+fn p31_who_renews_an_address_that_answered_is_its_holder() {
+    let mut server = Server::new();
+    let address = server.offered(1);
+    let write = server.table.found_in_use(address, server.now).expect("it was only offered");
+    server.table.apply(write);
+    assert_eq!(server.ask(&rebooting(2, address)), Err(Drop::NoRecord), "not refused: it may be its own");
+    assert_ne!(server.offered(1), address);
+    assert_eq!(server.acked(&extending(3, address)), address);
+    assert_eq!(server.table.found_in_use(address, server.now), None, "it is a lease again");
+    server.refused(&extending(2, address));
 }

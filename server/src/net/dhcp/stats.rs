@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Reasons for which a message is not answered, or an answer not sent: those of
 /// [`Drop`](kaltstart_core::dhcp::Drop) and those of the service itself.
-const REASONS: [&str; 16] = [
+const REASONS: [&str; 17] = [
     "malformed",
     "from-server",
     "type",
@@ -22,6 +22,7 @@ const REASONS: [&str; 16] = [
     "no-boot-file",
     "not-served",
     "send",
+    "in-use",
 ];
 
 /// How many messages of which kind were received, sent and dropped.

@@ -73,12 +73,29 @@ impl Link for Wire {
 /// A service with both ends in hand.
 struct Site {
     fake: Arc<Fake>,
+    ping: Arc<Pinged>,
     wire: Arc<Wire>,
     service: Arc<Service<Arc<Fake>>>,
 }
 
+/// Remembers what was looked for.
+#[derive(Default)]
+struct Pinged(Mutex<Vec<Ipv4Addr>>);
+
+impl Ping for Pinged {
+    fn ping(&self, address: Ipv4Addr) -> std::io::Result<()> {
+        self.0.lock().expect("no panic").push(address);
+        Ok(())
+    }
+}
+
 impl Site {
     fn new() -> Self {
+        Self::checking(0)
+    }
+
+    /// A site that looks for free addresses for so long after its start.
+    fn checking(check_ms: u64) -> Self {
         let subnet = Subnet {
             network: Network { address: SERVER, prefix: 24 },
             server: SERVER,
@@ -89,16 +106,18 @@ impl Site {
             parameters: Parameters::default(),
             rules: Arc::default(),
             local: LocalAnswer::default(),
+            check_ms,
         };
-        let fake = Arc::new(Fake::default());
+        let (fake, ping) = (Arc::new(Fake::default()), Arc::new(Pinged::default()));
         let service = Service::new(
             fake.clone(),
             vec![subnet],
             Arc::new(Watches::new([], START)),
             LeaseTable::default(),
             START,
+            Some(ping.clone()),
         );
-        Self { fake, wire: Arc::default(), service }
+        Self { fake, ping, wire: Arc::default(), service }
     }
 
     fn arrive(&self, messages: impl IntoIterator<Item = Message>) {
@@ -233,4 +252,44 @@ fn what_is_not_for_us_reaches_no_backend() {
     assert!(site.fake.commits.lock().expect("no panic").is_empty());
     let counted: Vec<_> = site.service.stats().counts().filter(|(_, _, count)| *count > 0).collect();
     assert_eq!(counted, [("dropped", "from-server", 1), ("dropped", "unknown-subnet", 1)]);
+}
+
+/// Later than any wait for somebody's answer.
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+#[test]
+fn p31_a_free_address_is_looked_for_before_it_is_offered() {
+    let site = Site::checking(u64::MAX);
+    site.arrive([discover(1)]);
+    let again = Message { xid: 77, ..discover(1) };
+    site.arrive([again]);
+    site.service.release_unanswered(Instant::now());
+    assert_eq!(site.kinds(), [], "somebody may still answer");
+    assert_eq!(*site.ping.0.lock().expect("no panic"), [FIRST], "asked once, however often the client asks");
+    site.service.release_unanswered(later());
+    let offers = site.sent();
+    assert_eq!(
+        offers.iter().map(|offer| (offer.message.yiaddr, offer.message.xid)).collect::<Vec<_>>(),
+        [(FIRST, 77)]
+    );
+    site.arrive([discover(1)]);
+    assert_eq!(site.kinds(), [MessageType::Offer], "what it holds needs no second look");
+}
+
+#[test]
+fn p31_an_address_that_answers_rests_and_the_client_gets_another() {
+    let site = Site::checking(u64::MAX);
+    site.arrive([discover(1)]);
+    site.service.heard_from(Ipv4Addr::new(10, 77, 0, 99));
+    site.service.heard_from(FIRST);
+    let commits = std::mem::take(&mut *site.fake.commits.lock().expect("no panic"));
+    let [(leases, _)] = commits.as_slice() else { panic!("{commits:?}") };
+    assert_eq!((leases[0].address, leases[0].lease.state), (FIRST, LeaseState::InUse), "durable");
+    site.land(Ok(()));
+    site.service.release_unanswered(later());
+    let second = Ipv4Addr::new(10, 77, 0, 11);
+    assert_eq!(*site.ping.0.lock().expect("no panic"), [FIRST, second]);
+    assert_eq!(site.sent().iter().map(|offer| offer.message.yiaddr).collect::<Vec<_>>(), [second]);
 }

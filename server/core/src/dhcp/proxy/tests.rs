@@ -32,6 +32,7 @@ fn subnet() -> Subnet {
         parameters: Parameters::default(),
         rules: Arc::default(),
         local: LocalAnswer::MissingFile,
+        check_ms: 0,
     }
 }
 
@@ -57,7 +58,15 @@ fn decided(message: &Message, boot: BootDecision, role: Role, boot_port: bool) -
         return Some(boot_server(&seen, &node, BOOT_SERVER_PORT));
     }
     let (table, reserved) = (LeaseTable::default(), BTreeSet::from([CLIENT]));
-    let view = View { table: &table, reserved: &reserved, node: &node, role, now: Millis(1), storable: true };
+    let view = View {
+        table: &table,
+        reserved: &reserved,
+        node: &node,
+        role,
+        now: Millis(1),
+        running_ms: 0,
+        storable: true,
+    };
     Some(crate::dhcp::decide(&seen, view))
 }
 
