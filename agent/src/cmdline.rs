@@ -1,14 +1,18 @@
 //! The kernel command line: what the boot server tells a starting agent.
 
-use kaltstart_protocol::agent_api::{ARG_BOOT_MAC, ARG_MODE, ARG_SERVER, ARG_TOKEN, Mode};
-use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::agent_api::{ARG_BOOT_MAC, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME, ARG_TOKEN, Mode};
+use kaltstart_protocol::ids::{Digest, Mac};
 use kaltstart_protocol::secret::Secret;
 
 /// What the command line says.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Base address of the server without a closing slash: `http://10.77.0.1:8080`.
+    /// Base address of the server without a closing slash: `https://10.77.0.1:8443`.
     pub server: String,
+    /// Fingerprint of the authority whose certificate the server shows.
+    pub authority: Digest,
+    /// The server's clock when it granted this start, in seconds since 1970.
+    pub time: u64,
     /// The one-time boot token.
     pub token: Secret,
     /// What the agent may do; without the argument only look.
@@ -40,7 +44,7 @@ pub enum CmdlineError {
 /// Of a repeated argument the last one counts, as for the kernel's own.
 ///
 /// # Errors
-/// Server or token is missing, or a value is of no use. The token never shows in the error.
+/// Server, fingerprint, time or token is missing, or a value is of no use. The token never shows in the error.
 pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
     let words = words(line);
     let find = |name: &str| {
@@ -53,9 +57,14 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
     let bad = |argument, value: &str, expected| CmdlineError::Bad { argument, value: value.into(), expected };
 
     let server = find(ARG_SERVER).ok_or(CmdlineError::Missing(ARG_SERVER))?.trim_end_matches('/');
-    if server.strip_prefix("http://").is_none_or(str::is_empty) {
-        return Err(bad(ARG_SERVER, server, "an address such as http://10.77.0.1:8080"));
+    if server.strip_prefix("https://").is_none_or(str::is_empty) {
+        return Err(bad(ARG_SERVER, server, "an address such as https://10.77.0.1:8443"));
     }
+    let authority = find(ARG_PIN).ok_or(CmdlineError::Missing(ARG_PIN))?;
+    let authority =
+        authority.parse().map_err(|_| bad(ARG_PIN, authority, "sha256: and 64 hexadecimal digits"))?;
+    let time = find(ARG_TIME).ok_or(CmdlineError::Missing(ARG_TIME))?;
+    let time = time.parse().map_err(|_| bad(ARG_TIME, time, "seconds since 1970"))?;
     let token = find(ARG_TOKEN).filter(|token| !token.is_empty()).ok_or(CmdlineError::Missing(ARG_TOKEN))?;
     let mode = match find(ARG_MODE) {
         None | Some("discover") => Mode::Discover,
@@ -69,7 +78,7 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
                 .map_err(|_| bad(ARG_BOOT_MAC, text, "six hexadecimal bytes, as 52:54:00:12:34:56"))?,
         ),
     };
-    Ok(Settings { server: server.into(), token: Secret::new(token.into()), mode, boot_mac })
+    Ok(Settings { server: server.into(), authority, time, token: Secret::new(token.into()), mode, boot_mac })
 }
 
 /// Splits at white space outside double quotes and drops the quotes, as the kernel does.
@@ -98,7 +107,9 @@ fn words(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const BASE: &str = "console=ttyS0 kaltstart.server=http://10.77.0.1:8080/ kaltstart.token=kst_1";
+    const BASE: &str = "console=ttyS0 kaltstart.server=https://10.77.0.1:8443/ kaltstart.token=kst_1 \
+        kaltstart.pin=sha256:0707070707070707070707070707070707070707070707070707070707070707 \
+        kaltstart.time=1800000000";
 
     #[test]
     fn all_arguments_are_read_and_the_last_one_counts() {
@@ -106,7 +117,8 @@ mod tests {
             "{BASE} kaltstart.mode=discover \"kaltstart.mode=install\" kaltstart.mac=52-54-00-00-00-01\n"
         );
         let settings = parse(&line).expect("complete");
-        assert_eq!(settings.server, "http://10.77.0.1:8080");
+        assert_eq!(settings.server, "https://10.77.0.1:8443");
+        assert_eq!((settings.authority, settings.time), (Digest([7; 32]), 1_800_000_000));
         assert_eq!(settings.token.expose(), "kst_1");
         assert_eq!(settings.mode, Mode::Install);
         assert_eq!(settings.boot_mac, Some(Mac([0x52, 0x54, 0, 0, 0, 1])));
@@ -115,12 +127,20 @@ mod tests {
     #[test]
     fn quotes_keep_spaces_together_and_prefixes_do_not_match() {
         assert_eq!(words("a \"b c\"=d  e=\"f g\""), ["a", "b c=d", "e=f g"]);
-        assert!(parse("xkaltstart.server=http://a kaltstart.token=t").is_err());
+        assert!(parse(&BASE.replace(ARG_SERVER, "xkaltstart.server")).is_err());
     }
 
     #[test]
     fn p02_without_a_mode_the_agent_only_looks() {
         assert_eq!(parse(BASE).expect("complete").mode, Mode::Discover);
+    }
+
+    #[test]
+    fn p20_without_knowing_whom_to_believe_no_agent_starts() {
+        for name in [ARG_SERVER, ARG_PIN, ARG_TIME, ARG_TOKEN] {
+            let error = parse(&BASE.replace(name, "other")).expect_err(name);
+            assert_eq!(error, CmdlineError::Missing(name));
+        }
     }
 
     #[test]
@@ -130,7 +150,9 @@ mod tests {
         for (extra, word) in [
             ("kaltstart.mode=wipe", "discover or install"),
             ("kaltstart.mac=1", "six"),
-            ("kaltstart.server=ftp://a", "http://"),
+            ("kaltstart.server=http://10.77.0.1:8080", "https://"),
+            ("kaltstart.pin=07", "64"),
+            ("kaltstart.time=soon", "seconds since 1970"),
             ("kaltstart.token=", ARG_TOKEN),
         ] {
             let error = parse(&format!("{BASE} {extra}")).expect_err(extra).to_string();

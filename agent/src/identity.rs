@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ed25519_dalek::SigningKey;
 use kaltstart_protocol::agent_api::{DiskUuids, Identity};
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::node_api::{REPORT_CONFIG, REPORTER, ReportConfig};
+use kaltstart_protocol::node_api::{REPORT_CONFIG, REPORTER};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
@@ -101,8 +101,7 @@ pub fn check(identity: &Identity) -> Result<(), Finding> {
 /// system does not wait for its end: the server may be away for days.
 fn reporter(tree: &Tree, identity: &Identity, agent: &Path) -> io::Result<()> {
     io::copy(&mut File::open(agent)?, &mut tree.create(REPORTER, 0o755)?)?;
-    let config = ReportConfig { url: identity.report_url.clone(), token: identity.report_token.clone() };
-    tree.write(REPORT_CONFIG, &serde_json::to_vec(&config)?, 0o600)?;
+    tree.write(REPORT_CONFIG, &serde_json::to_vec(&identity.report)?, 0o600)?;
     let unit = format!(
         "[Unit]\n\
          Description=Report to the Kaltstart server\n\
@@ -209,7 +208,8 @@ fn ssh_key(seed: &[u8], check: &[u8], comment: &str) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kaltstart_protocol::ids::Mac;
+    use kaltstart_protocol::ids::{Digest, Mac};
+    use kaltstart_protocol::node_api::ReportConfig;
     use kaltstart_protocol::secret::Secret;
     use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
@@ -220,8 +220,12 @@ mod tests {
             domain: "lab.example".into(),
             mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
             authorized_keys: vec!["ssh-ed25519 AAAA a@b".into()],
-            report_url: "http://10.77.0.1:8080/node/v1/report".into(),
-            report_token: Secret::new("ksn_x".into()),
+            report: ReportConfig {
+                url: "https://10.77.0.1:8443/node/v1/report".into(),
+                token: Secret::new("ksn_x".into()),
+                authority: Digest([7; 32]),
+                not_before: 1_800_000_000,
+            },
         }
     }
 

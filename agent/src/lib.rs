@@ -10,11 +10,13 @@
 
 pub mod backoff;
 pub mod bootloader;
+pub mod clock;
 pub mod cmdline;
 pub mod devices;
 pub mod dhcp_client;
 pub mod disk;
 pub mod guard;
+pub mod http;
 pub mod http_date;
 pub mod http_source;
 pub mod identity;

@@ -1,4 +1,4 @@
-//! Talking to the server: one call per message, three kinds of failure, and patience.
+//! Talking to the server: one call per message, few kinds of failure, and patience.
 
 use std::time::Duration;
 
@@ -11,12 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::backoff::{Policy, SERVER};
-use crate::http_date;
-use crate::log;
 use crate::sys::kernel;
+use crate::{clock, http, log};
 
-/// Longest time to set up a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Longest time of a call that is answered at once.
 const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// Seconds the server may hold back the answer to a question for work.
@@ -26,8 +23,6 @@ const ANSWER_LIMIT: u64 = 4 << 20;
 /// Failures in a row after which the console shows the finding, and again after so many more.
 const SHOW_AFTER: u32 = 5;
 const SHOW_EVERY: u32 = 40;
-/// Difference from the server's clock that is corrected, in seconds.
-const CLOCK_TOLERANCE: i64 = 60;
 
 /// Why a call was not answered with success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +41,10 @@ pub enum CallError {
     /// No answer, or one that says "later": try again.
     #[error("{0}")]
     Unreachable(String),
+    /// Whoever answers could not prove to be the server, and was told nothing: try again, as it
+    /// may be gone then.
+    #[error("{0}")]
+    Untrusted(String),
 }
 
 /// A connection to the server as one agent.
@@ -58,10 +57,11 @@ pub struct Link {
 }
 
 impl Link {
-    /// Prepares a link; nothing is sent. `server` is its base address without closing slash.
+    /// Prepares a link; nothing is sent. `server` is its base address without closing slash, `http`
+    /// the client that believes it alone.
     #[must_use]
-    pub fn new(server: &str, session: Secret) -> Self {
-        Self { server: server.into(), http: http_agent(), session, retry: SERVER, pause: std::thread::sleep }
+    pub fn new(server: &str, http: ureq::Agent, session: Secret) -> Self {
+        Self { server: server.into(), http, session, retry: SERVER, pause: std::thread::sleep }
     }
 
     /// The same with another way to wait, for tests in virtual time.
@@ -123,7 +123,8 @@ impl Link {
         self.post("log", batch, CALL_LIMIT).map(|_| ())
     }
 
-    /// Repeats `call` while the server cannot be reached, for ever, and tells the console.
+    /// Repeats `call` while the server cannot be reached, for ever, and tells the console: at once
+    /// when somebody else answers in its place, after some attempts when nobody does.
     ///
     /// # Errors
     /// The first answer that repeating cannot change.
@@ -133,26 +134,30 @@ impl Link {
         mut call: impl FnMut(&Self) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
         let mut failures = 0_u32;
+        let mut shown = None;
         loop {
-            match call(self) {
-                Err(CallError::Unreachable(why)) => {
-                    failures = failures.saturating_add(1);
-                    let wait = self.retry.delay(failures, kernel::random_u32());
-                    tracing::debug!("{what} failed ({why}); again in {} ms", wait.as_millis());
-                    if failures == SHOW_AFTER || failures.is_multiple_of(SHOW_EVERY) {
-                        let detail =
-                            format!("{what} at {}: {why}; {failures} attempts, trying on", self.server);
-                        log::finding(&Finding::new(Code::ServerUnreachable, detail));
-                    }
-                    (self.pause)(wait);
-                }
-                answer => {
-                    if failures >= SHOW_AFTER {
+            let answer = call(self);
+            let (code, show_after) = match &answer {
+                Err(CallError::Unreachable(_)) => (Code::ServerUnreachable, SHOW_AFTER),
+                Err(CallError::Untrusted(_)) => (Code::ServerNotTrusted, 1),
+                _ => {
+                    if shown.is_some() {
                         tracing::info!("{} answers again after {failures} failed attempts", self.server);
                     }
                     return answer;
                 }
+            };
+            let why = answer.err().map(|error| error.to_string()).unwrap_or_default();
+            failures = failures.saturating_add(1);
+            let wait = self.retry.delay(failures, kernel::random_u32());
+            tracing::debug!("{what} failed ({why}); again in {} ms", wait.as_millis());
+            let news = failures >= show_after && shown != Some(code);
+            if news || failures.is_multiple_of(SHOW_EVERY) {
+                let detail = format!("{what} at {}: {why}; attempt {failures}, trying on", self.server);
+                log::finding(&Finding::new(code, detail));
+                shown = Some(code);
             }
+            (self.pause)(wait);
         }
     }
 
@@ -183,28 +188,17 @@ impl Link {
     }
 }
 
-/// A client as the agent wants it: no proxy, no redirects (credentials go nowhere else).
-#[must_use]
-pub fn http_agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .proxy(None)
-        .user_agent(concat!("kaltstart-agent/", env!("CARGO_PKG_VERSION")))
-        .timeout_connect(Some(CONNECT_LIMIT))
-        .build()
-        .into()
-}
-
 /// The body of a successful answer; sets the clock from its date.
 pub(crate) fn read_answer(
     answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
 ) -> Result<Vec<u8>, CallError> {
-    let mut answer = answer.map_err(|error| CallError::Unreachable(error.to_string()))?;
+    let mut answer = answer.map_err(|error| match http::refusal(&error) {
+        Some(why) => CallError::Untrusted(why),
+        None => CallError::Unreachable(error.to_string()),
+    })?;
     let status = answer.status().as_u16();
     if let Some(date) = answer.headers().get("date").and_then(|date| date.to_str().ok()) {
-        follow_clock(date);
+        clock::follow(date);
     }
     let body = answer.body_mut().with_config().limit(ANSWER_LIMIT).read_to_vec();
     let text = || problem(body.as_deref().unwrap_or_default());
@@ -230,23 +224,6 @@ fn problem(body: &[u8]) -> String {
         Ok(Problem { title, detail }) if detail.is_empty() => title,
         Ok(Problem { title, detail }) => format!("{title}: {detail}"),
         Err(_) => String::from_utf8_lossy(body).trim().chars().take(200).collect(),
-    }
-}
-
-/// Sets the system clock when it differs from the server's by more than a minute: a machine's own
-/// clock may be off by years, and files shall bear the right date.
-fn follow_clock(date: &str) {
-    if std::process::id() != 1 {
-        // Only in the ramdisk is the clock the agent's to set.
-        return;
-    }
-    let Some(server) = http_date::parse(date) else { return };
-    let difference = server - kernel::wall_seconds();
-    if difference.abs() > CLOCK_TOLERANCE {
-        match kernel::set_wall_seconds(server) {
-            Ok(()) => tracing::info!("clock set to the server's: {date} ({difference:+} s)"),
-            Err(error) => tracing::warn!("the clock cannot be set: {error}"),
-        }
     }
 }
 

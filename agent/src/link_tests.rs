@@ -1,8 +1,9 @@
 use super::*;
 use crate::test_server::{HANG_UP, Server, json};
+use kaltstart_protocol::ids::Digest;
 
 fn link(server: &Server) -> Link {
-    Link::new(&server.url(""), Secret::new("kss_session".into())).with_pause(|_| {})
+    Link::new(&server.url(""), server.client(), Secret::new("kss_session".into())).with_pause(|_| {})
 }
 
 #[test]
@@ -13,7 +14,7 @@ fn p36_an_outage_is_waited_out() {
     answers.push("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n".into());
     answers.push(json("200 OK", "<html>a captive portal</html>"));
     answers.push(json("200 OK", r#"{"kind":"wait"}"#));
-    let server = Server::start(answers);
+    let server = Server::secure(answers);
     let answer = link(&server).insist("asking for work", Link::task);
     assert!(matches!(answer, Ok(Task::Wait)), "{answer:?}");
     // The broken connection may be tried twice by the HTTP client itself.
@@ -22,7 +23,7 @@ fn p36_an_outage_is_waited_out() {
 
 #[test]
 fn p20_the_session_goes_only_to_the_server_and_hello_carries_it_in_the_body() {
-    let server = Server::start(vec![json("302 Found", "{}"), json("200 OK", r#"{"kind":"wait"}"#)]);
+    let server = Server::secure(vec![json("302 Found", "{}"), json("200 OK", r#"{"kind":"wait"}"#)]);
     let link = link(&server);
     assert!(matches!(link.task(), Err(CallError::Unreachable(_))), "a redirect is not followed");
     assert!(link.task().is_ok());
@@ -36,7 +37,7 @@ fn p20_the_session_goes_only_to_the_server_and_hello_carries_it_in_the_body() {
 #[test]
 fn refusals_are_shown_and_not_repeated() {
     let problem = r#"{"title":"Node is retired","detail":"take it back first","status":409}"#;
-    let server = Server::start(vec![
+    let server = Server::secure(vec![
         json("401 Unauthorized", r#"{"title":"Token used up"}"#),
         json("409 Conflict", problem),
     ]);
@@ -49,13 +50,32 @@ fn refusals_are_shown_and_not_repeated() {
 
 #[test]
 fn an_unreachable_server_is_told_apart() {
-    let link = Link::new("http://127.0.0.1:1", Secret::new("s".into()));
+    let http = crate::http::pinned(Digest([0; 32]), 0).expect("a client");
+    let link = Link::new("https://127.0.0.1:1", http, Secret::new("s".into()));
     assert!(matches!(link.task(), Err(CallError::Unreachable(_))));
 }
 
 #[test]
+fn p20_somebody_else_in_the_server_s_place_is_waited_out_and_told_nothing() {
+    let [server, other] = [0, 1].map(|_| Server::secure(vec![json("200 OK", r#"{"kind":"wait"}"#)]));
+    // The machine was told of `server`, and `other` answers at its address.
+    let link = Link::new(&other.url(""), server.client(), Secret::new("kss_session".into()));
+    let Err(CallError::Untrusted(why)) = link.task() else { panic!("believed") };
+    for authority in [server.authority(), other.authority()] {
+        assert!(why.contains(&authority.to_string()), "{why}");
+    }
+    let mut calls = 0;
+    let answer = link.with_pause(|_| {}).insist("asking for work", |link| {
+        calls += 1;
+        if calls <= 3 { link.task() } else { Err(CallError::Unauthorized("the real one".into())) }
+    });
+    assert!(matches!(answer, Err(CallError::Unauthorized(_))), "{answer:?}");
+    assert_eq!(other.requests(), Vec::<String>::new());
+}
+
+#[test]
 fn a_log_batch_needs_no_answer_body() {
-    let server = Server::start(vec!["HTTP/1.1 204 No Content\r\n\r\n".into()]);
+    let server = Server::secure(vec!["HTTP/1.1 204 No Content\r\n\r\n".into()]);
     assert_eq!(link(&server).log(&LogBatch { first: 0, lines: Vec::new() }), Ok(()));
 }
 

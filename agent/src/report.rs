@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::node_api::{NodeReport, REPORT_CONFIG, ReportConfig};
 
 use crate::backoff::Policy;
-use crate::link::{CallError, http_agent, read_answer};
+use crate::http;
+use crate::link::{CallError, read_answer};
 use crate::sys::kernel::{random_u32, uptime_ms};
 
 /// Pauses between attempts.
@@ -32,7 +34,14 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let message = send_until_noted(&config, Path::new("/"), std::thread::sleep);
+    let http = match http::pinned(config.authority, config.not_before) {
+        Ok(http) => http,
+        Err(error) => {
+            eprintln!("cannot report: there is no TLS: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let message = send_until_noted(&http, &config, Path::new("/"), std::thread::sleep);
     println!("{message}");
     if let Err(error) = fs::remove_file(path) {
         eprintln!("{REPORT_CONFIG} cannot be removed: {error}");
@@ -45,33 +54,39 @@ fn read_config(path: &Path) -> io::Result<ReportConfig> {
 }
 
 /// Posts the report until it is stored or nobody waits for it; gives what to say about it.
-fn send_until_noted(config: &ReportConfig, root: &Path, pause: impl Fn(Duration)) -> String {
-    let http = http_agent();
-    for failures in 1_u32.. {
+fn send_until_noted(
+    http: &ureq::Agent,
+    config: &ReportConfig,
+    root: &Path,
+    pause: impl Fn(Duration),
+) -> String {
+    let mut failures = 0;
+    loop {
         // Gathered anew each time: host keys may be made while the server is not reachable.
-        let report = gather(config, root);
-        let error = match serde_json::to_vec(&report) {
-            Ok(body) => {
-                let request = http.post(&config.url).header("Content-Type", "application/json");
-                let answer = request.config().timeout_global(Some(CALL_LIMIT)).build().send(&body[..]);
-                match read_answer(answer) {
-                    Ok(_) => return "reported to the server".into(),
-                    Err(CallError::Unauthorized(text)) => {
-                        return format!("nobody waits for the report: {text}");
-                    }
-                    Err(CallError::Refused { status: 404 | 410, text }) => {
-                        return format!("nobody waits for the report: {text}");
-                    }
-                    Err(error) => error.to_string(),
-                }
-            }
-            Err(error) => error.to_string(),
+        let why = match send(http, config, &gather(config, root)) {
+            Ok(message) => return message,
+            Err(why) => why,
         };
+        failures += 1;
         let wait = RETRY.delay(failures, random_u32());
-        eprintln!("cannot report to {}: {error}; again in {} s", config.url, wait.as_secs());
+        eprintln!("cannot report to {}: {why}; again in {} s", config.url, wait.as_secs());
         pause(wait);
     }
-    String::new()
+}
+
+/// Posts the report once. Gives what to say about it when it has an end, else why not.
+fn send(http: &ureq::Agent, config: &ReportConfig, report: &NodeReport) -> Result<String, String> {
+    let body = serde_json::to_vec(report).map_err(|error| error.to_string())?;
+    let request = http.post(&config.url).header("Content-Type", "application/json");
+    let answer = request.config().timeout_global(Some(CALL_LIMIT)).build().send(&body[..]);
+    match read_answer(answer) {
+        Ok(_) => Ok("reported to the server".into()),
+        Err(CallError::Unauthorized(text) | CallError::Refused { status: 404 | 410, text }) => {
+            Ok(format!("nobody waits for the report: {text}"))
+        }
+        Err(CallError::Untrusted(why)) => Err(Finding::new(Code::ServerNotTrusted, why).to_string()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// What the system under `root` is.

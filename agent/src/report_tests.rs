@@ -1,5 +1,6 @@
 use super::*;
 use crate::test_server::{Server, json};
+use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::secret::Secret;
 use std::os::unix::fs::symlink;
 
@@ -33,7 +34,12 @@ fn system() -> tempfile::TempDir {
 }
 
 fn config(url: &str) -> ReportConfig {
-    ReportConfig { url: url.into(), token: Secret::new("ksr_1".into()) }
+    ReportConfig {
+        url: url.into(),
+        token: Secret::new("ksr_1".into()),
+        authority: Digest([0; 32]),
+        not_before: 0,
+    }
 }
 
 #[test]
@@ -54,12 +60,13 @@ fn a_system_is_described() {
 #[test]
 fn p36_the_report_is_repeated_until_it_is_noted() {
     let root = system();
-    let server = Server::start(vec![
+    let server = Server::secure(vec![
         json("503 Service Unavailable", "{}"),
         json("409 Conflict", "{}"),
         "HTTP/1.1 204 No Content\r\n\r\n".into(),
     ]);
-    let message = send_until_noted(&config(&server.url("/node/v1/report")), root.path(), |_| {});
+    let message =
+        send_until_noted(&server.client(), &config(&server.url("/node/v1/report")), root.path(), |_| {});
     assert_eq!((message.as_str(), server.requests().len()), ("reported to the server", 3));
     assert!(server.requests()[2].contains(r#""token":"ksr_1""#));
 }
@@ -68,9 +75,19 @@ fn p36_the_report_is_repeated_until_it_is_noted() {
 fn p21_a_report_nobody_waits_for_ends() {
     let root = system();
     for status in ["401 Unauthorized", "404 Not Found", "410 Gone"] {
-        let server = Server::start(vec![json(status, r#"{"title":"over"}"#)]);
-        let message = send_until_noted(&config(&server.url("/r")), root.path(), |_| {});
+        let server = Server::secure(vec![json(status, r#"{"title":"over"}"#)]);
+        let message = send_until_noted(&server.client(), &config(&server.url("/r")), root.path(), |_| {});
         assert_eq!(message, "nobody waits for the report: over");
         assert_eq!(server.requests().len(), 1);
     }
+}
+
+#[test]
+fn p20_the_report_s_token_goes_to_the_server_of_the_pinned_authority_alone() {
+    let root = system();
+    let [server, other] = [0, 1].map(|_| Server::secure(vec!["HTTP/1.1 204 No Content\r\n\r\n".into()]));
+    let config = config(&other.url("/node/v1/report"));
+    let why = send(&server.client(), &config, &gather(&config, root.path())).expect_err("not believed");
+    assert!(why.starts_with("KS-1040") && why.contains(&other.authority().to_string()), "{why}");
+    assert_eq!(other.requests(), Vec::<String>::new());
 }

@@ -114,7 +114,7 @@ impl Reporter {
                 link.report(&report)
             };
             let stop = match answer {
-                Ok(Directive::Continue) | Err(CallError::Unreachable(_)) => None,
+                Ok(Directive::Continue) | Err(CallError::Unreachable(_) | CallError::Untrusted(_)) => None,
                 Ok(Directive::Stop { reason }) => Some(Stop::Directed(reason)),
                 Err(CallError::Unauthorized(text)) => Some(Stop::Unauthorized(text)),
                 Err(refused @ CallError::Refused { .. }) => Some(Stop::Directed(refused.to_string())),

@@ -17,7 +17,7 @@ use crate::link::{CallError, Link};
 use crate::reporter::Reporter;
 use crate::sys::kernel::{random_now, uptime_ms};
 use crate::work::{self, End, Installer, NotInstalled};
-use crate::{inventory, log, log_sender, net, pid1};
+use crate::{clock, http, inventory, log, log_sender, net, pid1};
 
 /// Version told to the server.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -59,11 +59,14 @@ fn start(settings: &Settings, started: u64) -> ! {
         Mode::Discover => "looks only, writes nothing",
         Mode::Install => "may carry out a granted job",
     };
-    tracing::info!("server {}, this start {verb}", settings.server);
+    tracing::info!("server {} of {}, this start {verb}", settings.server, settings.authority);
+    clock::begin(settings.time);
     let devices = Devices::watch(&read("/proc/sys/kernel/osrelease").unwrap_or_default(), settings.mode);
     // Disks may go on appearing while the network comes up.
     net::bring_up(settings.boot_mac);
-    let link = std::sync::Arc::new(Link::new(&settings.server, session(&settings.token)));
+    let http = http::pinned(settings.authority, settings.time)
+        .unwrap_or_else(|error| stay(&format!("there is no TLS: {error}")));
+    let link = std::sync::Arc::new(Link::new(&settings.server, http, session(&settings.token)));
     if let Some(end) = greet(&link, settings, &devices, started) {
         finish(end);
     }

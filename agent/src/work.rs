@@ -151,7 +151,9 @@ fn announce(link: &Link, installed: &Installed) -> Option<End> {
         Ok(Directive::Continue) => Some(End::Restart("the system is installed".into())),
         Err(CallError::Unauthorized(text)) => Some(End::Unknown(text)),
         Ok(Directive::Stop { reason: why })
-        | Err(CallError::Refused { text: why, .. } | CallError::Unreachable(why)) => {
+        | Err(
+            CallError::Refused { text: why, .. } | CallError::Unreachable(why) | CallError::Untrusted(why),
+        ) => {
             log_sender::go_on();
             tracing::warn!("the server does not take the installation: {why}");
             None

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kaltstart_protocol::agent_api::{DiskUuids, Identity};
 use kaltstart_protocol::finding::Code;
+use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::node_api::ReportConfig;
 use kaltstart_protocol::phase::{Progress, Unit};
 use kaltstart_protocol::secret::Secret;
 
@@ -85,8 +87,12 @@ fn task() -> String {
             domain: String::new(),
             mac: kaltstart_protocol::ids::Mac([0; 6]),
             authorized_keys: Vec::new(),
-            report_url: String::new(),
-            report_token: Secret::new("r".into()),
+            report: ReportConfig {
+                url: String::new(),
+                token: Secret::new("r".into()),
+                authority: Digest([0; 32]),
+                not_before: 0,
+            },
         },
     };
     json("200 OK", &serde_json::to_string(&Task::Install(Box::new(task))).expect("serialises"))
@@ -113,7 +119,7 @@ fn server(other: impl Fn(&str, &str) -> String + Send + 'static) -> Server {
 }
 
 fn run(server: &Server, mode: Mode, installer: &Fake) -> End {
-    let link = Link::new(&server.url(""), Secret::new("s".into())).with_pause(|_| {});
+    let link = Link::new(&server.url(""), server.client(), Secret::new("s".into())).with_pause(|_| {});
     work(&link, mode, installer, |_| {})
 }
 

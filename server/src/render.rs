@@ -2,9 +2,10 @@
 
 use kaltstart_core::boot::arguments::Unspeakable;
 use kaltstart_core::boot::{self, File};
-use kaltstart_protocol::agent_api::{ARG_BOOT_MAC, ARG_MODE, ARG_SERVER, ARG_TOKEN, Mode};
-use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::agent_api::{ARG_BOOT_MAC, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME, ARG_TOKEN, Mode};
+use kaltstart_protocol::ids::{Digest, Mac};
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::time::Millis;
 use minijinja::{Environment, UndefinedBehavior, context};
 use std::net::Ipv4Addr;
 
@@ -19,64 +20,79 @@ pub enum RenderError {
     Arguments(#[from] Unspeakable),
 }
 
-/// The agent's kernel arguments. The kernel's own chatter stays off the console: the agent's
-/// words are for people, and the kernel would print the token with its command line.
-fn arguments(base: &str, mac: Mac, mode: Mode, token: &Secret, cmdline: &str) -> String {
-    let mode = match mode {
-        Mode::Discover => "discover",
-        Mode::Install => "install",
-    };
-    format!(
-        "loglevel=4 {ARG_SERVER}={base} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
-        token.expose(),
-    )
+/// What a starting agent is told by its loader.
+#[derive(Debug)]
+pub struct AgentStart<'a> {
+    /// Base address of the server, over TLS.
+    pub server: String,
+    /// Fingerprint of the authority whose certificate the server shows.
+    pub authority: Digest,
+    /// The server's clock.
+    pub now: Millis,
+    /// The interface the machine starts over.
+    pub mac: Mac,
+    /// What the agent may do.
+    pub mode: Mode,
+    /// The one-time boot token.
+    pub token: Secret,
+    /// Further kernel arguments.
+    pub cmdline: &'a str,
 }
 
-/// iPXE's script that starts the agent on `mac`; iPXE says what it does to the syslog receiver
-/// at `syslog`.
+impl AgentStart<'_> {
+    /// The agent's kernel arguments. The kernel's own chatter stays off the console: the agent's
+    /// words are for people, and the kernel would print the token with its command line.
+    fn arguments(&self) -> String {
+        let Self { server, authority, now, mac, mode, token, cmdline } = self;
+        let mode = match mode {
+            Mode::Discover => "discover",
+            Mode::Install => "install",
+        };
+        format!(
+            "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_TIME}={} {ARG_BOOT_MAC}={mac} \
+             {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
+            now.0 / 1000,
+            token.expose(),
+        )
+    }
+}
+
+/// iPXE's script for that start. Kernel and ramdisk come from `files`; iPXE says what it does to
+/// the syslog receiver at `syslog`.
 ///
 /// # Errors
-/// When the template is broken, or iPXE would change `cmdline`.
+/// When the template is broken, or iPXE would change an argument.
 pub fn agent_script(
-    base: &str,
-    mac: Mac,
-    mode: Mode,
-    token: &Secret,
-    cmdline: &str,
+    start: &AgentStart<'_>,
+    files: &str,
     syslog: Option<Ipv4Addr>,
 ) -> Result<String, RenderError> {
-    let arguments = format!("initrd=ramdisk {}", arguments(base, mac, mode, token, cmdline));
+    let (mac, arguments) = (start.mac, format!("initrd=ramdisk {}", start.arguments()));
     Ok(text(
         include_str!("../../templates/boot/agent.ipxe"),
         context! {
             mac => mac.to_string(),
-            kernel => format!("{base}/{}", File::Kernel(mac)),
-            ramdisk => format!("{base}/{}", File::Ramdisk(mac)),
+            kernel => format!("{files}/{}", File::Kernel(mac)),
+            ramdisk => format!("{files}/{}", File::Ramdisk(mac)),
             arguments => boot::arguments::for_ipxe(&arguments)?,
             syslog => syslog.map(|address| address.to_string()),
         },
     )?)
 }
 
-/// GRUB's configuration that starts the agent on `mac`; kernel and ramdisk come from where GRUB
-/// came from.
+/// GRUB's configuration for that start; kernel and ramdisk come from where GRUB came from.
 ///
 /// # Errors
-/// When the template is broken, or GRUB would change `cmdline`.
-pub fn agent_grub(
-    base: &str,
-    mac: Mac,
-    mode: Mode,
-    token: &Secret,
-    cmdline: &str,
-) -> Result<String, RenderError> {
+/// When the template is broken, or GRUB would change an argument.
+pub fn agent_grub(start: &AgentStart<'_>) -> Result<String, RenderError> {
+    let mac = start.mac;
     Ok(text(
         include_str!("../../templates/boot/agent.grub"),
         context! {
             mac => mac.to_string(),
             kernel => format!("/{}", File::Kernel(mac)),
             ramdisk => format!("/{}", File::Ramdisk(mac)),
-            arguments => boot::arguments::for_grub(&arguments(base, mac, mode, token, cmdline))?,
+            arguments => boot::arguments::for_grub(&start.arguments())?,
         },
     )?)
 }
@@ -121,25 +137,30 @@ pub fn text(template: &str, parameters: minijinja::Value) -> Result<String, mini
 mod tests {
     use super::*;
 
-    const BASE: &str = "http://10.77.0.1:8080";
+    const FILES: &str = "http://10.77.0.1:8080";
     const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 
-    fn token() -> Secret {
-        Secret::new("kst_boot_1".into())
+    fn start(cmdline: &str) -> AgentStart<'_> {
+        AgentStart {
+            server: "https://10.77.0.1:8443".into(),
+            authority: Digest([0xab; 32]),
+            now: Millis(1_800_000_000_999),
+            mac: MAC,
+            mode: Mode::Install,
+            token: Secret::new("kst_boot_1".into()),
+            cmdline,
+        }
     }
 
     #[test]
     fn scripts_are_as_their_golden_files_say() {
-        let cmdline = "console=ttyS0 a=$b";
+        let start = start("console=ttyS0 a=$b");
         for (text, golden) in [
             (
-                agent_script(BASE, MAC, Mode::Install, &token(), cmdline, Some(Ipv4Addr::new(10, 77, 0, 1))),
+                agent_script(&start, FILES, Some(Ipv4Addr::new(10, 77, 0, 1))),
                 include_str!("../../templates/golden/agent.ipxe"),
             ),
-            (
-                agent_grub(BASE, MAC, Mode::Install, &token(), cmdline),
-                include_str!("../../templates/golden/agent.grub"),
-            ),
+            (agent_grub(&start), include_str!("../../templates/golden/agent.grub")),
             (local_script(MAC), include_str!("../../templates/golden/local.ipxe")),
             (local_grub(MAC), include_str!("../../templates/golden/local.grub")),
         ] {
@@ -149,8 +170,7 @@ mod tests {
 
     #[test]
     fn p27_arguments_that_are_code_make_no_script() {
-        let code = "a ${net0/mac}";
-        assert!(agent_script(BASE, MAC, Mode::Install, &token(), code, None).is_err());
-        assert!(agent_grub(BASE, MAC, Mode::Install, &token(), "a='b'").is_err());
+        assert!(agent_script(&start("a ${net0/mac}"), FILES, None).is_err());
+        assert!(agent_grub(&start("a='b'")).is_err());
     }
 }

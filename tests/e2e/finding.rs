@@ -52,8 +52,9 @@ fn agent_alone<'a>(lab: &'a Lab, artefacts: &Artefacts, server: &str) -> Result<
         kernel: artefacts.kernel("cloud"),
         ramdisk: artefacts.ramdisk("cloud"),
         cmdline: format!(
-            "console=ttyS0 kaltstart.server={server} kaltstart.token=kst_none kaltstart.mode=discover \
-             kaltstart.mac={}",
+            "console=ttyS0 kaltstart.server={server} kaltstart.pin=sha256:{} kaltstart.time=1800000000 \
+             kaltstart.token=kst_none kaltstart.mode=discover kaltstart.mac={}",
+            "0".repeat(64),
             machine.mac
         ),
     };
@@ -65,7 +66,7 @@ fn agent_alone<'a>(lab: &'a Lab, artefacts: &Artefacts, server: &str) -> Result<
 #[test]
 fn no_link() -> Result<()> {
     story("finding-no-link", |lab| {
-        let mut guest = agent_alone(lab, &Artefacts::from_env()?, "http://10.77.0.1:8080")?;
+        let mut guest = agent_alone(lab, &Artefacts::from_env()?, "https://10.77.0.1:8443")?;
         guest.set_link(false)?;
         guest.wait_serial("KS-1003", AGENT_LIMIT).map(drop)
     })
@@ -74,7 +75,7 @@ fn no_link() -> Result<()> {
 #[test]
 fn no_dhcp_answer() -> Result<()> {
     story("finding-no-dhcp", |lab| {
-        let guest = agent_alone(lab, &Artefacts::from_env()?, "http://10.77.0.1:8080")?;
+        let guest = agent_alone(lab, &Artefacts::from_env()?, "https://10.77.0.1:8443")?;
         guest.wait_serial("KS-1004", AGENT_LIMIT).map(drop)
     })
 }
@@ -85,7 +86,7 @@ fn server_unreachable() -> Result<()> {
         let (artefacts, config) = config()?;
         let _server = Server::start(lab, &artefacts, &config)?;
         // The server gives the address; nobody listens at the port the agent is told.
-        let guest = agent_alone(lab, &artefacts, "http://10.77.0.1:9")?;
+        let guest = agent_alone(lab, &artefacts, "https://10.77.0.1:9")?;
         guest.wait_serial("KS-1005", AGENT_LIMIT).map(drop)
     })
 }

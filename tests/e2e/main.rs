@@ -33,5 +33,7 @@ mod interrupted;
 mod leases;
 /// Secure Boot stays on.
 mod secure_boot;
+/// Agent and server know each other, and nobody else.
+mod trust;
 /// Why a machine does not start.
 mod why;

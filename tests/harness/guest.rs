@@ -95,6 +95,8 @@ pub struct GuestConfig {
     pub nic: String,
     /// Disks, in boot order after the network.
     pub disks: Vec<DiskConfig>,
+    /// What its clock shows at power-on, as `1970-01-01`; none = the right time.
+    pub clock: Option<String>,
 }
 
 impl GuestConfig {
@@ -110,6 +112,7 @@ impl GuestConfig {
             uuid: format!("6b616c74-7374-4172-9400-0000000000{number:02x}"),
             nic: "virtio-net-pci".to_owned(),
             disks: Vec::new(),
+            clock: None,
         }
     }
 
@@ -292,6 +295,9 @@ impl<'a> Guest<'a> {
         add("-m", config.memory_mib.to_string());
         add("-smp", config.cpus.to_string());
         add("-uuid", config.uuid.clone());
+        if let Some(clock) = &config.clock {
+            add("-rtc", format!("base={clock}"));
+        }
         add("-qmp", format!("unix:{},server=on,wait=off", socket.display()));
         add("-chardev", "stdio,id=console,signal=off".to_owned());
         add("-serial", "chardev:console".to_owned());

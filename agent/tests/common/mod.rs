@@ -10,6 +10,7 @@ use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::ids::{Digest, JobId, Mac};
 use kaltstart_protocol::image::{Boot, Compression, Format, Manifest};
 use kaltstart_protocol::layout::{Layout, Partition, Role};
+use kaltstart_protocol::node_api::ReportConfig;
 use kaltstart_protocol::phase::{Phase, Progress};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
@@ -245,8 +246,12 @@ pub fn task(packed: &[u8], unpacked_size: u64, compression: Compression) -> Inst
             domain: String::new(),
             mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
             authorized_keys: vec!["ssh-ed25519 AAAA a@b".into()],
-            report_url: "http://10.77.0.1:8080/node/v1/report".into(),
-            report_token: Secret::new("ksn_x".into()),
+            report: ReportConfig {
+                url: "https://10.77.0.1:8443/node/v1/report".into(),
+                token: Secret::new("ksn_x".into()),
+                authority: Digest([7; 32]),
+                not_before: 1_800_000_000,
+            },
         },
     }
 }

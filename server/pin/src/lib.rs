@@ -31,11 +31,17 @@ pub enum Pin {
 
 /// No certificate that the server sent is the pinned authority's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OtherAuthority;
+pub struct OtherAuthority {
+    /// The fingerprint that is pinned.
+    pub expected: Digest,
+    /// That of the authority the server sent, or of its own certificate if it sent none.
+    pub seen: Digest,
+}
 
 impl fmt::Display for OtherAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the server's certificate is not of the pinned authority")
+        let Self { expected, seen } = self;
+        write!(f, "expected the authority {expected}, seen {seen}")
     }
 }
 
@@ -99,10 +105,12 @@ impl ServerCertVerifier for Pinned {
         let roots = match self.fingerprint {
             None => &self.roots,
             Some(fingerprint) => {
-                let authority = intermediates
-                    .iter()
-                    .find(|certificate| Digest::of(certificate) == fingerprint)
-                    .ok_or(CertificateError::Other(OtherError(Arc::new(OtherAuthority))))?;
+                let is_pinned = |certificate: &&CertificateDer<'_>| Digest::of(certificate) == fingerprint;
+                let authority = intermediates.iter().find(is_pinned).ok_or_else(|| {
+                    let seen = Digest::of(intermediates.first().unwrap_or(end_entity));
+                    let other = OtherAuthority { expected: fingerprint, seen };
+                    CertificateError::Other(OtherError(Arc::new(other)))
+                })?;
                 let mut roots = RootCertStore::empty();
                 roots.add(authority.clone().into_owned())?;
                 sent = roots;

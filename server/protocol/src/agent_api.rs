@@ -8,6 +8,8 @@
 //! | `log` | [`LogBatch`] | 204 |
 //! | `installed` | [`Installed`] | [`Directive`]; `Continue` = stored, restart now |
 //!
+//! All of it over TLS 1.3, and only to a server of the authority in [`ARG_PIN`].
+//!
 //! All but `hello` carry `Authorization: Bearer SESSION`. The session secret is made by the agent
 //! and becomes valid when the server accepts it together with the one-time boot token, so a
 //! repeated `hello` (its answer was lost) is harmless and no secret travels in an answer.
@@ -19,6 +21,7 @@ use crate::finding::Finding;
 use crate::ids::{JobId, Mac, NodeId};
 use crate::image::Manifest;
 use crate::layout::Layout;
+use crate::node_api::ReportConfig;
 use crate::phase::{Phase, Progress};
 use crate::secret::Secret;
 use alloc::boxed::Box;
@@ -27,8 +30,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Kernel argument: base address of the server, `http://10.77.0.1:8080`.
+/// Kernel argument: base address of the server, `https://10.77.0.1:8443`.
 pub const ARG_SERVER: &str = "kaltstart.server";
+/// Kernel argument: fingerprint of the authority whose certificate the server shows, `sha256:…`.
+pub const ARG_PIN: &str = "kaltstart.pin";
+/// Kernel argument: the server's clock when it granted this start, in seconds since 1970. Without
+/// a clock of its own a machine could not tell whether a certificate is valid.
+pub const ARG_TIME: &str = "kaltstart.time";
 /// Kernel argument: the one-time boot token.
 pub const ARG_TOKEN: &str = "kaltstart.token";
 /// Kernel argument: [`Mode`] of this start.
@@ -111,7 +119,8 @@ pub struct InstallTask {
     pub layout: Layout,
     /// What is written.
     pub image: Manifest,
-    /// Where it is had: absolute URL; supports `Range`.
+    /// Where it is had: absolute URL; supports `Range`. It may be read on the way, as its digest is
+    /// known from `image`.
     pub image_url: String,
     /// UUIDs for table and file systems, so that repeating gives the same disk.
     pub uuids: DiskUuids,
@@ -173,10 +182,8 @@ pub struct Identity {
     pub mac: Mac,
     /// Lines of root's `authorized_keys`.
     pub authorized_keys: Vec<String>,
-    /// Where the installed system reports: absolute URL.
-    pub report_url: String,
-    /// Proves the report; valid for this job only.
-    pub report_token: Secret,
+    /// How the installed system reports.
+    pub report: ReportConfig,
 }
 
 /// State of a phase, at least once a second while one runs.

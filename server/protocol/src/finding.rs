@@ -115,6 +115,8 @@ codes! {
         "If it belongs there, set `mode = \"proxy\"` or `allow_other_servers = true` for the subnet; if not, find its hardware address on the switches and unplug it.";
     ForeignBootServer = "KS-1031", "another boot server answers on this subnet",
         "Take one of the two away: machines start what the quicker one names.";
+    ServerNotTrusted = "KS-1040", "the server cannot prove that it is this site's",
+        "Compare the fingerprints in the message with `kaltstart tls show` on the server: restart the machine if it tells the one that was seen; if not, somebody else answers at the server's address. Nothing secret was sent.";
     NoDisk = "KS-2101", "no usable disk",
         "Check that the controller sees a disk, and that its driver is in the ramdisk; removable and read-only disks are never used.";
     AmbiguousDisk = "KS-2102", "several disks fit and no rule chooses",

@@ -1,5 +1,6 @@
 //! What the installed system says: JSON body of `POST /node/v1/report`.
 
+use crate::ids::Digest;
 use crate::secret::Secret;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,10 +14,15 @@ pub const REPORTER: &str = "/usr/lib/kaltstart/agent";
 /// What the reporter needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReportConfig {
-    /// Absolute URL.
+    /// Absolute URL, `https://…`.
     pub url: String,
-    /// Proves the report.
+    /// Proves the report; valid for one job only.
     pub token: Secret,
+    /// Fingerprint of the authority whose certificate the server shows.
+    pub authority: Digest,
+    /// The server's clock at the installation, in seconds since 1970: the system's own may stand
+    /// still in the past, where every certificate lies in the future.
+    pub not_before: u64,
 }
 
 /// First report of an installed system, repeated until it is answered with 2xx (stored) or

@@ -2,6 +2,7 @@
 
 use super::{App, AppError};
 use crate::clock;
+use crate::render::AgentStart;
 use crate::store::Key;
 use kaltstart_core::boot::{self, Door, Offer, Policy};
 use kaltstart_core::dhcp::Known;
@@ -9,9 +10,7 @@ use kaltstart_core::lifecycle::GRANT_LIFETIME_MS;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::machine::Grant;
 use kaltstart_core::trace::{Start, What};
-use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::ids::Mac;
-use kaltstart_protocol::secret::Secret;
 
 impl App {
     /// Adds to what is known of a machine what the site says, and what was seen of its interface
@@ -39,13 +38,13 @@ impl App {
         })
     }
 
-    /// Grants the machine with that hardware address the start it may have, and tells its mode
-    /// and token; none when it shall start from its own disk. Every script and configuration that
+    /// Grants the machine with that hardware address the start it may have, and tells what its
+    /// agent has to know; none when it shall start from its own disk. Every script and configuration that
     /// starts an agent is made from this.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn grant(&self, mac: Mac) -> Result<Option<(Mode, Secret)>, AppError> {
+    pub async fn grant(&self, mac: Mac) -> Result<Option<AgentStart<'_>>, AppError> {
         let token = clock::token("kst_boot_");
         let fingerprint = token.fingerprint();
         let mut granted = None;
@@ -62,11 +61,19 @@ impl App {
             })
             .await;
         let granted = match outcome {
-            Ok(_) => granted.map(|mode| (mode, token)),
+            Ok(_) => granted.map(|mode| AgentStart {
+                server: self.config.https_base(),
+                authority: self.tls.authority(),
+                now: clock::now(),
+                mac,
+                mode,
+                token,
+                cmdline: &self.config.boot.cmdline,
+            }),
             Err(AppError::Refused(_) | AppError::NotFound(_)) => None,
             Err(error) => return Err(error),
         };
-        let start = granted.as_ref().map_or(Start::Local, |(mode, _)| Start::Agent { mode: *mode });
+        let start = granted.as_ref().map_or(Start::Local, |start| Start::Agent { mode: start.mode });
         self.trace.note(mac, What::Script(start));
         Ok(granted)
     }

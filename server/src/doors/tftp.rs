@@ -49,10 +49,7 @@ impl TftpDoor {
 
     async fn config(&self, mac: Mac) -> Result<Content, Refused> {
         let text = match self.app.grant(mac).await? {
-            Some((mode, token)) => {
-                let cmdline = &self.app.config.boot.cmdline;
-                render::agent_grub(&self.app.config.http_base(), mac, mode, &token, cmdline)?
-            }
+            Some(start) => render::agent_grub(&start)?,
             None => render::local_grub(mac)?,
         };
         Ok(Content::Memory(text.into()))

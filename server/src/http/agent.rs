@@ -19,7 +19,7 @@ use kaltstart_protocol::agent_api::{
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Manifest;
-use kaltstart_protocol::node_api::NodeReport;
+use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::secret::Secret;
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,14 +141,13 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
     let report_token = clock::token("kst_report_");
     let taken = Event::TaskTaken { job: job.id.clone(), report_token: report_token.fingerprint() };
     app.apply(key, &taken).await?;
-    let base = app.config.http_base();
     let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
     Ok(Task::Install(Box::new(InstallTask {
         job: job.id.clone(),
         attempt: job.attempt,
         disk: job.order.disk.clone(),
         layout: job.order.layout.clone(),
-        image_url: format!("{base}/images/{}", manifest.digest),
+        image_url: format!("{}/images/{}", app.config.http_base(), manifest.digest),
         image: manifest,
         uuids: job.order.uuids.clone(),
         identity: Identity {
@@ -156,8 +155,12 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
             domain: String::new(),
             mac: boot_mac,
             authorized_keys: job.order.authorized_keys.clone(),
-            report_url: format!("{base}/node/v1/report"),
-            report_token,
+            report: ReportConfig {
+                url: format!("{}/node/v1/report", app.config.https_base()),
+                token: report_token,
+                authority: app.tls.authority(),
+                not_before: clock::now().0 / 1000,
+            },
         },
     })))
 }

@@ -70,11 +70,11 @@ pub(super) async fn script(
         return Ok(kind.into_response());
     }
     let text = match app.grant(mac).await? {
-        Some((mode, token)) => {
+        Some(start) => {
             // Loaders know no other port.
             let syslog = app.config.syslog.as_ref().map(|syslog| syslog.listen);
             let syslog = syslog.filter(|listen| listen.port() == SYSLOG_PORT).map(|listen| *listen.ip());
-            render::agent_script(&app.config.http_base(), mac, mode, &token, &app.config.boot.cmdline, syslog)
+            render::agent_script(&start, &app.config.http_base(), syslog)
         }
         None => render::local_script(mac),
     };

@@ -34,7 +34,7 @@ const BODY_MAX: usize = 1 << 20;
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
-    let operator = Router::new()
+    let unread = Router::new()
         .route("/v1/nodes", get(api::nodes).post(api::declare))
         .route("/v1/nodes/{node}", get(api::node))
         .route("/v1/nodes/{node}/jobs", post(api::order))
@@ -55,6 +55,12 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/images", get(api::images))
         .route("/v1/events", get(events::all))
         .route_layer(middleware::from_fn_with_state(app.clone(), only_admin))
+        .route("/agent/v1/hello", post(agent::hello))
+        .route("/agent/v1/task", post(agent::task))
+        .route("/agent/v1/report", post(agent::report))
+        .route("/agent/v1/installed", post(agent::installed))
+        .route("/agent/v1/log", post(agent::log))
+        .route("/node/v1/report", post(agent::system_report))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route_layer(middleware::from_fn_with_state(app.clone(), only_unread));
@@ -66,14 +72,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route_layer(middleware::from_fn_with_state(app.clone(), boot::watch));
     Router::new()
         .route("/images/{digest}", get(boot::image))
-        .route("/agent/v1/hello", post(agent::hello))
-        .route("/agent/v1/task", post(agent::task))
-        .route("/agent/v1/report", post(agent::report))
-        .route("/agent/v1/installed", post(agent::installed))
-        .route("/agent/v1/log", post(agent::log))
-        .route("/node/v1/report", post(agent::system_report))
         .merge(boot)
-        .merge(operator)
+        .merge(unread)
         .fallback(|| async { Problem::not_found("there is no such page") })
         .method_not_allowed_fallback(|method: Method| async move {
             let detail = format!("{method} is not for this page; the Allow header tells what is");

@@ -62,7 +62,9 @@ fn p20_a_client_believes_its_authority_alone() {
     }
     match handshake(&stranger, &pin(&tls), "10.77.0.1", now()) {
         Err(Error::InvalidCertificate(CertificateError::Other(other))) => {
-            assert!(other.0.is::<OtherAuthority>(), "{other}");
+            let Pin::Fingerprint(expected) = pin(&tls) else { panic!("a fingerprint") };
+            let said = OtherAuthority { expected, seen: stranger.authority() };
+            assert_eq!(other.0.downcast_ref(), Some(&said), "{other}");
         }
         other => panic!("{other:?}"),
     }

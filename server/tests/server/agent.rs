@@ -160,7 +160,7 @@ async fn p21_a_machine_is_deployed_though_every_answer_is_lost_once_and_its_secr
     let other = JobId::new(kaltstart_protocol::time::Millis(1), 1);
     assert!(stopped(&agent.report(&other, 1, Phase::Image, ReportState::Running).await), "another job");
     assert_eq!(
-        tell(&site, &system_report(&task.identity.report_token, &task.uuids.root)).await,
+        tell(&site, &system_report(&task.identity.report.token, &task.uuids.root)).await,
         StatusCode::GONE,
         "nothing is installed yet"
     );
@@ -171,8 +171,8 @@ async fn p21_a_machine_is_deployed_though_every_answer_is_lost_once_and_its_secr
     let session = agent.session.clone();
     site.kill();
     site.power_on().await;
-    let report = system_report(&task.identity.report_token, &task.uuids.root);
-    let stale = system_report(&lost.identity.report_token, &lost.uuids.root);
+    let report = system_report(&task.identity.report.token, &task.uuids.root);
+    let stale = system_report(&lost.identity.report.token, &lost.uuids.root);
     assert_eq!(tell(&site, &stale).await, StatusCode::GONE, "the lost task's token was replaced");
     for _ in 0..2 {
         assert_eq!(tell(&site, &report).await, StatusCode::NO_CONTENT);
@@ -194,12 +194,37 @@ async fn p21_a_machine_is_deployed_though_every_answer_is_lost_once_and_its_secr
     assert_eq!(tell(&site, &report).await, StatusCode::GONE, "the old job's token");
     assert_eq!(site.get(&format!("/v1/jobs/{rebuilt}")).await.json["state"], "queued");
     let log = site.log();
-    for secret in [&unused, &session, task.identity.report_token.expose()] {
+    for secret in [&unused, &session, task.identity.report.token.expose()] {
         assert!(!log.contains(secret), "p22: a secret stands in the log");
     }
     let database = std::fs::read(site.data().join("kaltstart.db-wal")).expect("read");
     let holds = |secret: &str| database.windows(secret.len()).any(|found| found == secret.as_bytes());
     assert!(!holds(&session) && !holds(&unused), "p22: a secret stands in the database");
+}
+
+#[tokio::test]
+async fn p20_script_and_task_name_the_authority_and_the_way_to_it() {
+    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    site.order("n1", "deploy").await;
+    let ca = CertificateDer::from_pem_file(site.data().join("tls/ca.pem")).expect("a certificate");
+    let (authority, began) = (Digest::of(&ca), jiff::Timestamp::now().as_second());
+    let script = script(&site, 1).await;
+    for word in [format!("kaltstart.server={}", site.tls_base), format!("kaltstart.pin={authority}")] {
+        assert!(script.split_whitespace().any(|other| other == word), "{word} in {script}");
+    }
+    let time = script.split_whitespace().find_map(|word| word.strip_prefix("kaltstart.time="));
+    let time: i64 = time.expect("a time").parse().expect("a number");
+    assert!((0..30).contains(&(time - began)), "{time} {began}");
+    let agent = Agent::boot(&site, 1, 1, Mode::Install).await;
+    agent.hello().await;
+    let Task::Install(task) = agent.task().await else { panic!("no task") };
+    let report = &task.identity.report;
+    assert_eq!(report.url, format!("{}/node/v1/report", site.tls_base));
+    assert_eq!(report.authority, authority);
+    assert!(report.not_before.abs_diff(time.unsigned_abs()) < 30, "{report:?}");
+    assert!(task.image_url.starts_with(&site.base), "an image is no secret: {}", task.image_url);
 }
 
 #[tokio::test]

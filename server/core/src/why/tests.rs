@@ -368,6 +368,7 @@ fn every_code_of_a_start_has_a_test_here() {
             Code::AgentNoLink
                 | Code::AgentNoDhcp
                 | Code::ServerUnreachable
+                | Code::ServerNotTrusted
                 | Code::ForeignDhcpServer
                 | Code::ForeignBootServer
         );
