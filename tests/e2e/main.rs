@@ -33,6 +33,8 @@ mod interrupted;
 mod leases;
 /// Secure Boot stays on.
 mod secure_boot;
+/// TFTP clients of other makers.
+mod tftp_clients;
 /// Agent and server know each other, and nobody else.
 mod trust;
 /// Why a machine does not start.

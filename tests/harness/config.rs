@@ -31,6 +31,8 @@ pub struct ServerConfig {
     pub nodes: Vec<Node>,
     /// Range of addresses given to unknown machines.
     pub pool: (String, String),
+    /// Further lines of the `[tftp]` section.
+    pub tftp: String,
     /// Further lines of the `[[dhcp]]` section.
     pub dhcp: String,
     /// Further sections.
@@ -80,6 +82,7 @@ impl ServerConfig {
             profiles: images.iter().map(profile).collect(),
             nodes: Vec::new(),
             pool: ("10.77.0.100".to_owned(), "10.77.0.199".to_owned()),
+            tftp: String::new(),
             dhcp: String::new(),
             sections: String::new(),
         }
@@ -112,7 +115,7 @@ listen = "{SERVER}:{HTTP_PORT}"
 
 [tftp]
 listen = "{SERVER}:{TFTP_PORT}"
-
+{tftp}
 [boot]
 kernel = {kernel:?}
 ramdisk = {ramdisk:?}
@@ -134,6 +137,7 @@ address = "{SERVER}"
 pool = [{first:?}, {last:?}]
 lease_seconds = 3600
 {dhcp}"#,
+            tftp = self.tftp,
             dhcp = self.dhcp,
             kernel = self.kernel,
             ramdisk = self.ramdisk,

@@ -112,6 +112,11 @@ impl Lab {
         self.ip(&["route", "add", network, "via", &router.to_string()])
     }
 
+    /// Loses that share of all UDP packets that come to the server; 0 loses none.
+    pub fn lose(&self, percent: u32) -> Result<()> {
+        lose(&self.name, percent)
+    }
+
     /// Takes the server's address off the bridge, so that nobody answers there.
     pub fn silence(&self) -> Result<()> {
         self.ip(&["address", "flush", "dev", BRIDGE])
@@ -178,6 +183,11 @@ impl Station {
     pub fn forward(&self, pass: bool) -> Result<()> {
         let digit = if pass { "1" } else { "0" };
         self.inside(|| Ok(fs::write("/proc/sys/net/ipv4/ip_forward", digit)?))
+    }
+
+    /// Loses that share of all UDP packets that come to the station; 0 loses none.
+    pub fn lose(&self, percent: u32) -> Result<()> {
+        lose(&self.name, percent)
     }
 
     /// Gives the station an address.
@@ -300,6 +310,24 @@ fn owner(name: &str) -> Option<u32> {
     let (pid, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
     number.parse::<u32>().ok()?;
     pid.parse().ok()
+}
+
+/// Loses that share of all UDP packets that come into a namespace.
+///
+/// On the way in, never on the way out: there the kernel would tell the sender (EPERM), and servers
+/// give up a transfer for that.
+pub(crate) fn lose(namespace: &str, percent: u32) -> Result<()> {
+    let mut rules = String::from("add table ip loss\ndelete table ip loss\n");
+    if percent > 0 {
+        // A line break ends a statement of nft.
+        rules += &format!(
+            "table ip loss {{\nchain input {{\ntype filter hook input priority 0\n\
+             ip protocol udp numgen random mod 100 < {percent} drop\n}}\n}}\n"
+        );
+    }
+    let mut nft = Command::new("ip");
+    nft.args(["netns", "exec", namespace, "nft", &rules]);
+    process::run(&mut nft, secs(10)).map(drop).context("cannot set the loss")
 }
 
 pub(crate) fn ip(args: &[&str]) -> Result<()> {

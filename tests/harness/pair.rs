@@ -1,9 +1,8 @@
 //! Two namespaces joined by one cable: a server's side and a side of clients. Without the bridge
 //! of a [`crate::lab`], so that little but the programs is measured.
 
-use crate::lab::{delete, inside, ip, new_namespace};
-use crate::process::{run, tethered};
-use crate::wait::secs;
+use crate::lab::{delete, inside, ip, lose, new_namespace};
+use crate::process::tethered;
 use anyhow::{Context as _, Result};
 use std::ffi::OsStr;
 use std::fs;
@@ -113,24 +112,8 @@ impl Pair {
     }
 
     /// Loses that share of all UDP packets, in both directions; 0 loses none.
-    ///
-    /// On the way in, never on the way out: there the kernel would tell the sender (EPERM), and
-    /// servers give up a transfer for that.
     pub fn lose(&self, percent: u32) -> Result<()> {
-        let mut rules = String::from("add table ip loss\ndelete table ip loss\n");
-        if percent > 0 {
-            // A line break ends a statement of nft.
-            rules += &format!(
-                "table ip loss {{\nchain input {{\ntype filter hook input priority 0\n\
-                 ip protocol udp numgen random mod 100 < {percent} drop\n}}\n}}\n"
-            );
-        }
-        let file = self.dir.join("loss.nft");
-        fs::write(&file, rules)?;
-        for side in [&self.server, &self.client] {
-            run(command(side, "nft").arg("-f").arg(&file), secs(10)).context("cannot set the loss")?;
-        }
-        Ok(())
+        [&self.server, &self.client].into_iter().try_for_each(|side| lose(side, percent))
     }
 }
 

@@ -42,7 +42,9 @@ pub struct Limits {
     pub rto_initial_ms: u64,
     /// Shortest wait before a repetition; covers the scheduling delays of both sides.
     pub rto_min_ms: u64,
-    /// Longest wait before a repetition, if the client asked for no shorter one.
+    /// Longest wait before a repetition, if the client asked for no shorter one. Longer than the five
+    /// seconds that many clients wait: atftp answers a repeated block once, ignores further
+    /// repetitions, and yet starts its own wait anew with each, so that it would never speak again.
     pub rto_max_ms: u64,
     /// Ends a transfer whose client has not confirmed anything yet: it may not exist.
     pub first_ack_ms: u64,
@@ -57,7 +59,7 @@ impl Default for Limits {
             windowsize_max: *WINDOWSIZE_RANGE.end(),
             rto_initial_ms: 250,
             rto_min_ms: 20,
-            rto_max_ms: 2_000,
+            rto_max_ms: 6_000,
             first_ack_ms: 10_000,
             give_up_ms: 30_000,
         }
@@ -389,7 +391,6 @@ impl Transfer {
     /// Tells that what the last step named was sent only now, because the content came late.
     pub fn on_sent_late(&mut self, now_ms: u64) {
         self.sent_ms = self.sent_ms.max(now_ms);
-        self.is_measured = false;
     }
 
     /// Bytes in every block but the last.

@@ -406,6 +406,35 @@ fn p33_silence_ends_a_transfer() {
 }
 
 #[test]
+fn p33_content_that_always_comes_late_keeps_no_long_wait() {
+    let (mut transfer, _) = started(&[], 512 * 9);
+    transfer.on_sent_late(30);
+    assert_eq!(transfer.on_timeout(280), Step::SendBlocks(1..2));
+    transfer.on_sent_late(310);
+    assert_eq!(transfer.deadline_ms(), 310 + 500);
+    transfer.on_packet(&ack(1), 311);
+    transfer.on_sent_late(341);
+    assert_eq!(transfer.deadline_ms(), 341 + 500, "a repetition measures nothing");
+    transfer.on_packet(&ack(2), 342);
+    transfer.on_sent_late(372);
+    assert_eq!(transfer.deadline_ms(), 372 + 20);
+}
+
+#[test]
+fn p33_silence_grows_longer_than_what_clients_wait() {
+    let (mut transfer, _) = started(&[], 5_000);
+    transfer.on_packet(&ack(1), 1);
+    let mut last_ms = 1;
+    let mut longest_ms = 0;
+    while transfer.deadline_ms() < 15_000 {
+        let now_ms = transfer.deadline_ms();
+        transfer.on_timeout(now_ms);
+        longest_ms = longest_ms.max(now_ms - mem::replace(&mut last_ms, now_ms));
+    }
+    assert!(longest_ms > 5_000, "{longest_ms} ms");
+}
+
+#[test]
 fn p33_a_repeated_request_means_a_new_start_only_after_silence() {
     let (mut transfer, _) = started(&[("tsize", 0)], 5_000);
     assert!(!transfer.is_left_behind(9_000), "it has heard nothing yet");
