@@ -33,9 +33,10 @@ const SEARCH_SECONDS: u32 = 3;
 /// A rate with this share of requests unanswered, or more, is not sustained.
 const DROPPED_MAX: f64 = 0.001;
 /// Rates at which everybody's, and the fast ones', cost and latency are compared.
-const RATES: [(f64, u32, &[&str]); 2] = [
+const RATES: [(f64, u32, &[&str]); 3] = [
     (60.0, 8, &[OURS, KEA, KEA_2, NULL_FSYNC, ISC, DNSMASQ]),
     (1000.0, 5, &[OURS, KEA, KEA_2, NULL_FSYNC, NULL]),
+    (4000.0, 4, &[OURS, KEA, KEA_2, NULL_FSYNC, NULL]),
 ];
 /// Storms, and who goes through them. ISC needs 98 s for the larger one, and dnsmasq writes its
 /// whole lease file for each client.

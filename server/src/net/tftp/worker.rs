@@ -17,11 +17,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 /// Packets taken before timers and requests have their turn.
 const BATCH_PACKETS: usize = 64;
+
+/// Requests taken before packets of transfers have their turn.
+const REQUESTS_AT_ONCE: usize = 64;
 
 /// Longest packet read from a client during a transfer: acknowledgements have four bytes, errors
 /// have a text.
@@ -88,6 +91,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
     pub(super) async fn run(mut self, asked: &mut Receiver<Asked>) {
         let timer = tokio::time::sleep_until(self.begin);
         tokio::pin!(timer);
+        let mut waiting = Vec::new();
         loop {
             while let Some(client) = self.tools.link.next_refused() {
                 if let Some(Slot::Running(session)) = self.clients.get(&client) {
@@ -102,11 +106,13 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
                 }
             }
             tokio::select! {
-                asked = asked.recv() => match asked {
-                    Some(asked) => self.on_asked(asked),
-                    None => return,
-                },
-                Some(Ok(opened)) = self.opening.join_next() => self.on_opened(opened).await,
+                count = asked.recv_many(&mut waiting, REQUESTS_AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    waiting.drain(..).for_each(|asked| self.on_asked(asked));
+                }
+                Some(opened) = self.opening.join_next() => self.on_all_opened(opened).await,
                 Some(Ok(read)) = self.tools.reading.join_next() => self.on_read(read).await,
                 readable = self.tools.link.readable() => {
                     if let Err(error) = readable {
@@ -114,6 +120,9 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
                         return;
                     }
                     self.on_readable().await;
+                    // Who asks first must not be done before the others are heard: listening, and
+                    // finding what they ask for, are tasks too.
+                    tokio::task::yield_now().await;
                 }
                 () = timer.as_mut(), if !self.timers.is_empty() => self.on_time().await,
             }
@@ -159,6 +168,17 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
 
     fn note_dropped(&self, client: SocketAddr, reason: DropReason) {
         self.service.observer.note(&Event::Dropped { client, reason });
+    }
+
+    /// Begins every transfer whose content was found meanwhile.
+    async fn on_all_opened(&mut self, first: Result<Opened, JoinError>) {
+        let mut next = Some(first);
+        while let Some(opened) = next {
+            if let Ok(opened) = opened {
+                self.on_opened(opened).await;
+            }
+            next = self.opening.try_join_next();
+        }
     }
 
     async fn on_opened(&mut self, Opened { asked, source }: Opened) {
