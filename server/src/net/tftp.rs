@@ -1,6 +1,6 @@
 //! The TFTP service: boot files for machines that know nothing better.
 //!
-//! [`serve`] takes requests from one socket and hands them to a few workers, each a task with a
+//! [`serve`] takes requests from one socket and hands them to a few workers, each a thread with a
 //! socket of its own on which it runs many transfers: a task, a socket and a timer for each would
 //! cost more than the sending. What a transfer does is decided in [`kaltstart_core::tftp`]; which
 //! bytes a name stands for is up to a [`Resolver`].
@@ -32,6 +32,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
+use tokio::runtime::{self, Handle};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -44,8 +45,7 @@ const WAITING_MAX: usize = 1_024;
 /// Bounds of the service as a whole.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Tasks that transfers are divided among, by the client's port; each may keep a processor
-    /// busy.
+    /// Threads that transfers are divided among, by the client's port.
     pub workers: usize,
     /// Transfers at once. Each takes about a kilobyte, and perhaps an open file; requests beyond
     /// that are dropped, and clients repeat them.
@@ -204,8 +204,8 @@ pub async fn serve<R: Resolver, O: Observer>(
     let mut workers = Vec::new();
     for _ in 0..service.limits.workers.max(1) {
         let (sender, asked) = mpsc::channel(WAITING_MAX);
-        let link = Link::open(address)?;
-        tasks.spawn(work(Arc::clone(&service), address, link, asked));
+        let (service, main) = (Arc::clone(&service), Handle::current());
+        tasks.spawn_blocking(move || work(&service, &main, address, asked));
         workers.push(sender);
     }
     let hasher = RandomState::new();
@@ -213,7 +213,10 @@ pub async fn serve<R: Resolver, O: Observer>(
     let result = loop {
         let datagram = tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
-            Some(_) = tasks.join_next() => break Err(io::Error::other("a TFTP worker has ended")),
+            Some(ended) = tasks.join_next() => break Err(match ended {
+                Ok(Err(error)) => error,
+                Ok(Ok(())) | Err(_) => io::Error::other("a TFTP worker has ended"),
+            }),
             received = socket::receive(&socket, &mut buffer) => match received {
                 Ok(datagram) => datagram,
                 Err(error) => break Err(error),
@@ -240,28 +243,30 @@ pub async fn serve<R: Resolver, O: Observer>(
             dropped(DropReason::Busy);
         }
     };
-    tasks.shutdown().await;
+    // They end when nobody can ask any more.
+    drop(workers);
+    while tasks.join_next().await.is_some() {}
     result
 }
 
-/// Runs one worker after another: a panic ends the transfers of the worker it happened in, and
-/// leaves the service to all others.
-async fn work<R: Resolver, O: Observer>(
-    service: Arc<Service<R, O>>,
+/// Runs one worker after another in this thread: a panic ends the transfers of the worker it happened
+/// in, and leaves the service to all others. `main` opens what is asked for.
+///
+/// A thread that waits for its own socket is spared being woken by another one for each packet.
+fn work<R: Resolver, O: Observer>(
+    service: &Arc<Service<R, O>>,
+    main: &Handle,
     address: IpAddr,
-    mut link: Link,
     mut asked: mpsc::Receiver<Asked>,
-) {
-    loop {
-        let limits = service.limits.of_one_worker();
-        let worker = Worker::new(Arc::clone(&service), limits, link);
-        if AssertUnwindSafe(worker.run(&mut asked)).catch_unwind().await.is_ok() {
-            return;
+) -> io::Result<()> {
+    runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        loop {
+            let (limits, link) = (service.limits.of_one_worker(), Link::open(address)?);
+            let worker = Worker::new(Arc::clone(service), limits, link, main.clone());
+            if AssertUnwindSafe(worker.run(&mut asked)).catch_unwind().await.is_ok() {
+                return Ok(());
+            }
+            tracing::error!("a TFTP worker crashed; its transfers were cut off");
         }
-        tracing::error!("a TFTP worker crashed; its transfers were cut off");
-        link = match Link::open(address) {
-            Ok(link) => link,
-            Err(error) => return tracing::error!(%error, "no socket for TFTP transfers"),
-        };
-    }
+    })
 }

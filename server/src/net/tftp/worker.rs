@@ -1,4 +1,4 @@
-//! Many transfers in one task, on one socket.
+//! Many transfers in one thread, on one socket.
 //!
 //! A worker owns its clients: nothing here is shared or locked. Requests of one port always come
 //! to the same worker.
@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -57,6 +58,8 @@ pub(super) struct Worker<R, O> {
     service: Arc<Service<R, O>>,
     /// Those of this worker.
     limits: Limits,
+    /// Finds what is asked for.
+    main: Handle,
     tools: Tools,
     begin: Instant,
     clients: HashMap<SocketAddr, Slot>,
@@ -72,10 +75,11 @@ pub(super) struct Worker<R, O> {
 }
 
 impl<R: Resolver, O: Observer> Worker<R, O> {
-    pub(super) fn new(service: Arc<Service<R, O>>, limits: Limits, link: Link) -> Self {
+    pub(super) fn new(service: Arc<Service<R, O>>, limits: Limits, link: Link, main: Handle) -> Self {
         Self {
             service,
             limits,
+            main,
             tools: Tools::new(link),
             begin: Instant::now(),
             clients: HashMap::new(),
@@ -120,9 +124,6 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
                         return;
                     }
                     self.on_readable().await;
-                    // Who asks first must not be done before the others are heard: listening, and
-                    // finding what they ask for, are tasks too.
-                    tokio::task::yield_now().await;
                 }
                 () = timer.as_mut(), if !self.timers.is_empty() => self.on_time().await,
             }
@@ -154,7 +155,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
         *of_address += 1;
         self.clients.insert(client, Slot::Opening);
         let service = Arc::clone(&self.service);
-        self.opening.spawn(async move {
+        let open = async move {
             // A panic ends the request it happened in, and no other.
             let opening = AssertUnwindSafe(open(&service, &asked)).catch_unwind();
             let opening = tokio::time::timeout(service.limits.resolve_time_max, opening);
@@ -163,7 +164,8 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
                 Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
             };
             Opened { asked, source }
-        });
+        };
+        self.opening.spawn_on(open, &self.main);
     }
 
     fn note_dropped(&self, client: SocketAddr, reason: DropReason) {
