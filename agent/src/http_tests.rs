@@ -84,3 +84,25 @@ fn a_server_that_cannot_be_reached_is_another_matter() {
     let error = ask(&client, "https://127.0.0.1:1/").expect_err("nobody is there");
     assert_eq!(refusal(&error), None, "{error:?}");
 }
+
+#[test]
+fn a_handshake_that_drips_for_ever_is_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        // A record of 8 KiB, byte by byte: its head, and nothing that could be refused before its end.
+        stream.write_all(&[0x16, 3, 3, 0x20, 0]).expect("answered");
+        while stream.write_all(&[0]).is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let client = pinned(Digest([0; 32]), 0).expect("a client");
+    let request = client.get(format!("https://{address}/")).config();
+    let began = std::time::Instant::now();
+    let error = request.timeout_global(Some(Duration::from_millis(300))).build().call().expect_err("cut off");
+    assert!(matches!(error, ureq::Error::Timeout(_)), "{error:?}");
+    assert!(began.elapsed() < CONNECT_LIMIT, "{:?}", began.elapsed());
+    drop(client);
+    server.join().expect("no panic");
+}

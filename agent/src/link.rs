@@ -1,4 +1,4 @@
-//! Talking to the server: one call per message, few kinds of failure, and patience.
+//! Talking to the server: one call per message, four kinds of failure, and patience.
 
 use std::time::Duration;
 
@@ -136,18 +136,16 @@ impl Link {
         let mut failures = 0_u32;
         let mut shown = None;
         loop {
-            let answer = call(self);
-            let (code, show_after) = match &answer {
-                Err(CallError::Unreachable(_)) => (Code::ServerUnreachable, SHOW_AFTER),
-                Err(CallError::Untrusted(_)) => (Code::ServerNotTrusted, 1),
-                _ => {
+            let (why, code, show_after) = match call(self) {
+                Err(CallError::Unreachable(why)) => (why, Code::ServerUnreachable, SHOW_AFTER),
+                Err(CallError::Untrusted(why)) => (why, Code::ServerNotTrusted, 1),
+                answer => {
                     if shown.is_some() {
                         tracing::info!("{} answers again after {failures} failed attempts", self.server);
                     }
                     return answer;
                 }
             };
-            let why = answer.err().map(|error| error.to_string()).unwrap_or_default();
             failures = failures.saturating_add(1);
             let wait = self.retry.delay(failures, kernel::random_u32());
             tracing::debug!("{what} failed ({why}); again in {} ms", wait.as_millis());

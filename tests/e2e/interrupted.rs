@@ -25,13 +25,18 @@ fn in_the_image_phase(lab: &Lab, ordered: &Ordered<'_>) -> Result<Job> {
     Ok(job)
 }
 
+/// The server comes back with new keys and a new authority: agent and installed system, which know
+/// the old one, go on.
 #[test]
 fn server_killed() -> Result<()> {
     story("interrupted-server", |lab| {
         let mut ordered = order(lab, machine(lab, Firmware::Bios)?.0)?;
         in_the_image_phase(lab, &ordered)?;
         ordered.server.kill();
+        let before = ordered.server.authority()?;
+        ordered.server.new_authority()?;
         ordered.server.restart()?;
+        ensure!(ordered.server.authority()? != before, "the authority is the same");
         lab.unthrottle(ordered.guest.tap())?;
         let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
         ensure!(job.attempt == 1, "the machine was started {} times", job.attempt);

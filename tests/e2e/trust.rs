@@ -1,28 +1,46 @@
 //! Agent and server know each other: by the pinned authority, over TLS, whatever the machine's
 //! clock shows; and what came in the clear is refused.
 
-use crate::common::{AGENT_LIMIT, DEPLOY_LIMIT, NODE, config, ensure_deployed, machine, order};
-use anyhow::{Context as _, Result, ensure};
+use crate::common::{ADDRESS, AGENT_LIMIT, DEPLOY_LIMIT, NODE, config, ensure_deployed, machine, order};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use kaltstart_tests::config::{HTTP_PORT, TLS_PORT};
 use kaltstart_tests::guest::Firmware;
 use kaltstart_tests::http::{self, Request, Response};
-use kaltstart_tests::lab::{Lab, SERVER, Station};
+use kaltstart_tests::lab::{SERVER, Station};
 use kaltstart_tests::process;
 use kaltstart_tests::server::Server;
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::secs;
 use serde_json::{Value, json};
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
 
-/// The fingerprint of the authority in the lab's data directory.
-fn authority(lab: &Lab) -> Result<String> {
-    let mut show = lab.command(lab.dir().join("ks"));
-    let told =
-        process::run(show.args(["tls", "show", "--config"]).arg(lab.dir().join("server.toml")), secs(10))?;
-    let line =
-        told.lines().find_map(|line| line.strip_prefix("authority")).context("no authority is told")?;
-    Ok(line.trim().to_owned())
+/// Every TCP port of `machine` that takes a connection; all others must refuse it.
+fn open_ports(machine: Ipv4Addr) -> Result<Vec<u16>> {
+    let ports: Vec<u16> = (1..=u16::MAX).collect();
+    let mut open = Vec::new();
+    let tries = |ports: &[u16]| -> Result<Vec<u16>> {
+        let connect = |port: &u16| TcpStream::connect_timeout(&(machine, *port).into(), secs(10));
+        let mut open = Vec::new();
+        for port in ports {
+            match connect(port) {
+                Ok(_) => open.push(*port),
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                Err(error) => bail!("port {port} neither opens nor refuses: {error}"),
+            }
+        }
+        Ok(open)
+    };
+    // Together they keep the machine busy; one alone would mostly wait.
+    thread::scope(|scope| {
+        let parts: Vec<_> = ports.chunks(8192).map(|part| scope.spawn(move || tries(part))).collect();
+        for part in parts {
+            open.extend(part.join().map_err(|_| Error::msg("a thread panicked"))??);
+        }
+        Ok(open)
+    })
 }
 
 /// The machine has its boot script when somebody with another authority takes the server's place,
@@ -32,13 +50,13 @@ fn another_authority() -> Result<()> {
     story("trust-authority", |lab| {
         let (keys, aside) = (lab.dir().join("data/tls"), lab.dir().join("tls"));
         let mut ordered = order(lab, machine(lab, Firmware::Bios)?.0)?;
-        let expected = authority(lab)?;
         let (server, job) = (&mut ordered.server, &ordered.job);
+        let expected = server.authority()?;
         server.wait_job(job, "the start of the kernel", AGENT_LIMIT, |job| job.reached("kernel"))?;
         server.kill();
         fs::rename(&keys, &aside)?;
         server.restart()?;
-        let seen = authority(lab)?;
+        let seen = server.authority()?;
         ensure!(seen != expected, "the authority is the same");
 
         ordered.guest.wait_serial("KS-1040", AGENT_LIMIT)?;
@@ -47,6 +65,8 @@ fn another_authority() -> Result<()> {
         ensure!(!state.reached("inventory"), "the agent spoke to somebody else: {state}");
         let used = ordered.guest.disk_use(0)?;
         ensure!(used.writes == 0, "the disk was written to: {used:?}");
+        let open = lab.inside(|| open_ports(ADDRESS.parse()?))?;
+        ensure!(open.is_empty(), "the agent listens to {open:?}");
 
         server.kill();
         fs::remove_dir_all(&keys)?;

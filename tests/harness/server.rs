@@ -5,7 +5,7 @@ use crate::artefacts::Artefacts;
 use crate::config::{HTTP_PORT, ServerConfig, TLS_PORT};
 use crate::http::{self, Request, Response};
 use crate::lab::{Lab, SERVER};
-use crate::process::{Process, run_to_end};
+use crate::process::{Process, run, run_to_end};
 use crate::wait::{Poll, secs, wait_for};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -208,6 +208,22 @@ impl<'a> Server<'a> {
         run_to_end(&mut self.ks_command(args), limit)
     }
 
+    /// The fingerprint of the server's authority; it need not run.
+    pub fn authority(&self) -> Result<String> {
+        authority(&self.tls(&["show"])?)
+    }
+
+    /// Makes a new authority and keys; a running server takes them up within seconds.
+    pub fn new_authority(&self) -> Result<()> {
+        self.tls(&["rotate", "--authority"]).map(drop)
+    }
+
+    fn tls(&self, args: &[&str]) -> Result<String> {
+        let mut command = self.lab.command(&self.program);
+        command.arg("tls").args(args).arg("--config").arg(self.lab.dir().join("server.toml"));
+        run(&mut command, secs(10))
+    }
+
     /// The file with the administrator's token.
     #[must_use]
     pub fn token_file(&self) -> PathBuf {
@@ -239,6 +255,12 @@ impl Drop for Server<'_> {
             self.write_journal();
         }
     }
+}
+
+/// The authority's line of `kaltstart tls`.
+fn authority(text: &str) -> Result<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix("authority"));
+    Ok(line.with_context(|| format!("no authority in {text}"))?.trim().to_owned())
 }
 
 /// Sums samples of the text format of metrics; `metric` without a `_total` ending fits both.
