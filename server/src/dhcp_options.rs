@@ -3,7 +3,7 @@
 use crate::config::{Config, Dhcp};
 use crate::render;
 use clap::ValueEnum;
-use kaltstart_core::boot::{BootDecision, Policy};
+use kaltstart_core::boot::{self, BootDecision, Door, Policy};
 use kaltstart_core::dhcp::bootfile::{self, BootFile, LocalAnswer};
 use kaltstart_core::dhcp::client::{Client, Stage};
 use kaltstart_protocol::ids::Mac;
@@ -69,14 +69,8 @@ fn rule(name: &str, stage: Stage, codes: &[u16], http: &str, policy: Policy) -> 
     let client = Client { architecture: (*codes.first()?).into(), stage };
     // Whatever machine it is: only its boot script names one.
     let nobody = Mac([0; 6]);
-    let file = match bootfile::choose(
-        &BootDecision::Discover,
-        policy,
-        client,
-        LocalAnswer::default(),
-        http,
-        nobody,
-    )? {
+    let offer = boot::offer(Some(&BootDecision::Discover), policy, Door::Dhcp(client));
+    let file = match bootfile::choose(offer, stage, LocalAnswer::default(), http, nobody)? {
         BootFile::Tftp(name) => name.to_owned(),
         BootFile::Http(url) | BootFile::Script(url) => url,
     };

@@ -1,9 +1,11 @@
 //! What the UDP doors ask of the application: who is there, what may start, what was promised.
 
 mod dhcp;
+mod dhcp6;
 mod syslog;
 mod tftp;
 
 pub(crate) use dhcp::DhcpDoor;
+pub(crate) use dhcp6::Dhcp6Door;
 pub(crate) use syslog::SyslogDoor;
 pub(crate) use tftp::{TftpCounter, TftpDoor};

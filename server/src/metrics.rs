@@ -1,7 +1,9 @@
 //! Counters in Prometheus' text form; never a node's name as a label.
 
 use crate::net::dhcp::{Stats, Watches};
+use crate::net::dhcp6::{Observed, Usage};
 use kaltstart_core::dhcp::role::Role;
+use kaltstart_core::dhcp6::subnet::Prefix;
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{JobKind, Machine};
 use prometheus_client::encoding::text::encode;
@@ -66,6 +68,9 @@ pub struct Metrics {
     dhcp_other_servers: Family<OnInterface, Gauge>,
     watches: OnceLock<Arc<Watches>>,
     dhcp_storing: Gauge,
+    /// DHCPv6 messages, by type and result.
+    pub dhcp6: Family<Kind, Counter>,
+    dhcp6_service: OnceLock<Arc<dyn Observed>>,
     /// TFTP transfers, by result.
     pub tftp: Family<Kind, Counter>,
     /// Bytes of boot files and images served over HTTP.
@@ -93,6 +98,8 @@ impl Default for Metrics {
             "1, or 0 while leases cannot be stored: no new dynamic leases are given",
             dhcp_storing.clone(),
         );
+        let dhcp6 = Family::<Kind, Counter>::default();
+        registry.register("dhcp6_messages", "DHCPv6 messages by type and result", dhcp6.clone());
         let tftp = Family::<Kind, Counter>::default();
         registry.register("tftp_transfers", "TFTP transfers by result", tftp.clone());
         let http_bytes = Counter::default();
@@ -120,6 +127,8 @@ impl Default for Metrics {
             dhcp_role,
             dhcp_other_servers,
             dhcp_storing,
+            dhcp6,
+            dhcp6_service: OnceLock::new(),
             watches: OnceLock::new(),
             tftp,
             http_bytes,
@@ -169,6 +178,18 @@ impl Metrics {
     /// Whether leases can be stored, as far as the last commit tells.
     pub(crate) fn stores_leases(&self) -> bool {
         self.dhcp_stats.get().is_none_or(|stats| stats.is_storing())
+            && self.dhcp6_service.get().is_none_or(|service| service.is_storing())
+    }
+
+    /// Watches the DHCPv6 service from now on.
+    pub(crate) fn watch_dhcp6(&self, service: Arc<dyn Observed>) {
+        // Set once, when the service is opened.
+        let _ = self.dhcp6_service.set(service);
+    }
+
+    /// How many addresses of each DHCPv6 subnet are lent.
+    pub(crate) fn dhcp6_usage(&self) -> Vec<(Prefix, Usage)> {
+        self.dhcp6_service.get().map(|service| service.usage()).unwrap_or_default()
     }
 
     /// All counters as text.

@@ -5,10 +5,10 @@ use crate::clock;
 use crate::config::{self, Config, Log, LogFormat};
 use crate::confinement::{self, Confinement, Gate};
 use crate::data_dir;
-use crate::doors::{DhcpDoor, SyslogDoor, TftpCounter, TftpDoor};
+use crate::doors::{Dhcp6Door, DhcpDoor, SyslogDoor, TftpCounter, TftpDoor};
 use crate::exit::Exit;
 use crate::http::listen::{self, Routes};
-use crate::net::{self, dhcp, tftp};
+use crate::net::{self, dhcp, dhcp6, tftp};
 use crate::sockets::Sockets;
 use crate::store::{Key, Store};
 use crate::tls::{self, Tls};
@@ -29,6 +29,9 @@ const DEADLINES_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the server's certificate is looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
+
+/// Bytes by which a header of IPv6 is longer than one of IPv4: a block must fit the same frame.
+const LONGER_HEADER: u16 = 20;
 
 /// How long open requests may go on after the server was told to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -134,14 +137,20 @@ async fn open_doors(
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
 ) -> Result<()> {
-    let Sockets { http, https, tftp, dhcp, pinger, watchers, advertisers, syslog } = sockets;
+    let Sockets { http, https, tftp, dhcp, dhcp6, pinger, watchers, advertisers, syslog } = sockets;
     let routes = Routes::new(app.clone());
     let acceptor = TlsAcceptor::from(Arc::new(app.tls.server_config()?));
-    for (listener, acceptor) in [(http, None), (https, Some(acceptor))] {
+    let plain = http.into_iter().map(|listener| (listener, None));
+    for (listener, acceptor) in plain.chain([(https, Some(acceptor))]) {
         doors.spawn(listen::serve(listener, acceptor, routes.clone(), stop.clone()));
     }
-    serve_tftp(app, tftp, stop, doors)?;
+    for socket in tftp {
+        serve_tftp(app, socket, stop, doors)?;
+    }
     serve_dhcp(app, dhcp, pinger, watchers, stop, doors).await?;
+    if !dhcp6.is_empty() {
+        serve_dhcp6(app, dhcp6, stop, doors).await?;
+    }
     for advertiser in advertisers {
         let stop = stop.clone();
         doors.spawn(async move { advertiser.serve(stop).await });
@@ -160,7 +169,12 @@ fn serve_tftp(
 ) -> Result<()> {
     let dir = &app.config.boot.loaders;
     let loaders = tftp::Directory::new(dir).with_context(|| format!("boot.loaders {}", dir.display()))?;
-    let limits = tftp::Limits { transfer: app.config.tftp.transfer_limits(), ..tftp::Limits::default() };
+    let mut transfer = app.config.tftp.transfer_limits();
+    if socket.local_addr()?.is_ipv6() {
+        transfer.blksize_max =
+            transfer.blksize_max.saturating_sub(LONGER_HEADER).max(*tftp::BLKSIZE_RANGE.start());
+    }
+    let limits = tftp::Limits { transfer, ..tftp::Limits::default() };
     let door = TftpDoor { app: app.clone(), loaders };
     let (counter, stop) = (TftpCounter(app.clone()), stop.clone());
     doors.spawn(async move {
@@ -199,6 +213,24 @@ async fn serve_dhcp(
     for watcher in watchers {
         let (watches, stop) = (app.watches.clone(), stop.clone());
         doors.spawn_blocking(move || watcher.serve(&watches, &stop));
+    }
+    Ok(())
+}
+
+async fn serve_dhcp6(
+    app: &Arc<App>,
+    listeners: Vec<dhcp6::Listener>,
+    stop: &CancellationToken,
+    doors: &mut JoinSet<()>,
+) -> Result<()> {
+    let resumed = LeaseTable::resume(app.store.leases6()?, clock::now());
+    app.store.put_leases6(resumed.writes).await?;
+    let (door, subnets, duid) = (Dhcp6Door::new(app.clone()), app.config.subnets6(), app.store.duid()?);
+    let service = dhcp6::Service::new(door, subnets, duid, resumed.table, resumed.now);
+    app.metrics.watch_dhcp6(service.clone());
+    for listener in listeners {
+        let (service, stop) = (service.clone(), stop.clone());
+        doors.spawn_blocking(move || service.serve(&listener, &stop));
     }
     Ok(())
 }

@@ -92,6 +92,9 @@ impl Options {
             Firmware::Uefi => "uefi",
             Firmware::UefiHttp => "uefi-http",
             Firmware::UefiSecure => "uefi-secure",
+            Firmware::UefiV6 => "uefi-v6",
+            Firmware::UefiSecureV6 => "uefi-secure-v6",
+            Firmware::UefiHttpV6 => "uefi-http-v6",
             Firmware::Direct { .. } => "direct",
         }
     }

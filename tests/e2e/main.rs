@@ -13,6 +13,8 @@ mod damage;
 mod debian;
 /// A blank machine is installed, by every firmware.
 mod deploy;
+/// Machines that start over IPv6.
+mod dhcp6;
 /// DHCP clients of other makers.
 mod dhcp_clients;
 /// A relay of another maker.

@@ -36,6 +36,12 @@ pub enum Firmware {
     UefiSecure,
     /// OVMF: HTTP boot over IPv4, then disk.
     UefiHttp,
+    /// OVMF: PXE over IPv6, then disk.
+    UefiV6,
+    /// The same with Secure Boot on.
+    UefiSecureV6,
+    /// OVMF: HTTP boot over IPv6, then disk.
+    UefiHttpV6,
     /// No network boot: QEMU hands over kernel and ramdisk itself.
     Direct {
         /// Kernel.
@@ -50,7 +56,20 @@ pub enum Firmware {
 impl Firmware {
     /// Whether it is OVMF, which has its boot order in its variables.
     fn is_uefi(&self) -> bool {
-        matches!(self, Self::Uefi | Self::UefiSecure | Self::UefiHttp)
+        !matches!(self, Self::Bios | Self::Direct { .. })
+    }
+
+    /// Whether only signed loaders start.
+    fn is_secure(&self) -> bool {
+        matches!(self, Self::UefiSecure | Self::UefiSecureV6)
+    }
+
+    /// Its way to start from the network.
+    fn way(&self) -> variables::Way {
+        variables::Way {
+            http: matches!(self, Self::UefiHttp | Self::UefiHttpV6),
+            v6: matches!(self, Self::UefiV6 | Self::UefiSecureV6 | Self::UefiHttpV6),
+        }
     }
 }
 
@@ -164,12 +183,10 @@ impl<'a> Guest<'a> {
         let guest =
             Self { lab, config, tap, console: Console::default(), machine: None, created: Instant::now() };
         if guest.config.firmware.is_uefi() {
-            let from =
-                if guest.config.firmware == Firmware::UefiSecure { OVMF_VARS_SECURE } else { OVMF_VARS };
+            let from = if guest.config.firmware.is_secure() { OVMF_VARS_SECURE } else { OVMF_VARS };
             let mut store = fs::read(from)
                 .with_context(|| format!("cannot read {from}: is the package ovmf installed?"))?;
-            let http = guest.config.firmware == Firmware::UefiHttp;
-            variables::set_boot_order(&mut store, &guest.config.mac, http)?;
+            variables::set_boot_order(&mut store, &guest.config.mac, guest.config.firmware.way())?;
             fs::write(guest.path("vars.fd"), store)?;
         }
         Ok(guest)
@@ -310,8 +327,15 @@ impl<'a> Guest<'a> {
                 add("-machine", "q35,graphics=off".to_owned());
                 add("-device", format!("{nic},bootindex=1"));
             }
-            Firmware::Uefi | Firmware::UefiSecure | Firmware::UefiHttp => {
-                let secure = config.firmware == Firmware::UefiSecure;
+            Firmware::Direct { kernel, ramdisk, cmdline } => {
+                add("-machine", "q35,graphics=off".to_owned());
+                add("-device", format!("{nic},romfile="));
+                add("-kernel", kernel.display().to_string());
+                add("-initrd", ramdisk.display().to_string());
+                add("-append", cmdline.clone());
+            }
+            uefi => {
+                let secure = uefi.is_secure();
                 if secure {
                     // Only code in system management mode may write the variables (OVMF's README).
                     add("-machine", "q35,smm=on".to_owned());
@@ -325,13 +349,6 @@ impl<'a> Guest<'a> {
                 add("-device", format!("{nic},romfile=,addr={:#x}", variables::NIC_SLOT));
                 add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
                 add("-drive", format!("if=pflash,unit=1,format=raw,file={}", self.path("vars.fd").display()));
-            }
-            Firmware::Direct { kernel, ramdisk, cmdline } => {
-                add("-machine", "q35,graphics=off".to_owned());
-                add("-device", format!("{nic},romfile="));
-                add("-kernel", kernel.display().to_string());
-                add("-initrd", ramdisk.display().to_string());
-                add("-append", cmdline.clone());
             }
         }
         for (index, disk) in config.disks.iter().enumerate() {

@@ -5,7 +5,7 @@ use crate::wait::secs;
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns};
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -16,6 +16,8 @@ use std::thread;
 pub const BRIDGE: &str = "br0";
 /// The server's address on the bridge.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The server's IPv6 address on the bridge, where the lab has one.
+pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 /// The bridge's network.
 pub const SUBNET: &str = "10.77.0.0/24";
 
@@ -117,6 +119,11 @@ impl Lab {
         lose(&self.name, percent)
     }
 
+    /// Gives the bridge the server's IPv6 address too.
+    pub fn dual_stack(&self) -> Result<()> {
+        self.ip(&["address", "add", &format!("{SERVER6}/64"), "dev", BRIDGE, "nodad"])
+    }
+
     /// Takes the server's address off the bridge, so that nobody answers there.
     pub fn silence(&self) -> Result<()> {
         self.ip(&["address", "flush", "dev", BRIDGE])
@@ -177,6 +184,11 @@ impl Station {
         station.ip(&["link", "set", Self::INTERFACE, "up"])?;
         station.ip(&["route", "add", "default", "dev", Self::INTERFACE])?;
         Ok(station)
+    }
+
+    /// Gives one of its interfaces an IPv6 address.
+    pub fn address6(&self, interface: &str, address: Ipv6Addr) -> Result<()> {
+        self.ip(&["address", "add", &format!("{address}/64"), "dev", interface, "nodad"])
     }
 
     /// Whether packets from one of its networks to another pass.

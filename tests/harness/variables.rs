@@ -28,8 +28,17 @@ const END: [u8; 4] = [0x7f, 0xff, 4, 0];
 /// PCI device number of the network card on the root bus.
 pub(crate) const NIC_SLOT: u8 = 0x10;
 
+/// A way to start from the network.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    /// By HTTP boot, else by PXE.
+    pub(crate) http: bool,
+    /// Over IPv6, else over IPv4.
+    pub(crate) v6: bool,
+}
+
 /// Writes boot entries and boot order into a store, in place of those it has.
-pub(crate) fn set_boot_order(store: &mut [u8], mac: &str, http: bool) -> Result<()> {
+pub(crate) fn set_boot_order(store: &mut [u8], mac: &str, way: Way) -> Result<()> {
     let mac: Vec<u8> = mac
         .split(':')
         .map(|byte| u8::from_str_radix(byte, 16))
@@ -37,7 +46,7 @@ pub(crate) fn set_boot_order(store: &mut [u8], mac: &str, http: bool) -> Result<
         .with_context(|| format!("{mac:?} is no hardware address"))?;
     let mut records = Vec::new();
     for (name, value) in
-        [("Boot0000", network_entry(&mac, http)), ("Boot0001", disk_entry()), ("BootOrder", vec![0, 0, 1, 0])]
+        [("Boot0000", network_entry(&mac, way)), ("Boot0001", disk_entry()), ("BootOrder", vec![0, 0, 1, 0])]
     {
         records.extend(variable(name, &value));
     }
@@ -70,9 +79,9 @@ fn delete_boot_variables(store: &mut [u8]) -> Result<usize> {
     Ok(at)
 }
 
-/// OVMF's own entry for its network card, by PXE or HTTP boot over IPv4.
-fn network_entry(mac: &[u8], http: bool) -> Vec<u8> {
-    let (kind, hex) = (if http { "HTTP" } else { "PXE" }, hex(mac));
+/// OVMF's own entry for its network card.
+fn network_entry(mac: &[u8], Way { http, v6 }: Way) -> Vec<u8> {
+    let (kind, family, hex) = (if http { "HTTP" } else { "PXE" }, if v6 { "v6" } else { "v4" }, hex(mac));
     let mut path = vec![
         2, 1, 12, 0, 0xd0, 0x41, 3, 0x0a, 0, 0, 0, 0, // PciRoot(0)
         1, 1, 6, 0, 0, NIC_SLOT, // Pci(NIC_SLOT, 0)
@@ -81,15 +90,22 @@ fn network_entry(mac: &[u8], http: bool) -> Vec<u8> {
     path.extend(mac);
     path.extend([0; 26]);
     path.push(1);
-    // IPv4 with nothing set: by DHCP.
-    path.extend([3, 0x0c, 27, 0]);
-    path.extend([0; 23]);
+    // IPv4 or IPv6 with nothing set (but the length of a prefix): by DHCP.
+    if v6 {
+        path.extend([3, 0x0d, 60, 0]);
+        path.extend([0; 39]);
+        path.push(64);
+        path.extend([0; 16]);
+    } else {
+        path.extend([3, 0x0c, 27, 0]);
+        path.extend([0; 23]);
+    }
     if http {
         // URI, empty: from DHCP.
         path.extend([3, 0x18, 4, 0]);
     }
     path.extend(END);
-    load_option(&format!("UEFI {kind}v4 (MAC:{hex})"), &path, &AUTOMATIC)
+    load_option(&format!("UEFI {kind}{family} (MAC:{hex})"), &path, &AUTOMATIC)
 }
 
 /// The removable path on whichever disk has it (short form, UEFI 2.10 §3.1.2).
@@ -152,7 +168,7 @@ mod tests {
             0b2500525400000001000000000000000000000000000000000000000000000000000001030c1b00\
             00000000000000000000000000000000000000000000007fff04004eac0881119f594d850ee21a52\
             2c59b2";
-        let entry = network_entry(&[0x52, 0x54, 0, 0, 0, 1], false);
+        let entry = network_entry(&[0x52, 0x54, 0, 0, 0, 1], Way { http: false, v6: false });
         assert_eq!(hex(&entry).to_lowercase(), seen);
     }
 

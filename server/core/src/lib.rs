@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod boot;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod http_file;
 pub mod lifecycle;
 pub mod machine;

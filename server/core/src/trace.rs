@@ -4,8 +4,10 @@
 //! Bounded in every direction, since whoever can send packets can fill it: sightings of one
 //! machine, machines, and sightings of all. What was heard longest ago goes first.
 
+mod exchange6;
 mod sighting;
 
+pub use exchange6::{Answer6, Exchange6};
 pub use sighting::{
     Answer, Exchange, ForeignOffer, HttpAnswer, Sighting, Start, TftpEnd, TftpTransfer, What, clean,
 };

@@ -44,7 +44,8 @@ pub(super) async fn run(api: &Api, command: DhcpCommand, format: Format) -> Resu
 }
 
 impl Row for SubnetView {
-    const HEADER: &'static [&'static str] = &["SUBNET", "INTERFACE", "MODE", "ROLE", "OTHER SERVERS"];
+    const HEADER: &'static [&'static str] =
+        &["SUBNET", "INTERFACE", "MODE", "ROLE", "LEASES", "OTHER SERVERS"];
 
     fn name(&self) -> String {
         self.subnet.clone()
@@ -65,6 +66,7 @@ impl Row for SubnetView {
             self.interface.clone(),
             self.mode.to_string(),
             self.role.to_string(),
+            self.leases.map_or_else(|| "-".to_owned(), |it| format!("{} of {}", it.lent, it.pool)),
             servers,
         ]
     }

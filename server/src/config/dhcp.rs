@@ -2,6 +2,7 @@
 
 use super::dhcp_class::DhcpSite;
 use super::dhcp_option::{self, DhcpOption};
+use super::ranges::{self, ranges};
 use super::yes;
 use crate::net::dhcp::Subject;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
@@ -100,18 +101,6 @@ fn read_network(text: &str, longest: u8) -> Result<Network, String> {
     if address & network.mask() == address { Ok(network) } else { Err(format!("{text:?} has host bits set")) }
 }
 
-/// Reads `FIRST-LAST` or a single address.
-fn ranges<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<(Ipv4Addr, Ipv4Addr)>, D::Error> {
-    let read = |text: String| {
-        let (first, last) = text.split_once('-').unwrap_or((&text, &text));
-        let range = first.trim().parse().ok().zip(last.trim().parse().ok());
-        range.filter(|(first, last)| first <= last).ok_or_else(|| {
-            serde::de::Error::custom(format!("exclude: {text:?} is neither an address nor FIRST-LAST"))
-        })
-    };
-    Vec::<String>::deserialize(from)?.into_iter().map(read).collect()
-}
-
 impl Dhcp {
     /// What the section is called in messages: by its interface, else by its network.
     #[must_use]
@@ -179,26 +168,12 @@ impl Dhcp {
     }
 
     fn all_pools(&self) -> Vec<(Ipv4Addr, Ipv4Addr)> {
-        let mut all: Vec<_> = self.pool.into_iter().chain(self.pools.iter().copied()).collect();
-        all.sort_unstable();
-        all
+        ranges::sorted(self.pool, &self.pools)
     }
 
     /// The pools without what is excluded, in order.
     fn remaining_pools(&self) -> Vec<Pool> {
-        let mut left = self.all_pools();
-        for (from, to) in &self.exclude {
-            let (from, to) = (from.to_bits(), to.to_bits());
-            left = left
-                .into_iter()
-                .flat_map(|(first, last)| {
-                    let below = from.checked_sub(1).map(|end| (first, last.min(end.into())));
-                    let above = to.checked_add(1).map(|start| (first.max(start.into()), last));
-                    [below, above].into_iter().flatten().filter(|(first, last)| first <= last)
-                })
-                .collect();
-        }
-        left.into_iter().map(|(first, last)| Pool { first, last }).collect()
+        ranges::without(self.all_pools(), &self.exclude)
     }
 
     pub(super) fn problems(&self, all: &mut Vec<String>) {
@@ -215,18 +190,7 @@ impl Dhcp {
         if self.allow_other_servers && self.mode != Mode::Authoritative {
             all.push(format!("{whose}: allow_other_servers is for mode authoritative alone"));
         }
-        let pools = self.all_pools();
-        for (first, last) in &pools {
-            if outside(*first) || outside(*last) || first > last {
-                all.push(format!("{whose}: pool {first} to {last} does not lie in its subnet"));
-            }
-        }
-        for pair in pools.windows(2).filter(|pair| pair[0].1 >= pair[1].0) {
-            all.push(format!(
-                "{whose}: pools {} to {} and {} to {} overlap",
-                pair[0].0, pair[0].1, pair[1].0, pair[1].1
-            ));
-        }
+        ranges::problems(&whose, "subnet", &self.all_pools(), outside, all);
         let given = |address| self.remaining_pools().iter().any(|pool| pool.contains(address));
         if given(self.address) {
             all.push(format!("{whose}: the pool contains the server's own address; see exclude"));

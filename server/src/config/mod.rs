@@ -2,6 +2,7 @@
 
 mod boot;
 mod dhcp;
+mod dhcp6;
 mod dhcp_class;
 mod dhcp_option;
 mod http;
@@ -9,6 +10,7 @@ mod images;
 mod log;
 mod node;
 mod profile;
+mod ranges;
 mod syslog;
 mod tftp;
 
@@ -16,6 +18,7 @@ pub use boot::Boot;
 pub use dhcp::Dhcp;
 pub use dhcp_class::{DhcpClass, DhcpSite};
 pub use dhcp_option::DhcpOption;
+pub use dhcp6::Dhcp6;
 pub use http::Http;
 pub use images::Images;
 pub use log::{Log, LogFormat, log_filter};
@@ -26,10 +29,11 @@ pub use tftp::Tftp;
 
 use kaltstart_core::dhcp::host::Rules;
 use kaltstart_core::dhcp::subnet::Subnet;
+use kaltstart_core::dhcp6::subnet as subnet6;
 use kaltstart_protocol::layout::{Layout, plan};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,7 +64,10 @@ pub struct Config {
     /// Subnets in which DHCP is served.
     #[serde(default)]
     pub dhcp: Vec<Dhcp>,
-    /// What holds in all of them.
+    /// Networks in which DHCPv6 is served.
+    #[serde(default)]
+    pub dhcp6: Vec<Dhcp6>,
+    /// What holds in all of those of DHCP.
     #[serde(default)]
     pub dhcp_site: DhcpSite,
     /// Kinds of DHCP clients.
@@ -174,14 +181,37 @@ impl Config {
     /// The subnets as the DHCP decisions want them.
     #[must_use]
     pub fn subnets(&self) -> Vec<Subnet> {
+        let (base, rules) = (self.http_base(), self.rules());
+        self.dhcp.iter().map(|dhcp| dhcp.decided_upon(&base, &self.dhcp_site, &rules)).collect()
+    }
+
+    /// The networks as the DHCPv6 decisions want them.
+    #[must_use]
+    pub fn subnets6(&self) -> Vec<subnet6::Subnet> {
+        let rules = self.rules();
+        self.dhcp6.iter().map(|dhcp6| dhcp6.decided_upon(self.http_base_at(dhcp6.address), &rules)).collect()
+    }
+
+    fn rules(&self) -> Arc<Rules> {
         let mut rules = Rules::default();
         rules.classes.extend(self.dhcp_class.iter().map(DhcpClass::decided_upon));
         for node in &self.node {
             let (keys, host) = node.decided_upon();
             rules.add(keys, host);
         }
-        let (base, rules) = (self.http_base(), Arc::new(rules));
-        self.dhcp.iter().map(|dhcp| dhcp.decided_upon(&base, &self.dhcp_site, &rules)).collect()
+        Arc::new(rules)
+    }
+
+    /// The addresses at which machines that start over IPv6 find plain HTTP and TFTP.
+    #[must_use]
+    pub fn addresses6(&self) -> BTreeSet<Ipv6Addr> {
+        self.dhcp6.iter().map(|dhcp6| dhcp6.address).collect()
+    }
+
+    /// `http://[ADDRESS]:PORT`, as machines that start over IPv6 are told.
+    #[must_use]
+    pub fn http_base_at(&self, address: Ipv6Addr) -> String {
+        format!("http://[{address}]:{}", self.http.listen.port())
     }
 
     /// `http://ADDRESS:PORT`, as machines are told.
@@ -203,6 +233,7 @@ impl Config {
         names.extend(["localhost".to_owned(), Ipv4Addr::LOCALHOST.to_string()]);
         names.extend([self.http.listen, self.http.tls_listen()].map(|listen| listen.ip().to_string()));
         names.extend(self.dhcp.iter().map(|subnet| subnet.address.to_string()));
+        names.extend(self.addresses6().iter().map(Ipv6Addr::to_string));
         let own = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         names.extend(own.filter(|name| name.split('.').all(is_host_name)));
         names
@@ -219,6 +250,10 @@ impl Config {
             Some(dhcp) if dhcp.router == Some(address) => Err(format!("{address} is the router's")),
             Some(_) => Ok(()),
         }
+    }
+
+    fn reservable6(&self, address: Ipv6Addr) -> bool {
+        self.dhcp6.iter().any(|dhcp6| dhcp6.has_host(address) && dhcp6.address != address)
     }
 
     fn problems(&self) -> Vec<String> {
@@ -254,6 +289,15 @@ impl Config {
                 all.push(format!("dhcp {}: subnet overlaps with that of {}", dhcp.title(), other.title()));
             }
         }
+        twice(&mut all, "dhcp6.interface", self.dhcp6.iter().filter_map(|dhcp6| dhcp6.interface.clone()));
+        for (at, dhcp6) in self.dhcp6.iter().enumerate() {
+            dhcp6.problems(&mut all);
+            for other in self.dhcp6[..at].iter().filter(|other| other.prefix.overlaps(dhcp6.prefix)) {
+                all.push(format!("dhcp6 {}: prefix overlaps with that of {}", dhcp6.title(), other.title()));
+            }
+        }
+        let reserved6 = self.node.iter().filter_map(|node| node.address6).map(|address| address.to_string());
+        twice(&mut all, "node.address6", reserved6);
         self.dhcp_site.problems(&mut all);
         twice(&mut all, "dhcp_class.name", self.dhcp_class.iter().map(|class| class.name.clone()));
         for class in &self.dhcp_class {
@@ -265,6 +309,12 @@ impl Config {
             node.problems(&mut all);
             if let Some(Err(problem)) = node.address.map(|address| self.reservable(address)) {
                 all.push(format!("node {:?}: address {problem}", node.name));
+            }
+            if let Some(address) = node.address6.filter(|address| !self.reservable6(*address)) {
+                all.push(format!(
+                    "node {:?}: address6 {address} is in no dhcp6.prefix of this server, or its own",
+                    node.name
+                ));
             }
         }
         all
@@ -371,6 +421,47 @@ pub(crate) mod tests {
         let port = HostKey::Port(Some(b"eth 1/7".to_vec()), Some(vec![0, 255]));
         assert_eq!(direct.rules.find(&port).and_then(|found| found.address), Some(host(57)));
         assert_eq!(config.node.iter().filter_map(Node::declaration).count(), 1);
+    }
+
+    const DHCP6: &str = r#"[[dhcp6]]
+        interface = "br0"
+        prefix = "fd77::/64"
+        address = "fd77::1"
+        pool = ["fd77::100", "fd77::1ff"]
+        exclude = ["fd77::110-fd77::11f"]
+        domains = ["example.org"]
+        [[node]]
+        name = "six"
+        uuid = "6b616c74-7374-4172-9400-000000000001"
+        address6 = "fd77::50"
+        [[profile]]"#;
+
+    #[test]
+    fn dhcp6_sections_come_out_as_they_were_meant() {
+        let config = parse(&GOOD.replace("[[profile]]", DHCP6), Path::new("c.toml")).expect("it is good");
+        let [subnet] = config.subnets6().try_into().expect("one");
+        let host = |n| Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, n);
+        let pools: Vec<_> = subnet.pools.iter().map(|pool| (pool.first, pool.last)).collect();
+        assert_eq!(pools, [(host(0x100), host(0x10f)), (host(0x120), host(0x1ff))]);
+        assert_eq!((subnet.http.as_str(), subnet.direct), ("http://[fd77::1]:8080", true));
+        assert_eq!(subnet.rules.reserved6, BTreeSet::from([host(0x50)]));
+        assert!(config.names().contains("fd77::1"));
+        for (from, to, named) in [
+            ("fd77::/64", "fd77::1/64", "host bits"),
+            ("fd77::/64", "10.0.0.0/8", "not an IPv6 network"),
+            ("address = \"fd77::1\"", "address = \"fe80::1\"", "URLs"),
+            ("address = \"fd77::1\"", "address = \"fd78::1\"", "its prefix"),
+            ("address = \"fd77::1\"", "address = \"fd77::120\"", "own address"),
+            ("fd77::1ff", "fd78::1ff", "pool"),
+            ("fd77::1ff", "fd77::1:0:1ff", "more than"),
+            ("example.org", "exa mple", "domains"),
+            ("domains", "lease_seconds = 1\ndomains", "lease_seconds"),
+            ("address6 = \"fd77::50\"", "address6 = \"fd78::50\"", "address6"),
+            ("address6 = \"fd77::50\"", "duid = \"0x00\"", "duid"),
+        ] {
+            let text = GOOD.replace("[[profile]]", &DHCP6.replace(from, to));
+            assert!(refusal(&text).contains(named), "{to:?}: {}", refusal(&text));
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@ use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::dhcp::host::{Host, HostKey};
 use kaltstart_core::dhcp::lease::MAX_CLIENT_ID;
 use kaltstart_core::dhcp::parameters::Parameters;
+use kaltstart_protocol::dhcp6::duid;
 use kaltstart_protocol::ids::Mac;
 use serde::Deserialize;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// `[[node]]`: a machine that is expected.
 ///
@@ -24,6 +25,12 @@ pub struct Node {
     /// Reserved address.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// Reserved IPv6 address.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
+    /// DUID of a DHCPv6 client, in bytes as `0x000400112233…`.
+    #[serde(default)]
+    pub duid: Option<String>,
     /// Client identifier (option 61): text, or bytes as `0x01525400000001`.
     #[serde(default)]
     pub client_id: Option<String>,
@@ -73,6 +80,7 @@ impl Node {
         let mut keys = Vec::new();
         keys.extend(self.mac.map(HostKey::Mac));
         keys.extend(self.client_id.as_deref().and_then(identifier).map(HostKey::ClientId));
+        keys.extend(self.duid.as_deref().and_then(duid).map(HostKey::Duid));
         keys.extend(self.uuid.as_deref().and_then(uuid).map(HostKey::of_uuid).into_iter().flatten());
         let [circuit, remote] =
             [&self.circuit_id, &self.remote_id].map(|text| text.as_deref().and_then(identifier));
@@ -84,7 +92,7 @@ impl Node {
             options: dhcp_option::collect(&self.options),
             ..Parameters::default()
         };
-        (keys, Host { name: self.name.clone(), address: self.address, parameters })
+        (keys, Host { name: self.name.clone(), address: self.address, address6: self.address6, parameters })
     }
 
     pub(super) fn problems(&self, all: &mut Vec<String>) {
@@ -107,10 +115,13 @@ impl Node {
         if let Some(text) = self.uuid.as_ref().filter(|text| uuid(text).is_none()) {
             all.push(format!("{whose}: uuid {text:?} is not a UUID"));
         }
+        if let Some(text) = self.duid.as_ref().filter(|text| duid(text).is_none()) {
+            all.push(format!("{whose}: duid {text:?} is not a DUID: 3 to 130 bytes after 0x"));
+        }
         let (keys, _) = self.decided_upon();
         if keys.is_empty() {
-            all.push(format!("{whose}: give mac, client_id, uuid, circuit_id or remote_id"));
-        } else if self.mac.is_none() && self.address.is_none() {
+            all.push(format!("{whose}: give mac, client_id, duid, uuid, circuit_id or remote_id"));
+        } else if self.mac.is_none() && self.address.is_none() && self.address6.is_none() {
             all.push(format!(
                 "{whose}: without mac it needs an address: there is nothing else to keep for it"
             ));
@@ -130,6 +141,7 @@ pub(super) fn shared_keys(nodes: &[Node], all: &mut Vec<String>) {
                 let what = match key {
                     HostKey::Mac(mac) => format!("mac {mac}"),
                     HostKey::ClientId(_) => "client_id".into(),
+                    HostKey::Duid(_) => "duid".into(),
                     HostKey::Uuid(_) => "uuid".into(),
                     HostKey::Port(..) => "circuit_id and remote_id".into(),
                 };
@@ -146,6 +158,10 @@ fn identifier(text: &str) -> Option<Vec<u8>> {
         None => text.as_bytes().to_vec(),
     };
     (1..=MAX_CLIENT_ID).contains(&bytes.len()).then_some(bytes)
+}
+
+fn duid(text: &str) -> Option<Vec<u8>> {
+    from_hex(text.strip_prefix("0x")?).filter(|bytes| duid::is_valid(bytes))
 }
 
 fn uuid(text: &str) -> Option<[u8; 16]> {

@@ -3,7 +3,8 @@
 use crate::app::App;
 use crate::clock;
 use crate::net::dhcp::{Backend, BackendError, Knowledge, Lookup};
-use crate::store::{Key, Transaction, WriteError};
+use crate::store::{Index, Key, Transaction, WriteError};
+use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::LeaseWrite;
 use kaltstart_core::dhcp::{Contact, Drop, Known};
 use kaltstart_core::lifecycle::event::{Asker, Event, Happening};
@@ -21,26 +22,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const EXHAUSTED_EVERY_MS: u64 = 60_000;
 
 /// A machine that was changed, and what is told about it.
-type Told = (Machine, Vec<Happening>);
+pub(super) type Told = (Machine, Vec<Happening>);
 
 /// Connects the DHCP service with the store and the machines' life.
 pub(crate) struct DhcpDoor {
     app: Arc<App>,
-    /// When the log last told that there is no free address.
-    exhausted_at: AtomicU64,
+    exhausted: Exhausted,
 }
 
 impl DhcpDoor {
     pub(crate) fn new(app: Arc<App>) -> Self {
-        Self { app, exhausted_at: AtomicU64::new(0) }
+        Self { app, exhausted: Exhausted::default() }
     }
+}
 
-    fn tell_exhausted(&self, mac: Mac) {
+/// Tells the log that there is no free address, but not too often.
+#[derive(Debug, Default)]
+pub(super) struct Exhausted {
+    /// When it was told last.
+    at: AtomicU64,
+}
+
+impl Exhausted {
+    pub(super) fn tell(&self, for_whom: &dyn std::fmt::Display) {
         let now = clock::now();
-        if now.since(Millis(self.exhausted_at.load(Ordering::Relaxed))) >= EXHAUSTED_EVERY_MS {
-            self.exhausted_at.store(now.0, Ordering::Relaxed);
+        if now.since(Millis(self.at.load(Ordering::Relaxed))) >= EXHAUSTED_EVERY_MS {
+            self.at.store(now.0, Ordering::Relaxed);
             let code = Code::PoolExhausted;
-            tracing::warn!(%mac, code = code.number(), "{}: {}", code.title(), code.next());
+            tracing::warn!(%for_whom, code = code.number(), "{}: {}", code.title(), code.next());
         }
     }
 }
@@ -49,21 +58,13 @@ impl Backend for DhcpDoor {
     fn known(&self, asking: &[Lookup]) -> Knowledge {
         let records_unknown = self.app.records_unknown();
         let index = self.app.store.index();
-        let nodes = asking.iter().map(|one| {
-            let known = match index.get(one.mac) {
-                Some(machine) => machine.known.clone(),
-                // Systems nobody declared are none of our machines; only what wants to boot may be.
-                None if one.client.boots() && records_unknown => Known::of(&newcomer(one.mac)),
-                None => return None,
-            };
-            Some(if one.client.boots() { self.app.in_this_site(known, one.mac) } else { known })
-        });
+        let nodes = asking.iter().map(|one| known(&self.app, &index, one.mac, one.client, records_unknown));
         Knowledge { nodes: nodes.collect(), reserved: index.reserved().clone() }
     }
 
     fn heard(&self, contact: &Contact) -> bool {
         if contact.unanswered == Some(Drop::PoolExhausted) {
-            self.tell_exhausted(contact.mac);
+            self.exhausted.tell(&contact.mac);
         }
         // Where addresses are ours, leases say it.
         if let Some(address) = contact.address.filter(|address| !self.app.watches.gives(*address)) {
@@ -93,19 +94,14 @@ impl Backend for DhcpDoor {
         done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
     ) -> Result<(), BackendError> {
         let failed = |error: WriteError| BackendError(error.to_string());
-        let (records_unknown, now) = (self.app.records_unknown(), clock::now());
-        let work = move |transaction: &mut Transaction<'_>| {
-            leases.iter().try_for_each(|lease| transaction.put_lease(lease))?;
-            let mut told: Vec<Told> = Vec::new();
-            for contact in &contacts {
-                match transaction.attempt(|transaction| record(transaction, contact, records_unknown, now))? {
-                    Ok(changed) => told.extend(changed),
-                    // One broken record must not take the others' leases away.
-                    Err(error) => tracing::error!(mac = %contact.mac, %error, "sign of life not recorded"),
-                }
-            }
-            Ok(told)
-        };
+        let heard = contacts.iter().map(|contact| Heard {
+            mac: contact.mac,
+            boots: contact.client.boots(),
+            events: events(contact).collect(),
+        });
+        let work = recording(&self.app, heard.collect(), move |transaction| {
+            leases.iter().try_for_each(|lease| transaction.put_lease(lease))
+        });
         let app = self.app.clone();
         let done = move |outcome: Result<Vec<Told>, WriteError>| {
             let tell = |told: Vec<Told>| told.iter().for_each(|(machine, news)| app.tell(machine, news));
@@ -124,25 +120,72 @@ fn events(contact: &Contact) -> impl Iterator<Item = Event> {
     seen.into_iter().chain(given.map(|address| Event::AddressGiven { asker, address: address.into() }))
 }
 
+/// What a DHCP service knows of the machine with that hardware address.
+pub(super) fn known(
+    app: &App,
+    index: &Index,
+    mac: Mac,
+    client: Client,
+    records_unknown: bool,
+) -> Option<Known> {
+    let known = match index.get(mac) {
+        Some(machine) => machine.known.clone(),
+        // Systems nobody declared are none of our machines; only what wants to boot may be.
+        None if client.boots() && records_unknown => Known::of(&newcomer(mac)),
+        None => return None,
+    };
+    Some(if client.boots() { app.in_this_site(known, mac) } else { known })
+}
+
+/// Something that happened to a machine.
+pub(super) struct Heard {
+    pub(super) mac: Mac,
+    /// Whether it is firmware or a loader.
+    pub(super) boots: bool,
+    pub(super) events: Vec<Event>,
+}
+
+/// Work for the store that writes leases and lets things happen to machines; what is told about
+/// those is its result.
+pub(super) fn recording(
+    app: &App,
+    all: Vec<Heard>,
+    put_leases: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<()> + Send + 'static,
+) -> impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<Vec<Told>> + Send + 'static {
+    let (records_unknown, now) = (app.records_unknown(), clock::now());
+    move |transaction| {
+        put_leases(transaction)?;
+        let mut told: Vec<Told> = Vec::new();
+        for heard in &all {
+            match transaction.attempt(|transaction| record(transaction, heard, records_unknown, now))? {
+                Ok(changed) => told.extend(changed),
+                // One broken record must not take the others' leases away.
+                Err(error) => tracing::error!(mac = %heard.mac, %error, "sign of life not recorded"),
+            }
+        }
+        Ok(told)
+    }
+}
+
 /// Lets a sign of life happen to its machine, which is made if nobody knows it and it boots.
 fn record(
     transaction: &mut Transaction<'_>,
-    contact: &Contact,
+    heard: &Heard,
     records_unknown: bool,
     now: Millis,
 ) -> rusqlite::Result<Option<Told>> {
-    let (mut machine, version, mut told) = match transaction.machine(Key::Mac(contact.mac))? {
+    let (mut machine, version, mut told) = match transaction.machine(Key::Mac(heard.mac))? {
         Some(found) => (found.machine, found.version, Vec::new()),
-        None if contact.client.boots() && records_unknown => {
-            let machine = newcomer(contact.mac);
+        None if heard.boots && records_unknown => {
+            let machine = newcomer(heard.mac);
             let told = vec![Happening::NodeMoved(machine.node.state)];
             (machine, 0, told)
         }
         None => return Ok(None),
     };
     let mut changed = version == 0;
-    for event in events(contact) {
-        if let Step::Changed { machine: next, happenings } = lifecycle::step(&machine, &event, now) {
+    for event in &heard.events {
+        if let Step::Changed { machine: next, happenings } = lifecycle::step(&machine, event, now) {
             machine = next;
             told.extend(happenings);
             changed = true;

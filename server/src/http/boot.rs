@@ -61,20 +61,25 @@ pub(super) async fn watch(State(app): State<Arc<App>>, request: Request, next: N
 pub(super) async fn script(
     State(app): State<Arc<App>>,
     Path(mac): Path<String>,
-    method: Method,
+    request: Request,
 ) -> Result<Response, Problem> {
     let mac = parse_mac(&mac)?;
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    if method == Method::HEAD {
+    if request.method() == Method::HEAD {
         // Whoever only asks about the script does not get its token: an earlier one stays valid.
         return Ok(kind.into_response());
     }
     let text = match app.grant(mac).await? {
         Some(start) => {
+            // A loader goes on in the family it came in; the agent has IPv4.
+            let files = match request.extensions().get::<connection::Door>().map(|door| door.own) {
+                Some(IpAddr::V6(own)) => app.config.http_base_at(own),
+                _ => app.config.http_base(),
+            };
             // Loaders know no other port.
             let syslog = app.config.syslog.as_ref().map(|syslog| syslog.listen);
             let syslog = syslog.filter(|listen| listen.port() == SYSLOG_PORT).map(|listen| *listen.ip());
-            render::agent_script(&start, &app.config.http_base(), syslog)
+            render::agent_script(&start, &files, syslog)
         }
         None => render::local_script(mac),
     };

@@ -9,9 +9,9 @@ use axum::Json;
 use axum::extract::State;
 use kaltstart_core::boot::{self, Door, File, Loader, Offer, Served, UefiLoader, served};
 use kaltstart_core::dhcp::Known;
-use kaltstart_core::dhcp::client::{Architecture, Stage};
+use kaltstart_core::dhcp::client::Architecture;
 use kaltstart_core::machine::{Machine, Node, State as NodeState};
-use kaltstart_core::trace::{Sighting, What};
+use kaltstart_core::trace::{Exchange, Exchange6, Sighting, What};
 use kaltstart_protocol::ids::{Mac, NodeId};
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,9 @@ pub(super) async fn try_boot(
 /// The processor and firmware that the machine's firmware or loader named last.
 fn last_architecture(sightings: &[Sighting]) -> Option<Architecture> {
     sightings.iter().rev().find_map(|sighting| match &sighting.what {
-        What::Dhcp(exchange) if exchange.client.stage != Stage::Os => Some(exchange.client.architecture),
+        What::Dhcp(Exchange { client, .. }) | What::Dhcp6(Exchange6 { client, .. }) if client.boots() => {
+            Some(client.architecture)
+        }
         _ => None,
     })
 }

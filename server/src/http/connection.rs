@@ -37,6 +37,8 @@ const SEND_BUFFER: usize = 512 << 10;
 pub(super) struct Door {
     /// The address it comes from.
     pub(super) peer: IpAddr,
+    /// The address of this server it went to.
+    pub(super) own: IpAddr,
     /// Nobody on the way could read it.
     pub(super) tls: bool,
     /// It comes from this machine itself, so it was on no wire.
@@ -47,7 +49,7 @@ impl Door {
     fn of(stream: &TcpStream, tls: bool) -> io::Result<Self> {
         let [peer, own] =
             [stream.peer_addr()?, stream.local_addr()?].map(|address| address.ip().to_canonical());
-        Ok(Self { peer, tls, same_host: peer == own || peer.is_loopback() })
+        Ok(Self { peer, own, tls, same_host: peer == own || peer.is_loopback() })
     }
 }
 

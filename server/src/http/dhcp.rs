@@ -8,12 +8,23 @@ use crate::net::dhcp::SubnetView;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use kaltstart_core::dhcp::role::{Mode, Role};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// `GET /v1/dhcp`
 pub(super) async fn subnets(State(app): State<Arc<App>>) -> Json<Vec<SubnetView>> {
-    Json(app.watches.view())
+    let usage = app.metrics.dhcp6_usage();
+    let of_v6 = app.config.dhcp6.iter().map(|subnet| SubnetView {
+        subnet: subnet.prefix.to_string(),
+        interface: subnet.title(),
+        address: subnet.address.into(),
+        mode: Mode::Authoritative,
+        role: Role::Authoritative,
+        servers: vec![],
+        leases: usage.iter().find(|(prefix, _)| *prefix == subnet.prefix).map(|(_, usage)| *usage),
+    });
+    Json(app.watches.view().into_iter().chain(of_v6).collect())
 }
 
 /// Which subnet is meant.

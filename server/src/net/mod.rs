@@ -1,6 +1,7 @@
 //! Services on sockets of the machine network.
 
 pub mod dhcp;
+pub mod dhcp6;
 pub mod neighbours;
 pub mod ra;
 pub mod syslog;

@@ -1,6 +1,6 @@
 //! The stored leases: one row per address, small and without text.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, leases6};
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
@@ -28,8 +28,11 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn lessee(&self, address: IpAddr) -> Result<Option<Mac>, StoreError> {
-        let IpAddr::V4(address) = address else { return Ok(None) };
         self.read(|connection| {
+            let address = match address {
+                IpAddr::V4(address) => address,
+                IpAddr::V6(address) => return leases6::lessee(connection, address),
+            };
             connection
                 .prepare_cached("SELECT mac FROM leases WHERE address = ?1")?
                 .query_row([address.to_bits()], |row| row.get(0).map(Mac))
@@ -51,34 +54,51 @@ fn lease(row: &Row<'_>) -> rusqlite::Result<LeaseWrite> {
     let client = row.get_ref(1)?.as_blob()?.to_vec();
     let lease = Lease {
         key: ClientKey::from(client),
-        mac: Mac(row.get(2)?),
-        state: match row.get(3)? {
-            1 => LeaseState::Bound,
-            2 => LeaseState::Released,
-            3 => LeaseState::Declined,
-            4 => LeaseState::InUse,
-            other => return Err(rusqlite::Error::IntegralValueOutOfRange(3, other)),
-        },
+        mac: row.get::<_, Option<_>>(2)?.map(Mac),
+        state: state_of(row.get(3)?)?,
         since: Millis(row.get::<_, i64>(4)?.unsigned_abs()),
         expires: Millis(row.get::<_, i64>(5)?.unsigned_abs()),
     };
     Ok(LeaseWrite { address: Ipv4Addr::from_bits(row.get(0)?), lease })
 }
 
-pub(super) fn put_lease(connection: &Connection, write: &LeaseWrite) -> rusqlite::Result<()> {
-    let Lease { key, mac, state, since, expires } = &write.lease;
-    let state = match state {
+/// How an address is held, by its number in the database.
+pub(super) fn state_of(number: i64) -> rusqlite::Result<LeaseState> {
+    match number {
+        1 => Ok(LeaseState::Bound),
+        2 => Ok(LeaseState::Released),
+        3 => Ok(LeaseState::Declined),
+        4 => Ok(LeaseState::InUse),
+        other => Err(rusqlite::Error::IntegralValueOutOfRange(3, other)),
+    }
+}
+
+/// The number of how an address is held.
+pub(super) const fn state_number(state: LeaseState) -> i64 {
+    match state {
         // A hold is stored when it binds; whoever stores an offer may bind it.
         LeaseState::Offered | LeaseState::Bound => 1,
         LeaseState::Released => 2,
         LeaseState::Declined => 3,
         LeaseState::InUse => 4,
-    };
+    }
+}
+
+pub(super) fn put_lease(connection: &Connection, write: &LeaseWrite) -> rusqlite::Result<()> {
+    let Lease { key, mac, state, since, expires } = &write.lease;
+    let state = state_number(*state);
     let (since, expires) = (super::rows::to_i64(since.0), super::rows::to_i64(expires.0));
     connection
         .prepare_cached(&format!(
             "INSERT OR REPLACE INTO leases ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
         ))?
-        .execute(params![write.address.to_bits(), key.as_bytes(), mac.0, state, since, expires])?;
+        .execute(params![
+            write.address.to_bits(),
+            key.as_bytes(),
+            mac.map(|mac| mac.0),
+            state,
+            since,
+            expires
+        ])?;
     Ok(())
 }

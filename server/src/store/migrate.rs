@@ -9,7 +9,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
 /// From version 0, an empty database, on.
-const MIGRATIONS: [Migration; 2] = [tables, lease_columns];
+const MIGRATIONS: [Migration; 3] = [tables, lease_columns, dhcp6];
 
 /// Version of the schema this program reads and writes.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -69,6 +69,23 @@ fn lease_columns(connection: &Connection) -> rusqlite::Result<()> {
         }
     }
     connection.execute_batch("DROP TABLE lease_documents;")
+}
+
+/// DHCPv6: leases, and the UUID of which this server's DUID is made.
+fn dhcp6(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "CREATE TABLE leases6 (
+             address BLOB PRIMARY KEY,
+             duid BLOB NOT NULL,
+             identity INTEGER NOT NULL,
+             mac BLOB,
+             state INTEGER NOT NULL,
+             since INTEGER NOT NULL,
+             expires INTEGER NOT NULL
+         ) STRICT, WITHOUT ROWID;
+         CREATE TABLE dhcp6_server (uuid BLOB NOT NULL) STRICT;
+         INSERT INTO dhcp6_server VALUES (randomblob(16));",
+    )
 }
 
 #[cfg(test)]

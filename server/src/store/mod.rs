@@ -6,6 +6,7 @@
 
 mod index;
 mod leases;
+mod leases6;
 mod migrate;
 mod rows;
 mod transaction;

@@ -1,5 +1,7 @@
 use super::*;
+use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
 use kaltstart_core::machine::{Node, State};
+use std::net::Ipv6Addr;
 
 const NOW: Millis = Millis(7);
 
@@ -96,4 +98,25 @@ fn p37_a_newer_database_is_refused_clearly() {
     connection.pragma_update(None, "user_version", 99).expect("written");
     let error = Store::open(dir.path()).err().expect("refused").to_string();
     assert!(error.contains("99") && error.contains("newer"), "{error}");
+}
+
+#[tokio::test]
+async fn p31_dhcpv6_leases_and_the_servers_duid_outlive_it() {
+    let (dir, store) = open();
+    let lease = |n: u16, mac| {
+        let key = ClientKey::of_identity(&[0, 4, 1, 2], u32::from(n));
+        let lease = Lease { key, mac, state: LeaseState::Bound, since: NOW, expires: Millis(9) };
+        LeaseWrite { address: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, n), lease }
+    };
+    let mac = Mac([2, 0, 0, 0, 0, 1]);
+    let leases = vec![lease(1, Some(mac)), lease(2, None)];
+    store.put_leases6(leases.clone()).await.expect("stored");
+    let duid = store.duid().expect("read");
+    assert!(kaltstart_protocol::dhcp6::duid::uuid(&duid).is_some(), "{duid:?}");
+    drop(store);
+    let store = Store::open(dir.path()).expect("the same database");
+    assert_eq!(store.leases6().expect("read"), leases);
+    assert_eq!(store.lessee(leases[0].address.into()).expect("read"), Some(mac));
+    assert_eq!(store.lessee(leases[1].address.into()).expect("read"), None);
+    assert_eq!(store.duid().expect("read"), duid);
 }

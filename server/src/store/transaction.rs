@@ -2,12 +2,13 @@
 
 use super::rows::{self, put_events, put_machine};
 use super::writer::run;
-use super::{Commit, Key, Versioned, leases};
+use super::{Commit, Key, Versioned, leases, leases6};
 use kaltstart_core::dhcp::lease::LeaseWrite;
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::Machine;
 use kaltstart_protocol::time::Millis;
 use rusqlite::{Connection, ErrorCode};
+use std::net::Ipv6Addr;
 
 /// What is read and written before one commit. Nobody else writes meanwhile: a machine that is
 /// read here may be decided upon and stored without a conflict.
@@ -60,6 +61,14 @@ impl<'a> Transaction<'a> {
     /// When the database cannot be written.
     pub fn put_lease(&mut self, lease: &LeaseWrite) -> rusqlite::Result<()> {
         leases::put_lease(self.connection, lease)
+    }
+
+    /// Stores a DHCPv6 lease.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn put_lease6(&mut self, lease: &LeaseWrite<Ipv6Addr>) -> rusqlite::Result<()> {
+        leases6::put_lease(self.connection, lease)
     }
 
     /// Does `work` by itself: when a record or a rule stands against it, nothing of it is kept,

@@ -15,6 +15,8 @@ pub enum Door {
     /// DHCP: what shall this program start? The same whether we give the address or another server
     /// does.
     Dhcp(Client),
+    /// The same question by DHCPv6.
+    Dhcp6(Client),
     /// A file by TFTP.
     Tftp(File),
     /// A file by HTTP.
@@ -81,7 +83,7 @@ pub enum Why {
 #[must_use]
 pub fn offer(decision: Option<&BootDecision>, policy: Policy, door: Door) -> Offer {
     match door {
-        Door::Dhcp(client) => start(decision, policy, client),
+        Door::Dhcp(client) | Door::Dhcp6(client) => start(decision, policy, client),
         Door::Tftp(file) => by_tftp(decision, policy, file),
         Door::Http(file) => by_http(decision, policy, file),
     }
@@ -172,6 +174,7 @@ impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dhcp(client) => write!(f, "dhcp {client}"),
+            Self::Dhcp6(client) => write!(f, "dhcp6 {client}"),
             Self::Tftp(file) => write!(f, "tftp {file}"),
             Self::Http(file) => write!(f, "http {file}"),
         }
@@ -193,9 +196,14 @@ pub fn doors(architecture: Architecture, mac: kaltstart_protocol::ids::Mac) -> a
         Door::Http(File::Ramdisk(mac)),
     ];
     let dhcp = stages.map(|stage| Door::Dhcp(Client { architecture, stage }));
+    // No BIOS speaks IPv6 before a loader does.
+    let dhcp6 = stages
+        .into_iter()
+        .filter(|stage| architecture != Architecture::Bios || matches!(stage, Stage::Ipxe | Stage::Os))
+        .map(|stage| Door::Dhcp6(Client { architecture, stage }));
     let by_tftp = loaders.iter().map(|loader| Door::Tftp(File::Loader(*loader)));
     let by_http = loaders.iter().map(|loader| Door::Http(File::Loader(*loader)));
-    dhcp.into_iter().chain(by_tftp).chain(by_http).chain(own).collect()
+    dhcp.into_iter().chain(dhcp6).chain(by_tftp).chain(by_http).chain(own).collect()
 }
 
 #[cfg(test)]

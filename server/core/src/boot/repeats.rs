@@ -2,8 +2,9 @@
 
 use super::file::Loader;
 use crate::dhcp::client::Stage;
-use crate::trace::{Answer, Sighting, What};
+use crate::trace::{Answer, Answer6, Exchange, Exchange6, Sighting, What};
 use kaltstart_protocol::dhcp::MessageType;
+use kaltstart_protocol::dhcp6;
 use kaltstart_protocol::time::Millis;
 
 /// So many times the same loader may be named to a machine within [`WINDOW_MS`] without the
@@ -21,16 +22,27 @@ pub fn is_looping<'a>(newest_first: impl Iterator<Item = &'a Sighting>, now: Mil
     // What follows from a loader that runs: after it everything starts anew.
     let unheard = recent.take_while(|sighting| match &sighting.what {
         What::Script(_) | What::Agent { .. } => false,
-        What::Dhcp(exchange) => exchange.client.stage != Stage::Ipxe,
+        What::Dhcp(Exchange { client, .. }) | What::Dhcp6(Exchange6 { client, .. }) => {
+            client.stage != Stage::Ipxe
+        }
         _ => true,
     });
-    let told = unheard.filter(|sighting| match &sighting.what {
-        What::Dhcp(exchange) => {
-            matches!(exchange.client.stage, Stage::Pxe | Stage::HttpBoot)
-                && matches!(&exchange.answer, Answer::Sent { kind: MessageType::Ack, file: Some(file), .. }
-                    if Loader::ALL.iter().any(|loader| file.ends_with(loader.name())))
-        }
-        _ => false,
+    let told = unheard.filter(|sighting| {
+        let (client, file) = match &sighting.what {
+            What::Dhcp(Exchange {
+                client,
+                answer: Answer::Sent { kind: MessageType::Ack, file: Some(file), .. },
+                ..
+            }) => (client, file),
+            What::Dhcp6(Exchange6 {
+                client,
+                answer: Answer6::Sent { kind: dhcp6::MessageType::Reply, file: Some(file), .. },
+                ..
+            }) => (client, file),
+            _ => return false,
+        };
+        matches!(client.stage, Stage::Pxe | Stage::HttpBoot)
+            && Loader::ALL.iter().any(|loader| file.ends_with(loader.name()))
     });
     told.take(REPEATS_MAX).count() == REPEATS_MAX
 }
@@ -39,7 +51,7 @@ pub fn is_looping<'a>(newest_first: impl Iterator<Item = &'a Sighting>, now: Mil
 mod tests {
     use super::*;
     use crate::dhcp::client::{Architecture, Client};
-    use crate::trace::{Exchange, Start};
+    use crate::trace::Start;
     use std::vec::Vec;
 
     fn told(at: u64, stage: Stage) -> Sighting {

@@ -49,6 +49,7 @@ fn given(what: &What) -> Option<(String, String)> {
             };
             (format!("dhcp {}", exchange.client), gave)
         }
+        What::Dhcp6(exchange) => (format!("dhcp6 {}", exchange.client), exchange.answer.to_string()),
         What::Tftp(TftpTransfer { file, size, bytes, end, .. }) => {
             let size = size.map(|size| format!(" of {size}")).unwrap_or_default();
             let gave = match end {

@@ -1,7 +1,7 @@
 //! Which file a client is told to start.
 
-use super::client::{Architecture, Client, HTTP_CLIENT, PXE_CLIENT, Stage};
-use crate::boot::{self, BootDecision, Door, Loader, Offer, Policy, Why};
+use super::client::{Architecture, HTTP_CLIENT, PXE_CLIENT, Stage};
+use crate::boot::{self, Loader, Offer, Why};
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
@@ -51,24 +51,17 @@ pub(super) const fn is_supported(architecture: Architecture) -> bool {
     Loader::first(architecture, boot::UefiLoader::Ipxe).is_some()
 }
 
-/// What a program that asks DHCP is told to start, as [`boot::offer`] says; when it is nothing,
-/// firmware is answered as `local` says.
+/// What a program that asks DHCP is told to start when [`boot::offer`] says `offer`; when that is
+/// nothing, firmware is answered as `local` says.
 #[must_use]
-pub fn choose(
-    decision: &BootDecision,
-    policy: Policy,
-    client: Client,
-    local: LocalAnswer,
-    http: &str,
-    mac: Mac,
-) -> Option<BootFile> {
-    match boot::offer(Some(decision), policy, Door::Dhcp(client)) {
+pub fn choose(offer: Offer, stage: Stage, local: LocalAnswer, http: &str, mac: Mac) -> Option<BootFile> {
+    match offer {
         Offer::NameByTftp(loader) => Some(BootFile::Tftp(loader.name())),
         Offer::UrlOfLoader(loader) => Some(BootFile::Http(loader_url(http, loader.name()))),
         Offer::UrlOfScript => Some(BootFile::Script(script_url(http, &mac))),
         // There may be another boot server for them.
         Offer::Nothing(Why::Architecture) => None,
-        Offer::File | Offer::Agent(_) | Offer::OwnDisk | Offer::Nothing(_) => match (local, client.stage) {
+        Offer::File | Offer::Agent(_) | Offer::OwnDisk | Offer::Nothing(_) => match (local, stage) {
             (LocalAnswer::MissingFile, Stage::Pxe) => Some(BootFile::Tftp(MISSING_FILE)),
             (LocalAnswer::MissingFile, Stage::HttpBoot) => {
                 Some(BootFile::Http(loader_url(http, MISSING_FILE)))
@@ -122,7 +115,8 @@ pub(super) fn fill_ipxe(reply: &mut Message) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::UefiLoader;
+    use crate::boot::{BootDecision, Door, Policy, UefiLoader};
+    use crate::dhcp::client::Client;
     use kaltstart_protocol::ids::JobId;
     use kaltstart_protocol::time::Millis;
 
@@ -136,8 +130,8 @@ mod tests {
         architecture: Architecture,
         stage: Stage,
     ) -> Option<BootFile> {
-        let client = Client { architecture, stage };
-        choose(decision, policy, client, LocalAnswer::NoBootFile, "http://10.0.0.1:8080", MAC)
+        let offer = boot::offer(Some(decision), policy, Door::Dhcp(Client { architecture, stage }));
+        choose(offer, stage, LocalAnswer::NoBootFile, "http://10.0.0.1:8080", MAC)
     }
 
     #[test]
@@ -187,8 +181,9 @@ mod tests {
                 .flat_map(|stage| [(stage, IPXE), (stage, SIGNED)])
             {
                 assert_eq!(choice(&BootDecision::Local, policy, architecture, stage), None);
-                let client = Client { architecture, stage };
-                match choose(&BootDecision::Local, policy, client, LocalAnswer::MissingFile, "", MAC) {
+                let door = Door::Dhcp(Client { architecture, stage });
+                let offer = boot::offer(Some(&BootDecision::Local), policy, door);
+                match choose(offer, stage, LocalAnswer::MissingFile, "", MAC) {
                     Some(BootFile::Tftp(name)) => assert_eq!((name, stage), (MISSING_FILE, Stage::Pxe)),
                     Some(BootFile::Http(url)) => assert_eq!(url, loader_url("", MISSING_FILE)),
                     Some(BootFile::Script(_)) => panic!("a script"),

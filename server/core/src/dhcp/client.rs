@@ -5,12 +5,16 @@ pub use super::architecture::Architecture;
 use super::bootfile;
 use core::fmt;
 use kaltstart_protocol::dhcp::Message;
+use kaltstart_protocol::dhcp6;
 use serde::{Deserialize, Serialize};
 
 /// Vendor class of PXE firmware, and of the answers to it (PXE 2.1 §2.2).
 pub const PXE_CLIENT: &str = "PXEClient";
 /// Vendor class of UEFI HTTP boot, and of the answers to it (UEFI 2.10 §24.7.3.3).
 pub const HTTP_CLIENT: &str = "HTTPClient";
+
+/// User class of iPXE.
+const IPXE: &[u8] = b"iPXE";
 
 /// Which program is asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -44,7 +48,21 @@ impl Client {
     #[must_use]
     pub fn of(message: &Message) -> Self {
         let class = message.vendor_class().unwrap_or_default();
-        let stage = if message.is_ipxe() {
+        Self::described(message.is_ipxe(), class, || message.architectures())
+    }
+
+    /// Classifies the sender of a DHCPv6 message, likewise, by options 15, 16 and 61.
+    #[must_use]
+    pub fn of_v6(message: &dhcp6::Message) -> Self {
+        let ipxe = message.user_classes().any(|class| class == IPXE);
+        let classes = || message.vendor_classes().filter_map(|(_, class)| core::str::from_utf8(class).ok());
+        let boots = |class: &&str| class.starts_with(PXE_CLIENT) || class.starts_with(HTTP_CLIENT);
+        let class = classes().find(boots).unwrap_or_default();
+        Self::described(ipxe, class, || message.architectures())
+    }
+
+    fn described<I: Iterator<Item = u16>>(ipxe: bool, class: &str, architectures: impl Fn() -> I) -> Self {
+        let stage = if ipxe {
             Stage::Ipxe
         } else if class.starts_with(PXE_CLIENT) {
             Stage::Pxe
@@ -55,12 +73,8 @@ impl Client {
         };
         let in_class = || class.split_once(":Arch:")?.1.get(..5)?.parse().ok();
         let supported = |number: &u16| bootfile::is_supported((*number).into());
-        let number = message
-            .architectures()
-            .find(supported)
-            .or_else(|| message.architectures().next())
-            .or_else(in_class)
-            .unwrap_or(0);
+        let number =
+            architectures().find(supported).or_else(|| architectures().next()).or_else(in_class).unwrap_or(0);
         Self { architecture: number.into(), stage }
     }
 

@@ -6,7 +6,7 @@ use super::relay::RelayInfo;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use kaltstart_protocol::ids::Mac;
 
 /// By what a machine is recognised, the strongest first: exactly one decides.
@@ -16,7 +16,9 @@ pub enum HostKey {
     Mac(Mac),
     /// Client identifier (option 61).
     ClientId(Vec<u8>),
-    /// Machine identifier (option 97), as it is sent.
+    /// DUID of a DHCPv6 client.
+    Duid(Vec<u8>),
+    /// Machine identifier (option 97, or in a DUID), as it is sent.
     Uuid([u8; 16]),
     /// Port of a switch: circuit id and remote id (option 82). One of them may be left out.
     Port(Option<Vec<u8>>, Option<Vec<u8>>),
@@ -41,6 +43,8 @@ pub struct Host {
     pub name: String,
     /// The address kept for it.
     pub address: Option<Ipv4Addr>,
+    /// The IPv6 address kept for it.
+    pub address6: Option<Ipv6Addr>,
     /// What it is told.
     pub parameters: Parameters,
 }
@@ -52,6 +56,8 @@ pub struct Rules {
     pub classes: Vec<Class>,
     /// The addresses that are kept for machines.
     pub reserved: BTreeSet<Ipv4Addr>,
+    /// The IPv6 addresses that are.
+    pub reserved6: BTreeSet<Ipv6Addr>,
     hosts: Vec<Host>,
     /// Where in `hosts` a machine is found.
     keys: BTreeMap<HostKey, usize>,
@@ -62,6 +68,7 @@ impl Rules {
     pub fn add(&mut self, keys: impl IntoIterator<Item = HostKey>, host: Host) {
         self.keys.extend(keys.into_iter().map(|key| (key, self.hosts.len())));
         self.reserved.extend(host.address);
+        self.reserved6.extend(host.address6);
         self.hosts.push(host);
     }
 

@@ -3,7 +3,7 @@
 use super::runs::Runs;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use kaltstart_protocol::dhcp::Message;
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
@@ -15,6 +15,35 @@ pub const OFFER_MS: u64 = 60_000;
 pub const DECLINED_MS: u64 = 60 * 60 * 1_000;
 /// Longest client identifier that is taken: what one option holds.
 pub const MAX_CLIENT_ID: usize = 255;
+
+/// An address that can be lent.
+pub trait Address: Copy + Ord {
+    /// The one above it.
+    fn next(self) -> Option<Self>;
+
+    /// The one below it.
+    fn previous(self) -> Option<Self>;
+}
+
+impl Address for Ipv4Addr {
+    fn next(self) -> Option<Self> {
+        self.to_bits().checked_add(1).map(Self::from_bits)
+    }
+
+    fn previous(self) -> Option<Self> {
+        self.to_bits().checked_sub(1).map(Self::from_bits)
+    }
+}
+
+impl Address for Ipv6Addr {
+    fn next(self) -> Option<Self> {
+        self.to_bits().checked_add(1).map(Self::from_bits)
+    }
+
+    fn previous(self) -> Option<Self> {
+        self.to_bits().checked_sub(1).map(Self::from_bits)
+    }
+}
 
 /// Who a client is (RFC 2131 §4.2): its client identifier, else hardware type and address.
 ///
@@ -42,6 +71,18 @@ impl ClientKey {
     #[must_use]
     pub const fn nobody() -> Self {
         Self(Vec::new())
+    }
+
+    /// An identity of a DHCPv6 client (RFC 8415 §12).
+    #[must_use]
+    pub fn of_identity(duid: &[u8], identity: u32) -> Self {
+        Self([duid, &identity.to_be_bytes()].concat())
+    }
+
+    /// DUID and identity of the key of a DHCPv6 client.
+    #[must_use]
+    pub fn identity(&self) -> (&[u8], u32) {
+        self.0.split_last_chunk().map_or((&[], 0), |(duid, identity)| (duid, u32::from_be_bytes(*identity)))
     }
 
     /// The stored form.
@@ -78,8 +119,8 @@ pub enum LeaseState {
 pub struct Lease {
     /// The client.
     pub key: ClientKey,
-    /// Its hardware address.
-    pub mac: Mac,
+    /// Its hardware address, if anything told it: DHCPv4 always does.
+    pub mac: Option<Mac>,
     /// How.
     pub state: LeaseState,
     /// When this was decided.
@@ -98,14 +139,14 @@ impl Lease {
 
 /// A change of the table: the address is held so from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseWrite {
+pub struct LeaseWrite<A = Ipv4Addr> {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: A,
     /// The new hold.
     pub lease: Lease,
 }
 
-impl LeaseWrite {
+impl<A> LeaseWrite<A> {
     /// Whether it must be stored before the answer leaves: all but offers, which may be forgotten
     /// in a crash, as RFC 2131 §3.1 lets them.
     #[must_use]
@@ -116,34 +157,41 @@ impl LeaseWrite {
 
 /// A table taken up again after a restart.
 #[derive(Debug, Clone)]
-pub struct Resumed {
+pub struct Resumed<A = Ipv4Addr> {
     /// The table.
-    pub table: LeaseTable,
+    pub table: LeaseTable<A>,
     /// The time from which the clock of the leases goes on.
     pub now: Millis,
     /// What must be stored before the first answer.
-    pub writes: Vec<LeaseWrite>,
+    pub writes: Vec<LeaseWrite<A>>,
 }
 
 /// All holds, by address.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LeaseTable {
-    leases: BTreeMap<Ipv4Addr, Lease>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseTable<A = Ipv4Addr> {
+    leases: BTreeMap<A, Lease>,
     /// The address each client held last; entries go with the hold they point to.
-    by_key: BTreeMap<ClientKey, Ipv4Addr>,
-    by_expiry: BTreeSet<(Millis, Ipv4Addr)>,
+    by_key: BTreeMap<ClientKey, A>,
+    by_expiry: BTreeSet<(Millis, A)>,
     /// The addresses in `leases`.
-    used: Runs,
+    used: Runs<A>,
 }
 
-impl LeaseTable {
+impl<A> Default for LeaseTable<A> {
+    fn default() -> Self {
+        let (leases, by_key, by_expiry) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { leases, by_key, by_expiry, used: Runs::default() }
+    }
+}
+
+impl<A: Address> LeaseTable<A> {
     /// Takes up the stored leases at the time `wall` of a clock that may have jumped.
     ///
     /// The latest decision in the table is the last moment that is certain. Before it the clock
     /// does not go back. Whoever was live then may still be, whatever the clock says now (the
     /// time in between may be a jump), so each such lease gets the rest of its time again. That
     /// keeps an address a little longer than needed and never gives it away too early.
-    pub fn resume(stored: impl IntoIterator<Item = LeaseWrite>, wall: Millis) -> Resumed {
+    pub fn resume(stored: impl IntoIterator<Item = LeaseWrite<A>>, wall: Millis) -> Resumed<A> {
         let mut table = Self::default();
         let mut certain = Millis(0);
         for write in stored {
@@ -152,7 +200,7 @@ impl LeaseTable {
         }
         let gap = wall.since(certain);
         let now = wall.max(certain);
-        let writes = |(address, lease): (&Ipv4Addr, &Lease)| {
+        let writes = |(address, lease): (&A, &Lease)| {
             let longest = now.plus(lease.expires.since(lease.since));
             let expires = lease.expires.plus(gap).min(longest);
             let lease = Lease { since: now, expires, ..lease.clone() };
@@ -168,34 +216,34 @@ impl LeaseTable {
 
     /// The hold on an address.
     #[must_use]
-    pub fn get(&self, address: Ipv4Addr) -> Option<&Lease> {
+    pub fn get(&self, address: A) -> Option<&Lease> {
         self.leases.get(&address)
     }
 
     /// The address a client held last, if nobody has taken it since.
     #[must_use]
-    pub fn last_of(&self, key: &ClientKey) -> Option<(Ipv4Addr, &Lease)> {
+    pub fn last_of(&self, key: &ClientKey) -> Option<(A, &Lease)> {
         let address = *self.by_key.get(key)?;
         Some((address, self.leases.get(&address)?))
     }
 
     /// All holds by address.
-    pub fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
+    pub fn iter(&self) -> impl Iterator<Item = (A, &Lease)> {
         self.leases.iter().map(|(address, lease)| (*address, lease))
     }
 
     /// The change when somebody unknown was found to use an address that is only offered.
     #[must_use]
-    pub fn found_in_use(&self, address: Ipv4Addr, now: Millis) -> Option<LeaseWrite> {
+    pub fn found_in_use(&self, address: A, now: Millis) -> Option<LeaseWrite<A>> {
         self.get(address).filter(|lease| lease.state == LeaseState::Offered)?;
-        let (key, mac) = (ClientKey::nobody(), Mac([0; 6]));
+        let (key, mac) = (ClientKey::nobody(), Some(Mac([0; 6])));
         let (state, expires) = (LeaseState::InUse, now.plus(DECLINED_MS));
         Some(LeaseWrite { address, lease: Lease { key, mac, state, since: now, expires } })
     }
 
     /// Carries out a change. What it returns undoes it, given to [`LeaseTable::undo`]; several
     /// changes are undone in reverse order.
-    pub fn apply(&mut self, write: LeaseWrite) -> Undo {
+    pub fn apply(&mut self, write: LeaseWrite<A>) -> Undo<A> {
         let LeaseWrite { address, lease } = write;
         let key = lease.key.clone();
         let last = self.by_key.get(&key).copied();
@@ -206,7 +254,7 @@ impl LeaseTable {
     }
 
     /// Undoes a change.
-    pub fn undo(&mut self, undo: Undo) {
+    pub fn undo(&mut self, undo: Undo<A>) {
         let Undo { address, before, key, last } = undo;
         self.take(address);
         if let Some((lease, was_last)) = before {
@@ -221,14 +269,14 @@ impl LeaseTable {
     }
 
     /// Adds a hold where there is none.
-    fn put(&mut self, address: Ipv4Addr, lease: Lease) {
+    fn put(&mut self, address: A, lease: Lease) {
         self.by_expiry.insert((lease.expires, address));
         self.used.insert(address);
         self.leases.insert(address, lease);
     }
 
     /// Takes a hold out, and says whether it was its client's last.
-    fn take(&mut self, address: Ipv4Addr) -> Option<(Lease, bool)> {
+    fn take(&mut self, address: A) -> Option<(Lease, bool)> {
         let lease = self.leases.remove(&address)?;
         self.by_expiry.remove(&(lease.expires, address));
         self.used.remove(address);
@@ -242,57 +290,58 @@ impl LeaseTable {
 
 /// How to undo a change of the table.
 #[derive(Debug, Clone)]
-pub struct Undo {
-    address: Ipv4Addr,
+pub struct Undo<A = Ipv4Addr> {
+    address: A,
     /// The hold before, and whether it was its client's last.
     before: Option<(Lease, bool)>,
     key: ClientKey,
-    last: Option<Ipv4Addr>,
+    last: Option<A>,
 }
 
 /// Addresses for clients without a reservation, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool {
+pub struct Pool<A = Ipv4Addr> {
     /// The first.
-    pub first: Ipv4Addr,
+    pub first: A,
     /// The last.
-    pub last: Ipv4Addr,
+    pub last: A,
 }
 
-impl Pool {
+impl<A: Address> Pool<A> {
     /// Whether the address belongs to it.
     #[must_use]
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
+    pub fn contains(&self, address: A) -> bool {
         (self.first..=self.last).contains(&address)
     }
 }
 
 /// Who asks for an address, and what may be given.
 #[derive(Debug, Clone, Copy)]
-pub struct Asker<'a> {
+pub struct Asker<'a, A = Ipv4Addr> {
     /// The client.
     pub key: &'a ClientKey,
     /// Its hardware address: reservations go by it.
-    pub mac: Mac,
+    pub mac: Option<Mac>,
     /// The address reserved for it.
-    pub reservation: Option<Ipv4Addr>,
+    pub reservation: Option<A>,
     /// The addresses reserved for anybody: nodes, and places in the configuration.
-    pub reserved: [&'a BTreeSet<Ipv4Addr>; 2],
+    pub reserved: [&'a BTreeSet<A>; 2],
     /// The pools of its subnet.
-    pub pools: &'a [Pool],
+    pub pools: &'a [Pool<A>],
 }
 
-impl Asker<'_> {
+impl<A: Address> Asker<'_, A> {
     /// Whether it is the holder: by its key, and on its reserved address by its hardware address,
     /// because firmware, loader and system of one machine may use different identifiers.
     #[must_use]
-    pub fn holds(&self, address: Ipv4Addr, lease: &Lease) -> bool {
-        lease.key == *self.key || (self.reservation == Some(address) && lease.mac == self.mac)
+    pub fn holds(&self, address: A, lease: &Lease) -> bool {
+        lease.key == *self.key
+            || (self.reservation == Some(address) && self.mac.is_some() && lease.mac == self.mac)
     }
 
     /// Whether it may have this address now.
     #[must_use]
-    pub fn may_have(&self, table: &LeaseTable, address: Ipv4Addr, now: Millis) -> bool {
+    pub fn may_have(&self, table: &LeaseTable<A>, address: A, now: Millis) -> bool {
         let reserved_for_it = self.reservation == Some(address);
         if !reserved_for_it && (!self.in_pools(address) || self.is_reserved(address)) {
             return false;
@@ -305,7 +354,7 @@ impl Asker<'_> {
     /// Chooses an address (RFC 2131 §4.3.1): the reserved one, the last one, the wished one, the
     /// first that was never given away, the one that has been free for the longest time.
     #[must_use]
-    pub fn choose(&self, table: &LeaseTable, wish: Option<Ipv4Addr>, now: Millis) -> Option<Ipv4Addr> {
+    pub fn choose(&self, table: &LeaseTable<A>, wish: Option<A>, now: Millis) -> Option<A> {
         let last = table.last_of(self.key).map(|(address, _)| address);
         let known = [self.reservation, last, wish].into_iter().flatten();
         let mut known = known.filter(|address| self.may_have(table, *address, now));
@@ -317,21 +366,20 @@ impl Asker<'_> {
 
     /// Whether it is kept for anybody.
     #[must_use]
-    pub fn is_reserved(&self, address: Ipv4Addr) -> bool {
+    pub fn is_reserved(&self, address: A) -> bool {
         self.reserved.iter().any(|reserved| reserved.contains(&address))
     }
 
-    fn in_pools(&self, address: Ipv4Addr) -> bool {
+    fn in_pools(&self, address: A) -> bool {
         self.pools.iter().any(|pool| pool.contains(address))
     }
 
     /// The first address of the pools that is neither in the table nor reserved.
-    fn never_given(&self, table: &LeaseTable) -> Option<Ipv4Addr> {
+    fn never_given(&self, table: &LeaseTable<A>) -> Option<A> {
         self.pools.iter().find_map(|pool| {
             let mut address = table.used.first_outside(pool.first)?;
             while self.is_reserved(address) && address <= pool.last {
-                let next = Ipv4Addr::from_bits(address.to_bits().checked_add(1)?);
-                address = table.used.first_outside(next)?;
+                address = table.used.first_outside(address.next()?)?;
             }
             (address <= pool.last).then_some(address)
         })

@@ -4,6 +4,7 @@ use super::bootfile::{self, BootFile};
 use super::client::Stage;
 use super::parameters::Terms;
 use super::{Known, Reply, Seen};
+use crate::boot::{self, Door};
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use kaltstart_protocol::dhcp::options::code;
@@ -160,7 +161,8 @@ pub(super) fn boot_only(seen: &Seen<'_>, kind: MessageType, fill: impl FnOnce(&m
 /// What the client is told to start.
 pub(super) fn boot_file(seen: &Seen<'_>, node: &Known) -> Option<BootFile> {
     let Seen { subnet, client, mac, .. } = seen;
-    bootfile::choose(&node.boot, node.policy(), *client, subnet.local, &subnet.http, *mac)
+    let offer = boot::offer(Some(&node.boot), node.policy(), Door::Dhcp(*client));
+    bootfile::choose(offer, client.stage, subnet.local, &subnet.http, *mac)
 }
 
 /// A NAK: nothing but the reason (RFC 2131 §4.3.1 table 3). Relays must broadcast it, since the

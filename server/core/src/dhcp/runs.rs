@@ -1,52 +1,56 @@
 //! A set of addresses kept as runs, so that the first address outside it is found at once.
 
+use super::lease::Address;
 use alloc::collections::BTreeMap;
-use core::net::Ipv4Addr;
 
 /// First and last address of each run; runs neither overlap nor touch.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Runs(BTreeMap<u32, u32>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Runs<A>(BTreeMap<A, A>);
 
-impl Runs {
-    /// The run that holds `number`.
-    fn around(&self, number: u32) -> Option<(u32, u32)> {
-        let (first, last) = self.0.range(..=number).next_back()?;
-        (*last >= number).then_some((*first, *last))
+impl<A> Default for Runs<A> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<A: Address> Runs<A> {
+    /// The run that holds `address`.
+    fn around(&self, address: A) -> Option<(A, A)> {
+        let (first, last) = self.0.range(..=address).next_back()?;
+        (*last >= address).then_some((*first, *last))
     }
 
     /// Adds an address.
-    pub(super) fn insert(&mut self, address: Ipv4Addr) {
-        let number = address.to_bits();
-        if self.around(number).is_some() {
+    pub(super) fn insert(&mut self, address: A) {
+        if self.around(address).is_some() {
             return;
         }
-        let below = number.checked_sub(1).and_then(|below| self.around(below));
-        let above = number.checked_add(1).and_then(|above| self.around(above));
+        let below = address.previous().and_then(|below| self.around(below));
+        let above = address.next().and_then(|above| self.around(above));
         if let Some((first, _)) = above {
             self.0.remove(&first);
         }
-        let first = below.map_or(number, |(first, _)| first);
-        self.0.insert(first, above.map_or(number, |(_, last)| last));
+        let first = below.map_or(address, |(first, _)| first);
+        self.0.insert(first, above.map_or(address, |(_, last)| last));
     }
 
     /// Takes an address away.
-    pub(super) fn remove(&mut self, address: Ipv4Addr) {
-        let number = address.to_bits();
-        let Some((first, last)) = self.around(number) else { return };
+    pub(super) fn remove(&mut self, address: A) {
+        let Some((first, last)) = self.around(address) else { return };
         self.0.remove(&first);
-        if first < number {
-            self.0.insert(first, number - 1);
+        if let Some(before) = address.previous().filter(|before| first <= *before) {
+            self.0.insert(first, before);
         }
-        if number < last {
-            self.0.insert(number + 1, last);
+        if let Some(after) = address.next().filter(|after| *after <= last) {
+            self.0.insert(after, last);
         }
     }
 
     /// The first address from `from` on that is not in the set.
-    pub(super) fn first_outside(&self, from: Ipv4Addr) -> Option<Ipv4Addr> {
-        match self.around(from.to_bits()) {
+    pub(super) fn first_outside(&self, from: A) -> Option<A> {
+        match self.around(from) {
             None => Some(from),
-            Some((_, last)) => last.checked_add(1).map(Ipv4Addr::from_bits),
+            Some((_, last)) => last.next(),
         }
     }
 }
@@ -55,6 +59,7 @@ impl Runs {
 mod tests {
     use super::*;
     use alloc::collections::BTreeSet;
+    use core::net::Ipv4Addr;
     use proptest::prelude::*;
 
     proptest! {

@@ -510,7 +510,7 @@ fn an_undone_lease_was_never_there() {
     let before = server.table.clone();
     let lease = |n: u8| Lease {
         key: ClientKey::of(&discover(n)).expect("short"),
-        mac: mac(n),
+        mac: Some(mac(n)),
         state: LeaseState::Bound,
         since: START,
         expires: START.plus(HOUR),

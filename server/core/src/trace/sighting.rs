@@ -1,5 +1,6 @@
 //! One thing a door saw or did.
 
+use super::exchange6::Exchange6;
 use crate::dhcp::client::Client;
 use crate::dhcp::{Drop, Reply};
 use crate::tftp::{Outcome, Refusal, Report};
@@ -31,6 +32,8 @@ pub struct Sighting {
 pub enum What {
     /// A client's DHCP message and what became of it.
     Dhcp(Exchange),
+    /// A client's DHCPv6 message and what became of it.
+    Dhcp6(Exchange6),
     /// Another DHCP server's offer to the machine.
     ForeignOffer(ForeignOffer),
     /// A TFTP request and how it ended.
@@ -57,7 +60,11 @@ impl What {
     /// The address the machine has from now on, as far as this shows it.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
-        let Self::Dhcp(exchange) = self else { return None };
+        let exchange = match self {
+            Self::Dhcp(exchange) => exchange,
+            Self::Dhcp6(exchange) => return exchange.taken().map(IpAddr::from),
+            _ => return None,
+        };
         let address = match (exchange.kind, &exchange.answer) {
             (MessageType::Request, Answer::Sent { kind: MessageType::Ack, address, .. }) => *address,
             // It takes another server's offer, and says so to all on the wire.

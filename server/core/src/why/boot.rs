@@ -159,7 +159,10 @@ fn reached(what: &What) -> Option<Reached> {
         What::Dhcp(Exchange { answer: Answer::Sent { kind: MessageType::Ack, .. }, .. }) => {
             Some(Reached::Address)
         }
-        What::Dhcp(_) => Some(Reached::Asking),
+        // Firmware's IPv6 asks for an address of its own before it starts anything.
+        What::Dhcp6(exchange) if !exchange.client.boots() => None,
+        What::Dhcp6(exchange) if exchange.taken().is_some() => Some(Reached::Address),
+        What::Dhcp(_) | What::Dhcp6(_) => Some(Reached::Asking),
         What::Tftp(transfer) => {
             let is_for = file_is_for(&transfer.file);
             let whole = transfer.end == TftpEnd::Complete || is_for == Some(Reached::Disk);

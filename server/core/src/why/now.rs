@@ -20,6 +20,9 @@ pub(super) fn in_words(case: &Case<'_>) -> Proof {
 fn told(what: &What) -> String {
     match what {
         What::Dhcp(exchange) => dhcp(exchange),
+        What::Dhcp6(exchange) => {
+            format!("DHCPv6 {} ({}): {}", exchange.kind, exchange.client, exchange.answer)
+        }
         What::ForeignOffer(offer) => format!("the DHCP server {} made it an offer", offer.server),
         What::Tftp(transfer) => tftp(transfer),
         What::Http(answer) => http(answer),

@@ -6,7 +6,7 @@ use super::{Case, Cause, Loader};
 use crate::boot::{self, UefiLoader};
 use crate::dhcp::client::{Architecture, Client, Stage};
 use crate::machine::State;
-use crate::trace::{Answer, Start, TftpEnd, What};
+use crate::trace::{Answer, Exchange, Exchange6, Start, TftpEnd, What};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -94,7 +94,9 @@ fn refused_in(boot: Boot<'_>, case: &Case<'_>, again: Option<Millis>) -> Option<
     let fetched = by_tftp.map(|(at, t)| (at, &t.file)).chain(by_http.map(|(at, a)| (at, &a.path)));
     let (at, file) = fetched.max_by_key(|(at, _)| *at)?;
     let spoke = boot.after(at).any(|seen| match &seen.what {
-        What::Dhcp(exchange) => exchange.client.stage == Stage::Ipxe,
+        What::Dhcp(Exchange { client, .. }) | What::Dhcp6(Exchange6 { client, .. }) => {
+            client.stage == Stage::Ipxe
+        }
         What::Tftp(_) | What::Http(_) | What::Script(_) => true,
         _ => false,
     });

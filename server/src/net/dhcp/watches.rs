@@ -1,6 +1,7 @@
 //! The watch over every subnet, shared by those who see packets and those who ask.
 
 use crate::clock;
+use crate::net::dhcp6::Usage;
 use kaltstart_core::dhcp::foreign::{self, Sighting};
 use kaltstart_core::dhcp::role::{Mode, Role};
 use kaltstart_core::dhcp::subnet::Network;
@@ -10,7 +11,7 @@ use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -39,13 +40,16 @@ pub struct SubnetView {
     /// The interface it is on.
     pub interface: String,
     /// This server's address on it.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// How it shall be served.
     pub mode: Mode,
     /// How it is served.
     pub role: Role,
     /// Other servers seen since this one was started.
     pub servers: Vec<ServerView>,
+    /// How many addresses are lent; of DHCPv6 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leases: Option<Usage>,
 }
 
 /// Another server.
@@ -216,10 +220,11 @@ impl Watches {
             SubnetView {
                 subnet: format!("{}/{}", subject.network.address, subject.network.prefix),
                 interface: subject.interface.clone(),
-                address: subject.server,
+                address: subject.server.into(),
                 mode: watch.mode(),
                 role: watch.role(),
                 servers: watch.servers().iter().map(server).collect(),
+                leases: None,
             }
         };
         self.subnets.iter().map(view).collect()

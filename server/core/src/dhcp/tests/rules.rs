@@ -24,7 +24,10 @@ fn sub_option(code: u8, value: &[u8]) -> Vec<u8> {
 fn know(server: &mut Server, key: HostKey, n: u8) {
     let mut rules = Rules::clone(&server.subnets[0].rules);
     let parameters = Parameters { lease_seconds: Some(900), ..Parameters::default() };
-    rules.add([key], Host { name: alloc::format!("host{n}"), address: Some(ip(n)), parameters });
+    rules.add(
+        [key],
+        Host { name: alloc::format!("host{n}"), address: Some(ip(n)), parameters, ..Host::default() },
+    );
     server.subnets[0].rules = Arc::new(rules);
 }
 
