@@ -58,21 +58,25 @@ impl Backend for DhcpDoor {
     fn known(&self, asking: &[Lookup]) -> Knowledge {
         let records_unknown = self.app.records_unknown();
         let index = self.app.store.index();
-        let nodes = asking.iter().map(|one| known(&self.app, &index, one.mac, one.client, records_unknown));
+        let nodes = asking.iter().map(|one| known(&self.app, &index, one.mac?, one.client, records_unknown));
         Knowledge { nodes: nodes.collect(), reserved: index.reserved().clone() }
     }
 
     fn heard(&self, contact: &Contact) -> bool {
         if contact.unanswered == Some(Drop::PoolExhausted) {
-            self.exhausted.tell(&contact.mac);
+            match contact.mac {
+                Some(mac) => self.exhausted.tell(&mac),
+                None => self.exhausted.tell(&"a client without hardware address"),
+            }
         }
+        let Some(mac) = contact.mac else { return false };
         // Where addresses are ours, leases say it.
         if let Some(address) = contact.address.filter(|address| !self.app.watches.gives(*address)) {
-            self.app.claims.note(address, contact.mac);
+            self.app.claims.note(address, mac);
         }
         let Some(last) = events(contact).last() else { return false };
         let given = if let Event::AddressGiven { address, .. } = last { Some(address) } else { None };
-        match self.app.store.index().get(contact.mac) {
+        match self.app.store.index().get(mac) {
             Some(machine) => machine.may_change(given, clock::now()),
             None => contact.client.boots() && self.app.config.boot.discover_unknown,
         }
@@ -94,10 +98,9 @@ impl Backend for DhcpDoor {
         done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
     ) -> Result<(), BackendError> {
         let failed = |error: WriteError| BackendError(error.to_string());
-        let heard = contacts.iter().map(|contact| Heard {
-            mac: contact.mac,
-            boots: contact.client.boots(),
-            events: events(contact).collect(),
+        let heard = contacts.iter().filter_map(|contact| {
+            let (mac, boots) = (contact.mac?, contact.client.boots());
+            Some(Heard { mac, boots, events: events(contact).collect() })
         });
         let work = recording(&self.app, heard.collect(), move |transaction| {
             leases.iter().try_for_each(|lease| transaction.put_lease(lease))
@@ -216,7 +219,7 @@ mod tests {
 
     fn discover(n: u32) -> Contact {
         let kind = MessageType::Discover;
-        Contact { mac: mac(n), client: FIRMWARE, kind, address: None, hostname: None, unanswered: None }
+        Contact { mac: Some(mac(n)), client: FIRMWARE, kind, address: None, hostname: None, unanswered: None }
     }
 
     fn commit(door: &DhcpDoor, contacts: Vec<Contact>) {
@@ -235,7 +238,7 @@ mod tests {
             assert!(batch.iter().all(|contact| door.heard(contact)), "new machines are stored first");
             commit(&door, batch);
         }
-        let asking = |n| Lookup { mac: mac(n), client: FIRMWARE, kind: MessageType::Discover };
+        let asking = |n| Lookup { mac: Some(mac(n)), client: FIRMWARE, kind: MessageType::Discover };
         let known = door.known(&[asking(0), asking(all)]).nodes;
         assert!(known[0].is_some() && known[1].is_none(), "one too many");
         commit(&door, vec![discover(all)]);

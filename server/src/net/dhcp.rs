@@ -64,8 +64,8 @@ pub struct Packet {
 /// Somebody who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lookup {
-    /// Hardware address.
-    pub mac: Mac,
+    /// Hardware address, if it has told one.
+    pub mac: Option<Mac>,
     /// What it is.
     pub client: Client,
     /// What it sent.

@@ -35,8 +35,9 @@ impl Store {
             };
             connection
                 .prepare_cached("SELECT mac FROM leases WHERE address = ?1")?
-                .query_row([address.to_bits()], |row| row.get(0).map(Mac))
+                .query_row([address.to_bits()], |row| mac(row, 0))
                 .optional()
+                .map(Option::flatten)
         })
     }
 
@@ -50,11 +51,16 @@ impl Store {
     }
 }
 
+/// A hardware address; empty for none.
+fn mac(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Mac>> {
+    Ok(row.get_ref(column)?.as_blob()?.try_into().ok().map(Mac))
+}
+
 fn lease(row: &Row<'_>) -> rusqlite::Result<LeaseWrite> {
     let client = row.get_ref(1)?.as_blob()?.to_vec();
     let lease = Lease {
         key: ClientKey::from(client),
-        mac: row.get::<_, Option<_>>(2)?.map(Mac),
+        mac: mac(row, 2)?,
         state: state_of(row.get(3)?)?,
         since: Millis(row.get::<_, i64>(4)?.unsigned_abs()),
         expires: Millis(row.get::<_, i64>(5)?.unsigned_abs()),
@@ -95,7 +101,7 @@ pub(super) fn put_lease(connection: &Connection, write: &LeaseWrite) -> rusqlite
         .execute(params![
             write.address.to_bits(),
             key.as_bytes(),
-            mac.map(|mac| mac.0),
+            mac.as_ref().map_or(&[][..], |mac| &mac.0),
             state,
             since,
             expires

@@ -26,7 +26,7 @@ pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
         view,
         asker: Asker {
             key: &seen.key,
-            mac: Some(seen.mac),
+            mac: seen.mac,
             // A reservation elsewhere is of no use here.
             reservation: reservation.filter(|address| seen.subnet.network.contains(*address)),
             reserved: [view.reserved, &seen.subnet.rules.reserved],
@@ -305,7 +305,7 @@ impl Case<'_> {
 
     fn lease(&self, address: Ipv4Addr, state: LeaseState, expires: Millis) -> LeaseWrite {
         let Seen { key, mac, .. } = self.seen;
-        let lease = Lease { key: key.clone(), mac: Some(*mac), state, since: self.view.now, expires };
+        let lease = Lease { key: key.clone(), mac: *mac, state, since: self.view.now, expires };
         LeaseWrite { address, lease }
     }
 

@@ -92,7 +92,7 @@ impl Rules {
         if self.keys.is_empty() {
             return None;
         }
-        if let Some(host) = self.find(&HostKey::Mac(seen.mac)) {
+        if let Some(host) = seen.mac.and_then(|mac| self.find(&HostKey::Mac(mac))) {
             return Some((host, true));
         }
         let message = &seen.message;

@@ -119,7 +119,7 @@ pub enum LeaseState {
 pub struct Lease {
     /// The client.
     pub key: ClientKey,
-    /// Its hardware address, if anything told it: DHCPv4 always does.
+    /// Its hardware address, if anything told it.
     pub mac: Option<Mac>,
     /// How.
     pub state: LeaseState,
@@ -236,7 +236,7 @@ impl<A: Address> LeaseTable<A> {
     #[must_use]
     pub fn found_in_use(&self, address: A, now: Millis) -> Option<LeaseWrite<A>> {
         self.get(address).filter(|lease| lease.state == LeaseState::Offered)?;
-        let (key, mac) = (ClientKey::nobody(), Some(Mac([0; 6])));
+        let (key, mac) = (ClientKey::nobody(), None);
         let (state, expires) = (LeaseState::InUse, now.plus(DECLINED_MS));
         Some(LeaseWrite { address, lease: Lease { key, mac, state, since: now, expires } })
     }

@@ -33,7 +33,7 @@ use crate::machine::Machine;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
-use client::Client;
+use client::{Client, Stage};
 use core::net::Ipv4Addr;
 use kaltstart_protocol::dhcp::{Message, MessageType, Operation};
 use kaltstart_protocol::ids::Mac;
@@ -92,8 +92,8 @@ pub struct Seen<'a> {
     pub message: Message,
     /// Its type: one that clients send.
     pub kind: MessageType,
-    /// Hardware address of the sender.
-    pub mac: Mac,
+    /// Hardware address of the sender, if it has told one.
+    pub mac: Option<Mac>,
     /// The sender as a holder of addresses.
     pub key: ClientKey,
     /// What the sender is.
@@ -109,8 +109,8 @@ pub struct Seen<'a> {
 /// A sign of life of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contact {
-    /// Its hardware address.
-    pub mac: Mac,
+    /// Its hardware address, if it has told one.
+    pub mac: Option<Mac>,
     /// What runs on it.
     pub client: Client,
     /// What it sent.
@@ -261,10 +261,18 @@ pub fn triage(subnets: &[Subnet], message: Message, arrival: Ipv4Addr) -> Result
         Some(kind @ (Discover | Request | Decline | Release | Inform)) => kind,
         Some(Offer | Ack | Nak) | None => return Err(Drop::Type),
     };
-    let mac = message.mac().ok_or(Drop::Identity)?;
+    let (mac, mut client) = (message.mac(), Client::of(&message));
+    if mac.is_none() {
+        // InfiniBand is known by its identifier alone (RFC 4390 §2.1).
+        if !message.hardware.bytes().is_empty() || message.client_id().is_none() {
+            return Err(Drop::Identity);
+        }
+        // Machines are known by their hardware addresses: there is nothing to start.
+        client.stage = Stage::Os;
+    }
     let key = ClientKey::of(&message).ok_or(Drop::Identity)?;
     let subnet = subnet::subnet_of(subnets, &message, arrival)?;
     let direct = message.giaddr.is_unspecified() && subnet.direct && subnet.network.contains(arrival);
     let server = RelayInfo::of(&message).server.unwrap_or(subnet.server);
-    Ok(Seen { client: Client::of(&message), message, kind, mac, key, subnet, direct, server })
+    Ok(Seen { client, message, kind, mac, key, subnet, direct, server })
 }

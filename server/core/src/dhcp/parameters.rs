@@ -125,7 +125,7 @@ impl Class {
         vendor_class.as_ref().is_none_or(|class| vendor().starts_with(class.as_str()))
             && user_class.as_ref().is_none_or(|class| message.user_classes().contains(&class.as_bytes()))
             && architecture.is_none_or(|number| message.architectures().any(|one| one == number))
-            && seen.mac.0.starts_with(mac)
+            && (mac.is_empty() || seen.mac.is_some_and(|own| own.0.starts_with(mac)))
             && relay
                 .is_none_or(|network| !message.giaddr.is_unspecified() && network.contains(message.giaddr))
     }

@@ -39,7 +39,7 @@ fn destination(seen: &Seen<'_>, kind: MessageType, address: Ipv4Addr) -> Destina
     } else if kind == MessageType::Nak || request.broadcast || address.is_unspecified() {
         Destination::Broadcast
     } else {
-        Destination::Hardware(address, seen.mac)
+        seen.mac.map_or(Destination::Broadcast, |mac| Destination::Hardware(address, mac))
     }
 }
 
@@ -162,7 +162,7 @@ pub(super) fn boot_only(seen: &Seen<'_>, kind: MessageType, fill: impl FnOnce(&m
 pub(super) fn boot_file(seen: &Seen<'_>, node: &Known) -> Option<BootFile> {
     let Seen { subnet, client, mac, .. } = seen;
     let offer = boot::offer(Some(&node.boot), node.policy(), Door::Dhcp(*client));
-    bootfile::choose(offer, client.stage, subnet.local, &subnet.http, *mac)
+    bootfile::choose(offer, client.stage, subnet.local, &subnet.http, (*mac)?)
 }
 
 /// A NAK: nothing but the reason (RFC 2131 §4.3.1 table 3). Relays must broadcast it, since the

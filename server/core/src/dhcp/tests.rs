@@ -491,7 +491,10 @@ fn contacts_say_who_got_what_or_why_not() {
         decide(&seen, View { table: &table, ..server.view() }).contact
     };
     let seen = contact(message, &server);
-    assert_eq!((seen.mac, seen.address, seen.hostname.as_deref()), (mac(1), Some(ip(10)), Some("node1")));
+    assert_eq!(
+        (seen.mac, seen.address, seen.hostname.as_deref()),
+        (Some(mac(1)), Some(ip(10)), Some("node1"))
+    );
     let seen = contact(selecting(1, OTHER, ip(10)), &server);
     assert_eq!((seen.address, seen.unanswered), (None, Some(Drop::OtherServer(OTHER))));
 }

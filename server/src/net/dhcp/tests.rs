@@ -28,7 +28,7 @@ impl Backend for Arc<Fake> {
     fn known(&self, asking: &[Lookup]) -> Knowledge {
         let reservation = *self.reservation.lock().expect("no panic");
         let known = |one: &Lookup| {
-            let (_, address) = reservation.filter(|(mac, _)| *mac == one.mac)?;
+            let (_, address) = reservation.filter(|(mac, _)| Some(*mac) == one.mac)?;
             let boot = BootDecision::Discover;
             Some(Known { reservation: Some(address), boot, ..Known::STRANGER })
         };

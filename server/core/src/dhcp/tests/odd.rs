@@ -60,7 +60,7 @@ fn p30_odd_clients_get_an_answer_or_a_named_silence() {
         (
             "no hardware address, but an identifier",
             packet((32, 0), &[], &[DISCOVER, &[61, 2, 0, 7]], END),
-            Err(Drop::Identity),
+            offer,
         ),
         (
             "sixteen bytes of hardware address",
@@ -132,4 +132,25 @@ fn p30_every_row_of_section_4_1() {
         // A relay must broadcast a refusal (§4.3.2).
         assert_eq!(reply.message.broadcast, broadcast || refused && giaddr == relay);
     }
+}
+
+#[test]
+fn p30_p31_clients_without_hardware_address_are_told_apart_by_their_identifiers() {
+    let mut server = Server::new();
+    let ask = |server: &mut Server, id: u8, options: &[&[u8]]| {
+        let id = [61, 2, 255, id];
+        let options = [&[&[53, 1, 1][..], &id], options].concat();
+        let message = Message::decode(&packet((32, 0), &[], &options, &[255])).expect("a message");
+        server.answer(&message)
+    };
+    let firmware: &[&[u8]] =
+        &[&[60, 9, b'P', b'X', b'E', b'C', b'l', b'i', b'e', b'n', b't'], &[93, 2, 0, 7]];
+    let [first, second] = [7, 8].map(|id| ask(&mut server, id, firmware));
+    assert_ne!(first.message.yiaddr, second.message.yiaddr);
+    assert_eq!(ask(&mut server, 7, &[]).message.yiaddr, first.message.yiaddr);
+    assert_eq!(first.destination, Destination::Broadcast, "there is no address for a frame");
+    assert!(first.message.file.is_empty(), "nobody's machine");
+    server.node.reservation = Some(ip(50));
+    assert_eq!(ask(&mut server, 7, &[]).message.yiaddr, ip(50));
+    assert_ne!(ask(&mut server, 8, &[]).message.yiaddr, ip(50), "the place is taken");
 }
