@@ -1,4 +1,5 @@
-//! Leases of a server that is killed, of one whose disk is full, and of one whose data are old.
+//! Leases of a server that is killed, of one whose disk is full, of one whose data are old, and of one that
+//! strangers flood.
 
 use anyhow::{Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
@@ -20,6 +21,12 @@ const RESERVED: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 50);
 const SHORTLY: Duration = Duration::from_millis(500);
 /// The same where the server looks for a free address first.
 const PATIENTLY: Duration = secs(2);
+/// Relay of the strangers that flood the server, how many they are, and how many come at once, every few
+/// milliseconds.
+const STRANGERS_RELAY: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 3);
+const STRANGERS: u32 = 20_000;
+const STRANGERS_AT_ONCE: u32 = 10;
+const STRANGERS_EVERY: Duration = Duration::from_millis(5);
 const OFFER: u8 = 2;
 const ACK: u8 = 5;
 
@@ -231,6 +238,44 @@ fn p31_addresses_in_use_are_not_given_again_after_old_data_were_restored() -> Re
     ensure!(clients.renew(3, held[0])?, "its holder may go on using {}", held[0]);
     let next = clients.lease_soon(6)?;
     ensure!(!held.contains(&next) && next != new, "{next} was given twice");
+    Ok(())
+}
+
+#[test]
+fn p32_a_reserved_host_gets_its_address_while_strangers_empty_the_pool() -> Result<()> {
+    let pair = Pair::new()?;
+    let _site = Site::new(&pair, &pair.dir().join("data"), "never")?;
+    let clients = Clients::new(&pair, PATIENTLY)?;
+    clients.lease_soon(1)?;
+    pair.also_address_client(STRANGERS_RELAY)?;
+    let relay = pair.in_client(|| Ok(UdpSocket::bind((STRANGERS_RELAY, DHCP_SERVER_PORT))?))?;
+    let flood = std::thread::spawn(move || {
+        for n in 0..STRANGERS {
+            let mut options = vec![53, 1, 1];
+            if n % 2 == 0 {
+                options.extend(b"\x3c\x09PXEClient");
+            }
+            let mut message = client_message(n.to_be_bytes(), mac(1_000_000 + n), &options);
+            message[24..28].copy_from_slice(&STRANGERS_RELAY.octets());
+            relay.send_to(&message, (SERVER, DHCP_SERVER_PORT))?;
+            if n % STRANGERS_AT_ONCE == 0 {
+                std::thread::sleep(STRANGERS_EVERY);
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    });
+    let (mut leases, mut slowest) = (0, Duration::ZERO);
+    while !flood.is_finished() {
+        let begun = Instant::now();
+        let address = clients.lease(1)?;
+        ensure!(address == Some(RESERVED), "{address:?} after {leases} exchanges");
+        leases += 1;
+        slowest = slowest.max(begun.elapsed());
+    }
+    println!("{leases} exchanges of the reserved host, the slowest in {slowest:?}");
+    ensure!(flood.join().is_ok_and(|sent| sent.is_ok()), "the flood broke off");
+    ensure!(clients.lease(2)?.is_none(), "the pool is empty");
+    ensure!(leases > 10, "only {leases} exchanges within the flood");
     Ok(())
 }
 
