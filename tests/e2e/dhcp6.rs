@@ -67,7 +67,8 @@ fn wait_received(server: &Server<'_>, kind: &str, count: f64) -> Result<()> {
     })
 }
 
-/// Each asks, is told what it asked for, renews, and gives back.
+/// Each asks, is told what it asked for, renews, keeps its address while the server is killed, and gives
+/// it back.
 #[test]
 fn p30_p31_clients_of_other_makers() -> Result<()> {
     story("dhcp6-clients", |lab| {
@@ -78,7 +79,7 @@ fn p30_p31_clients_of_other_makers() -> Result<()> {
         let reserved = Station::new(lab)?;
         config.sections +=
             &format!("\n[[node]]\nname = \"six\"\nmac = {:?}\naddress6 = \"fd77::50\"\n", reserved.mac()?);
-        let server = Server::start(lab, &artefacts, &config)?;
+        let mut server = Server::start(lab, &artefacts, &config)?;
         let clients = [
             (Dhcp6Client::start(lab, Station::new(lab)?, Maker6::Dhclient)?, "fd77::1000"),
             (Dhcp6Client::start(lab, reserved, Maker6::Dhcpcd)?, "fd77::50"),
@@ -90,13 +91,17 @@ fn p30_p31_clients_of_other_makers() -> Result<()> {
                 ensure!(heard == expected, "{event}: {heard} instead of {expected}");
             }
         }
+        server.kill();
+        server.restart()?;
         let lent = || -> Result<String> { Ok(server.get("/v1/dhcp")?.text()) };
         ensure!(lent()?.contains(r#""leases":{"lent":2,"pool":4096}"#), "{}", lent()?);
+        let late = Dhcp6Client::start(lab, Station::new(lab)?, Maker6::Dhclient)?.hears("BOUND6")?;
+        ensure!(late.starts_with("address=fd77::1001 "), "a third client has {late}");
         for ((client, _), count) in clients.iter().zip([1.0, 2.0]) {
             client.release()?;
             wait_received(&server, "release", count)?;
         }
-        ensure!(lent()?.contains(r#""lent":0"#), "{}", lent()?);
+        ensure!(lent()?.contains(r#""lent":1"#), "{}", lent()?);
         Ok(())
     })
 }

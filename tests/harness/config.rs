@@ -31,8 +31,6 @@ pub struct ServerConfig {
     pub nodes: Vec<Node>,
     /// Range of addresses given to unknown machines.
     pub pool: (String, String),
-    /// Further lines of the `[boot]` section.
-    pub boot: String,
     /// Further lines of the `[tftp]` section.
     pub tftp: String,
     /// Further lines of the `[[dhcp]]` section.
@@ -84,7 +82,6 @@ impl ServerConfig {
             profiles: images.iter().map(profile).collect(),
             nodes: Vec::new(),
             pool: ("10.77.0.100".to_owned(), "10.77.0.199".to_owned()),
-            boot: String::new(),
             tftp: String::new(),
             dhcp: String::new(),
             sections: String::new(),
@@ -125,7 +122,7 @@ ramdisk = {ramdisk:?}
 loaders = {loaders:?}
 uefi_loader = {uefi:?}
 cmdline = "console=ttyS0"
-{boot}
+
 [images]
 dir = {images:?}
 
@@ -140,7 +137,6 @@ address = "{SERVER}"
 pool = [{first:?}, {last:?}]
 lease_seconds = 3600
 {dhcp}"#,
-            boot = self.boot,
             tftp = self.tftp,
             dhcp = self.dhcp,
             kernel = self.kernel,

@@ -25,6 +25,9 @@ const OVMF_VARS_SECURE: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
 /// UEFI variables of a machine that was never used.
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
+/// How long OVMF waits for a key where it is told to wait.
+const KEY_WAIT_MS: u32 = 4_000;
+
 /// What starts the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Firmware {
@@ -343,6 +346,12 @@ impl<'a> Guest<'a> {
                     add("-global", "ICH9-LPC.disable_s3=1".to_owned());
                 } else {
                     add("-machine", "q35".to_owned());
+                }
+                if *uefi == Firmware::UefiHttpV6 {
+                    // It gives up at once while its own address is still being looked for elsewhere
+                    // (edk2's HttpBootDhcp6Sarr does not wait). So it waits for a key first, as most
+                    // machines do.
+                    add("-boot", format!("menu=on,splash-time={KEY_WAIT_MS}"));
                 }
                 let code = if secure { OVMF_CODE_SECURE } else { OVMF_CODE };
                 // No ROM on the card: OVMF's own driver and PXE stack, as on most servers.

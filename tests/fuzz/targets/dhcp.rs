@@ -31,6 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
         parameters: Parameters::default(),
         rules: Default::default(),
         local: Default::default(),
+        check_ms: 0,
     }];
     let Ok(seen) = triage(&subnets, message, ip(1)) else { return };
     let (mut table, reserved) = (LeaseTable::default(), BTreeSet::new());

@@ -11,7 +11,7 @@ use alloc::vec;
 use kaltstart_protocol::dhcp6::options::{Options, with_length};
 use kaltstart_protocol::dhcp6::{Address, Identity, Message, Relay, Status};
 use std::format;
-use std::string::String;
+use std::string::{String, ToString as _};
 use subnet::Prefix;
 
 const START: Millis = Millis(1_000_000_000_000);
@@ -439,6 +439,31 @@ fn p30_each_client_is_told_the_url_it_can_start() {
     let missing = "http://[fd77::1]:8080/boot/files/start-from-local-disk";
     assert_eq!(url(&mut server, 1, http).0.as_deref(), Some(missing));
     assert_eq!(url(&mut server, 1, ipxe), (None, None));
+}
+
+#[test]
+fn p30_the_packets_of_real_firmware_are_understood() {
+    macro_rules! packet {
+        ($name:literal) => {
+            include_bytes!(concat!("../../../../tests/fuzz/seeds/dhcp6/", $name)).as_slice()
+        };
+    }
+    for (bytes, client) in [
+        (packet!("solicit-uefi"), "pxe/uefi-x64"),
+        (packet!("request-uefi"), "pxe/uefi-x64"),
+        (packet!("solicit-ipxe"), "ipxe/uefi-x64"),
+        (packet!("relay-forward"), "pxe/uefi-x64"),
+        (packet!("release"), "os"),
+    ] {
+        let packet = Packet::decode(bytes).expect("a packet");
+        let source = if packet.relays.is_empty() { link_local(1) } else { ip(2) };
+        assert_eq!(Client::of_v6(&packet.message).to_string(), client);
+        assert!(
+            packet.message.identities().next().is_some()
+                && duid::uuid(packet.message.client_id().expect("a DUID")).is_some()
+        );
+        assert_eq!(hardware_address(&packet, source), Some(mac(1)), "{client}");
+    }
 }
 
 fn relay(link: Ipv6Addr, peer: Ipv6Addr, interface: &[u8]) -> Relay {

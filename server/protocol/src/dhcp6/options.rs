@@ -104,10 +104,11 @@ impl Options {
         self.push(code, addresses.iter().flat_map(Ipv6Addr::octets).collect::<Vec<_>>());
     }
 
-    /// Takes the first value of an option out.
+    /// Takes an option out that may occur once, and gives its first value.
     pub(super) fn take(&mut self, code: u16) -> Option<Vec<u8>> {
-        let at = self.0.iter().position(|(c, _)| *c == code)?;
-        Some(self.0.remove(at).1)
+        let first = self.get(code).map(Vec::from);
+        self.0.retain(|(c, _)| *c != code);
+        first
     }
 }
 

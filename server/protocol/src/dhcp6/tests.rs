@@ -34,6 +34,15 @@ fn p30_what_is_written_is_read_back_with_and_without_relays() {
         assert_eq!(Packet::decode(&packet.encode()), Ok(packet.clone()));
         assert_eq!(Packet::decode_reply(&packet.encode_reply()), Ok(packet));
     }
+    // Of two messages in a relay's, the first counts.
+    let mut twice = relay(1);
+    twice.options.push(code::RELAY_MESSAGE, [1]);
+    let inner = [&[0, 9, 0, 4][..], &[1, 0, 0, 0]].concat();
+    let [header, more] = [&[12, 0][..], &[0; 32]];
+    let mut bytes = [header, more, &inner].concat();
+    twice.options.encode(&mut bytes);
+    let read = Packet::decode(&bytes).expect("readable");
+    assert_eq!(Packet::decode(&read.encode()), Ok(read));
     let packet = Packet { relays: (0..9).map(relay).collect(), message: solicit() };
     assert_eq!(Packet::decode(&packet.encode()), Err(DecodeError::Hops));
 }
