@@ -3,6 +3,7 @@
 //! Nothing from the image is run, and every file replaces what the image has under its name.
 
 use crate::image::tree::Tree;
+use crate::pid1::EFIVARS;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ed25519_dalek::SigningKey;
@@ -19,6 +20,10 @@ const KEY_LINE: usize = 70;
 /// The unit that sends the first report. Nothing refers to it in an image without systemd.
 const REPORT_UNIT: &str = "/etc/systemd/system/kaltstart-report.service";
 const REPORT_UNIT_LINK: &str = "/etc/systemd/system/multi-user.target.wants/kaltstart-report.service";
+
+/// The unit that keeps the boot order, at each start once the report was sent.
+const ORDER_UNIT: &str = "/etc/systemd/system/kaltstart-boot-order.service";
+const ORDER_UNIT_LINK: &str = "/etc/systemd/system/multi-user.target.wants/kaltstart-boot-order.service";
 
 /// What was made up here and is reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +102,7 @@ pub fn check(identity: &Identity) -> Result<(), Finding> {
     identity.authorized_keys.iter().find(several).map_or(Ok(()), |line| bad("the authorised key", line))
 }
 
-/// The first report: this program, what it says, and the unit that starts it. The start of the
+/// The first report: this program, what it says, and the units that start it. The start of the
 /// system does not wait for its end: the server may be away for days.
 fn reporter(tree: &Tree, identity: &Identity, agent: &Path) -> io::Result<()> {
     io::copy(&mut File::open(agent)?, &mut tree.create(REPORTER, 0o755)?)?;
@@ -119,7 +124,22 @@ fn reporter(tree: &Tree, identity: &Identity, agent: &Path) -> io::Result<()> {
          WantedBy=multi-user.target\n"
     );
     tree.write(REPORT_UNIT, unit.as_bytes(), 0o644)?;
-    tree.symlink(REPORT_UNIT, REPORT_UNIT_LINK)
+    tree.symlink(REPORT_UNIT, REPORT_UNIT_LINK)?;
+    let unit = format!(
+        "[Unit]\n\
+         Description=Keep the boot order: network, then disk\n\
+         ConditionPathExists={EFIVARS}\n\
+         ConditionPathExists=!{REPORT_CONFIG}\n\
+         \n\
+         [Service]\n\
+         Type=exec\n\
+         ExecStart={REPORTER} boot-order\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n"
+    );
+    tree.write(ORDER_UNIT, unit.as_bytes(), 0o644)?;
+    tree.symlink(ORDER_UNIT, ORDER_UNIT_LINK)
 }
 
 fn hosts(identity: &Identity) -> String {
@@ -258,6 +278,8 @@ mod tests {
         assert!(read("var/lib/kaltstart/report.json").contains("ksn_x"));
         let unit = read("etc/systemd/system/kaltstart-report.service");
         assert!(unit.contains("ExecStart=/usr/lib/kaltstart/agent report\n"));
+        let unit = read("etc/systemd/system/kaltstart-boot-order.service");
+        assert!(unit.contains("ExecStart=/usr/lib/kaltstart/agent boot-order\n"));
         // OpenSSH reads the private key and derives the same public one.
         let key = root.path().join("etc/ssh/ssh_host_ed25519_key");
         let output = Command::new("ssh-keygen").arg("-yf").arg(&key).output().expect("ssh-keygen");

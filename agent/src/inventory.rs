@@ -108,6 +108,7 @@ pub fn nics(root: &Path) -> Vec<Nic> {
                 speed_mbit: number(&dir.join("speed"))
                     .and_then(|speed| u32::try_from(speed).ok())
                     .filter(|speed| !matches!(*speed, 0 | 65_535 | u32::MAX)),
+                carrier_changes: text(&dir.join("carrier_changes")).parse().unwrap_or_default(),
                 name,
             })
         })
@@ -309,6 +310,7 @@ mod tests {
             (at(nic, "address"), "52:54:00:00:00:01\n"),
             (at(nic, "carrier"), "1\n"),
             (at(nic, "speed"), "-1\n"),
+            (at(nic, "carrier_changes"), "3\n"),
             ("sys/class/net/lo/type".into(), "772\n"),
             ("sys/class/net/br0/type".into(), "1\n"),
         ];
@@ -335,6 +337,7 @@ mod tests {
         assert_eq!(facts.boot_nic.as_deref(), Some("eth0"));
         let [nic] = facts.nics.as_slice() else { panic!("{:?}", facts.nics) };
         assert_eq!((nic.driver.as_str(), nic.link, nic.speed_mbit), ("virtio_net", true, None));
+        assert_eq!(nic.carrier_changes, 3);
         let [disk] = facts.disks.as_slice() else { panic!("{:?}", facts.disks) };
         assert_eq!((disk.size, disk.sector_size, disk.rotational), (20_971_520 * 512, 4096, true));
         assert_eq!((disk.identity(), disk.model.as_str(), disk.transport.as_str()), ("disk-1", "", "virtio"));

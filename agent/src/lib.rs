@@ -9,6 +9,7 @@
 //! for ever.
 
 pub mod backoff;
+pub mod boot_order;
 pub mod bootloader;
 pub mod clock;
 pub mod cmdline;

@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::node_api::{NodeReport, REPORT_CONFIG, ReportConfig};
+use kaltstart_protocol::node_api::{BootOrder, NodeReport, REPORT_CONFIG, ReportConfig};
 
 use crate::backoff::Policy;
+use crate::boot_order;
 use crate::http;
 use crate::link::{CallError, read_answer};
+use crate::pid1::EFIVARS;
 use crate::sys::kernel::{random_u32, uptime_ms};
 
 /// Pauses between attempts.
@@ -41,7 +43,9 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let message = send_until_noted(&http, &config, Path::new("/"), std::thread::sleep);
+    let order = boot_order::keep(Path::new(EFIVARS));
+    println!("boot order: {order}");
+    let message = send_until_noted(&http, &config, Path::new("/"), &order, std::thread::sleep);
     println!("{message}");
     if let Err(error) = fs::remove_file(path) {
         eprintln!("{REPORT_CONFIG} cannot be removed: {error}");
@@ -58,12 +62,14 @@ fn send_until_noted(
     http: &ureq::Agent,
     config: &ReportConfig,
     root: &Path,
+    order: &BootOrder,
     pause: impl Fn(Duration),
 ) -> String {
     let mut failures = 0;
     loop {
         // Gathered anew each time: host keys may be made while the server is not reachable.
-        let why = match send(http, config, &gather(config, root)) {
+        let report = NodeReport { boot_order: order.clone(), ..gather(config, root) };
+        let why = match send(http, config, &report) {
             Ok(message) => return message,
             Err(why) => why,
         };
@@ -103,6 +109,7 @@ fn gather(config: &ReportConfig, root: &Path) -> NodeReport {
         boot_id: text(&root.join("proc/sys/kernel/random/boot_id")),
         uptime_ms: uptime_ms(),
         ssh_host_keys: ssh_host_keys(&root.join("etc/ssh")),
+        boot_order: BootOrder::None,
     }
 }
 

@@ -65,8 +65,13 @@ fn p36_the_report_is_repeated_until_it_is_noted() {
         json("409 Conflict", "{}"),
         "HTTP/1.1 204 No Content\r\n\r\n".into(),
     ]);
-    let message =
-        send_until_noted(&server.client(), &config(&server.url("/node/v1/report")), root.path(), |_| {});
+    let message = send_until_noted(
+        &server.client(),
+        &config(&server.url("/node/v1/report")),
+        root.path(),
+        &BootOrder::None,
+        |_| {},
+    );
     assert_eq!((message.as_str(), server.requests().len()), ("reported to the server", 3));
     assert!(server.requests()[2].contains(r#""token":"ksr_1""#));
 }
@@ -76,7 +81,13 @@ fn p21_a_report_nobody_waits_for_ends() {
     let root = system();
     for status in ["401 Unauthorized", "404 Not Found", "410 Gone"] {
         let server = Server::secure(vec![json(status, r#"{"title":"over"}"#)]);
-        let message = send_until_noted(&server.client(), &config(&server.url("/r")), root.path(), |_| {});
+        let message = send_until_noted(
+            &server.client(),
+            &config(&server.url("/r")),
+            root.path(),
+            &BootOrder::None,
+            |_| {},
+        );
         assert_eq!(message, "nobody waits for the report: over");
         assert_eq!(server.requests().len(), 1);
     }

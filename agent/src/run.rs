@@ -17,7 +17,7 @@ use crate::link::{CallError, Link};
 use crate::reporter::Reporter;
 use crate::sys::kernel::{random_now, uptime_ms};
 use crate::work::{self, End, Installer, NotInstalled};
-use crate::{clock, http, inventory, log, log_sender, net, pid1};
+use crate::{boot_order, clock, http, inventory, log, log_sender, net, pid1};
 
 /// Version told to the server.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -80,6 +80,10 @@ fn greet(link: &Link, settings: &Settings, devices: &Devices, started: u64) -> O
     let disks = devices.settled_disks();
     let mut facts = inventory::facts(Path::new("/"), settings.boot_mac);
     facts.disks = disks;
+    // Readable when there is a job, whose installation writes it anew.
+    if let Some(finding) = boot_order::look(Path::new(pid1::EFIVARS)).finding() {
+        log::finding(&finding);
+    }
     for disk in &facts.disks {
         let contents = if disk.contents.is_empty() { "blank".into() } else { disk.contents.join(" ") };
         let gib = disk.size >> 30;

@@ -16,6 +16,7 @@ use crate::trace;
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseTable;
 use kaltstart_core::lifecycle::event::Event;
+use kaltstart_core::trace::What;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,8 +212,16 @@ async fn serve_dhcp(
         doors.spawn_blocking(move || service.serve_checks(&pinger, &stop));
     }
     for watcher in watchers {
-        let (watches, stop) = (app.watches.clone(), stop.clone());
-        doors.spawn_blocking(move || watcher.serve(&watches, &stop));
+        let (app, stop) = (app.clone(), stop.clone());
+        doors.spawn_blocking(move || {
+            let note = |mac, offer| {
+                // What strangers are offered is nobody's concern here.
+                if app.store.index().get(mac).is_some() {
+                    app.trace.note(mac, What::ForeignOffer(offer));
+                }
+            };
+            watcher.serve(&app.watches, note, &stop);
+        });
     }
     Ok(())
 }

@@ -141,6 +141,8 @@ fn append(path: &Path, lines: &[Line]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kaltstart_core::trace::ForeignOffer;
+    use std::net::Ipv4Addr;
 
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
@@ -148,7 +150,9 @@ mod tests {
     fn a_restart_keeps_the_recent_past_and_skips_what_is_torn() {
         let dir = tempfile::tempdir().expect("a directory");
         let recorder = Recorder::open(dir.path());
-        recorder.note(MAC, What::Power);
+        let address = Some(Ipv4Addr::new(10, 0, 0, 9));
+        let offer = ForeignOffer { server: Ipv4Addr::new(10, 0, 0, 2), mac: Some(MAC), address, file: None };
+        recorder.note(MAC, What::ForeignOffer(offer));
         recorder.flush();
         let mut file = OpenOptions::new().append(true).open(dir.path().join("trace.jsonl")).expect("made");
         file.write_all(b"\xff{}\n{\"mac\":").expect("written");

@@ -95,6 +95,7 @@ impl Options {
             Firmware::UefiV6 => "uefi-v6",
             Firmware::UefiSecureV6 => "uefi-secure-v6",
             Firmware::UefiHttpV6 => "uefi-http-v6",
+            Firmware::UefiDelivered => "uefi-delivered",
             Firmware::Direct { .. } => "direct",
         }
     }

@@ -1,6 +1,7 @@
 //! A blank machine is installed, starts from its own disk and reports, by every firmware.
 
 use crate::common::{DEPLOY_LIMIT, IMAGE, NODE, UP, ensure_deployed, machine, order_from};
+use crate::local::adds_little;
 use anyhow::{Result, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::config::ServerConfig;
@@ -11,13 +12,14 @@ fn deploys(name: &str, firmware: Firmware, image: &str) -> Result<()> {
     story(name, |lab| {
         let artefacts = Artefacts::from_env()?;
         let config = ServerConfig::new(&artefacts, "cloud", &[image]);
-        let mut ordered = order_from(lab, machine(lab, firmware)?.0, &artefacts, config, image)?;
+        let mut ordered = order_from(lab, machine(lab, firmware.clone())?.0, &artefacts, config, image)?;
         let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
         ensure!(job.attempt == 1, "it took {} attempts", job.attempt);
         let line = ordered.guest.wait_serial(UP, DEPLOY_LIMIT)?;
         ensure!(line.contains(&format!("hostname={NODE}")), "the console shows {line}");
         eprintln!("{name}: {:.1} CPU seconds", ordered.guest.cpu_seconds()?);
-        ensure_deployed(&mut ordered, &job)
+        ensure_deployed(&mut ordered, &job)?;
+        if firmware == Firmware::UefiHttp { adds_little(name, &mut ordered) } else { Ok(()) }
     })
 }
 

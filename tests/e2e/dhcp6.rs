@@ -15,7 +15,7 @@ use kaltstart_tests::wait::{Poll, secs, wait_for};
 use std::net::Ipv6Addr;
 
 /// A server with DHCPv6 on the lab's bridge, beside its DHCPv4.
-fn config(artefacts: &Artefacts) -> ServerConfig {
+pub(crate) fn config(artefacts: &Artefacts) -> ServerConfig {
     let mut config = ServerConfig::new(artefacts, "cloud", &[IMAGE]);
     config.sections = format!(
         "\n[[dhcp6]]\ninterface = \"{BRIDGE}\"\nprefix = \"fd77::/64\"\naddress = \"{SERVER6}\"\n\

@@ -2,6 +2,8 @@
 //! not on one that was installed before.
 
 use crate::common::{AGENT_LIMIT, DEPLOY_LIMIT, NODE, UP, config, machine, order};
+use crate::local::{NETWORK_ASKED, adds_little};
+use crate::why::named;
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::console::Mark;
 use kaltstart_tests::disk;
@@ -16,16 +18,20 @@ use std::time::Duration;
 const LOCAL_LIMIT: Duration = secs(240);
 /// What the firmware prints when it tries a disk that holds nothing bootable.
 const DISK_TRIED: [&str; 2] = ["not a bootable disk", variables::DISK];
-/// What the firmware prints when it asks the network.
-const NETWORK_ASKED: [&str; 2] = ["iPXE initialising devices", "Start PXE over IPv4"];
+/// What a disk's own system says; under UEFI it is a boot loader.
+const OWN_SYSTEM: [&str; 2] = [disk::SYSTEM, "Welcome to GRUB"];
 
-/// Netboots a machine with a sentinel on its disk twice: the agent may look once, then the machine
-/// goes to its disk. Not one write reaches it.
+/// Netboots a machine with a sentinel, or when it is declared with a system of its own, on its disk
+/// twice: the agent may look once, then the machine goes to its disk. Not one write reaches it.
 fn untouched(name: &str, firmware: Firmware, declared: bool, state: &str) -> Result<()> {
     story(name, |lab| {
         let file = lab.dir().join("disk.raw");
-        let before = disk::sentinel(&file, 64)?;
         let (artefacts, mut config) = config()?;
+        let before = if declared {
+            disk::with_a_system(&file, 64, &config.loaders.join("grubx64.efi"))?
+        } else {
+            disk::sentinel(&file, 64)?
+        };
         let machine = GuestConfig::new("guest", firmware, 1).disk(&file, "SENTINEL");
         if declared {
             config = config.node(NODE, &machine.mac, None);
@@ -46,8 +52,14 @@ fn untouched(name: &str, firmware: Firmware, declared: bool, state: &str) -> Res
         let mark = guest.console().mark();
         guest.reset()?;
         guest.console().wait_any(&NETWORK_ASKED, mark, LOCAL_LIMIT)?;
-        guest.console().wait_any(&DISK_TRIED, mark, LOCAL_LIMIT)?;
+        let started = if declared { OWN_SYSTEM } else { DISK_TRIED };
+        guest.console().wait_any(&started, mark, LOCAL_LIMIT)?;
 
+        if !declared {
+            // Nothing starts there, so somebody tries again.
+            guest.reset()?;
+            named(&server, &node.name, "KS-1021", "it came back and asked the network again")?;
+        }
         let used = guest.disk_use(0)?;
         ensure!(used.writes == 0 && used.written == 0 && used.reads > 0, "the disk's use: {used:?}");
         guest.power_off();
@@ -100,7 +112,7 @@ fn not_reinstalled(name: &str, firmware: Firmware) -> Result<()> {
         let now = node.report.context("the report is gone")?;
         ensure!(now.root_uuid == report.root_uuid, "the root file system is another one");
         ensure!(ordered.guest.console().find(UP, Mark::default()).is_some(), "the console lost its lines");
-        Ok(())
+        adds_little(name, &mut ordered)
     })
 }
 

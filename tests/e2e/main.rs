@@ -33,6 +33,8 @@ mod hostile;
 mod interrupted;
 /// Addresses through `kill -9` and a full disk.
 mod leases;
+/// What asking the network adds to the start of a machine's own system.
+mod local;
 /// Secure Boot stays on.
 mod secure_boot;
 /// TFTP clients of other makers.
@@ -41,3 +43,5 @@ mod tftp_clients;
 mod trust;
 /// Why a machine does not start.
 mod why;
+/// The same with real firmware.
+mod why_firmware;

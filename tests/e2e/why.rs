@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::config::{HTTP_PORT, ServerConfig};
 use kaltstart_tests::lab::{Lab, SERVER, Station};
+use kaltstart_tests::others::{Maker, OTHER, OtherServer};
 use kaltstart_tests::packets::{self, Answer};
 use kaltstart_tests::server::Server;
 use kaltstart_tests::story::story;
@@ -22,6 +23,7 @@ const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
 /// DHCP message types (RFC 2132 §9.6).
 const REQUEST: u8 = 3;
 const DECLINE: u8 = 4;
+const ACK: u8 = 5;
 /// DHCP options.
 const WISH: u8 = 50;
 const SERVER_ID: u8 = 54;
@@ -58,16 +60,21 @@ impl Firmware {
 
     /// Sends a question until it is answered.
     fn ask(&self, packet: &[u8]) -> Result<Answer> {
+        self.ask_for(packet, |_| true)
+    }
+
+    /// Sends a question until an answer fits.
+    fn ask_for(&self, packet: &[u8], fits: impl Fn(&Answer) -> bool) -> Result<Answer> {
         wait_for("an answer", secs(20), || {
             self.send(packet)?;
-            let mut bytes = [0; 1500];
-            Ok(match self.dhcp.recv(&mut bytes) {
-                Ok(count) => match packets::answer(&bytes[..count], MAC) {
-                    Some(answer) => Poll::Ready(answer),
-                    None => Poll::pending("a packet for somebody else"),
-                },
-                Err(error) => Poll::pending(error.to_string()),
-            })
+            let (mut bytes, mut last) = ([0; 1500], "silence".to_owned());
+            while let Ok(count) = self.dhcp.recv(&mut bytes) {
+                match packets::answer(&bytes[..count], MAC) {
+                    Some(answer) if fits(&answer) => return Ok(Poll::Ready(answer)),
+                    other => last = format!("{other:?}"),
+                }
+            }
+            Ok(Poll::pending(last))
         })
     }
 
@@ -80,7 +87,7 @@ impl Firmware {
         let offer = self.offer()?;
         let options = [(SERVER_ID, SERVER.octets()), (WISH, offer.address.octets())];
         let given = self.ask(&packets::message(self.question(), REQUEST, &options))?;
-        ensure!(given.kind == 5, "refused: {given:?}");
+        ensure!(given.kind == ACK, "refused: {given:?}");
         self.station.address(given.address)?;
         Ok(given)
     }
@@ -133,6 +140,19 @@ impl Firmware {
     }
 }
 
+/// Waits until `ks why` begins with that cause, and checks its words.
+pub(crate) fn named(server: &Server<'_>, node: &str, code: &str, words: &str) -> Result<()> {
+    wait_for(code, secs(60), || {
+        let diagnosis: Value = server.get(&format!("/v1/nodes/{node}/diagnosis"))?.json()?;
+        let first = &diagnosis["causes"][0]["code"];
+        Ok(if first == code { Poll::Ready(()) } else { Poll::pending(diagnosis.to_string()) })
+    })?;
+    let output = server.ks(&["why", node], secs(10))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(text.contains(&format!("Most likely  {code}")) && text.contains(words), "{words:?}: {text}");
+    Ok(())
+}
+
 /// A server that expects the machine.
 struct Site<'a> {
     lab: &'a Lab,
@@ -141,6 +161,14 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn start(lab: &'a Lab, change: impl FnOnce(ServerConfig) -> ServerConfig) -> Result<Self> {
+        Self::start_as(lab, "authoritative", change)
+    }
+
+    fn start_as(
+        lab: &'a Lab,
+        wanted: &str,
+        change: impl FnOnce(ServerConfig) -> ServerConfig,
+    ) -> Result<Self> {
         let (artefacts, config): (Artefacts, _) = config()?;
         let config = change(config.node(NODE, &mac_text(), None));
         let server = Server::start(lab, &artefacts, &config)?;
@@ -148,7 +176,7 @@ impl<'a> Site<'a> {
         wait_for("the DHCP service", secs(20), || {
             let subnets: Value = server.get("/v1/dhcp")?.json()?;
             let role = &subnets[0]["role"];
-            Ok(if role == "authoritative" { Poll::Ready(()) } else { Poll::pending(subnets.to_string()) })
+            Ok(if role == wanted { Poll::Ready(()) } else { Poll::pending(subnets.to_string()) })
         })?;
         Ok(Self { lab, server })
     }
@@ -157,22 +185,12 @@ impl<'a> Site<'a> {
         self.server.get(&format!("/v1/nodes/{NODE}/diagnosis"))?.json()
     }
 
-    /// Waits until `ks why` begins with that cause, and checks its words.
     fn names(&self, code: &str, words: &str) -> Result<()> {
-        wait_for(code, secs(60), || {
-            let diagnosis = self.diagnosis()?;
-            let first = &diagnosis["causes"][0]["code"];
-            Ok(if first == code { Poll::Ready(()) } else { Poll::pending(diagnosis.to_string()) })
-        })?;
-        let output = self.server.ks(&["why", NODE], secs(10))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(text.contains(&format!("Most likely  {code}")) && text.contains(words), "{words:?}: {text}");
-        Ok(())
+        named(&self.server, NODE, code, words)
     }
 
     fn seen(&self) -> Result<usize> {
-        let list: Value = self.server.get(&format!("/v1/nodes/{NODE}/trace"))?.json()?;
-        Ok(list.as_array().map_or(0, Vec::len))
+        Ok(self.server.trace(NODE)?.len())
     }
 
     /// Lets time pass: what was seen so far lies so many seconds further back, as an earlier
@@ -275,6 +293,24 @@ fn ks1008_another_server_is_chosen() -> Result<()> {
         let options = [(SERVER_ID, OTHER_SERVER.octets()), (WISH, offer.address.octets())];
         firmware.send(&packets::message(firmware.question(), REQUEST, &options))?;
         site.names("KS-1008", "it took the offer of 10.77.0.254")
+    })
+}
+
+#[test]
+fn ks1009_the_offer_beside_another_server_s_is_ignored() -> Result<()> {
+    story("why-1009", |lab| {
+        let _other = OtherServer::start(lab, Maker::Dnsmasq, "dhcp-boot=other.efi\n")?;
+        let mut site = Site::start_as(lab, "proxy", |config| config.mode("proxy"))?;
+        let firmware = Firmware::new(lab, UEFI)?;
+        let offer = firmware.ask_for(&firmware.question(), |answer| answer.server == OTHER)?;
+        let options = [(SERVER_ID, OTHER.octets()), (WISH, offer.address.octets())];
+        let request = packets::message(firmware.question(), REQUEST, &options);
+        firmware.ask_for(&request, |answer| answer.kind == ACK)?;
+        site.ages(15)?;
+        site.names("KS-1009", "names a boot file itself: \"other.efi\"")?;
+        let first = site.diagnosis()?["causes"][0].clone();
+        ensure!(first["likelihood"] == "high", "{first}");
+        Ok(())
     })
 }
 

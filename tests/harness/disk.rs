@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,6 +37,31 @@ pub fn sentinel(path: &Path, mib: u64) -> Result<String> {
         file.write_all(&block)?;
     }
     drop(file);
+    digest(path)
+}
+
+/// What the system on a [`with_a_system`] disk says when a BIOS starts it.
+pub const SYSTEM: &str = "KALTSTART-OWN-SYSTEM";
+
+/// Makes a disk with a system of its own that nobody here has installed, and returns its digest: a
+/// boot sector that says [`SYSTEM`], and `efi` at UEFI's removable path.
+pub fn with_a_system(path: &Path, mib: u64, efi: &Path) -> Result<String> {
+    /// Where the code of a FAT16 boot sector begins; BIOS loads the sector to 0x7c00.
+    const CODE: u64 = 0x3e;
+    // xor ax,ax; mov ds,ax; mov si,text; cld; next: lodsb; test al,al; jz end; mov ah,14;
+    // mov bx,7; int 16 (teletype); jmp next; end: hlt; jmp end
+    let mut code = vec![
+        0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x58, 0x7c, 0xfc, 0xac, 0x84, 0xc0, 0x74, 0x09, 0xb4, 0x0e, 0xbb, 7, 0,
+        0xcd, 0x10, 0xeb, 0xf2, 0xf4, 0xeb, 0xfd, 0,
+    ];
+    code.extend(format!("\r\n{SYSTEM}\r\n\0").as_bytes());
+    blank(path, mib)?;
+    run(Command::new("mkfs.vfat").args(["-F", "16", "--invariant"]).arg(path), secs(30))?;
+    for directory in ["::/EFI", "::/EFI/BOOT"] {
+        run(Command::new("mmd").arg("-i").arg(path).arg(directory), secs(30))?;
+    }
+    run(Command::new("mcopy").arg("-i").arg(path).arg(efi).arg("::/EFI/BOOT/BOOTX64.EFI"), secs(30))?;
+    File::options().write(true).open(path)?.write_all_at(&code, CODE)?;
     digest(path)
 }
 

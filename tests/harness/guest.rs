@@ -45,6 +45,8 @@ pub enum Firmware {
     UefiSecureV6,
     /// OVMF: HTTP boot over IPv6, then disk.
     UefiHttpV6,
+    /// OVMF that nobody has set up: PXE and HTTP boot over IPv4 and IPv6, then disk.
+    UefiDelivered,
     /// No network boot: QEMU hands over kernel and ramdisk itself.
     Direct {
         /// Kernel.
@@ -58,7 +60,8 @@ pub enum Firmware {
 
 impl Firmware {
     /// Whether it is OVMF, which has its boot order in its variables.
-    fn is_uefi(&self) -> bool {
+    #[must_use]
+    pub fn is_uefi(&self) -> bool {
         !matches!(self, Self::Bios | Self::Direct { .. })
     }
 
@@ -119,6 +122,8 @@ pub struct GuestConfig {
     pub disks: Vec<DiskConfig>,
     /// What its clock shows at power-on, as `1970-01-01`; none = the right time.
     pub clock: Option<String>,
+    /// Whether a BIOS starts the card's ROM and asks the network first.
+    pub bios_asks_network: bool,
 }
 
 impl GuestConfig {
@@ -135,6 +140,7 @@ impl GuestConfig {
             nic: "virtio-net-pci".to_owned(),
             disks: Vec::new(),
             clock: None,
+            bios_asks_network: true,
         }
     }
 
@@ -189,7 +195,9 @@ impl<'a> Guest<'a> {
             let from = if guest.config.firmware.is_secure() { OVMF_VARS_SECURE } else { OVMF_VARS };
             let mut store = fs::read(from)
                 .with_context(|| format!("cannot read {from}: is the package ovmf installed?"))?;
-            variables::set_boot_order(&mut store, &guest.config.mac, guest.config.firmware.way())?;
+            if guest.config.firmware != Firmware::UefiDelivered {
+                variables::set_boot_order(&mut store, &guest.config.mac, guest.config.firmware.way())?;
+            }
             fs::write(guest.path("vars.fd"), store)?;
         }
         Ok(guest)
@@ -211,6 +219,20 @@ impl<'a> Guest<'a> {
     #[must_use]
     pub fn console(&self) -> &Console {
         &self.console
+    }
+
+    /// Switches network boot on or off in the setup of a BIOS, while the machine is off.
+    pub fn set_bios_asks_network(&mut self, asks: bool) {
+        self.config.bios_asks_network = asks;
+    }
+
+    /// Changes the boot order of UEFI firmware, while the machine is off, as an update of its
+    /// system may have done: the network comes last.
+    pub fn put_network_last(&self) -> Result<()> {
+        let path = self.path("vars.fd");
+        let mut store = fs::read(&path).context("the machine has no UEFI variables")?;
+        variables::put_network_last(&mut store)?;
+        fs::write(path, store).context("cannot write the UEFI variables")
     }
 
     /// Presses the power button.
@@ -328,7 +350,8 @@ impl<'a> Guest<'a> {
             Firmware::Bios => {
                 // Sends the text of SeaBIOS and iPXE to the serial console.
                 add("-machine", "q35,graphics=off".to_owned());
-                add("-device", format!("{nic},bootindex=1"));
+                let start = if config.bios_asks_network { "bootindex=1" } else { "romfile=" };
+                add("-device", format!("{nic},{start}"));
             }
             Firmware::Direct { kernel, ramdisk, cmdline } => {
                 add("-machine", "q35,graphics=off".to_owned());
@@ -355,7 +378,8 @@ impl<'a> Guest<'a> {
                 }
                 let code = if secure { OVMF_CODE_SECURE } else { OVMF_CODE };
                 // No ROM on the card: OVMF's own driver and PXE stack, as on most servers.
-                add("-device", format!("{nic},romfile=,addr={:#x}", variables::NIC_SLOT));
+                let order = if *uefi == Firmware::UefiDelivered { ",bootindex=1" } else { "" };
+                add("-device", format!("{nic},romfile=,addr={:#x}{order}", variables::NIC_SLOT));
                 add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
                 add("-drive", format!("if=pflash,unit=1,format=raw,file={}", self.path("vars.fd").display()));
             }
@@ -372,9 +396,9 @@ impl<'a> Guest<'a> {
                 Bus::Nvme => "nvme".to_owned(),
                 Bus::Sata => format!("ide-hd,bus=ide.{index}"),
             };
-            // UEFI machines have their order in their variables.
-            let order =
-                if config.firmware.is_uefi() { String::new() } else { format!(",bootindex={}", index + 2) };
+            // UEFI machines that were set up have their order in their variables.
+            let set_up = config.firmware.is_uefi() && config.firmware != Firmware::UefiDelivered;
+            let order = if set_up { String::new() } else { format!(",bootindex={}", index + 2) };
             add("-device", format!("{model},drive=disk{index},serial={}{order}", disk.serial));
         }
         command.arg("-nodefaults");

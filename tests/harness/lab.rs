@@ -124,6 +124,13 @@ impl Lab {
         self.ip(&["address", "add", &format!("{SERVER6}/64"), "dev", BRIDGE, "nodad"])
     }
 
+    /// Lets the port of the tap forward or not, as a switch does with spanning tree; the machine
+    /// has its link either way.
+    pub fn set_forwarding(&self, tap: &str, forwards: bool) -> Result<()> {
+        let port: &[&str] = if forwards { &["master", BRIDGE] } else { &["nomaster"] };
+        self.ip(&[&["link", "set", tap], port].concat())
+    }
+
     /// Takes the server's address off the bridge, so that nobody answers there.
     pub fn silence(&self) -> Result<()> {
         self.ip(&["address", "flush", "dev", BRIDGE])

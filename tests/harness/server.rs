@@ -127,15 +127,25 @@ impl<'a> Server<'a> {
 
     /// Orders a deploy and returns the job.
     pub fn deploy(&self, node: &str, profile: &str) -> Result<Job> {
-        let body = json!({"kind": "deploy", "profile": profile});
+        self.order(node, "deploy", profile)
+    }
+
+    /// Orders a job and returns it.
+    pub fn order(&self, node: &str, kind: &str, profile: &str) -> Result<Job> {
+        let body = json!({"kind": kind, "profile": profile});
         let response = self.request("POST", &format!("/v1/nodes/{node}/jobs"), Some(&body))?;
         if response.status != 202 {
-            bail!("the deploy of {node} was refused: {} {}", response.status, response.text());
+            bail!("the {kind} of {node} was refused: {} {}", response.status, response.text());
         }
-        let location = response.header("location").context("the answer to a deploy has no Location")?;
+        let location = response.header("location").context("the answer to an order has no Location")?;
         let id = location.rsplit('/').next().unwrap_or(location).to_owned();
         self.jobs.borrow_mut().push(id.clone());
         self.job(&id)
+    }
+
+    /// What its doors have seen of the machine lately, oldest first.
+    pub fn trace(&self, node: &str) -> Result<Vec<Value>> {
+        self.get(&format!("/v1/nodes/{node}/trace"))?.json()
     }
 
     /// Tells the server that the machine was switched on by hand.

@@ -50,16 +50,40 @@ pub(crate) fn set_boot_order(store: &mut [u8], mac: &str, way: Way) -> Result<()
     {
         records.extend(variable(name, &value));
     }
-    let end = delete_boot_variables(store)?;
+    let end = each_variable(store, |record, name, _| {
+        let digits = name.strip_prefix("Boot").unwrap_or_default();
+        if name == "BootOrder" || (digits.len() == 4 && u16::from_str_radix(digits, 16).is_ok()) {
+            record[2] &= DELETED;
+        }
+    })?;
+    append(store, end, &records)
+}
+
+/// Puts the first entry behind all others, as an update of a system does that wants to be first.
+pub(crate) fn put_network_last(store: &mut [u8]) -> Result<()> {
+    let mut order = Vec::new();
+    let end = each_variable(store, |record, name, value| {
+        if name == "BootOrder" && record[2] == ADDED {
+            record[2] &= DELETED;
+            order = value;
+        }
+    })?;
+    ensure!(order.len() > 2, "there is no boot order to be changed");
+    order.rotate_left(2);
+    append(store, end, &variable("BootOrder", &order))
+}
+
+/// Writes records behind the last variable.
+fn append(store: &mut [u8], end: usize, records: &[u8]) -> Result<()> {
     let place =
         store.get_mut(end..end + records.len()).context("the store of UEFI variables is too small")?;
     ensure!(place.iter().all(|&byte| byte == 0xff), "the store of UEFI variables has no known end");
-    place.copy_from_slice(&records);
+    place.copy_from_slice(records);
     Ok(())
 }
 
-/// Marks all `Boot####` and `BootOrder` as deleted; gives the end of the last variable.
-fn delete_boot_variables(store: &mut [u8]) -> Result<usize> {
+/// Shows header, name and value of each variable, deleted ones too; gives the end of the last one.
+fn each_variable(store: &mut [u8], mut show: impl FnMut(&mut [u8], &str, Vec<u8>)) -> Result<usize> {
     let mut at = FIRST_VARIABLE;
     while store.get(at..at + 2) == Some(&[0xaa, 0x55]) {
         let header = store.get(at..at + HEADER).context("a UEFI variable is cut off")?;
@@ -70,10 +94,9 @@ fn delete_boot_variables(store: &mut [u8]) -> Result<usize> {
         let text = store.get(at + HEADER..at + HEADER + name).context("a UEFI variable is cut off")?;
         let text: String =
             text.iter().step_by(2).take_while(|byte| **byte != 0).map(|&byte| char::from(byte)).collect();
-        let digits = text.strip_prefix("Boot").unwrap_or_default();
-        if text == "BootOrder" || (digits.len() == 4 && u16::from_str_radix(digits, 16).is_ok()) {
-            store[at + 2] &= DELETED;
-        }
+        let from = at + HEADER + name;
+        let bytes = store.get(from..from + value).context("a UEFI variable is cut off")?.to_vec();
+        show(&mut store[at..at + HEADER], &text, bytes);
         at = (at + HEADER + name + value).next_multiple_of(4);
     }
     Ok(at)

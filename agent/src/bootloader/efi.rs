@@ -2,9 +2,11 @@
 //!
 //! Afterwards the machine starts the disk once at once (`BootNext`), and from then on the entry
 //! it came by first (the network, where the server answers "start from your disk" or not at all),
-//! then the disk. All of this is a convenience: a disk also starts by its removable path.
+//! then the disk; [`boot_order`] keeps it so. All of this is a convenience: a disk also starts by
+//! its removable path.
 
 use super::REMOVABLE_PATH;
+use crate::boot_order;
 use crate::disk::gpt::Guid;
 use crate::sys::block;
 use std::collections::BTreeMap;
@@ -105,17 +107,39 @@ pub fn arrange(now: &Variables) -> Option<(u16, Vec<u16>)> {
 pub fn install(efivars: &Path, image: &str, esp: &EspPlace) -> io::Result<()> {
     let now = read(efivars)?;
     let (number, order) = arrange(&now).ok_or_else(|| io::Error::other("no boot entry is free"))?;
-    set(efivars, &format!("Boot{number:04X}"), &load_option(image, esp))?;
-    set(efivars, "BootNext", &number.to_le_bytes())?;
-    set(efivars, "BootOrder", &order.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())
+    set(efivars, &global(&format!("Boot{number:04X}")), &load_option(image, esp))?;
+    set(efivars, &global("BootNext"), &number.to_le_bytes())?;
+    set(efivars, &global("BootOrder"), &bytes(&order))?;
+    let until_disk = order.iter().position(|other| *other == number).map_or(0, |place| place + 1);
+    boot_order::remember(efivars, &order[..until_disk])
 }
 
-fn read(efivars: &Path) -> io::Result<Variables> {
-    let value = |name: &str| fs::read(efivars.join(name)).map(|b| b.get(4..).unwrap_or_default().to_vec());
-    let numbers = |name: &str| -> Vec<u16> {
-        let bytes = value(&format!("{name}-{GLOBAL}")).unwrap_or_default();
-        bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
-    };
+/// The file of a global variable.
+pub(crate) fn global(name: &str) -> String {
+    format!("{name}-{GLOBAL}")
+}
+
+/// Numbers of entries as they stand in a variable.
+pub(crate) fn bytes(numbers: &[u16]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// Value of the variable with the file `name`.
+fn value(efivars: &Path, name: &str) -> io::Result<Vec<u8>> {
+    fs::read(efivars.join(name)).map(|bytes| bytes.get(4..).unwrap_or_default().to_vec())
+}
+
+/// Numbers of entries in the variable with the file `name`; empty without it.
+pub(crate) fn numbers(efivars: &Path, name: &str) -> Vec<u16> {
+    let bytes = value(efivars, name).unwrap_or_default();
+    bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+}
+
+/// Boot entries and boot order below `efivars`.
+///
+/// # Errors
+/// When they cannot be read.
+pub(crate) fn read(efivars: &Path) -> io::Result<Variables> {
     let mut entries = BTreeMap::new();
     for file in fs::read_dir(efivars)? {
         let name = file?.file_name().to_string_lossy().into_owned();
@@ -123,14 +147,20 @@ fn read(efivars: &Path) -> io::Result<Variables> {
         if let Some(digits) = digits.filter(|text| text.len() == 4)
             && let Ok(number) = u16::from_str_radix(digits, 16)
         {
-            entries.insert(number, value(&name)?);
+            entries.insert(number, value(efivars, &name)?);
         }
     }
-    Ok(Variables { entries, order: numbers("BootOrder"), current: numbers("BootCurrent").first().copied() })
+    let order = numbers(efivars, &global("BootOrder"));
+    let current = numbers(efivars, &global("BootCurrent")).first().copied();
+    Ok(Variables { entries, order, current })
 }
 
-fn set(efivars: &Path, name: &str, value: &[u8]) -> io::Result<()> {
-    let path = efivars.join(format!("{name}-{GLOBAL}"));
+/// Sets the variable with the file `name`.
+///
+/// # Errors
+/// As the firmware says.
+pub(crate) fn set(efivars: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+    let path = efivars.join(name);
     let bytes = [&ATTRIBUTES, value].concat();
     if let Ok(file) = File::open(&path) {
         // Each write wears the firmware's flash.
@@ -207,5 +237,6 @@ mod tests {
         assert_eq!(fs::read(file("BootNext")).expect("read"), [7, 0, 0, 0, 0, 0]);
         let entry = fs::read(file("Boot0000")).expect("read");
         assert_eq!(entry[4..], load_option("debian", &esp()));
+        assert_eq!(boot_order::look(directory.path()), kaltstart_protocol::node_api::BootOrder::Kept);
     }
 }

@@ -152,6 +152,7 @@ const RULES: &[Rule] = &[
     start::disk_not_bootable,
     fetch::no_boot_file,
     start::boot_loop,
+    dhcp::link_flaps,
     dhcp::link_delay,
     dhcp::no_dhcp,
 ];

@@ -86,6 +86,9 @@ pub struct Nic {
     /// Megabits per second, when the driver tells.
     #[serde(default)]
     pub speed_mbit: Option<u32>,
+    /// How often its carrier has come or gone since the kernel knows it.
+    #[serde(default)]
+    pub carrier_changes: u32,
 }
 
 /// What a disk's transport can be; removable ones are never chosen.

@@ -111,6 +111,8 @@ codes! {
         "Look at its console; try the other loader, or update the firmware.";
     KernelSilent = "KS-1023", "kernel and ramdisk were fetched, but no agent reported",
         "Look at its console: the kernel needs a driver, more memory, or arguments for this hardware.";
+    LinkFlaps = "KS-1024", "its link comes and goes",
+        "Replace cable or transceiver, and compare speed and duplex at both ends; the switch port's log shows the same changes.";
     ForeignDhcpServer = "KS-1030", "another DHCP server answers on this subnet",
         "If it belongs there, set `mode = \"proxy\"` or `allow_other_servers = true` for the subnet; if not, find its hardware address on the switches and unplug it.";
     ForeignBootServer = "KS-1031", "another boot server answers on this subnet",
@@ -153,6 +155,8 @@ codes! {
         "Look at its console: it must boot from its own disk and get an address.";
     ReportDiffers = "KS-5002", "the installed system is not what was ordered",
         "Compare the message with the order; another disk or an older system may have started.";
+    BootOrderChanged = "KS-5003", "something has changed the boot order",
+        "If the message says that it is set again, nothing; if it comes back, find the update that does it, or lock the order in the firmware's setup.";
 }
 
 impl fmt::Display for Code {

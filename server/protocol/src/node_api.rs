@@ -1,9 +1,11 @@
 //! What the installed system says: JSON body of `POST /node/v1/report`.
 
+use crate::finding::{Code, Finding};
 use crate::ids::Digest;
 use crate::secret::Secret;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Where the agent leaves [`ReportConfig`] in the installed system; removed once acknowledged.
@@ -49,4 +51,56 @@ pub struct NodeReport {
     pub uptime_ms: u64,
     /// Public SSH host keys.
     pub ssh_host_keys: Vec<String>,
+    /// How the boot order was found.
+    #[serde(default)]
+    pub boot_order: BootOrder,
+}
+
+/// How a machine's boot order was found that an installation has written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum BootOrder {
+    /// Nobody has written one: a BIOS has its own, and some firmware refuses.
+    #[default]
+    None,
+    /// As it was written.
+    Kept,
+    /// Something has changed it.
+    Changed {
+        /// The numbers of the entries, as they were found.
+        found: String,
+    },
+    /// Something had changed it; it was set again.
+    Restored {
+        /// The numbers of the entries, as they were found.
+        found: String,
+    },
+    /// Something has changed it, and it cannot be set again.
+    Lost {
+        /// Why not.
+        why: String,
+    },
+}
+
+impl BootOrder {
+    /// What is wrong with it, or was.
+    #[must_use]
+    pub fn finding(&self) -> Option<Finding> {
+        match self {
+            Self::None | Self::Kept => None,
+            changed => Some(Finding::new(Code::BootOrderChanged, alloc::format!("{changed}"))),
+        }
+    }
+}
+
+impl fmt::Display for BootOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("nobody has written one"),
+            Self::Kept => f.write_str("as it was written"),
+            Self::Changed { found } => write!(f, "it was changed to {found}"),
+            Self::Restored { found } => write!(f, "it was changed to {found}, and is set again"),
+            Self::Lost { why } => write!(f, "it was changed, and cannot be set again: {why}"),
+        }
+    }
 }

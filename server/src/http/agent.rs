@@ -245,6 +245,7 @@ pub(super) async fn system_report(
         os: report.os,
         machine_id: report.machine_id,
         ssh_host_keys: report.ssh_host_keys,
+        boot_order: report.boot_order,
     });
     match app.apply(Key::ReportToken(token.fingerprint()), &event).await {
         Ok(_) => Ok(StatusCode::NO_CONTENT),

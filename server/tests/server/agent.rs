@@ -7,7 +7,7 @@ use kaltstart_protocol::agent_api::{
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId};
-use kaltstart_protocol::node_api::NodeReport;
+use kaltstart_protocol::node_api::{BootOrder, NodeReport};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::secret::Secret;
 use reqwest::{Method, StatusCode};
@@ -122,6 +122,7 @@ fn system_report(token: &Secret, root: &str) -> NodeReport {
         boot_id: "b".into(),
         uptime_ms: 1,
         ssh_host_keys: Vec::new(),
+        boot_order: BootOrder::None,
     }
 }
 

@@ -1,5 +1,6 @@
-//! Processor and firmware of a client (option 93), after IANA's list of processor architecture
-//! types (RFC 4578 §2.1, RFC 5970 §3.3).
+//! Processor and firmware of a client (option 93), after IANA's registry "Processor Architecture
+//! Types" (of DHCPv6's parameters; RFC 4578 §2.1, RFC 5970 §3.3), as OpenWrt's `luci-mod-network`
+//! repeats it; EDK II has the same numbers for the processors it knows.
 
 use core::fmt;
 use core::str::FromStr;

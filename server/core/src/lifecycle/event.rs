@@ -9,6 +9,7 @@ use kaltstart_protocol::agent_api::{Installed, Mode, ReportState};
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId};
+use kaltstart_protocol::node_api::BootOrder;
 use kaltstart_protocol::phase::{Phase, Progress};
 
 /// Who sent a DHCP packet, as far as the lifecycle cares.
@@ -21,7 +22,6 @@ pub enum Asker {
 }
 
 /// Something that happened to a machine.
-#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Somebody says that it was switched on.
@@ -129,6 +129,8 @@ pub struct SystemReport {
     pub machine_id: String,
     /// Public SSH host keys.
     pub ssh_host_keys: Vec<String>,
+    /// How it found the boot order.
+    pub boot_order: BootOrder,
 }
 
 /// What an operator may do to a node besides ordering jobs.

@@ -393,6 +393,9 @@ impl Draft {
             machine_id: report.machine_id.clone(),
             ssh_host_keys: report.ssh_host_keys.clone(),
         });
+        if let (Some(finding), Some(job)) = (report.boot_order.finding(), self.machine.job.as_mut()) {
+            job.findings.push(Finding::new(finding.code, cut(&finding.detail, FINDING_CHARS_MAX)));
+        }
         self.happenings.push(Happening::PhaseDone(Phase::Verify));
         self.close(JobState::Succeeded);
         self.happenings.push(Happening::JobSucceeded);

@@ -17,6 +17,7 @@ use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::layout::Layout;
+use kaltstart_protocol::node_api::BootOrder;
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::time::Millis;
 use proptest::prelude::*;
@@ -106,6 +107,7 @@ fn system_report(root: &str) -> Event {
         os: "os".into(),
         machine_id: "m".into(),
         ssh_host_keys: Vec::new(),
+        boot_order: BootOrder::Kept,
     })
 }
 
@@ -332,6 +334,20 @@ fn a_report_that_differs_from_the_order_fails_the_job() {
     let after = apply(waiting, &[system_report("another root")]);
     let job = after.job.expect("it had one");
     assert_eq!((job.state, job.findings[0].code), (JobState::Failed, Code::ReportDiffers));
+}
+
+#[test]
+fn a_boot_order_that_was_changed_is_told_and_the_job_succeeds() {
+    let (_, waiting) = situations()
+        .into_iter()
+        .find(|(situation, _)| situation.ends_with("job in handoff"))
+        .expect("there is one");
+    let Event::SystemReported(mut report) = system_report("root") else { panic!("another event") };
+    report.boot_order = BootOrder::Restored { found: "0003,0000".into() };
+    let job = apply(waiting, &[Event::SystemReported(report)]).job.expect("it had one");
+    assert_eq!((job.state, job.findings.len()), (JobState::Succeeded, 1));
+    assert_eq!(job.findings[0].code, Code::BootOrderChanged);
+    assert_eq!(job.findings[0].detail, "it was changed to 0003,0000, and is set again");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::exchange6::Exchange6;
 use crate::dhcp::client::Client;
+use crate::dhcp::foreign;
 use crate::dhcp::{Drop, Reply};
 use crate::tftp::{Outcome, Refusal, Report};
 use alloc::string::{String, ToString};
@@ -162,11 +163,24 @@ pub struct ForeignOffer {
     /// Its identifier.
     pub server: Ipv4Addr,
     /// Its hardware address, or that of the router on the way.
+    #[serde(rename = "server_mac")]
     pub mac: Option<Mac>,
     /// The address it offers.
     pub address: Option<Ipv4Addr>,
     /// The boot file it names.
     pub file: Option<String>,
+}
+
+impl ForeignOffer {
+    /// What an offer of another server says, and to whom.
+    #[must_use]
+    pub fn of(offer: &Message, server: &foreign::Sighting) -> Option<(Mac, Self)> {
+        if offer.kind() != Some(MessageType::Offer) {
+            return None;
+        }
+        let foreign::Sighting { server, mac, .. } = *server;
+        Some((offer.mac()?, Self { server, mac, address: some(offer.yiaddr), file: boot_file(offer) }))
+    }
 }
 
 /// A TFTP request and how it ended.
@@ -337,6 +351,20 @@ mod tests {
         assert_eq!((mac, exchange.secs, exchange.relay), (Mac([2; 6]), 7, Some(message.giaddr)));
         assert_eq!(exchange.client.to_string(), "pxe/uefi-x64");
         assert_eq!(exchange.answer, Answer::Silent { why: Drop::UnknownSubnet });
+    }
+
+    #[test]
+    fn another_server_s_offer_is_told_with_its_boot_file() {
+        let server = Ipv4Addr::new(10, 0, 0, 2);
+        let mut offer = Message::request(MessageType::Discover, 1, Mac([2; 6])).reply(MessageType::Offer);
+        offer.yiaddr = Ipv4Addr::new(10, 0, 0, 9);
+        offer.options.set(code::BOOT_FILE, "other.efi");
+        let seen = foreign::Sighting { server, mac: Some(Mac([4; 6])), gives: foreign::Gives::Addresses };
+        let (mac, told) = ForeignOffer::of(&offer, &seen).expect("an offer");
+        let (address, file) = (Some(offer.yiaddr), Some("other.efi".into()));
+        assert_eq!((mac, told), (Mac([2; 6]), ForeignOffer { server, mac: seen.mac, address, file }));
+        offer.options.set(code::MESSAGE_TYPE, [5]);
+        assert_eq!(ForeignOffer::of(&offer, &seen), None);
     }
 
     #[test]

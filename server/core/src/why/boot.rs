@@ -152,10 +152,18 @@ pub(super) fn is_optional(name: &str) -> bool {
     last.starts_with("revocations") || last.starts_with("shim_certificate") || last.ends_with(".lst")
 }
 
+/// Whether that is iPXE's answer when the machine shall start from its own disk: an address, and
+/// nothing to boot.
+pub(super) fn is_sent_to_disk(exchange: &Exchange) -> bool {
+    let nothing = matches!(exchange.answer, Answer::Sent { kind: MessageType::Ack, file: None, .. });
+    exchange.client.stage == Stage::Ipxe && nothing
+}
+
 fn reached(what: &What) -> Option<Reached> {
     match what {
         What::Power => Some(Reached::Power),
         What::Dhcp(exchange) if !exchange.client.boots() => Some(Reached::System),
+        What::Dhcp(exchange) if is_sent_to_disk(exchange) => Some(Reached::Disk),
         What::Dhcp(Exchange { answer: Answer::Sent { kind: MessageType::Ack, .. }, .. }) => {
             Some(Reached::Address)
         }

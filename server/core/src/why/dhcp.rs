@@ -9,6 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::net::Ipv4Addr;
 use kaltstart_protocol::dhcp::MessageType;
+use kaltstart_protocol::facts::Nic;
 use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::time::Millis;
 
@@ -20,6 +21,8 @@ const FIRMWARE_MS_MAX: u64 = 10 * 60_000;
 const CHOICE_MS: u64 = 10_000;
 /// A machine that has asked for so many seconds, and was not heard before, was not heard.
 const UNHEARD_SECONDS: u16 = 8;
+/// A driver that starts its card and agrees on a speed may lose the carrier once or twice.
+const CARRIER_CHANGES: u32 = 6;
 /// How long after a choice the machine would have asked for the boot file of a proxy's offer.
 const PROXY_MS: u64 = 10_000;
 
@@ -93,8 +96,10 @@ fn gives_addresses(case: &Case<'_>) -> bool {
 
 /// The other server whose offer firmware or loader took.
 fn chosen(case: &Case<'_>) -> Option<(Millis, Ipv4Addr, Option<Ipv4Addr>)> {
-    case.boot.asked().rev().find_map(|(at, exchange)| match exchange.answer {
-        Answer::Silent { why: Drop::OtherServer(server) } => Some((at, server, exchange.wish)),
+    case.boot.asked().rev().find_map(|(at, exchange)| match (&exchange.answer, exchange.kind) {
+        (Answer::Silent { why: Drop::OtherServer(server) }, _) => Some((at, *server, exchange.wish)),
+        // As a proxy this server is asked for nothing.
+        (Answer::NotAsked, MessageType::Request) => Some((at, exchange.server?, exchange.wish)),
         _ => None,
     })
 }
@@ -189,6 +194,21 @@ pub(super) fn link_delay(case: &Case<'_>) -> Option<Cause> {
         exchange.secs
     );
     Some(Cause::new(Code::LinkDelay, if came_far { Low } else { Medium }).seen(at, text))
+}
+
+/// KS-1024
+pub(super) fn link_flaps(case: &Case<'_>) -> Option<Cause> {
+    let spoke = case.boot.seen().iter().rfind(|seen| matches!(seen.what, What::Agent { .. }))?;
+    let facts = case.machine?.node.facts.as_ref()?;
+    let booted = |nic: &&Nic| facts.boot_nic.as_ref().is_none_or(|name| *name == nic.name);
+    let nic = facts.nics.iter().filter(booted).max_by_key(|nic| nic.carrier_changes)?;
+    (nic.carrier_changes >= CARRIER_CHANGES).then(|| {
+        let text = format!(
+            "the carrier of {} ({}) had come or gone {} times when its agent said hello",
+            nic.name, nic.mac, nic.carrier_changes
+        );
+        Cause::new(Code::LinkFlaps, Medium).seen(spoke.at, text)
+    })
 }
 
 /// KS-1001

@@ -1,7 +1,7 @@
 //! Causes after the last byte of a boot file: what was fetched does not run, or starts over.
 
 use super::Likelihood::{High, Low, Medium};
-use super::boot::{Boot, Reached, file_is_for};
+use super::boot::{Boot, Reached, file_is_for, is_sent_to_disk};
 use super::{Case, Cause, Loader};
 use crate::boot::{self, UefiLoader};
 use crate::dhcp::client::{Architecture, Client, Stage};
@@ -169,6 +169,7 @@ pub(super) fn kernel_silent(case: &Case<'_>) -> Option<Cause> {
 fn sent_to_disk(boot: &Boot<'_>) -> Option<Millis> {
     let sent = |what: &What| match what {
         What::Script(Start::Local) => true,
+        What::Dhcp(exchange) => is_sent_to_disk(exchange),
         What::Tftp(t) => file_is_for(&t.file) == Some(Reached::Disk),
         What::Http(a) => file_is_for(&a.path) == Some(Reached::Disk),
         _ => false,

@@ -4,10 +4,13 @@ use super::*;
 use crate::dhcp::Drop;
 use crate::dhcp::bootfile::MISSING_FILE;
 use crate::dhcp::client::{Architecture, Client, Stage};
+use crate::machine::Node;
 use crate::trace::{Answer, Exchange, ForeignOffer, HttpAnswer, Start, TftpEnd, TftpTransfer, What};
 use core::net::Ipv4Addr;
 use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::dhcp::MessageType::{self, Ack, Decline, Discover, Offer, Request};
+use kaltstart_protocol::facts::{Facts, Nic};
+use kaltstart_protocol::ids::NodeId;
 use std::format;
 use std::vec;
 
@@ -17,6 +20,7 @@ const UEFI: Client = Client { architecture: Architecture::UefiX64, stage: Stage:
 const BIOS: Client = Client { architecture: Architecture::Bios, stage: Stage::Pxe };
 const IPXE: Client = Client { architecture: Architecture::UefiX64, stage: Stage::Ipxe };
 const OS: Client = Client { architecture: Architecture::Bios, stage: Stage::Os };
+const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 const START: u64 = 1_700_000_000_000;
 
 /// A past in the making; time passes by itself, a second per sighting.
@@ -341,10 +345,33 @@ fn ks1021_its_own_disk_does_not_start() {
     sent(Past::new()).shows_nothing();
     let past = sent(sent(Past::new()));
     past.shows(Code::DiskNotBootable, Likelihood::High, "came back");
-    let bios = |past: Past| past.addressed(IPXE, "").saw(What::Script(Start::Local)).wait(20);
+    let bios = |past: Past| past.addressed(IPXE, "").wait(20);
     bios(bios(Past::new())).shows(Code::DiskNotBootable, Likelihood::High, "came back");
     // Its system ran in between.
     sent(sent(Past::new()).addressed(OS, "")).shows_nothing();
+}
+
+#[test]
+fn ks1024_the_link_comes_and_goes() {
+    let mut machine =
+        Machine { job: None, node: Node::new(NodeId::new(Millis(1), 1), "n".into(), MAC, true) };
+    let nic = |name: &str, carrier_changes| Nic {
+        name: name.into(),
+        mac: MAC,
+        driver: String::new(),
+        link: true,
+        speed_mbit: None,
+        carrier_changes,
+    };
+    let up = Past::new().started().saw(What::Agent { mode: Mode::Install });
+    let site = Site { networks: vec![], loaders: BTreeMap::new() };
+    let mut diagnosis = |boot_nic: &str| {
+        let facts = Facts { nics: vec![nic("eth0", 7), nic("eth1", 2)], ..Facts::default() };
+        machine.node.facts = Some(Facts { boot_nic: Some(boot_nic.into()), ..facts });
+        why(&up.trace, Some(&machine), &site, Millis(up.now))
+    };
+    up.shows_of(&diagnosis("eth0"), Code::LinkFlaps, Likelihood::Medium, "come or gone 7 times");
+    assert_eq!(diagnosis("eth1").causes, []);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::packet_socket::PacketSocket;
 use super::watches::Watches;
 use kaltstart_core::dhcp::subnet::Network;
+use kaltstart_core::trace::ForeignOffer;
 use kaltstart_protocol::dhcp::{CLIENT_PORT, Message, SERVER_PORT};
 use kaltstart_protocol::ids::Mac;
 use nix::ifaddrs::getifaddrs;
@@ -38,8 +39,9 @@ impl Watcher {
         Ok(Self { socket, interface: interface.into(), network, own })
     }
 
-    /// Tells `watches` what it sees until it is told to stop. Blocks its thread.
-    pub fn serve(&self, watches: &Watches, stop: &CancellationToken) {
+    /// Tells `watches` what it sees, and `note` what another server offers to whom, until it is
+    /// told to stop. Blocks its thread.
+    pub fn serve(&self, watches: &Watches, note: impl Fn(Mac, ForeignOffer), stop: &CancellationToken) {
         let mut buffer = Vec::new();
         while !stop.is_cancelled() {
             if let Some(probe) = watches.due_probe(self.network, self.own)
@@ -51,7 +53,10 @@ impl Watcher {
                 Ok(None) => {}
                 Ok(Some(packet)) => match Message::decode(packet.payload) {
                     Ok(message) => {
-                        watches.heard_server(self.network, &message, packet.source, packet.mac);
+                        let offer = watches.heard_server(self.network, &message, packet.source, packet.mac);
+                        if let Some((mac, offer)) = offer {
+                            note(mac, offer);
+                        }
                     }
                     Err(error) => {
                         let from = packet.source;

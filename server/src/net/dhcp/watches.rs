@@ -6,6 +6,7 @@ use kaltstart_core::dhcp::foreign::{self, Sighting};
 use kaltstart_core::dhcp::role::{Mode, Role};
 use kaltstart_core::dhcp::subnet::Network;
 use kaltstart_core::dhcp::watch::{OtherServer, Watch};
+use kaltstart_core::trace::ForeignOffer;
 use kaltstart_protocol::dhcp::{Message, MessageType};
 use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::Mac;
@@ -147,17 +148,18 @@ impl Watches {
         }
     }
 
-    /// Notes what a message to clients, sent from `source` by `mac`, says of other servers.
+    /// Notes what a message to clients, sent from `source` by `mac`, says of other servers; tells
+    /// what it offers, and to whom.
     pub(super) fn heard_server(
         &self,
         network: Network,
         message: &Message,
         source: Ipv4Addr,
         mac: Option<Mac>,
-    ) {
-        if let Some(sighting) = Sighting::of_reply(message, source, mac, |address| self.is_ours(address)) {
-            self.saw(network, sighting);
-        }
+    ) -> Option<(Mac, ForeignOffer)> {
+        let sighting = Sighting::of_reply(message, source, mac, |address| self.is_ours(address))?;
+        self.saw(network, sighting);
+        ForeignOffer::of(message, &sighting)
     }
 
     /// Whether the message is a probe of ours, which the network brings back.
