@@ -24,11 +24,12 @@ pub(crate) fn config(artefacts: &Artefacts) -> ServerConfig {
     config
 }
 
-fn deploys(name: &str, firmware: Firmware, file: &str) -> Result<()> {
+fn deploys(name: &str, firmware: Firmware, uefi_loader: &'static str, file: &str) -> Result<()> {
     story(name, |lab| {
         lab.dual_stack()?;
         let artefacts = Artefacts::from_env()?;
-        let mut ordered = order_from(lab, machine(lab, firmware)?.0, &artefacts, config(&artefacts), IMAGE)?;
+        let config = ServerConfig { uefi_loader, ..config(&artefacts) };
+        let mut ordered = order_from(lab, machine(lab, firmware)?.0, &artefacts, config, IMAGE)?;
         let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
         ensure!(job.attempt == 1, "it took {} attempts", job.attempt);
         eprintln!("{name}: {:.1} CPU seconds", ordered.guest.cpu_seconds()?);
@@ -50,12 +51,22 @@ fn ensure_started_over_ipv6(ordered: &Ordered<'_>, file: &str) -> Result<()> {
 
 #[test]
 fn uefi_pxe_over_ipv6_deploys() -> Result<()> {
-    deploys("deploy-uefi-v6", Firmware::UefiV6, "tftp://[fd77::1]/snponly.efi")
+    deploys("deploy-uefi-v6", Firmware::UefiV6, "ipxe", "tftp://[fd77::1]/snponly.efi")
 }
 
 #[test]
 fn uefi_http_boot_over_ipv6_deploys() -> Result<()> {
-    deploys("deploy-uefi-http-v6", Firmware::UefiHttpV6, "http://[fd77::1]:8080/boot/files/snponly.efi")
+    deploys(
+        "deploy-uefi-http-v6",
+        Firmware::UefiHttpV6,
+        "ipxe",
+        "http://[fd77::1]:8080/boot/files/snponly.efi",
+    )
+}
+
+#[test]
+fn p15_the_signed_chain_over_ipv6_deploys() -> Result<()> {
+    deploys("deploy-secure-v6", Firmware::UefiSecureV6, "signed", "tftp://[fd77::1]/shimx64.efi")
 }
 
 /// Waits until so many messages of a type were received.

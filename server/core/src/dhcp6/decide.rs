@@ -109,10 +109,9 @@ impl Case<'_> {
             let key = self.key(identity.id);
             if elsewhere {
                 answer.push_status(Status::NotOnLink, "");
-            } else if let Some(address) = (at < IDENTITIES_MAX)
-                .then(|| self.asker(&key).choose(self.table, wishes.next(), self.view.now))
-                .flatten()
-            {
+            } else if at >= IDENTITIES_MAX {
+                answer.push_status(Status::NoAddresses, "too many identities");
+            } else if let Some(address) = self.asker(&key).choose(self.table, wishes.next(), self.view.now) {
                 match self.term(&key, address) {
                     Some(seconds) => {
                         self.hold(key, address, state, seconds);

@@ -76,13 +76,15 @@ struct Server {
     node: Known,
     now: Millis,
     storable: bool,
+    /// Whether the last message found the pools empty.
+    exhausted: bool,
 }
 
 impl Server {
     fn new() -> Self {
         let node = Known { boot: BootDecision::Discover, ..Known::STRANGER };
         let (table, stored) = (LeaseTable::default(), BTreeMap::new());
-        Self { subnets: subnets(), table, stored, node, now: START, storable: true }
+        Self { subnets: subnets(), table, stored, node, now: START, storable: true, exhausted: false }
     }
 
     fn ask_as(&mut self, packet: Packet, arrival: Arrival) -> Result<Reply, Drop> {
@@ -91,7 +93,8 @@ impl Server {
         let seen = triage(&self.subnets, &DUID, packet, arrival)?;
         let view = View { node: &self.node, now: self.now, storable: self.storable };
         let before = self.table.clone();
-        let Decision { reply, writes, undo, .. } = decide(&seen, view, &mut self.table);
+        let Decision { reply, writes, undo, exhausted, .. } = decide(&seen, view, &mut self.table);
+        self.exhausted = exhausted;
         let after = self.table.clone();
         // All of it can be undone.
         undo.into_iter().rev().for_each(|undo| self.table.undo(undo));
@@ -194,6 +197,7 @@ fn p30_four_messages_give_an_address_and_what_was_asked_for() {
     assert_eq!((server.bind(2), server.bind(3)), (ip(0x11), ip(0x12)));
     let none = server.answer(4, solicit(4));
     assert_eq!((given(&none), identity_status(&none)), (None, Some(Status::NoAddresses)));
+    assert!(server.exhausted);
     // Who had one has it again.
     assert_eq!(server.bind(2), ip(0x11));
 }
@@ -305,6 +309,7 @@ fn p30_one_packet_takes_few_addresses() {
     let advertise = server.answer(1, greedy);
     let given = advertise.identities().filter(|identity| identity.status().is_none()).count();
     assert_eq!((given, advertise.identities().count()), (IDENTITIES_MAX, 39));
+    assert!(!server.exhausted, "the pool has more");
 }
 
 #[test]

@@ -280,12 +280,6 @@ impl Message {
         })
     }
 
-    /// Hundredths of a second since the client began to ask (RFC 8415 §21.9).
-    #[must_use]
-    pub fn elapsed(&self) -> Option<u16> {
-        self.options.get(code::ELAPSED_TIME)?.try_into().ok().map(u16::from_be_bytes)
-    }
-
     /// User classes (RFC 8415 §21.15).
     pub fn user_classes(&self) -> impl Iterator<Item = &[u8]> {
         options::counted(self.options.get(code::USER_CLASS).unwrap_or_default())

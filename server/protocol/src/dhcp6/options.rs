@@ -20,8 +20,6 @@ pub mod code {
     pub const IA_ADDRESS: u16 = 5;
     /// Options the client would like (RFC 8415 §21.7).
     pub const OPTION_REQUEST: u16 = 6;
-    /// Time since the client began to ask (RFC 8415 §21.9).
-    pub const ELAPSED_TIME: u16 = 8;
     /// The message within a relay's (RFC 8415 §21.10).
     pub const RELAY_MESSAGE: u16 = 9;
     /// How it went (RFC 8415 §21.13).
@@ -44,8 +42,6 @@ pub mod code {
     pub const BOOT_FILE_URL: u16 = 59;
     /// Architectures of the client (RFC 5970 §3.3).
     pub const CLIENT_ARCHITECTURE: u16 = 61;
-    /// The client's network interface driver (RFC 5970 §3.4).
-    pub const NETWORK_INTERFACE: u16 = 62;
     /// Hardware address of the client, as its relay sees it (RFC 6939 §4).
     pub const CLIENT_LINK_LAYER: u16 = 79;
 }
