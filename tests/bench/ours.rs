@@ -33,7 +33,7 @@ impl<'a> Site<'a> {
         Self { data, loaders: bench.dir(), images: bench.dir(), subnet: (SUBNET, pool.0, pool.1) }
     }
 
-    /// The configuration file's text. Rust's quoting of plain ASCII text is also TOML's.
+    /// The configuration file's text: as its peers, it looks neither for other servers nor for free addresses. Rust's quoting of plain ASCII text is also TOML's.
     fn text(&self) -> String {
         let Self { data, loaders, images, subnet: (subnet, first, last) } = self;
         format!(
@@ -59,6 +59,7 @@ subnet = "{subnet}"
 address = "{SERVER}"
 pool = ["{first}", "{last}"]
 ping_check = "never"
+allow_other_servers = true
 "#
         )
     }

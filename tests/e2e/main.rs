@@ -21,6 +21,8 @@ mod dhcp_clients;
 mod dhcp_relay;
 /// Hardware of physical servers.
 mod discover;
+/// Every door, for every state of a machine.
+mod doors;
 /// What is wrong is named.
 mod finding;
 /// The lab itself: every firmware asks the network.
@@ -29,6 +31,8 @@ mod firmware;
 mod grant;
 /// Packets that no client sends.
 mod hostile;
+/// HTTP clients of other makers.
+mod http_clients;
 /// Server or machine die in the middle.
 mod interrupted;
 /// Addresses through `kill -9` and a full disk.

@@ -31,6 +31,8 @@ pub struct ServerConfig {
     pub nodes: Vec<Node>,
     /// Range of addresses given to unknown machines.
     pub pool: (String, String),
+    /// Further lines of the `[boot]` section.
+    pub boot: String,
     /// Further lines of the `[tftp]` section.
     pub tftp: String,
     /// Further lines of the `[[dhcp]]` section.
@@ -82,6 +84,7 @@ impl ServerConfig {
             profiles: images.iter().map(profile).collect(),
             nodes: Vec::new(),
             pool: ("10.77.0.100".to_owned(), "10.77.0.199".to_owned()),
+            boot: String::new(),
             tftp: String::new(),
             dhcp: String::new(),
             sections: String::new(),
@@ -122,7 +125,7 @@ ramdisk = {ramdisk:?}
 loaders = {loaders:?}
 uefi_loader = {uefi:?}
 cmdline = "console=ttyS0"
-
+{boot}
 [images]
 dir = {images:?}
 
@@ -137,6 +140,7 @@ address = "{SERVER}"
 pool = [{first:?}, {last:?}]
 lease_seconds = 3600
 {dhcp}"#,
+            boot = self.boot,
             tftp = self.tftp,
             dhcp = self.dhcp,
             kernel = self.kernel,

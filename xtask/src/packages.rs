@@ -65,7 +65,7 @@ const PEERS: &[&str] = &[
 ];
 
 /// Clients and a relay that the end-to-end stories start beside ours; unpacked as the peers are.
-const CLIENTS: &[&str] = &["atftp", "dhcpcd-base", "isc-dhcp-client", "isc-dhcp-relay", "tftp-hpa"];
+const CLIENTS: &[&str] = &["atftp", "dhcpcd-base", "isc-dhcp-client", "isc-dhcp-relay", "tftp-hpa", "wget"];
 
 /// A directory with the peers.
 pub(crate) fn peers() -> Result<PathBuf> {

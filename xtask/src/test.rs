@@ -20,7 +20,10 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     }
     packages::ensure()?;
     step(&["fmt", "--all", "--check"])?;
-    step(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])?;
+    let end_to_end = ["--package", "kaltstart-tests", "--test", "e2e"];
+    for targets in [["--workspace", "--all-targets"].as_slice(), &end_to_end] {
+        step(&[&["clippy", "--quiet"], targets, &["--", "--deny", "warnings"]].concat())?;
+    }
     step(&["test", "--workspace"])?;
     fuzz::all(FUZZ_SECONDS)?;
     stories(&[])

@@ -13,6 +13,7 @@ pub mod boot;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod http_file;
+pub mod http_head;
 pub mod lifecycle;
 pub mod machine;
 pub mod tftp;

@@ -97,20 +97,14 @@ impl Backend for DhcpDoor {
         contacts: Vec<Contact>,
         done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
     ) -> Result<(), BackendError> {
-        let failed = |error: WriteError| BackendError(error.to_string());
         let heard = contacts.iter().filter_map(|contact| {
             let (mac, boots) = (contact.mac?, contact.client.boots());
             Some(Heard { mac, boots, events: events(contact).collect() })
         });
-        let work = recording(&self.app, heard.collect(), move |transaction| {
+        let put = move |transaction: &mut Transaction<'_>| {
             leases.iter().try_for_each(|lease| transaction.put_lease(lease))
-        });
-        let app = self.app.clone();
-        let done = move |outcome: Result<Vec<Told>, WriteError>| {
-            let tell = |told: Vec<Told>| told.iter().for_each(|(machine, news)| app.tell(machine, news));
-            done(outcome.map(tell).map_err(failed));
         };
-        self.app.store.submit(work, done).map_err(failed)
+        commit(&self.app, heard.collect(), put, done)
     }
 }
 
@@ -148,15 +142,15 @@ pub(super) struct Heard {
     pub(super) events: Vec<Event>,
 }
 
-/// Work for the store that writes leases and lets things happen to machines; what is told about
-/// those is its result.
-pub(super) fn recording(
-    app: &App,
+/// Stores leases, and what happened to machines, as [`Backend::commit`] says; what is stored is told.
+pub(super) fn commit(
+    app: &Arc<App>,
     all: Vec<Heard>,
     put_leases: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<()> + Send + 'static,
-) -> impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<Vec<Told>> + Send + 'static {
+    done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
+) -> Result<(), BackendError> {
     let (records_unknown, now) = (app.records_unknown(), clock::now());
-    move |transaction| {
+    let work = move |transaction: &mut Transaction<'_>| {
         put_leases(transaction)?;
         let mut told: Vec<Told> = Vec::new();
         for heard in &all {
@@ -167,7 +161,14 @@ pub(super) fn recording(
             }
         }
         Ok(told)
-    }
+    };
+    let failed = |error: WriteError| BackendError(error.to_string());
+    let stored = app.clone();
+    let done = move |outcome: Result<Vec<Told>, WriteError>| {
+        let tell = |told: Vec<Told>| told.iter().for_each(|(machine, news)| stored.tell(machine, news));
+        done(outcome.map(tell).map_err(failed));
+    };
+    app.store.submit(work, done).map_err(failed)
 }
 
 /// Lets a sign of life happen to its machine, which is made if nobody knows it and it boots.

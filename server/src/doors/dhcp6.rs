@@ -1,11 +1,12 @@
 //! The DHCPv6 service's view of the application.
 
-use super::dhcp::{Exhausted, Heard, Told, known, recording};
+use super::dhcp::{Exhausted, Heard, commit, known};
 use crate::app::App;
 use crate::clock;
 use crate::metrics::Metrics;
-use crate::net::dhcp6::{Backend, BackendError};
-use crate::store::WriteError;
+use crate::net::dhcp::BackendError;
+use crate::net::dhcp6::Backend;
+use crate::store::Transaction;
 use kaltstart_core::dhcp::Known;
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::LeaseWrite;
@@ -67,21 +68,15 @@ impl Backend for Dhcp6Door {
         contacts: Vec<Contact>,
         done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
     ) -> Result<(), BackendError> {
-        let failed = |error: WriteError| BackendError(error.to_string());
         let heard = contacts.iter().map(|contact| Heard {
             mac: contact.mac,
             boots: contact.client.boots(),
             events: events(contact).collect(),
         });
-        let work = recording(&self.app, heard.collect(), move |transaction| {
+        let put = move |transaction: &mut Transaction<'_>| {
             leases.iter().try_for_each(|lease| transaction.put_lease6(lease))
-        });
-        let app = self.app.clone();
-        let done = move |outcome: Result<Vec<Told>, WriteError>| {
-            let tell = |told: Vec<Told>| told.iter().for_each(|(machine, news)| app.tell(machine, news));
-            done(outcome.map(tell).map_err(failed));
         };
-        self.app.store.submit(work, done).map_err(failed)
+        commit(&self.app, heard.collect(), put, done)
     }
 }
 

@@ -6,7 +6,7 @@ use super::connection;
 use super::error::Problem;
 use super::extract::Path;
 use super::files::{self, Served, Shared};
-use crate::app::App;
+use crate::app::{App, AppError};
 use crate::render;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
@@ -127,7 +127,8 @@ pub(super) async fn loader(
     let Some(file @ File::Loader(loader)) = File::named(&name) else {
         return Err(Problem::not_found(format!("{name:?} is not a boot file")));
     };
-    let holder = peer(&request).and_then(|address| app.holder(address));
+    let holder =
+        peer(&request).map(|address| app.who_has(address)).transpose().map_err(AppError::from)?.flatten();
     must_be_offered(&app, holder, file)?;
     let path = app.config.boot.loaders.join(loader.name());
     let served = Served { path: &path, content_type: "application/efi", digest: None };

@@ -10,8 +10,9 @@ use super::files::{Content, Shared, shrunk};
 use super::listen::Routes;
 use axum::body::{Body, to_bytes};
 use axum::http::header::{self, HeaderName};
-use axum::http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use bytes::{Buf as _, Bytes, BytesMut};
+use kaltstart_core::http_head::{self, Plain};
 use nix::sys::sendfile::sendfile64;
 use socket2::SockRef;
 use std::io::{self, Write as _};
@@ -26,9 +27,6 @@ const BEGINNINGS: [&[u8]; 4] = [b"GET /boot/", b"GET /images/", b"HEAD /boot/", 
 
 /// Longest head of a request that is taken here, in bytes.
 const HEAD_MAX: usize = 8 << 10;
-
-/// Headers of a request that is taken here.
-const HEADERS_MAX: usize = 64;
 
 /// Longest body that is no file: boot scripts and problems.
 const TEXT_MAX: usize = 1 << 20;
@@ -100,12 +98,11 @@ impl Direct {
             if !may_be_ours {
                 return Ok(Read::Other);
             }
-            if let Some(length) = head_length(&self.buffer, looked_at) {
+            if let Some(length) = http_head::length(&self.buffer, looked_at) {
                 return Ok(Read::Head(length));
             }
             // Too long, or with line ends of another kind: the library knows what to do.
-            let odd = self.buffer[looked_at.saturating_sub(1)..].windows(2).any(|two| two == b"\n\n");
-            if odd || self.buffer.len() >= HEAD_MAX {
+            if http_head::is_odd(&self.buffer, looked_at) || self.buffer.len() >= HEAD_MAX {
                 return Ok(Read::Other);
             }
             looked_at = self.buffer.len();
@@ -194,83 +191,14 @@ impl Direct {
     }
 }
 
-/// The length of the head with its empty line; the first `looked_at` bytes hold no end of one.
-fn head_length(bytes: &[u8], looked_at: usize) -> Option<usize> {
-    let from = looked_at.saturating_sub(3);
-    bytes[from..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4)
-}
-
-/// The request, and whether the connection ends with it; none when it is not of the plainest kind.
-///
-/// A body, however it is announced, is the library's to find the end of: two readers of one
-/// connection must never differ in where a request ends.
+/// The request as the routes take it, and whether the connection ends with it; none when it is the
+/// library's.
 fn parse(head: &[u8]) -> Option<(Request<Body>, bool)> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut parsed = httparse::Request::new(&mut headers);
-    if !parsed.parse(head).ok()?.is_complete() || parsed.version != Some(1) {
-        return None;
+    let Plain { method, target, headers, last } = http_head::plain(head)?;
+    let mut request = Request::builder().method(method).uri(target).body(Body::empty()).ok()?;
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        request.headers_mut().append(name, HeaderValue::from_bytes(value).ok()?);
     }
-    let mut request = Request::builder().method(parsed.method?).uri(parsed.path?).body(Body::empty()).ok()?;
-    *request.version_mut() = Version::HTTP_11;
-    for line in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
-        request.headers_mut().append(name, HeaderValue::from_bytes(line.value).ok()?);
-    }
-    let headers = request.headers();
-    let unusual = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE, header::EXPECT];
-    if unusual.iter().any(|name| headers.contains_key(name)) {
-        return None;
-    }
-    let last = match headers.get(header::CONNECTION).map(HeaderValue::as_bytes) {
-        None => false,
-        Some(value) if value.eq_ignore_ascii_case(b"keep-alive") => false,
-        Some(value) if value.eq_ignore_ascii_case(b"close") => true,
-        Some(_) => return None,
-    };
     Some((request, last))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn taken(head: &str) -> Option<bool> {
-        parse(head.as_bytes()).map(|(_, last)| last)
-    }
-
-    #[test]
-    fn p29_only_the_plainest_requests_are_taken() {
-        assert_eq!(taken("GET /boot/a HTTP/1.1\r\nHost: h\r\n\r\n"), Some(false));
-        assert_eq!(taken("HEAD /boot/a HTTP/1.1\r\nConnection: Close\r\n\r\n"), Some(true));
-        assert_eq!(taken("GET /boot/a HTTP/1.1\r\nConnection: keep-alive\r\n\r\n"), Some(false));
-        for line in [
-            "Content-Length: 0",
-            "Content-Length: 5",
-            "Transfer-Encoding: chunked",
-            "Upgrade: h2c",
-            "Expect: 100-continue",
-            "Connection: upgrade",
-            "Connection: close, te",
-            "Content-Length : 5",
-            "bad header",
-            " folded: x",
-        ] {
-            let head = format!("GET /boot/a HTTP/1.1\r\nHost: h\r\n{line}\r\n\r\n");
-            assert_eq!(taken(&head), None, "{line}");
-        }
-        assert_eq!(taken("GET /boot/a HTTP/1.0\r\n\r\n"), None);
-        assert_eq!(taken("GET /boot/a b HTTP/1.1\r\n\r\n"), None);
-        let many = "a: b\r\n".repeat(HEADERS_MAX + 1);
-        assert_eq!(taken(&format!("GET /boot/a HTTP/1.1\r\n{many}\r\n")), None);
-    }
-
-    #[test]
-    fn heads_end_where_they_end() {
-        let head = b"GET /boot/a HTTP/1.1\r\n\r\nGET";
-        assert_eq!(head_length(head, 0), Some(24));
-        for cut in 0..24 {
-            assert_eq!(head_length(&head[..cut], 0), None);
-            assert_eq!(head_length(head, cut), Some(24), "read in two pieces");
-        }
-    }
 }

@@ -1,9 +1,10 @@
-//! What agents and installed systems send: read, and said again unchanged.
+//! What agents, installed systems and their server say to each other: read, and said again unchanged.
 
 #![no_main]
 
-use kaltstart_protocol::agent_api::{Hello, Installed, LogBatch, Report, Task, TaskRequest};
+use kaltstart_protocol::agent_api::{Directive, Hello, Installed, LogBatch, Report, Task, TaskRequest, Welcome};
 use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{from_slice, to_vec};
 
@@ -18,5 +19,6 @@ macro_rules! unchanged {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    unchanged!(bytes: Hello, TaskRequest, Task, Report, Installed, LogBatch, Manifest);
+    unchanged!(bytes: Hello, TaskRequest, Report, Installed, LogBatch, NodeReport);
+    unchanged!(bytes: Welcome, Task, Directive, Manifest, ReportConfig);
 });

@@ -14,6 +14,7 @@ mod tests;
 
 pub use socket::Listener;
 
+use crate::net::dhcp::BackendError;
 use kaltstart_core::dhcp::Known;
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite, Pool, Undo};
@@ -35,11 +36,6 @@ use tracing::{debug, error, info, warn};
 pub const BATCH_MAX: usize = 64;
 /// Pause after a failed receive, so that a broken interface does not keep a core busy.
 const RECEIVE_PAUSE: Duration = Duration::from_secs(1);
-
-/// The backend cannot store it now.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BackendError(pub String);
 
 /// What the service needs of the rest of the server.
 pub trait Backend: Send + Sync + 'static {
