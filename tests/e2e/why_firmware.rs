@@ -39,3 +39,39 @@ fn ks1024_the_link_flaps() -> Result<()> {
         Ok(())
     })
 }
+
+/// Starts the story's machine, which the server expects and will look at.
+fn started(
+    name: &str,
+    firmware: Firmware,
+    body: impl FnOnce(&Server<'_>, &mut Guest<'_>) -> Result<()>,
+) -> Result<()> {
+    story(name, |lab| {
+        let (artefacts, config) = config()?;
+        let machine = GuestConfig::new("guest", firmware, 1);
+        let server = Server::start(lab, &artefacts, &config.node(NODE, &machine.mac, None))?;
+        let mut guest = Guest::new(lab, machine)?;
+        // Slow enough to be caught in the middle of a file.
+        lab.throttle(guest.tap(), 8)?;
+        guest.power_on()?;
+        body(&server, &mut guest)
+    })
+}
+
+#[test]
+fn ks1014_the_machine_is_switched_off_in_the_middle_of_its_loader() -> Result<()> {
+    started("why-fw-1014", Firmware::Uefi, |server, guest| {
+        guest.console().wait("Downloading NBP file", Mark::default(), AGENT_LIMIT)?;
+        guest.power_off();
+        named(server, NODE, "KS-1014", "acknowledged nothing more after block")
+    })
+}
+
+#[test]
+fn ks1015_the_machine_starts_over_in_the_middle_of_its_kernel() -> Result<()> {
+    started("why-fw-1015", Firmware::Bios, |server, guest| {
+        guest.console().wait("/vmlinuz...", Mark::default(), AGENT_LIMIT)?;
+        guest.reset()?;
+        named(server, NODE, "KS-1015", "/vmlinuz\": broken off at byte")
+    })
+}

@@ -13,8 +13,9 @@ use kaltstart_protocol::time::Millis;
 const ASK_MS: u64 = 20_000;
 /// Blocks of this size pass wherever IPv4 does (RFC 1350: 512, and 36 bytes of headers).
 const SMALL_BLOCK: u32 = 512;
-/// Waits in vain after which a transfer is surely given up.
-const GIVE_UP_WAITS: u64 = 10;
+/// Waits in vain after which a transfer is given up: from 20 ms they double up to 6 s, and end after
+/// 30 s (see [`crate::tftp::Limits`]).
+const GIVE_UP_WAITS: u64 = 14;
 /// Of so many data packets one that was sent again counts as lossy.
 const LOSS_DIVISOR: u64 = 20;
 
