@@ -11,8 +11,9 @@ pub(super) struct Rto {
     smoothed: Option<(u64, u64)>,
 }
 
-/// Longest round trip believed, so that no clock can overflow the sums.
-const ROUND_TRIP_MS_MAX: u64 = 60_000;
+/// From so many milliseconds on an answer may be to nothing that was sent: clients repeat their last
+/// acknowledgement by themselves, after whole seconds (RFC 2349 §2).
+const CLIENT_REPEATS_MS_MIN: u64 = 1_000;
 
 impl Rto {
     pub(super) fn new(initial_ms: u64, min_ms: u64, max_ms: u64) -> Self {
@@ -31,9 +32,13 @@ impl Rto {
         self.smoothed.map(|(mean, _)| mean / 8)
     }
 
-    /// Takes the round trip of something that was sent once.
+    /// Takes the round trip of something that was sent once, unless it is so long that it may be a
+    /// client's own wait.
     pub(super) fn measure(&mut self, round_trip_ms: u64) {
-        let sample = round_trip_ms.min(ROUND_TRIP_MS_MAX) * 8;
+        if round_trip_ms >= CLIENT_REPEATS_MS_MIN {
+            return;
+        }
+        let sample = round_trip_ms * 8;
         let (mean, variation) = match self.smoothed {
             None => (sample, sample / 2),
             Some((mean, variation)) => ((7 * mean + sample) / 8, (3 * variation + mean.abs_diff(sample)) / 4),
@@ -62,7 +67,12 @@ mod tests {
         assert_eq!(rto.current_ms(), 2_000);
         (0..50).for_each(|_| rto.measure(100));
         assert!((100..150).contains(&rto.current_ms()), "{rto:?}");
-        rto.measure(u64::MAX);
-        assert_eq!(rto.current_ms(), 2_000);
+        (0..10).for_each(|_| rto.back_off());
+        for repeated_ms in [1_000, 5_001, u64::MAX] {
+            rto.measure(repeated_ms);
+            assert_eq!(rto.current_ms(), 2_000, "a client that repeats itself measures nothing");
+        }
+        rto.measure(0);
+        assert!(rto.current_ms() < 250, "{rto:?}");
     }
 }
