@@ -14,6 +14,7 @@ use kaltstart_tests::pair::SERVER;
 use kaltstart_tests::wait::secs;
 use peers::{Files, LARGE_BYTES, NGINX, Place, SMALL_BYTES};
 use std::net::SocketAddrV4;
+use tls::Fetched;
 
 /// Connections at once.
 const CONNECTIONS: [usize; 3] = [1, 16, 256];
@@ -94,11 +95,14 @@ fn over_tls(
 ) -> Result<()> {
     ensure!(server.is_bound(Port::Tcp(place.tls)), "{subject} has no TLS");
     let cpu = server.cpu_seconds()?;
-    let (bytes, seconds) = tls::fetch(bench, place.tls, &place.large, connections, SECONDS)?;
+    let Fetched { bytes, seconds, failed } =
+        tls::fetch(bench, place.tls, &place.large, connections, SECONDS)?;
     let cpu = server.cpu_seconds()? - cpu;
+    ensure!(bytes > 0.0, "every connection failed");
     let name = |what: &str| format!("http_tls_c{connections}_{what}");
     samples.add(&name("rate"), subject, bytes / 1e9 / seconds);
     samples.add(&name("cpu"), subject, cpu / (bytes / 1e9));
+    samples.add(&name("failed"), subject, failed as f64);
     samples.add(&name("rss"), subject, server.rss_mib()?);
     Ok(())
 }

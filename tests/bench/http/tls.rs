@@ -2,7 +2,7 @@
 //! server's CPU.
 
 use crate::bench::Bench;
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
 use kaltstart_tests::pair::SERVER;
 use kaltstart_tests::process::run_to_end;
 use kaltstart_tests::wait::secs;
@@ -13,14 +13,16 @@ use std::time::Instant;
 /// A lone connection fetches the file so often, so that starting curl does not count.
 const FETCHES_MIN: usize = 4;
 
-/// Bytes that arrived, and the seconds that took.
-pub(super) fn fetch(
-    bench: &Bench,
-    port: u16,
-    path: &str,
-    at_once: usize,
-    seconds: u64,
-) -> Result<(f64, f64)> {
+/// What came of it.
+pub(super) struct Fetched {
+    pub(super) bytes: f64,
+    pub(super) seconds: f64,
+    /// Connections that had heard nothing when the time was over.
+    pub(super) failed: usize,
+}
+
+/// Fetches `path` until the time is over.
+pub(super) fn fetch(bench: &Bench, port: u16, path: &str, at_once: usize, seconds: u64) -> Result<Fetched> {
     let mut config = String::new();
     for _ in 0..at_once.max(FETCHES_MIN) {
         // Writing to a `String` cannot fail.
@@ -37,12 +39,15 @@ pub(super) fn fetch(
     let started = Instant::now();
     // Its exit status is 28 when the time was over, as it is meant to be.
     let output = run_to_end(&mut command, secs(seconds * FETCHES_MIN as u64 + 20))?;
-    let elapsed = started.elapsed().as_secs_f64();
+    let seconds = started.elapsed().as_secs_f64();
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut bytes = 0.0;
+    let (mut bytes, mut failed) = (0.0, 0);
     for line in text.lines() {
-        let size = line.strip_prefix("200 ").with_context(|| format!("curl fetched {path}: {line}"))?;
-        bytes += size.parse::<f64>()?;
+        match line.split_once(' ') {
+            Some(("200", size)) => bytes += size.parse::<f64>()?,
+            Some(("000", _)) => failed += 1,
+            _ => bail!("curl fetched {path}: {line}"),
+        }
     }
-    Ok((bytes, elapsed))
+    Ok(Fetched { bytes, seconds, failed })
 }
