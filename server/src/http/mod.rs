@@ -26,6 +26,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use connection::Door;
 use error::Problem;
+use kaltstart_core::dhcp::role::Role;
 use kaltstart_protocol::secret::Secret;
 use std::sync::Arc;
 
@@ -111,10 +112,16 @@ async fn only_unread(State(app): State<Arc<App>>, request: Request, next: Next) 
     }
 }
 
-async fn healthz(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
+async fn healthz(State(app): State<Arc<App>>) -> (StatusCode, Json<serde_json::Value>) {
     let nodes = app.store.index().machines();
-    let status = if app.metrics.stores_leases() { "ok" } else { "leases cannot be stored" };
-    Json(serde_json::json!({"status": status, "nodes": nodes, "version": env!("CARGO_PKG_VERSION")}))
+    let (code, status) = if !app.metrics.stores_leases() {
+        (StatusCode::SERVICE_UNAVAILABLE, "leases cannot be stored")
+    } else if app.watches.view().iter().any(|subnet| subnet.role == Role::Refused) {
+        (StatusCode::SERVICE_UNAVAILABLE, "another DHCP server serves a subnet; `ks dhcp status` names it")
+    } else {
+        (StatusCode::OK, "ok")
+    };
+    (code, Json(serde_json::json!({"status": status, "nodes": nodes, "version": env!("CARGO_PKG_VERSION")})))
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> ([(header::HeaderName, &'static str); 1], String) {

@@ -41,7 +41,9 @@ const LOG_LINES_MAX: i64 = 1_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file cannot be opened or is damaged.
-    #[error("database {path}: {source}")]
+    #[error(
+        "database {path} cannot be opened, or is damaged; restore a copy of data_dir, or move the file away to begin anew"
+    )]
     Open {
         /// The file.
         path: PathBuf,

@@ -11,7 +11,7 @@ use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 use tracing::{debug, warn};
@@ -69,6 +69,8 @@ impl Listener {
     }
 
     fn open_port(interface: Option<&str>, address: Ipv4Addr, port: u16) -> io::Result<Self> {
+        // On a wire all addresses are listened on, so the kernel would not notice another one's.
+        UdpSocket::bind((address, 0))?;
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
         socket.set_broadcast(true)?;
