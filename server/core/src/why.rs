@@ -135,6 +135,8 @@ type Rule = fn(&Case<'_>) -> Option<Cause>;
 /// The rules; of equally likely causes the one named first is the more precise one.
 const RULES: &[Rule] = &[
     dhcp::unknown_network,
+    dhcp::lease_not_stored,
+    dhcp::subnet_not_served,
     dhcp::pool_exhausted,
     dhcp::address_conflict,
     dhcp::foreign_server,
@@ -181,6 +183,8 @@ pub fn commands(code: Code, node: &str, mac: Option<Mac>) -> Vec<String> {
         Code::PathMtu | Code::PacketLoss | Code::TransferStopped => {
             all.push(alloc::format!("tcpdump -eni any 'ether host {mac} and udp'"));
         }
+        Code::SubnetNotServed => all.push("ks dhcp status".into()),
+        Code::LeaseNotStored => all.push("df -h".into()),
         Code::DiskNotBootable => all.push(alloc::format!("ks node show {node}")),
         _ => {}
     }

@@ -113,6 +113,10 @@ codes! {
         "Look at its console: the kernel needs a driver, more memory, or arguments for this hardware.";
     LinkFlaps = "KS-1024", "its link comes and goes",
         "Replace cable or transceiver, and compare speed and duplex at both ends; the switch port's log shows the same changes.";
+    SubnetNotServed = "KS-1025", "this server does not serve the machine's subnet now",
+        "`ks dhcp status` shows its role: if it is `refused`, another DHCP server was there first; unplug that one, or set `mode = \"proxy\"` or `allow_other_servers = true` for the subnet.";
+    LeaseNotStored = "KS-1026", "this server cannot store leases",
+        "Make room on the disk of `data_dir`, or see in the server's log why nothing can be written; leases are stored again by themselves.";
     ForeignDhcpServer = "KS-1030", "another DHCP server answers on this subnet",
         "If it belongs there, set `mode = \"proxy\"` or `allow_other_servers = true` for the subnet; if not, find its hardware address on the switches and unplug it.";
     ForeignBootServer = "KS-1031", "another boot server answers on this subnet",

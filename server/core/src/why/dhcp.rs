@@ -4,7 +4,8 @@ use super::Likelihood::{High, Low, Medium};
 use super::boot::Reached;
 use super::{Case, Cause};
 use crate::dhcp::Drop;
-use crate::trace::{Answer, Exchange, What};
+use crate::dhcp6;
+use crate::trace::{Answer, Answer6, Exchange, Exchange6, What};
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::net::Ipv4Addr;
@@ -65,6 +66,60 @@ pub(super) fn unknown_network(case: &Case<'_>) -> Option<Cause> {
             )
             .seen(at, format!("served are {}", if served.is_empty() { "no networks" } else { &served })),
     )
+}
+
+/// KS-1025
+pub(super) fn subnet_not_served(case: &Case<'_>) -> Option<Cause> {
+    let unanswered = || {
+        let silent = Answer::Silent { why: Drop::NotServed };
+        case.boot.asked().filter(move |(_, exchange)| exchange.answer == silent)
+    };
+    let (at, exchange) = unanswered().next_back()?;
+    // Another DHCP server may have sent it here for its boot file.
+    let answered = |(when, e): (Millis, &Exchange)| when > at && matches!(e.answer, Answer::Sent { .. });
+    if case.boot.dhcp().any(answered) || case.boot.reached() >= Some(Reached::Loader) {
+        return None;
+    }
+    let count = unanswered().count();
+    // The look for other servers at the start is over before firmware asks a second time.
+    let mut cause = Cause::new(Code::SubnetNotServed, if count > 1 { High } else { Medium }).seen(
+        at,
+        format!(
+            "{} ({}) {} was not answered, {count} in all: {}",
+            exchange.kind,
+            exchange.client,
+            through(exchange),
+            Drop::NotServed
+        ),
+    );
+    if let Some((at, server, _)) = chosen(case) {
+        cause = cause.seen(at, format!("REQUEST: it took the offer of {server}"));
+    }
+    Some(cause)
+}
+
+/// KS-1026
+pub(super) fn lease_not_stored(case: &Case<'_>) -> Option<Cause> {
+    let (at, asked) = case.boot.seen().iter().rev().find_map(|seen| match &seen.what {
+        What::Dhcp(Exchange { kind, client, answer: Answer::Silent { why: Drop::NotStored }, .. }) => {
+            Some((seen.at, format!("{kind} ({client})")))
+        }
+        What::Dhcp6(Exchange6 { kind, client, answer, .. })
+            if *answer == (Answer6::Silent { why: dhcp6::Drop::NotStored }) =>
+        {
+            Some((seen.at, format!("DHCPv6 {kind} ({client})")))
+        }
+        _ => None,
+    })?;
+    // An offer is kept in memory alone: it shows nothing.
+    let leased = case.boot.after(at).any(|seen| match &seen.what {
+        What::Dhcp6(exchange) => exchange.taken().is_some(),
+        _ => false,
+    });
+    (!leased && !acknowledged(case, at)).then(|| {
+        let text = format!("{asked} was not answered: its lease {}", Drop::NotStored);
+        Cause::new(Code::LeaseNotStored, High).seen(at, text)
+    })
 }
 
 /// KS-1006

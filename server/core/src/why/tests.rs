@@ -5,10 +5,13 @@ use crate::dhcp::Drop;
 use crate::dhcp::bootfile::MISSING_FILE;
 use crate::dhcp::client::{Architecture, Client, Stage};
 use crate::machine::Node;
-use crate::trace::{Answer, Exchange, ForeignOffer, HttpAnswer, Start, TftpEnd, TftpTransfer, What};
+use crate::trace::{
+    Answer, Answer6, Exchange, Exchange6, ForeignOffer, HttpAnswer, Start, TftpEnd, TftpTransfer, What,
+};
 use core::net::Ipv4Addr;
 use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::dhcp::MessageType::{self, Ack, Decline, Discover, Offer, Request};
+use kaltstart_protocol::dhcp6;
 use kaltstart_protocol::facts::{Facts, Nic};
 use kaltstart_protocol::ids::NodeId;
 use std::format;
@@ -372,6 +375,37 @@ fn ks1024_the_link_comes_and_goes() {
     };
     up.shows_of(&diagnosis("eth0"), Code::LinkFlaps, Likelihood::Medium, "come or gone 7 times");
     assert_eq!(diagnosis("eth1").causes, []);
+}
+
+#[test]
+fn ks1025_its_subnet_is_not_served() {
+    let once = Past::new().dropped(Discover, UEFI, Drop::NotServed);
+    once.shows(Code::SubnetNotServed, Likelihood::Medium, "the subnet is not served now");
+    let again = once.wait(3).dropped(Discover, UEFI, Drop::NotServed);
+    again.shows(Code::SubnetNotServed, Likelihood::High, "from this wire was not answered, 2 in all");
+    let taken = again.dropped(Request, UEFI, Drop::OtherServer(OTHER));
+    taken.shows(Code::SubnetNotServed, Likelihood::High, "took the offer of 10.77.0.254");
+    // The other server sent it here.
+    taken.fetched("snponly.efi").wait(2).shows_nothing();
+    let checking = Past::new().dropped(Discover, UEFI, Drop::NotServed);
+    checking.addressed(UEFI, "snponly.efi").wait(2).shows_nothing();
+    assert_eq!(commands(Code::SubnetNotServed, "db-07", None)[0], "ks dhcp status");
+}
+
+#[test]
+fn ks1026_a_lease_cannot_be_stored() {
+    let past = Past::new().dropped(Discover, UEFI, Drop::NotStored);
+    past.shows(Code::LeaseNotStored, Likelihood::High, "discover (pxe/uefi-x64) was not answered");
+    let offered = past.offered(UEFI, "snponly.efi");
+    offered.shows(Code::LeaseNotStored, Likelihood::High, "its lease cannot be stored now");
+    offered.addressed(UEFI, "snponly.efi").wait(2).shows_nothing();
+    let past = Past::new().saw(What::Dhcp6(Exchange6 {
+        kind: dhcp6::MessageType::Solicit,
+        client: UEFI,
+        relay: None,
+        answer: Answer6::Silent { why: crate::dhcp6::Drop::NotStored },
+    }));
+    past.shows(Code::LeaseNotStored, Likelihood::High, "DHCPv6");
 }
 
 #[test]
