@@ -9,7 +9,8 @@ mod sighting;
 
 pub use exchange6::{Answer6, Exchange6};
 pub use sighting::{
-    Answer, Exchange, ForeignOffer, HttpAnswer, Sighting, Start, TftpEnd, TftpTransfer, What, clean,
+    Answer, Exchange, ForeignOffer, HttpAnswer, Loading, Protocol, Sighting, Start, TftpEnd, TftpTransfer,
+    What, clean,
 };
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -63,6 +64,12 @@ impl Trace {
         let said = |seen: &Sighting| matches!(seen.what, What::Syslog { .. });
         if said(&sighting) && recent.sightings.back().is_some_and(said) {
             recent.sightings.pop_back();
+            self.total -= 1;
+        }
+        let ends =
+            |seen: &Sighting| matches!(&seen.what, What::Loading(it) if it.is_ended_by(&sighting.what));
+        if let Some(begun) = recent.sightings.iter().position(ends) {
+            recent.sightings.remove(begun);
             self.total -= 1;
         }
         recent.sightings.push_back(sighting);
@@ -153,6 +160,25 @@ mod tests {
         }
         let kept = trace.of(&[mac(1)]);
         assert_eq!((kept.len(), kept[0].at, trace.total), (SIGHTINGS_MAX, Millis(100), SIGHTINGS_MAX));
+    }
+
+    #[test]
+    fn the_end_of_a_transfer_takes_the_place_of_its_beginning() {
+        let mut trace = Trace::default();
+        let begun = |by, file| What::Loading(Loading::begun(by, file));
+        let ended = |file| What::Tftp(TftpTransfer::refused(file, crate::tftp::Refusal::NotFound));
+        let story = [
+            begun(Protocol::Tftp, "a.efi"),
+            begun(Protocol::Tftp, "a.efi"),
+            begun(Protocol::Http, "a.efi"),
+            ended("b.efi"),
+            ended("a.efi"),
+        ];
+        for (what, at) in story.into_iter().zip(1..) {
+            trace.record(mac(1), Sighting { at: Millis(at), what });
+        }
+        let kept: Vec<u64> = trace.of(&[mac(1)]).iter().map(|seen| seen.at.0).collect();
+        assert_eq!((kept.as_slice(), trace.total), ([2, 3, 4, 5].as_slice(), 4));
     }
 
     #[test]

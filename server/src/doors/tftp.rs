@@ -7,7 +7,7 @@ use crate::net::tftp::{Content, Directory, Event, Observer, Outcome, Refusal, Re
 use crate::render::{self, RenderError};
 use crate::store::{Key, StoreError};
 use kaltstart_core::boot::{Door, File, Offer};
-use kaltstart_core::trace::{TftpTransfer, What};
+use kaltstart_core::trace::{Loading, Protocol, TftpTransfer, What};
 use kaltstart_protocol::ids::Mac;
 use std::net::IpAddr;
 use std::path::Path;
@@ -120,8 +120,8 @@ pub(crate) struct TftpCounter(pub(crate) Arc<App>);
 
 impl Observer for TftpCounter {
     fn note(&self, event: &Event<'_>) {
-        if let Some((client, transfer)) = sighting(event) {
-            self.0.saw_at(client, What::Tftp(transfer));
+        if let Some((client, what)) = sighting(event) {
+            self.0.saw_at(client, what);
         }
         let (kind, result) = match event {
             Event::Started { .. } => return,
@@ -139,14 +139,32 @@ impl Observer for TftpCounter {
     }
 }
 
-/// How a request ended, and for whom; none for what is no end.
-fn sighting(event: &Event<'_>) -> Option<(IpAddr, TftpTransfer)> {
+/// How a transfer began or ended, and for whom.
+fn sighting(event: &Event<'_>) -> Option<(IpAddr, What)> {
     match event {
+        Event::Started { client, name } => {
+            Some((client.ip(), What::Loading(Loading::begun(Protocol::Tftp, name))))
+        }
         Event::Finished { client, name, outcome, report, duration } => {
             let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            Some((client.ip(), TftpTransfer::ended(name, outcome, report, duration_ms)))
+            Some((client.ip(), What::Tftp(TftpTransfer::ended(name, outcome, report, duration_ms))))
         }
-        Event::Refused { client, name, reason } => Some((client.ip(), TftpTransfer::refused(name, *reason))),
-        Event::Started { .. } | Event::Dropped { .. } => None,
+        Event::Refused { client, name, reason } => {
+            Some((client.ip(), What::Tftp(TftpTransfer::refused(name, *reason))))
+        }
+        Event::Dropped { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_is_noted_when_it_begins() {
+        let client = "10.77.0.50:2070".parse().expect("an address");
+        let begun = sighting(&Event::Started { client, name: "snponly.efi" });
+        let loading = What::Loading(Loading::begun(Protocol::Tftp, "snponly.efi"));
+        assert_eq!(begun, Some((client.ip(), loading)));
     }
 }

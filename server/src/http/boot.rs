@@ -14,7 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
 use kaltstart_core::boot::{Door, File, Offer};
-use kaltstart_core::trace::{HttpAnswer, What, clean};
+use kaltstart_core::trace::{HttpAnswer, Loading, Protocol, What, clean};
 use kaltstart_protocol::ids::{Digest, Mac};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,13 +43,17 @@ pub(super) async fn watch(State(app): State<Arc<App>>, request: Request, next: N
     if path.ends_with(".ipxe") && status.is_success() {
         return response;
     }
-    let seen = move |bytes, total| {
-        let answer = HttpAnswer { path: clean(&path), status: status.as_u16(), bytes, total };
-        app.trace.note(mac, What::Http(answer));
+    let seen = {
+        let (app, path) = (app.clone(), clean(&path));
+        move |bytes, total| {
+            let answer = HttpAnswer { path, status: status.as_u16(), bytes, total };
+            app.trace.note(mac, What::Http(answer));
+        }
     };
     match response.extensions().get::<Shared>().filter(|_| get) {
         Some(content) => {
             let total = response.body().size_hint().exact();
+            app.trace.note(mac, What::Loading(Loading::begun(Protocol::Http, &path)));
             content.when_ended(move |bytes| seen(bytes, total));
         }
         None => seen(0, None),

@@ -73,6 +73,9 @@ async fn ks1015_a_transfer_by_http_is_broken_off() {
     write!(client, "GET /boot/{}/ramdisk HTTP/1.1\r\nHost: x\r\n\r\n", mac(1)).expect("asked");
     let mut taken = vec![0; 1 << 20];
     client.read_exact(&mut taken).expect("a part of it");
+    let meanwhile = site.get("/v1/nodes/db-07/diagnosis").await;
+    assert_eq!(meanwhile.json["causes"], json!([]), "{meanwhile:?}");
+    assert!(meanwhile.text.contains("is being loaded by HTTP"), "{meanwhile:?}");
     drop(client);
     let cause = cause(&site, "db-07", "KS-1015").await;
     assert_eq!(cause["likelihood"], "high", "{cause}");

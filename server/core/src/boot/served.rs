@@ -1,6 +1,6 @@
 //! What a machine was last given at each door, from what was seen of it.
 
-use crate::trace::{Answer, HttpAnswer, Sighting, Start, TftpEnd, TftpTransfer, What};
+use crate::trace::{Answer, HttpAnswer, Loading, Protocol, Sighting, Start, TftpEnd, TftpTransfer, What};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -50,6 +50,13 @@ fn given(what: &What) -> Option<(String, String)> {
             (format!("dhcp {}", exchange.client), gave)
         }
         What::Dhcp6(exchange) => (format!("dhcp6 {}", exchange.client), exchange.answer.to_string()),
+        What::Loading(Loading { by, file }) => {
+            let door = match by {
+                Protocol::Tftp => "tftp",
+                Protocol::Http => "http",
+            };
+            (format!("{door} {}", file.trim_start_matches('/')), "is being loaded".into())
+        }
         What::Tftp(TftpTransfer { file, size, bytes, end, .. }) => {
             let size = size.map(|size| format!(" of {size}")).unwrap_or_default();
             let gave = match end {

@@ -37,6 +37,8 @@ pub enum What {
     Dhcp6(Exchange6),
     /// Another DHCP server's offer to the machine.
     ForeignOffer(ForeignOffer),
+    /// The transfer of a file, which has begun; its end takes the place of this.
+    Loading(Loading),
     /// A TFTP request and how it ended.
     Tftp(TftpTransfer),
     /// An answer to an HTTP request for boot files.
@@ -180,6 +182,54 @@ impl ForeignOffer {
         }
         let foreign::Sighting { server, mac, .. } = *server;
         Some((offer.mac()?, Self { server, mac, address: some(offer.yiaddr), file: boot_file(offer) }))
+    }
+}
+
+/// The transfer of a file that has not ended yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loading {
+    /// By what it is loaded.
+    pub by: Protocol,
+    /// The file's name, or its path, as it was asked for.
+    pub file: String,
+}
+
+/// What files are loaded by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TFTP.
+    Tftp,
+    /// HTTP.
+    Http,
+}
+
+impl Protocol {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tftp => "TFTP",
+            Self::Http => "HTTP",
+        }
+    }
+}
+
+impl Loading {
+    /// A transfer that begins.
+    #[must_use]
+    pub fn begun(by: Protocol, file: &str) -> Self {
+        Self { by, file: clean(file) }
+    }
+
+    /// Whether `what` is the end of it.
+    #[must_use]
+    pub fn is_ended_by(&self, what: &What) -> bool {
+        match what {
+            What::Tftp(transfer) => self.by == Protocol::Tftp && transfer.file == self.file,
+            What::Http(answer) => self.by == Protocol::Http && answer.path == self.file,
+            _ => false,
+        }
     }
 }
 
@@ -371,6 +421,7 @@ mod tests {
     fn sightings_are_read_back_as_they_were_written() {
         let all = [
             What::Power,
+            What::Loading(Loading::begun(Protocol::Tftp, "snponly.efi")),
             What::Script(Start::Agent { mode: Mode::Install }),
             What::Tftp(TftpTransfer {
                 file: clean("snponly.efi\u{1b}[2J"),

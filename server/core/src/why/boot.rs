@@ -14,6 +14,9 @@ const IDLE_MS: u64 = 10 * 60_000;
 /// The word that a machine was switched on may come so late after its first packet.
 const LATE_WORD_MS: u64 = 30_000;
 
+/// No boot file takes longer, even at the slowest rate at which TFTP is of use.
+const LOADING_MS: u64 = 30 * 60_000;
+
 /// How far a start came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reached {
@@ -109,6 +112,13 @@ impl<'a> Boot<'a> {
         })
     }
 
+    /// Whether a transfer has not ended yet. The end of one that began long ago was lost with a
+    /// server that crashed.
+    pub(super) fn is_loading(&self, now: Millis) -> bool {
+        let runs = |seen: &Sighting| matches!(seen.what, What::Loading(_)) && now.since(seen.at) < LOADING_MS;
+        self.seen.iter().any(runs)
+    }
+
     pub(super) fn seen(&self) -> &'a [Sighting] {
         self.seen
     }
@@ -185,7 +195,7 @@ fn reached(what: &What) -> Option<Reached> {
         What::Script(Start::Local) => Some(Reached::Disk),
         What::Script(Start::Agent { .. }) => Some(Reached::Script),
         What::Agent { .. } => Some(Reached::System),
-        What::ForeignOffer(_) | What::Syslog { .. } => None,
+        What::Loading(_) | What::ForeignOffer(_) | What::Syslog { .. } => None,
     }
 }
 

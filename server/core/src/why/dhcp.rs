@@ -194,7 +194,7 @@ pub(super) fn proxy_ignored(case: &Case<'_>) -> Option<Cause> {
     })?;
     let (at, server, _) = chosen(case)?;
     let asked_us = case.boot.after(at).any(|seen| match &seen.what {
-        What::Tftp(_) | What::Http(_) | What::Script(_) => true,
+        What::Loading(_) | What::Tftp(_) | What::Http(_) | What::Script(_) => true,
         What::Dhcp(exchange) => matches!(exchange.answer, Answer::Sent { kind: MessageType::Ack, .. }),
         _ => false,
     });

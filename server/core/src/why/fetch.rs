@@ -68,6 +68,7 @@ pub(super) fn boot_file_missing(case: &Case<'_>) -> Option<Cause> {
     let went_on = case.boot.after(at).any(|seen| match &seen.what {
         What::Tftp(transfer) => transfer.end == TftpEnd::Complete && !is_optional(&transfer.file),
         What::Http(answer) => answer.status / 100 == 2 && answer.bytes > 0,
+        What::Loading(loading) => !is_optional(&loading.file),
         What::Script(_) | What::Agent { .. } => true,
         _ => false,
     });
@@ -163,7 +164,8 @@ pub(super) fn no_boot_file(case: &Case<'_>) -> Option<Cause> {
     if case.is_local() || case.boot.reached() != Some(Reached::Address) || case.now.since(at) < ASK_MS {
         return None;
     }
-    let asked = case.boot.after(at).any(|seen| matches!(seen.what, What::Tftp(_) | What::Http(_)));
+    let fetches = |what: &What| matches!(what, What::Loading(_) | What::Tftp(_) | What::Http(_));
+    let asked = case.boot.after(at).any(|seen| fetches(&seen.what));
     (!asked).then(|| {
         Cause::new(Code::NoBootFile, Medium)
             .seen(at, format!("it has an address and was told to start {file:?}"))

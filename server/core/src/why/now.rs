@@ -2,7 +2,7 @@
 
 use super::boot::{Reached, file_is_for};
 use super::{Case, Proof};
-use crate::trace::{Answer, Exchange, HttpAnswer, Sighting, Start, TftpEnd, TftpTransfer, What};
+use crate::trace::{Answer, Exchange, HttpAnswer, Loading, Sighting, Start, TftpEnd, TftpTransfer, What};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -24,6 +24,7 @@ fn told(what: &What) -> String {
             format!("DHCPv6 {} ({}): {}", exchange.kind, exchange.client, exchange.answer)
         }
         What::ForeignOffer(offer) => format!("the DHCP server {} made it an offer", offer.server),
+        What::Loading(Loading { by, file }) => format!("{file:?} is being loaded by {}", by.name()),
         What::Tftp(transfer) => tftp(transfer),
         What::Http(answer) => http(answer),
         What::Script(Start::Local) => "it was told to start from its own disk".into(),

@@ -97,7 +97,7 @@ fn refused_in(boot: Boot<'_>, case: &Case<'_>, again: Option<Millis>) -> Option<
         What::Dhcp(Exchange { client, .. }) | What::Dhcp6(Exchange6 { client, .. }) => {
             client.stage == Stage::Ipxe
         }
-        What::Tftp(_) | What::Http(_) | What::Script(_) => true,
+        What::Loading(_) | What::Tftp(_) | What::Http(_) | What::Script(_) => true,
         _ => false,
     });
     // The next boot entry of the firmware may follow within the same start.
@@ -143,7 +143,7 @@ pub(super) fn loader_silent(case: &Case<'_>) -> Option<Cause> {
 /// KS-1023
 pub(super) fn kernel_silent(case: &Case<'_>) -> Option<Cause> {
     let boot = case.boot;
-    if boot.reached() != Some(Reached::Kernel) {
+    if boot.reached() != Some(Reached::Kernel) || boot.is_loading(case.now) {
         return None;
     }
     let fetched = boot.seen().iter().rev().find(|seen| match &seen.what {

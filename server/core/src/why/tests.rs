@@ -6,7 +6,8 @@ use crate::dhcp::bootfile::MISSING_FILE;
 use crate::dhcp::client::{Architecture, Client, Stage};
 use crate::machine::Node;
 use crate::trace::{
-    Answer, Answer6, Exchange, Exchange6, ForeignOffer, HttpAnswer, Start, TftpEnd, TftpTransfer, What,
+    Answer, Answer6, Exchange, Exchange6, ForeignOffer, HttpAnswer, Loading, Protocol, Start, TftpEnd,
+    TftpTransfer, What,
 };
 use core::net::Ipv4Addr;
 use kaltstart_protocol::agent_api::Mode;
@@ -191,6 +192,21 @@ fn ks1001_no_packet_since_power_on() {
 fn ks1002_nothing_is_asked_for() {
     let past = Past::new().addressed(UEFI, "snponly.efi").wait(60);
     past.shows(Code::NoBootFile, Likelihood::Medium, "snponly.efi");
+}
+
+#[test]
+fn a_file_that_is_being_loaded_is_no_fault() {
+    let begun = |file: &str| What::Loading(Loading::begun(Protocol::Tftp, file));
+    let slow = Past::new().addressed(UEFI, "snponly.efi").saw(begun("snponly.efi")).wait(25);
+    let now = slow.shows_nothing().now;
+    assert_eq!(now.text, "\"snponly.efi\" is being loaded by TFTP");
+    // The shim is heard by what it loads.
+    let shim = Past::new().addressed(UEFI, "shimx64.efi").fetched("shimx64.efi");
+    shim.saw(begun("grubx64.efi")).wait(60).shows_nothing();
+    // No kernel is silent before its ramdisk is there.
+    let ramdisk = Past::new().started().saw(begun("m/ramdisk")).wait(300);
+    ramdisk.shows_nothing();
+    ramdisk.wait(1_800).shows(Code::KernelSilent, Likelihood::Medium, "no agent reported");
 }
 
 #[test]
