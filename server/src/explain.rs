@@ -158,6 +158,7 @@ fn test(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kaltstart_core::boot::Loader;
     use kaltstart_protocol::finding::Code;
     use std::fs;
     use std::path::Path;
@@ -194,6 +195,16 @@ mod tests {
             assert!(function.is_some(), "{code}: {file} has no {name}");
             let said = [code.number().to_owned(), format!("{code:?}")];
             assert!(said.iter().any(|word| source.contains(word)), "{code}: {file} never names it");
+        }
+    }
+
+    #[test]
+    fn the_page_on_missing_files_lists_all_loaders() {
+        for language in [Language::En, Language::De] {
+            let text = page("KS-1011", language).expect("a page");
+            for loader in Loader::ALL {
+                assert!(text.contains(&format!("`{}`", loader.name())), "{}: {text}", loader.name());
+            }
         }
     }
 

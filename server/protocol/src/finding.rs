@@ -86,7 +86,7 @@ codes! {
     OfferNotRequested = "KS-1010", "an address was offered, but never requested",
         "Answers do not reach the machine: check the relay, the VLAN and DHCP snooping on the way back.";
     BootFileMissing = "KS-1011", "a boot file was asked for that is not there",
-        "Put the file into the directory of loaders, or correct who names it; the name is in the proof.";
+        "If the name in the proof is one of the loaders that docs/configuration.md lists, put that file into `boot.loaders`; under another name nothing of that directory is given out: correct who names it.";
     PathMtu = "KS-1012", "large packets do not reach the machine",
         "Check the MTU of every link on the way, and firewalls that drop ICMP; small packets do pass.";
     PacketLoss = "KS-1013", "packets are lost on the way",
@@ -98,7 +98,7 @@ codes! {
     BootLoop = "KS-1016", "it starts over and over",
         "Look at its console; the proof tells how far each start came.";
     WrongArchitecture = "KS-1017", "there is no boot file for its architecture",
-        "Put a loader for this architecture into the directory of loaders, or switch the firmware's mode.";
+        "Switch the firmware to BIOS, or to UEFI on x86-64 or 64-bit ARM: there are loaders for these alone. If the proof names a loader made for another machine, put the right one into `boot.loaders` under that name.";
     SecureBootRefused = "KS-1018", "Secure Boot refused the loader",
         "Use the signed loader for this machine, enrol the loader's key, or switch Secure Boot off.";
     AddressConflict = "KS-1019", "its address is in use by another machine",
