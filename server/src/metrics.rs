@@ -1,8 +1,9 @@
 //! Counters in Prometheus' text form; never a node's name as a label.
 
-use crate::net::dhcp::{Stats, Watches};
-use crate::net::dhcp6::{Observed, Usage};
+use crate::net::{dhcp, dhcp6};
+use kaltstart_core::dhcp::lease::Usage;
 use kaltstart_core::dhcp::role::Role;
+use kaltstart_core::dhcp::subnet::Network;
 use kaltstart_core::dhcp6::subnet::Prefix;
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{JobKind, Machine};
@@ -63,14 +64,14 @@ struct OnInterface {
 pub struct Metrics {
     registry: Registry,
     dhcp: Family<Kind, Counter>,
-    dhcp_stats: OnceLock<Arc<Stats>>,
+    dhcp_service: OnceLock<Arc<dyn dhcp::Observed>>,
     dhcp_role: Family<InRole, Gauge>,
     dhcp_other_servers: Family<OnInterface, Gauge>,
-    watches: OnceLock<Arc<Watches>>,
+    watches: OnceLock<Arc<dhcp::Watches>>,
     dhcp_storing: Gauge,
     /// DHCPv6 messages, by type and result.
     pub dhcp6: Family<Kind, Counter>,
-    dhcp6_service: OnceLock<Arc<dyn Observed>>,
+    dhcp6_service: OnceLock<Arc<dyn dhcp6::Observed>>,
     /// TFTP transfers, by result.
     pub tftp: Family<Kind, Counter>,
     /// Bytes of boot files and images served over HTTP.
@@ -123,7 +124,7 @@ impl Default for Metrics {
         Self {
             registry,
             dhcp,
-            dhcp_stats: OnceLock::new(),
+            dhcp_service: OnceLock::new(),
             dhcp_role,
             dhcp_other_servers,
             dhcp_storing,
@@ -169,22 +170,27 @@ impl Metrics {
         self.jobs.get_or_create(&Ended { kind, outcome }).inc();
     }
 
-    /// Shows the DHCP service's own counters from now on.
-    pub(crate) fn watch_dhcp(&self, stats: Arc<Stats>, watches: Arc<Watches>) {
+    /// Watches the DHCP service from now on.
+    pub(crate) fn watch_dhcp(&self, service: Arc<dyn dhcp::Observed>, watches: Arc<dhcp::Watches>) {
         // Set once, when the service is opened.
-        let _ = (self.dhcp_stats.set(stats), self.watches.set(watches));
+        let _ = (self.dhcp_service.set(service), self.watches.set(watches));
     }
 
     /// Whether leases can be stored, as far as the last commit tells.
     pub(crate) fn stores_leases(&self) -> bool {
-        self.dhcp_stats.get().is_none_or(|stats| stats.is_storing())
+        self.dhcp_service.get().is_none_or(|service| service.stats().is_storing())
             && self.dhcp6_service.get().is_none_or(|service| service.is_storing())
     }
 
     /// Watches the DHCPv6 service from now on.
-    pub(crate) fn watch_dhcp6(&self, service: Arc<dyn Observed>) {
+    pub(crate) fn watch_dhcp6(&self, service: Arc<dyn dhcp6::Observed>) {
         // Set once, when the service is opened.
         let _ = self.dhcp6_service.set(service);
+    }
+
+    /// How many addresses of each DHCPv4 subnet are lent.
+    pub(crate) fn dhcp_usage(&self) -> Vec<(Network, Usage)> {
+        self.dhcp_service.get().map(|service| service.usage()).unwrap_or_default()
     }
 
     /// How many addresses of each DHCPv6 subnet are lent.
@@ -195,12 +201,14 @@ impl Metrics {
     /// All counters as text.
     #[must_use]
     pub fn text(&self) -> String {
-        for (result, name, count) in self.dhcp_stats.get().iter().flat_map(|stats| stats.counts()) {
+        for (result, name, count) in
+            self.dhcp_service.get().iter().flat_map(|service| service.stats().counts())
+        {
             let labels = Kind { r#type: name.into(), result: result.into() };
             self.dhcp.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
         }
         self.dhcp_storing.set(i64::from(self.stores_leases()));
-        for subnet in self.watches.get().iter().flat_map(|watches| watches.view()) {
+        for subnet in self.watches.get().iter().flat_map(|watches| watches.view(&[])) {
             let interface = subnet.interface;
             for role in Role::ALL {
                 let labels = InRole { interface: interface.clone(), role: role.name() };

@@ -201,7 +201,7 @@ async fn serve_dhcp(
     let pinger = pinger.map(Arc::new);
     let ping = pinger.clone().map(|pinger| pinger as Arc<dyn dhcp::Ping>);
     let service = dhcp::Service::new(door, subnets, watches, resumed.table, resumed.now, ping);
-    app.metrics.watch_dhcp(service.stats().clone(), app.watches.clone());
+    app.metrics.watch_dhcp(service.clone(), app.watches.clone());
     // Threads of their own: they sleep in their sockets.
     for listener in listeners {
         let (service, stop) = (service.clone(), stop.clone());

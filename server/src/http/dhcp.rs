@@ -24,7 +24,7 @@ pub(super) async fn subnets(State(app): State<Arc<App>>) -> Json<Vec<SubnetView>
         servers: vec![],
         leases: usage.iter().find(|(prefix, _)| *prefix == subnet.prefix).map(|(_, usage)| *usage),
     });
-    Json(app.watches.view().into_iter().chain(of_v6).collect())
+    Json(app.watches.view(&app.metrics.dhcp_usage()).into_iter().chain(of_v6).collect())
 }
 
 /// Which subnet is meant.

@@ -116,7 +116,7 @@ async fn healthz(State(app): State<Arc<App>>) -> (StatusCode, Json<serde_json::V
     let nodes = app.store.index().machines();
     let (code, status) = if !app.metrics.stores_leases() {
         (StatusCode::SERVICE_UNAVAILABLE, "leases cannot be stored")
-    } else if app.watches.view().iter().any(|subnet| subnet.role == Role::Refused) {
+    } else if app.watches.view(&[]).iter().any(|subnet| subnet.role == Role::Refused) {
         (StatusCode::SERVICE_UNAVAILABLE, "another DHCP server serves a subnet; `ks dhcp status` names it")
     } else {
         (StatusCode::OK, "ok")

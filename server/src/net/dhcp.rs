@@ -28,8 +28,8 @@ pub use watches::{ServerView, Subject, SubnetView, Watches};
 
 use flight::{Batch, Flight};
 use kaltstart_core::dhcp::client::Client;
-use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite};
-use kaltstart_core::dhcp::subnet::Subnet;
+use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite, Usage};
+use kaltstart_core::dhcp::subnet::{Network, Subnet};
 use kaltstart_core::dhcp::{Contact, Decision, Drop, Known, Reply, Seen, View, decide, proxy, triage};
 use kaltstart_core::trace::Exchange;
 use kaltstart_protocol::dhcp::{Message, MessageType};
@@ -165,12 +165,6 @@ impl<B: Backend> Service<B> {
             clock: (now, Instant::now()),
             stats: Arc::default(),
         })
-    }
-
-    /// The counters.
-    #[must_use]
-    pub const fn stats(&self) -> &Arc<Stats> {
-        &self.stats
     }
 
     /// The time of the leases.
@@ -469,5 +463,26 @@ impl Answer {
             }
             Err(why) => debug!(interface, mac, %client, %kind, %why, "DHCP message not answered"),
         }
+    }
+}
+
+/// What others may know of the service.
+pub trait Observed: Send + Sync {
+    /// The counters.
+    fn stats(&self) -> &Stats;
+
+    /// How many addresses of each subnet are lent.
+    fn usage(&self) -> Vec<(Network, Usage)>;
+}
+
+impl<B: Backend> Observed for Service<B> {
+    fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn usage(&self) -> Vec<(Network, Usage)> {
+        let now = self.now();
+        // Held for one subnet at a time: packets wait meanwhile.
+        self.subnets.iter().map(|subnet| (subnet.network, self.table().usage(&subnet.pools, now))).collect()
     }
 }

@@ -23,6 +23,9 @@ pub trait Address: Copy + Ord {
 
     /// The one below it.
     fn previous(self) -> Option<Self>;
+
+    /// As a number.
+    fn bits(self) -> u128;
 }
 
 impl Address for Ipv4Addr {
@@ -33,6 +36,10 @@ impl Address for Ipv4Addr {
     fn previous(self) -> Option<Self> {
         self.to_bits().checked_sub(1).map(Self::from_bits)
     }
+
+    fn bits(self) -> u128 {
+        self.to_bits().into()
+    }
 }
 
 impl Address for Ipv6Addr {
@@ -42,6 +49,10 @@ impl Address for Ipv6Addr {
 
     fn previous(self) -> Option<Self> {
         self.to_bits().checked_sub(1).map(Self::from_bits)
+    }
+
+    fn bits(self) -> u128 {
+        self.to_bits()
     }
 }
 
@@ -232,6 +243,14 @@ impl<A: Address> LeaseTable<A> {
         self.leases.iter().map(|(address, lease)| (*address, lease))
     }
 
+    /// How much of these pools is lent.
+    #[must_use]
+    pub fn usage(&self, pools: &[Pool<A>], now: Millis) -> Usage {
+        let held = pools.iter().flat_map(|pool| self.leases.range(pool.first..=pool.last));
+        let lent = held.filter(|(_, lease)| lease.is_live(now)).count() as u64;
+        Usage { lent, pool: pools.iter().map(Pool::size).fold(0, u64::saturating_add) }
+    }
+
     /// The change when somebody unknown was found to use an address that is only offered.
     #[must_use]
     pub fn found_in_use(&self, address: A, now: Millis) -> Option<LeaseWrite<A>> {
@@ -288,6 +307,15 @@ impl<A: Address> LeaseTable<A> {
     }
 }
 
+/// How many addresses of a subnet are lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Addresses of the pools that nobody else may have now.
+    pub lent: u64,
+    /// Addresses of the pools.
+    pub pool: u64,
+}
+
 /// How to undo a change of the table.
 #[derive(Debug, Clone)]
 pub struct Undo<A = Ipv4Addr> {
@@ -312,6 +340,13 @@ impl<A: Address> Pool<A> {
     #[must_use]
     pub fn contains(&self, address: A) -> bool {
         (self.first..=self.last).contains(&address)
+    }
+
+    /// How many addresses it has.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let between = self.last.bits().saturating_sub(self.first.bits());
+        u64::try_from(between).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The watch over every subnet, shared by those who see packets and those who ask.
 
 use crate::clock;
-use crate::net::dhcp6::Usage;
 use kaltstart_core::dhcp::foreign::{self, Sighting};
+use kaltstart_core::dhcp::lease::Usage;
 use kaltstart_core::dhcp::role::{Mode, Role};
 use kaltstart_core::dhcp::subnet::Network;
 use kaltstart_core::dhcp::watch::{OtherServer, Watch};
@@ -48,7 +48,7 @@ pub struct SubnetView {
     pub role: Role,
     /// Other servers seen since this one was started.
     pub servers: Vec<ServerView>,
-    /// How many addresses are lent; of DHCPv6 only.
+    /// How many addresses are lent; none where there are no pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leases: Option<Usage>,
 }
@@ -209,9 +209,9 @@ impl Watches {
         }
     }
 
-    /// Every subnet as it is now.
+    /// Every subnet as it is now, of which that much is lent.
     #[must_use]
-    pub fn view(&self) -> Vec<SubnetView> {
+    pub fn view(&self, usage: &[(Network, Usage)]) -> Vec<SubnetView> {
         let view = |one: &Watched| {
             let (watch, subject) = (one.watch(), &one.subject);
             let server = |(address, seen): (&Ipv4Addr, &OtherServer)| ServerView {
@@ -226,7 +226,10 @@ impl Watches {
                 mode: watch.mode(),
                 role: watch.role(),
                 servers: watch.servers().iter().map(server).collect(),
-                leases: None,
+                leases: usage
+                    .iter()
+                    .find(|(network, usage)| *network == subject.network && usage.pool > 0)
+                    .map(|(_, usage)| *usage),
             }
         };
         self.subnets.iter().map(view).collect()

@@ -17,14 +17,13 @@ pub use socket::Listener;
 use crate::net::dhcp::BackendError;
 use kaltstart_core::dhcp::Known;
 use kaltstart_core::dhcp::client::Client;
-use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite, Pool, Undo};
+use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite, Undo, Usage};
 use kaltstart_core::dhcp6::subnet::{Prefix, Subnet};
 use kaltstart_core::dhcp6::{Arrival, Contact, Decision, Drop, Reply, Seen, View, decide, triage};
 use kaltstart_core::trace::Exchange6;
 use kaltstart_protocol::dhcp6::Packet;
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
-use serde::{Deserialize, Serialize};
 use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -90,15 +89,6 @@ pub struct Service<B> {
     clock: (Millis, Instant),
     /// Whether leases cannot be stored, as far as the last commit tells.
     failing: AtomicBool,
-}
-
-/// How many addresses of a subnet are lent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Addresses that somebody has now.
-    pub lent: u64,
-    /// Addresses of the pools.
-    pub pool: u64,
 }
 
 impl<B: Backend> Service<B> {
@@ -271,15 +261,6 @@ impl<B: Backend> Observed for Service<B> {
 
     fn usage(&self) -> Vec<(Prefix, Usage)> {
         let (table, now) = (self.table(), self.now());
-        let of = |subnet: &Subnet| {
-            let live = table
-                .iter()
-                .filter(|(address, lease)| lease.is_live(now) && subnet.prefix.contains(*address));
-            let size = |pool: &Pool<Ipv6Addr>| {
-                u64::try_from(pool.last.to_bits() - pool.first.to_bits() + 1).unwrap_or(u64::MAX)
-            };
-            (subnet.prefix, Usage { lent: live.count() as u64, pool: subnet.pools.iter().map(size).sum() })
-        };
-        self.subnets.iter().map(of).collect()
+        self.subnets.iter().map(|subnet| (subnet.prefix, table.usage(&subnet.pools, now))).collect()
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 use kaltstart_core::boot::BootDecision;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::host::{Host, HostKey, Rules};
-use kaltstart_core::dhcp::lease::LeaseState;
+use kaltstart_core::dhcp::lease::{LeaseState, Pool};
 use kaltstart_protocol::dhcp6::options::code;
 use kaltstart_protocol::dhcp6::{Address, Identity, Message, MessageType, duid};
 

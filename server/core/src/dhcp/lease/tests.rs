@@ -205,3 +205,24 @@ fn p31_a_lease_survives_its_stored_form() {
     assert_eq!(serde_json::from_str::<Lease>(&json).expect("reads back"), lease);
     assert_eq!(ClientKey::from(lease.key.as_bytes().to_vec()), lease.key);
 }
+
+#[test]
+fn lent_is_what_nobody_else_may_have_of_the_pools() {
+    let mut table = LeaseTable::default();
+    let address = |last| Ipv4Addr::new(10, 77, 0, last);
+    for (last, expires) in [(9, 9), (10, 9), (11, 5), (20, 6), (21, 9)] {
+        let lease = Lease {
+            key: ClientKey::from(vec![last]),
+            mac: None,
+            state: LeaseState::Bound,
+            since: Millis(1),
+            expires: Millis(expires),
+        };
+        table.apply(LeaseWrite { address: address(last), lease });
+    }
+    let pool = |first, last| Pool { first: address(first), last: address(last) };
+    assert_eq!(table.usage(&[pool(10, 14), pool(20, 20)], Millis(5)), Usage { lent: 2, pool: 6 });
+    assert_eq!(table.usage(&[], Millis(5)), Usage { lent: 0, pool: 0 });
+    let all = Pool { first: Ipv6Addr::UNSPECIFIED, last: Ipv6Addr::from_bits(u128::MAX) };
+    assert_eq!(all.size(), u64::MAX, "more than can be counted");
+}
