@@ -11,9 +11,17 @@ use std::fmt::Write as _;
 /// Fingerprints, validity and names, as text.
 ///
 /// # Errors
-/// When a file cannot be read or understood; nothing is made here.
+/// When there is nothing yet, or a file cannot be read or understood; nothing is made here.
 pub fn show(config: &Config, now: Millis) -> Result<String, TlsError> {
-    let files = Files::lock(&dir(&config.data_dir))?;
+    let dir = dir(&config.data_dir);
+    let exists = |name: &str| {
+        let path = dir.join(name);
+        path.try_exists().map_err(|source| TlsError::File { path, source })
+    };
+    if !exists(AUTHORITY)? && !exists(SERVER)? {
+        return Err(TlsError::NotStarted(config.data_dir.clone()));
+    }
+    let files = Files::lock(&dir)?;
     let missing = || TlsError::Incomplete;
     let authority = Authority::from_pem(&files.read(AUTHORITY)?.ok_or_else(missing)?, now)?;
     let server = Server::from_pem(&files.read(SERVER)?.ok_or_else(missing)?)?;

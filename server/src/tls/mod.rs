@@ -42,6 +42,12 @@ pub enum TlsError {
         /// Why.
         source: io::Error,
     },
+    /// There are no keys and no certificates.
+    #[error(
+        "there are no certificates yet: no server was started with data_dir {0}; \
+         its first start makes them, and so does `kaltstart tls rotate`"
+    )]
+    NotStarted(PathBuf),
     /// A file lacks its key or its certificate.
     #[error(
         "a key or a certificate is missing in a file of tls/ in data_dir; restore it, or remove both files"

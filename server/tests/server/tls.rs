@@ -110,6 +110,29 @@ async fn p20_ks_believes_the_site_s_authority_alone() {
 }
 
 #[tokio::test]
+async fn before_the_first_start_tls_show_makes_nothing_and_says_so() {
+    let site = Site::start().await;
+    let config = std::fs::read_to_string(site.dir.path().join("server.toml")).expect("read");
+    let (data, fresh) = (site.data(), site.dir.path().join("fresh"));
+    let (before, after) = (data.to_str().expect("text"), fresh.to_str().expect("text"));
+    assert!(config.contains(before), "{config}");
+    let path = site.dir.path().join("fresh.toml");
+    std::fs::write(&path, config.replace(before, after)).expect("written");
+    let tls = |word| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["tls", word, "--config"]).arg(&path).output().expect("it runs")
+    };
+    let shown = tls("show");
+    let words = String::from_utf8_lossy(&shown.stderr);
+    assert!(!shown.status.success() && !fresh.exists(), "{words}");
+    assert!(words.contains("no server was started") && words.contains(after), "{words}");
+    assert!(tls("rotate").status.success() && tls("show").status.success());
+    std::fs::remove_file(fresh.join("tls/authority.pem")).expect("removed");
+    let words = String::from_utf8(tls("show").stderr).expect("text");
+    assert!(words.contains("missing") && words.contains("restore"), "{words}");
+}
+
+#[tokio::test]
 async fn new_keys_are_taken_up_without_a_restart() {
     let site = Site::start().await;
     let first = tls_command(&site, &["show"]);
