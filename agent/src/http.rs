@@ -11,7 +11,7 @@ use std::time::Duration;
 use kaltstart_pin::{Pin, client_config};
 use kaltstart_protocol::ids::Digest;
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use ureq::config::{Config, ConfigBuilder};
 use ureq::typestate::AgentScope;
 use ureq::unversioned::resolver::DefaultResolver;
@@ -55,12 +55,9 @@ fn config() -> ConfigBuilder<AgentScope> {
 #[must_use]
 pub fn refusal(error: &ureq::Error) -> Option<String> {
     let ureq::Error::Io(error) = error else { return None };
-    match error.get_ref()?.downcast_ref()? {
-        rustls::Error::InvalidCertificate(CertificateError::Other(why)) => Some(why.0.to_string()),
-        rustls::Error::InvalidCertificate(why) => Some(format!("its certificate is not valid: {why}")),
-        // It speaks no TLS, or an older one.
-        other => Some(other.to_string()),
-    }
+    let error: &rustls::Error = error.get_ref()?.downcast_ref()?;
+    // Else it speaks no TLS, or an older one.
+    Some(kaltstart_pin::refusal(error).unwrap_or_else(|| error.to_string()))
 }
 
 /// Speaks TLS over a connection.

@@ -47,6 +47,19 @@ impl fmt::Display for OtherAuthority {
 
 impl std::error::Error for OtherAuthority {}
 
+/// Why a server was not believed, in words; none when the error is not about its certificate.
+#[must_use]
+pub fn refusal(error: &Error) -> Option<String> {
+    let Error::InvalidCertificate(why) = error else { return None };
+    Some(match why {
+        CertificateError::Other(other) => other.0.to_string(),
+        CertificateError::UnknownIssuer => {
+            "its certificate is not signed by the authority that was expected".to_owned()
+        }
+        why => format!("its certificate is not valid: {why}"),
+    })
+}
+
 /// A configuration that talks to servers of `pin`'s authority alone, whatever the system trusts.
 ///
 /// No time before `not_before` (seconds since 1970) is believed: clocks of machines without

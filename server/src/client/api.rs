@@ -47,6 +47,17 @@ pub(super) enum ClientError {
         /// Why, from the whole request to the socket.
         why: String,
     },
+    /// Somebody answered who is not the server that is trusted.
+    #[error(
+        "{server} is not believed: {why}; it is another server, or its authority or address was changed: \
+         `kaltstart tls show` on the server tells what it should show, `ks explain KS-1040` more; nothing was sent"
+    )]
+    NotBelieved {
+        /// Its address.
+        server: String,
+        /// Why.
+        why: String,
+    },
     /// Something answered, but not as a server of ours does.
     #[error("{server} does not answer as this program expects: {why}; check --server, and both versions")]
     Strange {
@@ -60,7 +71,9 @@ pub(super) enum ClientError {
 impl ClientError {
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Local(_) | Self::Unreachable { .. } | Self::Strange { .. } => Exit::Failed,
+            Self::Local(_) | Self::Unreachable { .. } | Self::NotBelieved { .. } | Self::Strange { .. } => {
+                Exit::Failed
+            }
             Self::Usage(_) => Exit::Usage,
             Self::Login(_) => Exit::Login,
             Self::NotFound(_) => Exit::NotFound,
@@ -192,7 +205,11 @@ impl Api {
     }
 
     fn unreachable(&self, error: reqwest::Error) -> ClientError {
-        ClientError::Unreachable { server: self.server.clone(), why: chain(&error.without_url()) }
+        let server = self.server.clone();
+        match refusal(&error) {
+            Some(why) => ClientError::NotBelieved { server, why },
+            None => ClientError::Unreachable { server, why: chain(&error.without_url()) },
+        }
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
@@ -243,6 +260,17 @@ impl Api {
     pub(super) async fn events(&self, path: &str) -> Result<Response, ClientError> {
         self.send(self.request(Method::GET, path)).await
     }
+}
+
+/// Why the server's certificate was not believed, if that is the cause.
+fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut causes =
+        std::iter::successors(Some(error), |error| match error.downcast_ref::<std::io::Error>() {
+            // An error of input and output does not count what it holds as its cause.
+            Some(error) => error.get_ref().map(|held| held as _),
+            None => error.source(),
+        });
+    causes.find_map(|cause| cause.downcast_ref().and_then(kaltstart_pin::refusal))
 }
 
 /// An error with all its causes: the last one is what a person can mend.

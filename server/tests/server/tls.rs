@@ -98,10 +98,19 @@ async fn p20_ks_believes_the_site_s_authority_alone() {
     assert!(ks(&site, &[]).status.success(), "found beside the token");
     assert!(ks(&site, &["--fingerprint", &authority]).status.success());
     let others = fingerprint(&tls_command(&other, &["show"]), "authority");
-    for args in [["--fingerprint", others.as_str()], ["--ca", ca(&other).to_str().expect("text")]] {
+    let (both, other_ca) = (format!("expected the authority {others}, seen {authority}"), ca(&other));
+    for (args, why) in [
+        (["--fingerprint", others.as_str()], both.as_str()),
+        (["--ca", other_ca.to_str().expect("text")], "not signed by the authority that was expected"),
+        (["--server", &site.tls_base.replace("127.0.0.1", "127.0.0.2")], "cannot reach"),
+    ] {
         let output = ks(&site, &args);
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && words.contains("certificate"), "{words}");
+        assert!(output.status.code() == Some(1) && words.contains(why), "{words}");
+        if why != "cannot reach" {
+            assert!(words.contains(&site.tls_base) && words.contains("KS-1040"), "{words}");
+            assert!(!words.contains("OtherAuthority") && !words.contains("UnknownIssuer"), "{words}");
+        }
     }
     let output = ks(&site, &["--server", "http://10.77.0.1:8080"]);
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
