@@ -103,7 +103,7 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// The name a unit variant has in the API.
-fn word(value: &impl Serialize) -> String {
+pub(super) fn word(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 

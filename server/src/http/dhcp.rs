@@ -3,13 +3,19 @@
 use super::error::Problem;
 use super::extract::{Path, Query};
 use crate::app::App;
+use crate::clock;
 use crate::dhcp_options::{self, OtherServer};
 use crate::net::dhcp::SubnetView;
+use crate::store::Wanted;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use kaltstart_core::dhcp::lease::{LeaseState, LeaseWrite};
 use kaltstart_core::dhcp::role::{Mode, Role};
+use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// `GET /v1/dhcp`
@@ -25,6 +31,86 @@ pub(super) async fn subnets(State(app): State<Arc<App>>) -> Json<Vec<SubnetView>
         leases: usage.iter().find(|(prefix, _)| *prefix == subnet.prefix).map(|(_, usage)| *usage),
     });
     Json(app.watches.view(&app.metrics.dhcp_usage()).into_iter().chain(of_v6).collect())
+}
+
+/// Leases in one answer, if nothing else is asked for.
+pub const LEASES_USUAL: usize = 1000;
+
+/// Leases in one answer at most.
+pub const LEASES_MAX: usize = 10_000;
+
+/// Which leases are meant.
+#[derive(Debug, Deserialize)]
+pub(super) struct Which {
+    of: Option<String>,
+    limit: Option<usize>,
+}
+
+/// A stored lease.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The address.
+    pub address: IpAddr,
+    /// The hardware address of its client, if anything told it.
+    pub mac: Option<Mac>,
+    /// The client's identifier (RFC 2132 §9.14) or DUID, in hexadecimal; of a client without,
+    /// hardware type and address.
+    pub client: String,
+    /// How it is held.
+    pub state: LeaseState,
+    /// Whether nobody else may have the address.
+    pub live: bool,
+    /// When this was decided.
+    pub since: Millis,
+    /// From then on the address is free.
+    pub until: Millis,
+}
+
+/// Stored leases.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Leases {
+    /// IPv4 before IPv6, by address.
+    pub leases: Vec<LeaseView>,
+    /// Whether there are more.
+    pub truncated: bool,
+}
+
+/// `GET /v1/dhcp/leases?of=&limit=`
+pub(super) async fn leases(
+    State(app): State<Arc<App>>,
+    Query(Which { of, limit }): Query<Which>,
+) -> Result<Json<Leases>, Problem> {
+    let wanted = match of.as_deref().map(|of| (of, of.parse(), of.parse())) {
+        None => Wanted::All,
+        Some((_, Ok(address), _)) => Wanted::Address(address),
+        Some((_, _, Ok(mac))) => Wanted::Mac(mac),
+        Some((of, ..)) => {
+            return Err(Problem::bad_request(format!("of: {of:?} is neither an IP address nor a MAC")));
+        }
+    };
+    let limit = limit.unwrap_or(LEASES_USUAL);
+    if !(1..=LEASES_MAX).contains(&limit) {
+        return Err(Problem::bad_request(format!("limit: {limit} is not between 1 and {LEASES_MAX}")));
+    }
+    let mut found = app.store.find_leases(wanted, limit + 1)?;
+    let truncated = found.len() > limit;
+    found.truncate(limit);
+    let now = clock::now();
+    let leases = found.into_iter().map(|found| lease_view(found, now)).collect();
+    Ok(Json(Leases { leases, truncated }))
+}
+
+fn lease_view(LeaseWrite { address, lease }: LeaseWrite<IpAddr>, now: Millis) -> LeaseView {
+    let client = if address.is_ipv4() { lease.key.as_bytes() } else { lease.key.identity().0 };
+    LeaseView {
+        address,
+        mac: lease.mac,
+        client: client.iter().map(|byte| format!("{byte:02x}")).collect(),
+        state: lease.state,
+        live: lease.is_live(now),
+        since: lease.since,
+        until: lease.expires,
+    }
 }
 
 /// Which subnet is meant.

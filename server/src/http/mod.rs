@@ -51,6 +51,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/jobs/{job}/log", get(api::job_log))
         .route("/v1/jobs/{job}/events", get(events::of_job))
         .route("/v1/dhcp", get(dhcp::subnets))
+        .route("/v1/dhcp/leases", get(dhcp::leases))
         .route("/v1/dhcp/options/{server}", get(dhcp::options))
         .route("/v1/profiles", get(api::profiles))
         .route("/v1/images", get(api::images))

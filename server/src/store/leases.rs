@@ -4,12 +4,37 @@ use super::{Store, StoreError, leases6};
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
+use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::net::{IpAddr, Ipv4Addr};
 
 const COLUMNS: &str = "address, client, mac, state, since, expires";
 
+/// Which leases are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// All.
+    All,
+    /// That of an address.
+    Address(IpAddr),
+    /// Those of a hardware address.
+    Mac(Mac),
+}
+
 impl Store {
+    /// The first `limit` of the wanted leases, IPv4 before IPv6, by address.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn find_leases(&self, wanted: Wanted, limit: usize) -> Result<Vec<LeaseWrite<IpAddr>>, StoreError> {
+        self.read(|connection| {
+            let mut found = select(connection, &format!("{COLUMNS} FROM leases"), wanted, limit, lease)?;
+            let from = format!("{} FROM leases6", leases6::COLUMNS);
+            found.extend(select(connection, &from, wanted, limit - found.len(), leases6::lease)?);
+            Ok(found)
+        })
+    }
+
     /// All leases.
     ///
     /// # Errors
@@ -49,6 +74,31 @@ impl Store {
         self.transact(move |transaction| leases.iter().try_for_each(|write| transaction.put_lease(write)))
             .await
     }
+}
+
+/// The first `limit` of the wanted leases of a table, by address.
+fn select<A: Into<IpAddr>>(
+    connection: &Connection,
+    from: &str,
+    wanted: Wanted,
+    limit: usize,
+    read: fn(&Row<'_>) -> rusqlite::Result<LeaseWrite<A>>,
+) -> rusqlite::Result<Vec<LeaseWrite<IpAddr>>> {
+    let (condition, value) = match wanted {
+        Wanted::All => ("?1 IS NULL", Value::Null),
+        // The tables hold their addresses in different types: one of the other family equals none.
+        Wanted::Address(IpAddr::V4(address)) => ("address = ?1", Value::Integer(address.to_bits().into())),
+        Wanted::Address(IpAddr::V6(address)) => ("address = ?1", Value::Blob(address.octets().into())),
+        Wanted::Mac(mac) => ("mac = ?1", Value::Blob(mac.0.into())),
+    };
+    let widened = |row: &Row<'_>| {
+        let LeaseWrite { address, lease } = read(row)?;
+        Ok(LeaseWrite { address: address.into(), lease })
+    };
+    connection
+        .prepare_cached(&format!("SELECT {from} WHERE {condition} ORDER BY address LIMIT ?2"))?
+        .query_map(params![value, i64::try_from(limit).unwrap_or(i64::MAX)], widened)?
+        .collect()
 }
 
 /// A hardware address; empty for none.

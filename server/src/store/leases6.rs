@@ -10,7 +10,7 @@ use kaltstart_protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use std::net::Ipv6Addr;
 
-const COLUMNS: &str = "address, duid, identity, mac, state, since, expires";
+pub(super) const COLUMNS: &str = "address, duid, identity, mac, state, since, expires";
 
 impl Store {
     /// The DUID of this server, made with its database (RFC 6355).
@@ -56,7 +56,7 @@ pub(super) fn lessee(connection: &Connection, address: Ipv6Addr) -> rusqlite::Re
     Ok(mac.flatten().map(Mac))
 }
 
-fn lease(row: &Row<'_>) -> rusqlite::Result<LeaseWrite<Ipv6Addr>> {
+pub(super) fn lease(row: &Row<'_>) -> rusqlite::Result<LeaseWrite<Ipv6Addr>> {
     let (duid, identity): (Vec<u8>, u32) = (row.get(1)?, row.get(2)?);
     let lease = Lease {
         key: ClientKey::of_identity(&duid, identity),

@@ -13,6 +13,7 @@ mod transaction;
 mod writer;
 
 pub use index::{Brief, Index};
+pub use leases::Wanted;
 pub use transaction::Transaction;
 pub use writer::WriteError;
 

@@ -1,9 +1,13 @@
 //! `ks` as people and scripts use it, against the real server.
 
 use crate::site::{PROGRAM, Site, mac};
+use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
+use kaltstart_protocol::time::Millis;
 use kaltstart_server::http::api::{JobView, NodeView};
+use kaltstart_server::store::Store;
 use serde_json::json;
 use std::io::{BufRead as _, BufReader};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -194,4 +198,53 @@ fn who_stops_reading_has_read_enough() {
     let output = std::process::Command::new(PROGRAM).args(["explain", "--list"]).stdout(writer).output();
     let output = output.expect("the program starts");
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[tokio::test]
+async fn ks_dhcp_leases_tells_who_has_an_address() {
+    let site = Site::start().await;
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).expect("after 1970");
+    let lease = |key, mac, expires| Lease {
+        key,
+        mac,
+        state: LeaseState::Bound,
+        since: Millis(now),
+        expires: Millis(expires),
+    };
+    let v4 = |last: u8, expires| LeaseWrite {
+        address: Ipv4Addr::new(10, 77, 0, last),
+        lease: lease(ClientKey::from(vec![1, 2, 0xab]), Some(mac(last.into())), expires),
+    };
+    let v6 = LeaseWrite {
+        address: "fd77::1000".parse().expect("an address"),
+        lease: lease(ClientKey::of_identity(&[0, 4, 0xcd], 7), Some(mac(100)), now + 3_600_000),
+    };
+    let store = Store::open(&site.data()).expect("beside the server");
+    store.put_leases(vec![v4(101, now - 1), v4(100, now + 3_600_000)]).await.expect("stored");
+    store.put_leases6(vec![v6]).await.expect("stored");
+    let all = done(&site, "dhcp leases").await;
+    let rows: Vec<&str> = all.out.lines().collect();
+    assert!(rows.len() == 4 && all.err.is_empty(), "{}{}", all.out, all.err);
+    for (row, words) in rows[1..].iter().zip([
+        ["10.77.0.100", "bound", "0102ab"],
+        ["10.77.0.101", "expired", "0102ab"],
+        ["fd77::1000", "bound", "0004cd"],
+    ]) {
+        assert!(words.iter().all(|word| row.contains(word)), "{row}");
+    }
+    for (who, names) in [
+        ("10.77.0.100".to_owned(), "10.77.0.100\n"),
+        ("fd77::1000".to_owned(), "fd77::1000\n"),
+        (mac(100).to_string(), "10.77.0.100\nfd77::1000\n"),
+    ] {
+        assert_eq!(done(&site, &format!("dhcp leases {who} -o name")).await.out, names, "{who}");
+    }
+    for limit in [1, 2] {
+        let some = done(&site, &format!("dhcp leases --limit {limit} -o name")).await;
+        assert!(some.out.lines().count() == limit && some.err.contains("more"), "{}", some.err);
+    }
+    assert!(done(&site, "dhcp leases --limit 3").await.err.is_empty(), "there are no more");
+    refused(&site, "dhcp leases 10.77.0.99", NOT_FOUND).await;
+    assert!(refused(&site, "dhcp leases somebody", USAGE).await.contains("MAC"));
+    assert!(refused(&site, "dhcp leases --limit 0", USAGE).await.contains("limit"));
 }
