@@ -422,4 +422,4 @@ impl<A: Address> Asker<'_, A> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -37,6 +37,19 @@ enum Step {
     Fail(u8),
 }
 
+/// The table and the time of a server that starts again with what was `stored`, which is all that is
+/// left; the clock on the wall has moved by `jump` ms meanwhile.
+pub(crate) fn restarted<A: Address>(
+    stored: &mut BTreeMap<A, Lease>,
+    now: Millis,
+    jump: i64,
+) -> (LeaseTable<A>, Millis) {
+    let writes = core::mem::take(stored).into_iter().map(|(address, lease)| LeaseWrite { address, lease });
+    let Resumed { table, now, .. } = LeaseTable::resume(writes, Millis(now.0.saturating_add_signed(jump)));
+    *stored = table.iter().map(|(address, lease)| (address, lease.clone())).collect();
+    (table, now)
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let who = || 0..5_u8;
     let step = prop_oneof![
@@ -136,15 +149,7 @@ impl Clients {
                 server.now = server.now.plus(ms);
             }
             Step::Restart(jump) => {
-                let wall = Millis(server.now.0.saturating_add_signed(jump));
-                let stored = core::mem::take(&mut server.stored);
-                let stored = stored.into_iter().map(|(address, lease)| LeaseWrite { address, lease });
-                let resumed = LeaseTable::resume(stored, wall);
-                server.table = resumed.table;
-                server.now = resumed.now;
-                // All that is left is what was stored.
-                let left = server.table.iter().map(|(address, lease)| (address, lease.clone()));
-                server.stored = left.collect();
+                (server.table, server.now) = restarted(&mut server.stored, server.now, jump);
             }
             Step::Pool(first, last) => {
                 let [first, last] = [first, last].map(|n| Ipv4Addr::new(10, 77, 0, n));

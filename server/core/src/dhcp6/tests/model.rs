@@ -1,7 +1,7 @@
 //! Promise 31 against a model: what the clients believe, by a clock that does not jump.
 
 use super::*;
-use crate::dhcp::lease::LeaseWrite;
+use crate::dhcp::lease::tests::restarted;
 use alloc::collections::BTreeSet;
 use proptest::prelude::*;
 
@@ -113,14 +113,7 @@ impl Clients {
                 server.now = server.now.plus(ms);
             }
             Step::Restart(jump) => {
-                let wall = Millis(server.now.0.saturating_add_signed(jump));
-                let stored = core::mem::take(&mut server.stored);
-                let stored = stored.into_iter().map(|(address, lease)| LeaseWrite { address, lease });
-                let resumed = LeaseTable::resume(stored, wall);
-                (server.table, server.now) = (resumed.table, resumed.now);
-                // All that is left is what was stored.
-                let left = server.table.iter().map(|(address, lease)| (address, lease.clone()));
-                server.stored = left.collect();
+                (server.table, server.now) = restarted(&mut server.stored, server.now, jump);
             }
             Step::Pool(first, last) => {
                 server.subnets[0].pools = vec![Pool { first: ip(first), last: ip(last) }];
