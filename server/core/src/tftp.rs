@@ -225,6 +225,8 @@ pub struct Report {
     pub resent_blocks: u64,
     /// Waits that ended without an answer, each followed by a repetition or the end.
     pub timeouts: u64,
+    /// Acknowledgements of the block before: the client still waits for the next, or the network doubled one.
+    pub repeated_acks: u64,
     /// The smoothed round trip (RFC 6298), if one was measured.
     pub round_trip_ms: Option<u64>,
 }
@@ -268,6 +270,7 @@ pub struct Transfer {
     sent_blocks: u64,
     resent_blocks: u64,
     timeouts: u64,
+    repeated_acks: u64,
 }
 
 impl Transfer {
@@ -300,6 +303,7 @@ impl Transfer {
             sent_blocks: 0,
             resent_blocks: 0,
             timeouts: 0,
+            repeated_acks: 0,
             agreed,
         };
         let step = if transfer.in_handshake { Step::SendOack } else { transfer.send_window(now_ms) };
@@ -330,6 +334,7 @@ impl Transfer {
         if news == 0 || self.acked + news >= self.next {
             // Nothing new. To answer by sending again would double all that follows: the
             // Sorcerer's Apprentice. A lost first block of a window costs one time-out.
+            self.repeated_acks += u64::from(news == 0);
             return Step::Wait;
         }
         self.acked += news;
@@ -440,6 +445,7 @@ impl Transfer {
             sent_blocks: self.sent_blocks,
             resent_blocks: self.resent_blocks,
             timeouts: self.timeouts,
+            repeated_acks: self.repeated_acks,
             round_trip_ms: self.rto.round_trip_ms(),
         }
     }

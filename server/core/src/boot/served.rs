@@ -101,6 +101,7 @@ mod tests {
                 sent: 1,
                 resent: 0,
                 timeouts: 0,
+                repeated_acks: 0,
                 answered: true,
                 duration_ms: 1,
                 end,

@@ -360,7 +360,7 @@ fn p33_only_news_moves_the_window() {
     assert_eq!(transfer.on_packet(&ack(4), 2), Step::SendBlocks(5..9));
     assert_eq!(transfer.on_packet(&ack(6), 3), Step::SendBlocks(7..11), "a gap after block 6");
     assert_eq!(transfer.on_packet(&ack(6), 3), Step::Wait);
-    assert_eq!(transfer.report().resent_blocks, 2);
+    assert_eq!((transfer.report().resent_blocks, transfer.report().repeated_acks), (2, 2));
     assert_eq!(transfer.on_packet(&Packet::Data { block: 1, content: b"x" }, 3), Step::Wait);
     assert_eq!(transfer.deadline_ms(), 3 + 20);
     assert_eq!(transfer.on_timeout(22), Step::Wait);

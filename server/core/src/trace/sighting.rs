@@ -254,6 +254,8 @@ pub struct TftpTransfer {
     pub resent: u64,
     /// Waits that ended without an answer.
     pub timeouts: u64,
+    /// Acknowledgements of the block before: the machine still waited for the next.
+    pub repeated_acks: u64,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
     /// How it ended.
@@ -284,6 +286,7 @@ impl TftpTransfer {
             sent: report.sent_blocks,
             resent: report.resent_blocks,
             timeouts: report.timeouts,
+            repeated_acks: report.repeated_acks,
             duration_ms,
             end,
         }
@@ -306,6 +309,7 @@ impl TftpTransfer {
             sent: 0,
             resent: 0,
             timeouts: 0,
+            repeated_acks: 0,
             duration_ms: 0,
             end,
         }
@@ -433,6 +437,7 @@ mod tests {
                 sent: 4,
                 resent: 3,
                 timeouts: 3,
+                repeated_acks: 0,
                 duration_ms: 9,
                 end: TftpEnd::Refused { why: "busy".into() },
             }),

@@ -51,6 +51,11 @@ fn stalled<'a>(case: &Case<'a>) -> Option<(Millis, &'a TftpTransfer)> {
     (!case.boot.tftp().any(later)).then_some((at, transfer))
 }
 
+/// Options were agreed by small packets, and then no block of a larger size was acknowledged.
+fn is_only_agreed(transfer: &TftpTransfer) -> bool {
+    transfer.answered && transfer.bytes == 0 && transfer.block_bytes > SMALL_BLOCK
+}
+
 /// KS-1011
 pub(super) fn boot_file_missing(case: &Case<'_>) -> Option<Cause> {
     let named = case.boot.told_file();
@@ -88,24 +93,20 @@ pub(super) fn boot_file_missing(case: &Case<'_>) -> Option<Cause> {
 /// KS-1012
 pub(super) fn path_mtu(case: &Case<'_>) -> Option<Cause> {
     let (at, transfer) = stalled(case)?;
-    if transfer.bytes > 0 || transfer.block_bytes <= SMALL_BLOCK {
+    if !is_only_agreed(transfer) {
         return None;
     }
     let text = format!(
         "TFTP {:?}: of blocks of {} bytes not one was acknowledged, {} were sent again",
         transfer.file, transfer.block_bytes, transfer.resent
     );
-    let small = case.boot.tftp().find(|(_, t)| t.answered && t.block_bytes <= transfer.block_bytes);
-    let cause = Cause::new(Code::PathMtu, if small.is_some() { High } else { Medium });
-    let cause =
-        match small {
-            Some((at, other)) if other.bytes > 0 => cause
-                .seen(at, format!("TFTP {:?}: blocks of {} bytes did pass", other.file, other.block_bytes)),
-            Some((at, other)) => cause
-                .seen(at, format!("TFTP {:?}: the small packets that agree on options did pass", other.file)),
-            None => cause,
-        };
-    Some(cause.seen(at, text))
+    let cause = Cause::new(Code::PathMtu, if transfer.repeated_acks > 0 { High } else { Medium })
+        .seen(at, format!("TFTP {:?}: the small packets that agree on options did pass", transfer.file))
+        .seen(at, text);
+    Some(match transfer.repeated_acks {
+        0 => cause,
+        count => cause.seen(at, format!("the machine still waited: it asked {count} times for the first block")),
+    })
 }
 
 /// KS-1013
@@ -130,11 +131,15 @@ pub(super) fn packet_loss(case: &Case<'_>) -> Option<Cause> {
 /// KS-1014
 pub(super) fn transfer_stopped(case: &Case<'_>) -> Option<Cause> {
     let (at, transfer) = stalled(case)?;
-    // Nothing acknowledged of large blocks is told more precisely by another code.
-    if transfer.bytes == 0 && transfer.block_bytes > SMALL_BLOCK {
+    // A machine that waits for its first block, and is there, is told more precisely by another code.
+    if is_only_agreed(transfer) && transfer.repeated_acks > 0 {
         return None;
     }
-    let how = if transfer.end == TftpEnd::Gone { "closed its port" } else { "acknowledged nothing more" };
+    let how = match (&transfer.end, transfer.answered) {
+        (TftpEnd::Gone, _) => "closed its port",
+        (_, true) => "acknowledged nothing more",
+        (_, false) => "answered nothing",
+    };
     let text = format!(
         "TFTP {:?}: the machine {how} after block {} of {} ({} bytes)",
         transfer.file,

@@ -76,24 +76,7 @@ impl Past {
     }
 
     fn tftp(self, file: &str, block_bytes: u32, bytes: u64, resent: u64, end: TftpEnd) -> Self {
-        let size = Some(200_000);
-        let duration_ms = 500;
-        let answered = bytes > 0 || end == TftpEnd::Probed;
-        let sent = bytes / u64::from(block_bytes) + resent;
-        let timeouts = if end == TftpEnd::TimedOut { 5 } else { 0 };
-        self.saw(What::Tftp(TftpTransfer {
-            file: file.into(),
-            block_bytes,
-            window: 1,
-            size,
-            bytes,
-            answered,
-            sent,
-            resent,
-            timeouts,
-            duration_ms,
-            end,
-        }))
+        self.saw(What::Tftp(transfer(file, block_bytes, bytes, resent, end)))
     }
 
     fn fetched(self, file: &str) -> Self {
@@ -156,6 +139,23 @@ fn with_secs(mut past: Past, secs: u16) -> Past {
         exchange.secs = secs;
     }
     past
+}
+
+fn transfer(file: &str, block_bytes: u32, bytes: u64, resent: u64, end: TftpEnd) -> TftpTransfer {
+    TftpTransfer {
+        file: file.into(),
+        block_bytes,
+        window: 1,
+        size: Some(200_000),
+        bytes,
+        answered: bytes > 0 || end == TftpEnd::Probed,
+        sent: bytes / u64::from(block_bytes) + resent,
+        resent,
+        timeouts: if end == TftpEnd::TimedOut { 5 } else { 0 },
+        repeated_acks: 0,
+        duration_ms: 500,
+        end,
+    }
 }
 
 #[test]
@@ -271,14 +271,17 @@ fn ks1011_the_boot_file_is_not_there() {
 
 #[test]
 fn ks1012_large_packets_do_not_pass() {
-    let past = Past::new().addressed(UEFI, "snponly.efi");
-    let past = past.tftp("snponly.efi", 1468, 0, 8, TftpEnd::TimedOut);
-    past.shows(Code::PathMtu, Likelihood::Medium, "1468 bytes not one");
-    let past = Past::new()
-        .addressed(UEFI, "snponly.efi")
-        .tftp("snponly.efi", 1468, 0, 0, TftpEnd::Probed)
-        .tftp("snponly.efi", 1468, 0, 8, TftpEnd::TimedOut);
-    past.shows(Code::PathMtu, Likelihood::High, "did pass");
+    let stopped = |answered, repeated_acks| {
+        let end = TftpTransfer { answered, repeated_acks, ..transfer("snponly.efi", 1468, 0, 8, TftpEnd::TimedOut) };
+        Past::new().addressed(UEFI, "snponly.efi").saw(What::Tftp(end))
+    };
+    stopped(true, 3).shows(Code::PathMtu, Likelihood::High, "1468 bytes not one");
+    stopped(true, 3).shows(Code::PathMtu, Likelihood::High, "asked 3 times for the first block");
+    // One that falls silent may have been switched off.
+    stopped(true, 0).shows(Code::PathMtu, Likelihood::Medium, "did pass");
+    stopped(true, 0).shows(Code::TransferStopped, Likelihood::High, "nothing more after block 0");
+    // One that was not heard at all is not stopped by the size of a packet.
+    stopped(false, 0).shows(Code::TransferStopped, Likelihood::High, "answered nothing");
 }
 
 #[test]
