@@ -105,7 +105,9 @@ pub(super) fn path_mtu(case: &Case<'_>) -> Option<Cause> {
         .seen(at, text);
     Some(match transfer.repeated_acks {
         0 => cause,
-        count => cause.seen(at, format!("the machine still waited: it asked {count} times for the first block")),
+        count => {
+            cause.seen(at, format!("the machine still waited: it asked {count} times for the first block"))
+        }
     })
 }
 

@@ -272,14 +272,21 @@ fn ks1011_the_boot_file_is_not_there() {
 #[test]
 fn ks1012_large_packets_do_not_pass() {
     let stopped = |answered, repeated_acks| {
-        let end = TftpTransfer { answered, repeated_acks, ..transfer("snponly.efi", 1468, 0, 8, TftpEnd::TimedOut) };
+        let end = TftpTransfer {
+            answered,
+            repeated_acks,
+            ..transfer("snponly.efi", 1468, 0, 8, TftpEnd::TimedOut)
+        };
         Past::new().addressed(UEFI, "snponly.efi").saw(What::Tftp(end))
     };
     stopped(true, 3).shows(Code::PathMtu, Likelihood::High, "1468 bytes not one");
     stopped(true, 3).shows(Code::PathMtu, Likelihood::High, "asked 3 times for the first block");
     // One that falls silent may have been switched off.
-    stopped(true, 0).shows(Code::PathMtu, Likelihood::Medium, "did pass");
-    stopped(true, 0).shows(Code::TransferStopped, Likelihood::High, "nothing more after block 0");
+    let silent = stopped(true, 0);
+    silent.shows(Code::TransferStopped, Likelihood::High, "nothing more after block 0");
+    let causes = silent.diagnosis(false, AMD64).causes;
+    let second = causes.get(1).map(|cause| (cause.code, cause.likelihood));
+    assert_eq!(second, Some((Code::PathMtu, Likelihood::Medium)));
     // One that was not heard at all is not stopped by the size of a packet.
     stopped(false, 0).shows(Code::TransferStopped, Likelihood::High, "answered nothing");
 }
