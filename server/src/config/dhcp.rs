@@ -191,6 +191,7 @@ impl Dhcp {
             all.push(format!("{whose}: allow_other_servers is for mode authoritative alone"));
         }
         ranges::problems(&whose, "subnet", &self.all_pools(), outside, all);
+        ranges::exclusion_problems(&whose, &self.all_pools(), &self.exclude, all);
         let given = |address| self.remaining_pools().iter().any(|pool| pool.contains(address));
         if given(self.address) {
             all.push(format!("{whose}: the pool contains the server's own address; see exclude"));

@@ -145,6 +145,7 @@ impl Dhcp6 {
             all.push(format!("{whose}: address {} is not a host of its prefix", self.address));
         }
         ranges::problems(&whose, "prefix", &self.all_pools(), outside, all);
+        ranges::exclusion_problems(&whose, &self.all_pools(), &self.exclude, all);
         let pools = self.remaining_pools();
         if pools.iter().any(|pool| pool.contains(self.address)) {
             all.push(format!("{whose}: the pool contains the server's own address; see exclude"));

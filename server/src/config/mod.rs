@@ -1,10 +1,12 @@
 //! What the server is told: one TOML file, checked as a whole before anything is bound.
 
+mod authorized_key;
 mod boot;
 mod dhcp;
 mod dhcp6;
 mod dhcp_class;
 mod dhcp_option;
+mod dhcp_shape;
 mod http;
 mod images;
 mod log;
@@ -263,7 +265,6 @@ impl Config {
             syslog.problems(&mut all);
         }
         self.tftp.problems(&mut all);
-        self.tftp.problems(&mut all);
         self.log.problems(&mut all);
         self.boot.problems(&self.node, &mut all);
         for subnet in &self.dhcp {
@@ -282,7 +283,7 @@ impl Config {
         }
         twice(&mut all, "profile.name", self.profile.iter().map(|profile| profile.name.clone()));
         twice(&mut all, "node.name", self.node.iter().map(|node| node.name.clone()));
-        node::shared_keys(&self.node, &mut all);
+        node::shared(&self.node, &mut all);
         twice(&mut all, "dhcp.interface", self.dhcp.iter().filter_map(|dhcp| dhcp.interface.clone()));
         for (at, dhcp) in self.dhcp.iter().enumerate() {
             for other in self.dhcp[..at].iter().filter(|other| other.subnet.overlaps(dhcp.subnet)) {
@@ -296,15 +297,11 @@ impl Config {
                 all.push(format!("dhcp6 {}: prefix overlaps with that of {}", dhcp6.title(), other.title()));
             }
         }
-        let reserved6 = self.node.iter().filter_map(|node| node.address6).map(|address| address.to_string());
-        twice(&mut all, "node.address6", reserved6);
         self.dhcp_site.problems(&mut all);
         twice(&mut all, "dhcp_class.name", self.dhcp_class.iter().map(|class| class.name.clone()));
         for class in &self.dhcp_class {
             class.problems(&mut all);
         }
-        let reserved = self.node.iter().filter_map(|node| node.address).map(|address| address.to_string());
-        twice(&mut all, "node.address", reserved);
         for node in &self.node {
             node.problems(&mut all);
             if let Some(Err(problem)) = node.address.map(|address| self.reservable(address)) {
@@ -483,6 +480,11 @@ pub(crate) mod tests {
             ("[[node]]", "disk = { min_gib = 9, max_gib = 8 }\n[[node]]", "min_gib"),
             ("10.77.0.199", "10.78.0.199", "pool"),
             ("\"10.77.0.100\", ", "\"10.77.0.1\", ", "own address"),
+            (
+                "\"10.77.0.100\", \"10.77.0.199\"",
+                "\"10.77.0.199\", \"10.77.0.100\"",
+                "pool 10.77.0.199 to 10.77.0.100 is reversed",
+            ),
             ("\"10.77.0.50\"", "\"10.9.0.50\"", "db-07"),
             ("db-07", "DB_07", "node.name"),
             ("image = \"debian-12\"", "image = \"debian-12\"\nlayout = \"x\"", "layout \"x\""),
@@ -496,7 +498,18 @@ pub(crate) mod tests {
             ("loaders = \"l\"", "loaders = \"l\"\nuefi_loader = \"grub\"", "uefi_loader"),
             ("loaders = \"l\"", "loaders = \"l\"\nuefi_loader = \"signed\"\ncmdline = \"a='b'\"", "GRUB"),
             ("[tftp]", "[log]\nlevel = \"inof\"\n[tftp]", "log.level"),
-            ("[[profile]]", "exclude = [\"10.77.0.9-10.77.0.8\"]\n[[profile]]", "exclude"),
+            ("[[profile]]", "exclude = [\"10.77.0.9-10.77.0.8\"]\n[[profile]]", "reversed"),
+            ("[[profile]]", "exclude = [\"10.77.0.9-\"]\n[[profile]]", "FIRST-LAST"),
+            (
+                "[[profile]]",
+                "exclude = [\"10.77.0.98-10.77.0.99\"]\n[[profile]]",
+                "exclude 10.77.0.98-10.77.0.99 lies in no pool",
+            ),
+            (
+                "[[profile]]",
+                "options = [{ code = 26, u8 = 220 }]\n[[profile]]",
+                "dhcp br0: options: code 26: interface MTU",
+            ),
             ("[[profile]]", "pools = [[\"10.77.0.150\", \"10.77.0.210\"]]\n[[profile]]", "overlap"),
             ("[[profile]]", "options = [{ code = 82, hex = \"00\" }]\n[[profile]]", "code 82"),
             (
@@ -519,6 +532,11 @@ pub(crate) mod tests {
             ),
             ("[[profile]]", "[[dhcp_class]]\nname = \"all\"\n[[profile]]", "no condition"),
             ("[[node]]", "[[node]]\nname = \"a\"\nmac = \"52:54:00:00:00:01\"\n[[node]]", "same mac"),
+            (
+                "[[node]]",
+                "[[node]]\nname = \"port\"\ncircuit_id = \"1\"\naddress = \"10.77.0.50\"\n[[node]]",
+                "nodes \"port\" and \"db-07\" have the same address 10.77.0.50",
+            ),
             ("[[node]]", "[[node]]\nname = \"a\"\naddress = \"10.77.0.51\"\n[[node]]", "give mac"),
             ("[[node]]", "[[node]]\nname = \"a\"\ncircuit_id = \"eth1\"\n[[node]]", "needs an address"),
             ("address = \"10.77.0.50\"", "uuid = \"12\"", "uuid"),

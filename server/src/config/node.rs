@@ -8,7 +8,8 @@ use kaltstart_core::dhcp::parameters::Parameters;
 use kaltstart_protocol::dhcp6::duid;
 use kaltstart_protocol::ids::Mac;
 use serde::Deserialize;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `[[node]]`: a machine that is expected.
 ///
@@ -131,9 +132,9 @@ impl Node {
     }
 }
 
-/// The keys that are claimed by two nodes.
-pub(super) fn shared_keys(nodes: &[Node], all: &mut Vec<String>) {
-    let mut owners = std::collections::BTreeMap::new();
+/// What two nodes claim: keys and addresses.
+pub(super) fn shared(nodes: &[Node], all: &mut Vec<String>) {
+    let mut owners = BTreeMap::new();
     for node in nodes {
         for key in node.decided_upon().0 {
             // A UUID that reads the same turned around is one key twice.
@@ -146,6 +147,18 @@ pub(super) fn shared_keys(nodes: &[Node], all: &mut Vec<String>) {
                     HostKey::Port(..) => "circuit_id and remote_id".into(),
                 };
                 all.push(format!("nodes {owner:?} and {:?} have the same {what}", node.name));
+            }
+        }
+    }
+    let mut owners = BTreeMap::new();
+    for node in nodes {
+        let addresses = [node.address.map(IpAddr::from), node.address6.map(IpAddr::from)];
+        for address in addresses.into_iter().flatten() {
+            if let Some(owner) = owners.insert(address, &node.name) {
+                all.push(format!(
+                    "nodes {owner:?} and {:?} have the same address {address}: give one of them another",
+                    node.name
+                ));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! `[[profile]]`
 
+use super::authorized_key;
 use crate::images::is_file_name;
 use kaltstart_protocol::agent_api::DiskRule;
 use kaltstart_protocol::facts::TRANSPORTS;
@@ -34,8 +35,11 @@ impl Profile {
         if !is_file_name(&self.image) {
             all.push(format!("profile {:?}: image {:?} is not an image name", self.name, self.image));
         }
-        if self.authorized_keys.iter().any(|key| key.chars().any(char::is_control)) {
-            all.push(format!("profile {:?}: an entry of authorized_keys is not one line", self.name));
+        for (at, line) in self.authorized_keys.iter().enumerate() {
+            if let Some(problem) = authorized_key::problem(line) {
+                let (whose, number) = (&self.name, at + 1);
+                all.push(format!("profile {whose:?}: authorized_keys: entry {number} {problem}"));
+            }
         }
     }
 }

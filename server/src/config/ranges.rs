@@ -9,12 +9,16 @@ use std::str::FromStr;
 pub(super) fn ranges<'de, D: serde::Deserializer<'de>, A: FromStr + Ord>(
     from: D,
 ) -> Result<Vec<(A, A)>, D::Error> {
+    let refused = |text: &str, why| serde::de::Error::custom(format!("exclude: {text:?} {why}"));
     let read = |text: String| {
         let (first, last) = text.split_once('-').unwrap_or((&text, &text));
-        let range = first.trim().parse().ok().zip(last.trim().parse().ok());
-        range.filter(|(first, last)| first <= last).ok_or_else(|| {
-            serde::de::Error::custom(format!("exclude: {text:?} is neither an address nor FIRST-LAST"))
-        })
+        match first.trim().parse().ok().zip(last.trim().parse().ok()) {
+            Some((first, last)) if first > last => {
+                Err(refused(&text, "is reversed: write the lower address first"))
+            }
+            Some(range) => Ok(range),
+            None => Err(refused(&text, "is neither an address nor FIRST-LAST")),
+        }
     };
     Vec::<String>::deserialize(from)?.into_iter().map(read).collect()
 }
@@ -41,7 +45,7 @@ pub(super) fn without<A: Address>(mut left: Vec<(A, A)>, excluded: &[(A, A)]) ->
     left.into_iter().map(|(first, last)| Pool { first, last }).collect()
 }
 
-/// Pools, in order, that are turned around, overlap, or lie `outside` of their `network`.
+/// Pools, in order, that are reversed, overlap, or lie `outside` of their `network`.
 pub(super) fn problems<A: Address + Display>(
     whose: &str,
     network: &str,
@@ -50,7 +54,9 @@ pub(super) fn problems<A: Address + Display>(
     all: &mut Vec<String>,
 ) {
     for (first, last) in pools {
-        if outside(*first) || outside(*last) || first > last {
+        if first > last {
+            all.push(format!("{whose}: pool {first} to {last} is reversed: write the lower address first"));
+        } else if outside(*first) || outside(*last) {
             all.push(format!("{whose}: pool {first} to {last} does not lie in its {network}"));
         }
     }
@@ -59,5 +65,19 @@ pub(super) fn problems<A: Address + Display>(
             "{whose}: pools {} to {} and {} to {} overlap",
             pair[0].0, pair[0].1, pair[1].0, pair[1].1
         ));
+    }
+}
+
+/// What is excluded although it lies in none of the pools.
+pub(super) fn exclusion_problems<A: Address + Display>(
+    whose: &str,
+    pools: &[(A, A)],
+    excluded: &[(A, A)],
+    all: &mut Vec<String>,
+) {
+    let hits = |(from, to): (A, A)| pools.iter().any(|(first, last)| from <= *last && to >= *first);
+    for (from, to) in excluded.iter().filter(|range| !hits(**range)) {
+        let range = if from == to { from.to_string() } else { format!("{from}-{to}") };
+        all.push(format!("{whose}: exclude {range} lies in no pool: correct it, or leave it out"));
     }
 }
