@@ -80,14 +80,14 @@ impl Cli {
         match self.command {
             Command::Server { config } => match config::load(&config) {
                 Ok(config) => serve::run(config),
-                Err(error) => usage(&error),
+                Err(error) => usage(&error.into()),
             },
             Command::CheckConfig { config } => match config::load(&config) {
                 Ok(_) => {
                     eprintln!("{}: good", config.display());
                     Exit::Done
                 }
-                Err(error) => usage(&error),
+                Err(error) => usage(&error.into()),
             },
             Command::DhcpOptions { other, config, interface } => {
                 let text = config::load(&config).map_err(anyhow::Error::from).and_then(|config| {
@@ -95,7 +95,7 @@ impl Cli {
                 });
                 match text {
                     Ok(text) => say(&text),
-                    Err(error) => usage(error.as_ref()),
+                    Err(error) => usage(&error),
                 }
             }
             Command::Explain(wanted) => explain::run(&wanted),
@@ -132,7 +132,7 @@ impl TlsCommand {
     }
 }
 
-fn usage(error: &dyn std::error::Error) -> Exit {
-    eprintln!("error: {error}");
+fn usage(error: &anyhow::Error) -> Exit {
+    eprintln!("error: {error:#}");
     Exit::Usage
 }

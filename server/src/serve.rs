@@ -279,7 +279,9 @@ async fn renew_certificates(tls: &Tls) {
                 let (authority, server) = (tls.authority(), tls.server().fingerprint);
                 tracing::info!(%authority, %server, "new certificate");
             }
-            Err(error) => tracing::error!(%error, "the certificate cannot be renewed"),
+            Err(error) => {
+                tracing::error!("the certificate cannot be renewed: {:#}", anyhow::Error::from(error));
+            }
         }
     }
 }

@@ -100,7 +100,7 @@ const BUILT_IN_LAYOUTS: [&str; 1] = [include_str!("../../../templates/layouts/si
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not readable.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -108,7 +108,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not TOML, an unknown key, or a value of the wrong kind.
-    #[error("{path}: {source}")]
+    #[error("cannot understand {path}")]
     Parse {
         /// The file.
         path: PathBuf,
@@ -364,7 +364,8 @@ pub(crate) mod tests {
     }
 
     fn refusal(text: &str) -> String {
-        parse(text, Path::new("c.toml")).expect_err("must be refused").to_string()
+        let error = parse(text, Path::new("c.toml")).expect_err("must be refused");
+        format!("{:#}", anyhow::Error::from(error))
     }
 
     #[test]

@@ -63,11 +63,11 @@ pub enum StoreError {
         found: i64,
     },
     /// No writing thread.
-    #[error("cannot start the store's thread: {0}")]
+    #[error("cannot start the store's thread")]
     Thread(#[from] std::io::Error),
     /// A read failed.
     #[error("reading the database: {0}")]
-    Read(#[from] rusqlite::Error),
+    Read(String),
     /// A write failed.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -187,7 +187,7 @@ impl Store {
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(read(&connection)?)
+        read(&connection).map_err(|error| StoreError::Read(error.to_string()))
     }
 
     /// The machine found by `key`.

@@ -35,7 +35,7 @@ pub const CA: &str = "ca.pem";
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file of the directory.
-    #[error("{path}: {source}")]
+    #[error("cannot use {path}")]
     File {
         /// Which.
         path: PathBuf,
@@ -57,7 +57,7 @@ pub enum TlsError {
     #[error("a certificate cannot be read: {0}")]
     Certificate(String),
     /// A certificate that cannot be made.
-    #[error("a certificate cannot be made: {0}")]
+    #[error("a certificate cannot be made")]
     Make(#[from] rcgen::Error),
     /// What the TLS library refuses.
     #[error(transparent)]

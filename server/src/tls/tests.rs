@@ -142,3 +142,12 @@ fn p22_keys_are_the_owners_alone() {
     let error = Tls::open(dir.path().into(), BTreeSet::new(), now()).expect_err("damaged");
     assert!(error.to_string().contains("tls/"), "{error}");
 }
+
+#[test]
+fn an_error_says_everything_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join(SERVER)).expect("made");
+    let error = anyhow::Error::from(Tls::open(dir.path().into(), [].into(), now()).expect_err("no file"));
+    let path = dir.path().join(SERVER);
+    assert_eq!(format!("{error:#}"), format!("cannot use {}: Is a directory (os error 21)", path.display()));
+}
