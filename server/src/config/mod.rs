@@ -127,8 +127,24 @@ pub enum ConfigError {
 
 /// No `[[dhcp]]` section is the one that is meant.
 #[derive(Debug, thiserror::Error)]
-#[error("name the interface of one [[dhcp]] section; there are: {}", .0.join(" "))]
-pub struct NoSection(Vec<String>);
+pub enum NoSection {
+    /// There is none at all.
+    #[error(
+        "the configuration has no [[dhcp]] section: add one, with mode = \"off\" if DHCP is not served here"
+    )]
+    None,
+    /// None has that name.
+    #[error("no [[dhcp]] section is called {wanted:?}: use --interface with one of: {}", .there.join(", "))]
+    Unknown {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        there: Vec<String>,
+    },
+    /// Any of several may be meant.
+    #[error("there are several [[dhcp]] sections: choose one by --interface, of: {}", .0.join(", "))]
+    Several(Vec<String>),
+}
 
 /// Reads and checks a configuration; binds and creates nothing.
 ///
@@ -172,11 +188,15 @@ impl Config {
     /// # Errors
     /// When there is no such section, or several to choose from.
     pub fn dhcp_on(&self, interface: Option<&str>) -> Result<&Dhcp, NoSection> {
-        let mut fitting =
-            self.dhcp.iter().filter(|dhcp| interface.is_none_or(|interface| dhcp.title() == interface));
-        match (fitting.next(), fitting.next()) {
-            (Some(only), None) => Ok(only),
-            _ => Err(NoSection(self.dhcp.iter().map(Dhcp::title).collect())),
+        let titles = || self.dhcp.iter().map(Dhcp::title).collect();
+        match (interface, &self.dhcp[..]) {
+            (_, []) => Err(NoSection::None),
+            (None, [only]) => Ok(only),
+            (None, _) => Err(NoSection::Several(titles())),
+            (Some(wanted), all) => all
+                .iter()
+                .find(|dhcp| dhcp.title() == wanted)
+                .ok_or_else(|| NoSection::Unknown { wanted: wanted.to_owned(), there: titles() }),
         }
     }
 
@@ -550,5 +570,33 @@ pub(crate) mod tests {
             assert!(message.contains(named), "{named:?} in {message:?}");
         }
         assert!(refusal("data_dir = 3").contains("data_dir"));
+    }
+
+    #[test]
+    fn a_refusal_says_everything_once() {
+        let unknown = refusal(&GOOD.replace("[tftp]", "[tftp]\nroot = 1"));
+        for part in ["c.toml", "at line 6", "unknown field `root`"] {
+            assert_eq!(unknown.matches(part).count(), 1, "{part:?} in {unknown}");
+        }
+        let missing = anyhow::Error::from(load(Path::new("/nowhere/c.toml")).expect_err("it is not there"));
+        assert_eq!(
+            format!("{missing:#}"),
+            "cannot read /nowhere/c.toml: No such file or directory (os error 2)"
+        );
+    }
+
+    #[test]
+    fn of_several_sections_one_must_be_named() {
+        let second = "[[dhcp]]\nsubnet = \"10.9.0.0/16\"\naddress = \"10.77.0.1\"\n[[profile]]";
+        let two = parse(&GOOD.replace("[[profile]]", second), Path::new("c.toml")).expect("it is good");
+        assert_eq!(good().dhcp_on(None).expect("the only one").title(), "br0");
+        assert_eq!(two.dhcp_on(Some("10.9.0.0/16")).expect("named").title(), "10.9.0.0/16");
+        let refusal = |interface| two.dhcp_on(interface).expect_err("refused").to_string();
+        assert!(
+            refusal(None).contains("choose one by --interface, of: br0, 10.9.0.0/16"),
+            "{}",
+            refusal(None)
+        );
+        assert!(refusal(Some("br1")).contains("\"br1\": use --interface with one of: br0"));
     }
 }
