@@ -13,7 +13,7 @@
 use crate::bootloader::{self, efi, grub};
 use crate::disk::device::{self, Announced, Device};
 use crate::disk::mkfs::Mounted;
-use crate::disk::{gpt, mkfs, select};
+use crate::disk::{gpt, mkfs};
 use crate::guard::Permit;
 use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
@@ -25,6 +25,7 @@ use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::layout::Role;
 use kaltstart_protocol::layout::plan::{Plan, PlanError, plan};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
+use kaltstart_protocol::select::{describe, select};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -120,7 +121,7 @@ pub fn install(
         let partition = device.announce(&plan, number)?;
         mkfs::ext4(&paths.mke2fs, &partition.node, &task.uuids.root, observer)?;
         let mounted = mkfs::mount_ext4(&partition.node, &paths.mount, false)?;
-        job.done(Phase::Disk, None, describe(disk, &plan));
+        job.done(Phase::Disk, None, details(disk, &plan));
         Ok(Target { mounted: Some(mounted), partition })
     })?;
     job.phase(Phase::Image, || {
@@ -168,7 +169,7 @@ pub fn install(
     })
 }
 
-fn describe(disk: &Disk, plan: &Plan) -> BTreeMap<String, String> {
+fn details(disk: &Disk, plan: &Plan) -> BTreeMap<String, String> {
     let systems: Vec<&str> = plan
         .partitions
         .iter()
@@ -178,10 +179,7 @@ fn describe(disk: &Disk, plan: &Plan) -> BTreeMap<String, String> {
             Role::Root => Some("ext4"),
         })
         .collect();
-    BTreeMap::from([
-        ("disk".to_owned(), select::describe(disk)),
-        ("file_systems".to_owned(), systems.join(" ")),
-    ])
+    BTreeMap::from([("disk".to_owned(), describe(disk)), ("file_systems".to_owned(), systems.join(" "))])
 }
 
 /// The root partition while it is filled. Fields are dropped in order: it is unmounted before
@@ -233,7 +231,7 @@ impl Job<'_> {
         }
         let disk = select(&task.disk, disks)?;
         if disk.size < image.min_disk {
-            let detail = format!("{}: the image needs {} bytes", select::describe(disk), image.min_disk);
+            let detail = format!("{}: the image needs {} bytes", describe(disk), image.min_disk);
             return Err(Finding::new(Code::DiskTooSmall, detail).into());
         }
         let plan = plan(&task.layout, disk.size, u64::from(disk.sector_size)).map_err(|error| {
@@ -241,7 +239,7 @@ impl Job<'_> {
                 PlanError::TooSmall { .. } => Code::DiskTooSmall,
                 PlanError::Layout { .. } | PlanError::SectorSize(_) => Code::DiskFailed,
             };
-            Finding::new(code, format!("{}: {error}", select::describe(disk)))
+            Finding::new(code, format!("{}: {error}", describe(disk)))
         })?;
         bootloader::check(image, &plan, self.paths.efivars.is_some())?;
         identity::check(&task.identity)?;
@@ -250,7 +248,7 @@ impl Job<'_> {
         if gpt::Guid::parse(&task.uuids.root).is_none() {
             return Err(Finding::new(Code::DiskFailed, "the root UUID is not one").into());
         }
-        tracing::info!("{} {} goes to {}", image.name, image.version, select::describe(disk));
+        tracing::info!("{} {} goes to {}", image.name, image.version, describe(disk));
         device::lock_all(&self.paths.dev, disks);
         let device = Device::open(permit, &self.paths.dev, &self.paths.sys, disk)?;
         Ok((device, disk, plan))

@@ -1,7 +1,7 @@
 //! What the machine is: `/sys` and `/proc` become [`Facts`].
 //!
 //! Every function takes the root directory, so that tests run on trees of files. Disks are only
-//! ever opened for reading, and only their signatures are read.
+//! ever opened for reading.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use kaltstart_protocol::facts::{Cpu, Disk, Facts, Firmware, Nic, System};
 use kaltstart_protocol::ids::Mac;
 
-use crate::signature;
+use crate::contents;
 
 /// Kernel names that are no disks of the machine.
 const NOT_DISKS: [&str; 11] =
@@ -155,6 +155,15 @@ fn disk(root: &Path, name: &str) -> Disk {
     };
     let vendor = text(&dir.join("device/vendor"));
     let model = text(&dir.join("device/model"));
+    let size = number(&dir.join("size")).unwrap_or(0).saturating_mul(SIZE_UNIT);
+    let sector_size =
+        number(&dir.join("queue/logical_block_size")).and_then(|n| n.try_into().ok()).unwrap_or(512);
+    let holds = contents::of_device(&root.join("dev").join(name), size, sector_size);
+    if let Err(error) = &holds
+        && size > 0
+    {
+        tracing::warn!("{name}: what is on it cannot be read: {error}");
+    }
     Disk {
         serial: match first(&["serial", "device/serial"]) {
             serial if serial.is_empty() => vpd_serial(&dir.join("device/vpd_pg80")),
@@ -167,16 +176,14 @@ fn disk(root: &Path, name: &str) -> Disk {
         } else {
             tidy(&format!("{vendor} {model}"))
         },
-        size: number(&dir.join("size")).unwrap_or(0).saturating_mul(SIZE_UNIT),
-        sector_size: number(&dir.join("queue/logical_block_size"))
-            .and_then(|n| n.try_into().ok())
-            .unwrap_or(512),
+        size,
+        sector_size,
         rotational: number(&dir.join("queue/rotational")) == Some(1),
         removable: number(&dir.join("removable")) == Some(1) || transport == "usb",
         read_only: is_read_only(root, name),
         transport,
         path,
-        contents: signature::of_device(&root.join("dev").join(name)),
+        holds: holds.ok(),
         name: name.into(),
     }
 }

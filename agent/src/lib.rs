@@ -13,6 +13,7 @@ pub mod boot_order;
 pub mod bootloader;
 pub mod clock;
 pub mod cmdline;
+pub mod contents;
 pub mod devices;
 pub mod dhcp_client;
 pub mod disk;
@@ -33,7 +34,6 @@ pub mod pid1;
 pub mod report;
 pub mod reporter;
 pub mod run;
-pub mod signature;
 pub mod sys;
 #[cfg(test)]
 mod test_server;

@@ -85,7 +85,7 @@ fn greet(link: &Link, settings: &Settings, devices: &Devices, started: u64) -> O
         log::finding(&finding);
     }
     for disk in &facts.disks {
-        let contents = if disk.contents.is_empty() { "blank".into() } else { disk.contents.join(" ") };
+        let contents = disk.holds.as_ref().map_or_else(|| "cannot be read".into(), ToString::to_string);
         let gib = disk.size >> 30;
         tracing::info!(
             "disk {} {gib} GiB {} {} {}: {contents}",

@@ -1,5 +1,6 @@
 //! What an agent saw of its machine. All of it is claimed by the machine: text, never trusted.
 
+use crate::contents::Contents;
 use crate::ids::Mac;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -121,8 +122,8 @@ pub struct Disk {
     pub transport: String,
     /// Where it is plugged, stable over boots (sysfs device path).
     pub path: String,
-    /// What was found on it: `gpt`, `mbr`, `ext4`, `xfs`, `lvm`, `luks`, `md`, … ; empty = blank.
-    pub contents: Vec<String>,
+    /// What lies on it; none when it could not be read, or an older agent did not tell.
+    pub holds: Option<Contents>,
 }
 
 impl Disk {

@@ -11,9 +11,18 @@ pub enum IdError {
     /// Not six colon- or dash-separated hexadecimal bytes.
     #[error("not a MAC address (six hexadecimal bytes, as 52:54:00:12:34:56): {0:?}")]
     Mac(String),
-    /// Not `sha256:` and 64 hexadecimal digits.
-    #[error("not a digest (sha256: and 64 hexadecimal digits): {0:?}")]
-    Digest(String),
+    /// Not a prefix and so many hexadecimal digits.
+    #[error("not {what} ({prefix}{digits} hexadecimal digits): {text:?}")]
+    Hex {
+        /// What it was taken for.
+        what: &'static str,
+        /// What stands before the digits.
+        prefix: &'static str,
+        /// How many there must be.
+        digits: usize,
+        /// What was given.
+        text: String,
+    },
     /// Prefix or alphabet does not fit.
     #[error("not an identifier starting with {prefix:?}: {text:?}")]
     Prefixed {
@@ -59,9 +68,59 @@ impl FromStr for Mac {
     }
 }
 
-/// The SHA-256 of some bytes, written `sha256:` and 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest(pub [u8; 32]);
+/// Bytes of one meaning, written as a prefix and lower-case hexadecimal digits.
+macro_rules! hex_id {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal, $prefix:literal, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; $bytes]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str($prefix)?;
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                let bad = || IdError::Hex {
+                    what: $what,
+                    prefix: $prefix,
+                    digits: 2 * $bytes,
+                    text: text.to_string(),
+                };
+                let hex = text.strip_prefix($prefix).ok_or_else(bad)?;
+                if hex.len() != 2 * $bytes || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+                    return Err(bad());
+                }
+                let mut bytes = [0; $bytes];
+                for (i, byte) in bytes.iter_mut().enumerate() {
+                    *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| bad())?;
+                }
+                Ok(Self(bytes))
+            }
+        }
+    };
+}
+
+hex_id!(
+    /// The SHA-256 of some bytes, written `sha256:` and 64 digits.
+    Digest, 32, "sha256:", "a digest"
+);
+hex_id!(
+    /// What tells the contents of a disk from others, short enough to be typed
+    /// ([`Contents::fingerprint`](crate::contents::Contents::fingerprint)).
+    Fingerprint, 8, "", "a fingerprint"
+);
 
 impl Digest {
     /// The digest of `bytes`.
@@ -69,36 +128,6 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest as _;
         Self(sha2::Sha256::digest(bytes).into())
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for Digest {
-    type Err = IdError;
-
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        let bad = || IdError::Digest(text.to_string());
-        let hex = text.strip_prefix("sha256:").ok_or_else(bad)?;
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(bad());
-        }
-        let mut bytes = [0; 32];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| bad())?;
-        }
-        Ok(Self(bytes))
     }
 }
 
@@ -175,7 +204,7 @@ macro_rules! prefixed_id {
 /// Crockford's base 32: sorts as its value does, has no look-alike letters.
 const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-serde_as_text!(Mac, Digest);
+serde_as_text!(Mac, Digest, Fingerprint);
 prefixed_id!(
     /// A machine, physical or virtual.
     NodeId,

@@ -1,8 +1,8 @@
 //! What two Kaltstart programs must agree on.
 //!
 //! The server, the agent and the installed system share the types of this crate: identifiers,
-//! packets ([`dhcp`], [`dhcp6`], [`tftp`]), what a machine is ([`facts`]), how a disk shall look ([`layout`]),
-//! what is written to it ([`image`]) and what agent and server tell each other ([`agent_api`],
+//! packets ([`dhcp`], [`dhcp6`], [`tftp`]), what a machine is ([`facts`]) and what is on its disks ([`contents`]),
+//! which disk is meant ([`select`]), how it shall look ([`layout`]), what is written to it ([`image`]) and what agent and server tell each other ([`agent_api`],
 //! [`node_api`]).
 //!
 //! The crate performs no I/O, reads no clock and makes no randomness: it is `no_std`, so the
@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod agent_api;
+pub mod contents;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod facts;
@@ -25,6 +26,7 @@ pub mod layout;
 pub mod node_api;
 pub mod phase;
 pub mod secret;
+pub mod select;
 pub mod syslog;
 pub mod tftp;
 pub mod time;

@@ -152,6 +152,14 @@ pub(super) fn describe(node: &NodeView) -> String {
             let (identity, gigabytes) = (disk.identity(), disk.size / 1_000_000_000);
             let text = format!("{} {} GB {} {identity}", disk.transport, gigabytes, disk.model);
             lines.push(("DISK", text));
+            match &disk.holds {
+                None => lines.push(("  HOLDS", "not known: it could not be read".into())),
+                Some(contents) if contents.is_blank() => lines.push(("  HOLDS", "nothing".into())),
+                Some(contents) => {
+                    lines.extend(contents.0.iter().map(|area| ("  HOLDS", area.to_string())));
+                    lines.push(("  FINGERPRINT", contents.fingerprint().to_string()));
+                }
+            }
         }
     }
     if let Some(report) = &node.report {

@@ -16,9 +16,9 @@ use kaltstart_core::lifecycle::event::{Event, Move};
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, PhaseRecord, State as NodeState, System};
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX, Usual};
-use kaltstart_protocol::facts::Facts;
+use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::Finding;
-use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
+use kaltstart_protocol::ids::{Digest, Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,9 @@ pub struct NodeView {
     pub last_seen: Option<Millis>,
     /// What the agent saw last.
     pub facts: Option<Facts>,
+    /// Fingerprint of what lies on each disk, by the disk's identity; of disks that could be read.
+    #[serde(default)]
+    pub fingerprints: BTreeMap<String, Fingerprint>,
     /// What the installed system told.
     pub report: Option<System>,
 }
@@ -161,8 +164,13 @@ fn node_view(machine: &Machine) -> NodeView {
         last_job: node.last_job.clone(),
         last_seen: node.last_seen,
         facts: node.facts.clone(),
+        fingerprints: node.facts.iter().flat_map(|facts| &facts.disks).filter_map(fingerprint).collect(),
         report: node.system.clone(),
     }
+}
+
+fn fingerprint(disk: &Disk) -> Option<(String, Fingerprint)> {
+    Some((disk.identity().to_owned(), disk.holds.as_ref()?.fingerprint()))
 }
 
 /// The newest good jobs of a profile: one more than are looked back on, since a job is not

@@ -1,8 +1,12 @@
 //! Which disk: exactly one, or none.
 
-use kaltstart_protocol::agent_api::DiskRule;
-use kaltstart_protocol::facts::Disk;
-use kaltstart_protocol::finding::{Code, Finding};
+use crate::agent_api::DiskRule;
+use crate::facts::Disk;
+use crate::finding::{Code, Finding};
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 const GIB: u64 = 1 << 30;
 
@@ -56,6 +60,7 @@ fn list<'a>(disks: impl Iterator<Item = &'a Disk>) -> String {
 }
 
 /// One disk for people to read: what tells it from the others.
+#[must_use]
 pub fn describe(disk: &Disk) -> String {
     let or = |text: &str| if text.trim().is_empty() { "-".to_owned() } else { text.trim().to_owned() };
     format!(
