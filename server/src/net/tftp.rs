@@ -9,6 +9,7 @@
 
 mod content;
 mod directory;
+mod inbox;
 mod link;
 mod session;
 mod socket;
@@ -21,26 +22,21 @@ pub use kaltstart_core::tftp::{
 };
 pub use socket::bind;
 
-use futures_util::FutureExt as _;
+use inbox::Inbox;
 use kaltstart_protocol::tftp::Packet;
 use link::Link;
 use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
-use tokio::runtime::{self, Handle};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use worker::{Asked, Worker};
-
-/// Requests that wait for a worker.
-const WAITING_MAX: usize = 1_024;
 
 /// Bounds of the service as a whole.
 #[derive(Debug, Clone)]
@@ -203,10 +199,10 @@ pub async fn serve<R: Resolver, O: Observer>(
     let mut tasks = JoinSet::new();
     let mut workers = Vec::new();
     for _ in 0..service.limits.workers.max(1) {
-        let (sender, asked) = mpsc::channel(WAITING_MAX);
+        let (asker, inbox) = Inbox::new()?;
         let (service, main) = (Arc::clone(&service), Handle::current());
-        tasks.spawn_blocking(move || work(&service, &main, address, asked));
-        workers.push(sender);
+        tasks.spawn_blocking(move || work(&service, &main, address, &inbox));
+        workers.push(asker);
     }
     let hasher = RandomState::new();
     let mut buffer = [0; socket::REQUEST_BYTES_MAX];
@@ -239,7 +235,7 @@ pub async fn serve<R: Resolver, O: Observer>(
         };
         let asked = Asked { client, local, request, is_write, at: Instant::now() };
         let worker = &workers[hasher.hash_one(client) as usize % workers.len()];
-        if worker.try_send(asked).is_err() {
+        if !worker.ask(asked) {
             dropped(DropReason::Busy);
         }
     };
@@ -252,21 +248,20 @@ pub async fn serve<R: Resolver, O: Observer>(
 /// Runs one worker after another in this thread: a panic ends the transfers of the worker it happened
 /// in, and leaves the service to all others. `main` opens what is asked for.
 ///
-/// A thread that waits for its own socket is spared being woken by another one for each packet.
+/// A thread that waits for nothing but its own socket and its bell is woken once for a packet. tokio
+/// also waits for room to send, which is news whenever a packet has left.
 fn work<R: Resolver, O: Observer>(
     service: &Arc<Service<R, O>>,
     main: &Handle,
     address: IpAddr,
-    mut asked: mpsc::Receiver<Asked>,
+    inbox: &Inbox,
 ) -> io::Result<()> {
-    runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        loop {
-            let (limits, link) = (service.limits.of_one_worker(), Link::open(address)?);
-            let worker = Worker::new(Arc::clone(service), limits, link, main.clone());
-            if AssertUnwindSafe(worker.run(&mut asked)).catch_unwind().await.is_ok() {
-                return Ok(());
-            }
-            tracing::error!("a TFTP worker crashed; its transfers were cut off");
+    loop {
+        let (limits, link) = (service.limits.of_one_worker(), Link::open(address)?);
+        let worker = Worker::new(Arc::clone(service), limits, link, main.clone(), inbox);
+        if let Ok(ended) = catch_unwind(AssertUnwindSafe(|| worker.run(inbox))) {
+            return ended;
         }
-    })
+        tracing::error!("a TFTP worker crashed; its transfers were cut off");
+    }
 }

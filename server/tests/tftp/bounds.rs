@@ -1,10 +1,11 @@
 //! Many requests, repeated requests, and requests nobody means.
 
-use crate::support::{Note, Server, client, fetch, memory, receive, request};
+use crate::support::{Note, PATIENCE, Server, client, fetch, memory, receive, request};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::tftp::Packet;
 use kaltstart_server::net::tftp::{DropReason, Limits, Outcome};
 use std::collections::VecDeque;
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn p33_transfers_are_bounded() {
@@ -128,4 +129,13 @@ async fn p32_a_rack_that_asks_all_at_once_is_heard() {
         }
     }
     server.stop().await;
+}
+
+#[tokio::test]
+async fn p29_workers_end_with_the_service() {
+    let Server { mut notes, task, .. } = Server::start(memory(), Limits::default());
+    // Not told to stop, but gone.
+    task.abort();
+    let all_let_go = async { while notes.recv().await.is_some() {} };
+    timeout(PATIENCE, all_let_go).await.expect("the last worker lets go of whoever takes note");
 }

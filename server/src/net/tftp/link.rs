@@ -1,7 +1,9 @@
 //! The socket that many transfers share.
 
+use super::inbox::Bell;
 use super::socket::{RECEIVE_BUFFER_BYTES, socket_addr, udp_socket};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
     sockopt::{Ipv4RecvErr, Ipv6RecvErr, SndBuf, SndBufForce},
@@ -10,10 +12,9 @@ use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::Duration;
 
 /// Kernel buffer for what goes out, so that a slow link delays its own clients only.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
@@ -29,6 +30,13 @@ pub(super) struct Link {
     socket: UdpSocket,
     /// Clients whose port is closed, until somebody asks.
     refused: Vec<SocketAddr>,
+}
+
+/// What a worker need not wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ready {
+    pub(super) packets: bool,
+    pub(super) bell: bool,
 }
 
 /// How datagrams that lie behind each other are told apart.
@@ -61,18 +69,32 @@ impl Link {
             }
         }
         socket.bind(&SocketAddr::new(address, 0).into())?;
-        Ok(Self { socket: UdpSocket::from_std(socket.into())?, refused: Vec::new() })
+        Ok(Self { socket: socket.into(), refused: Vec::new() })
     }
 
-    /// Waits until there may be something to receive.
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+    /// Waits until there is something to receive, `bell` rings, or `time` is over.
+    ///
+    /// # Errors
+    /// When it cannot wait.
+    pub(super) fn wait(&mut self, bell: &Bell, time: Option<Duration>) -> io::Result<Ready> {
+        let time = time.map(|time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
+        let mut both = [&self.socket.as_fd(), &bell.as_fd()].map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+        match poll(&mut both, time) {
+            // To wait for nothing is to look again.
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let [socket, bell] = both.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        if socket.contains(PollFlags::POLLERR) {
+            self.take_errors();
+        }
+        Ok(Ready { packets: !socket.is_empty(), bell: !bell.is_empty() })
     }
 
     /// Takes a datagram, if one is there.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
         loop {
-            match self.socket.try_recv_from(buffer) {
+            match self.socket.recv_from(buffer) {
                 Ok(received) => return Some(received),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(_) => self.take_errors(),
@@ -84,59 +106,51 @@ impl Link {
     ///
     /// # Errors
     /// When this machine cannot send them. What is wrong farther away is found out by silence.
-    pub(super) async fn send(
-        &mut self,
-        from: IpAddr,
-        to: SocketAddr,
-        bytes: &[u8],
-        cut: Cut,
-    ) -> nix::Result<()> {
-        match self.send_once(from, to, bytes, cut).await {
+    pub(super) fn send(&mut self, from: IpAddr, to: SocketAddr, bytes: &[u8], cut: Cut) -> nix::Result<()> {
+        match self.send_once(from, to, bytes, cut) {
             // May be the news of an earlier packet's fate.
             Err(_) => {
                 self.take_errors();
-                self.send_once(from, to, bytes, cut).await
+                self.send_once(from, to, bytes, cut)
             }
             sent => sent,
         }
     }
 
-    async fn send_once(&self, from: IpAddr, to: SocketAddr, bytes: &[u8], cut: Cut) -> nix::Result<()> {
-        let send = || {
-            let (source_v4, source_v6);
-            let source = match from {
-                IpAddr::V4(from) => {
-                    source_v4 = nix::libc::in_pktinfo {
-                        ipi_ifindex: 0,
-                        ipi_spec_dst: nix::libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
-                        ipi_addr: nix::libc::in_addr { s_addr: 0 },
-                    };
-                    ControlMessage::Ipv4PacketInfo(&source_v4)
-                }
-                IpAddr::V6(from) => {
-                    let address = nix::libc::in6_addr { s6_addr: from.octets() };
-                    source_v6 = nix::libc::in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
-                    ControlMessage::Ipv6PacketInfo(&source_v6)
-                }
-            };
-            let fd = self.socket.as_raw_fd();
-            let (parts, flags) = ([IoSlice::new(bytes)], MsgFlags::MSG_DONTWAIT);
-            let to = SockaddrStorage::from(to);
-            match &cut {
+    fn send_once(&self, from: IpAddr, to: SocketAddr, bytes: &[u8], cut: Cut) -> nix::Result<()> {
+        let (source_v4, source_v6);
+        let source = match from {
+            IpAddr::V4(from) => {
+                source_v4 = nix::libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: nix::libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
+                    ipi_addr: nix::libc::in_addr { s_addr: 0 },
+                };
+                ControlMessage::Ipv4PacketInfo(&source_v4)
+            }
+            IpAddr::V6(from) => {
+                let address = nix::libc::in6_addr { s6_addr: from.octets() };
+                source_v6 = nix::libc::in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
+                ControlMessage::Ipv6PacketInfo(&source_v6)
+            }
+        };
+        let fd = self.socket.as_raw_fd();
+        let (parts, flags) = ([IoSlice::new(bytes)], MsgFlags::empty());
+        let to = SockaddrStorage::from(to);
+        loop {
+            let sent = match &cut {
                 Cut::Not => sendmsg(fd, &parts, &[source], flags, Some(&to)),
                 // Kernels that do not know it (before 4.18) have no openat2 either.
                 Cut::Every(len) => {
                     sendmsg(fd, &parts, &[source, ControlMessage::UdpGsoSegments(len)], flags, Some(&to))
                 }
-            }
-            .map_err(io::Error::from)
-        };
-        loop {
-            match self.socket.try_io(Interest::WRITABLE, send) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.socket.writable().await.map_err(number)?;
+            };
+            match sent {
+                Err(Errno::EAGAIN) => {
+                    let mut room = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+                    poll(&mut room, PollTimeout::NONE)?;
                 }
-                sent => return sent.map(drop).map_err(number),
+                sent => return sent.map(drop),
             }
         }
     }
@@ -169,8 +183,4 @@ impl Link {
             }
         }
     }
-}
-
-fn number(error: io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

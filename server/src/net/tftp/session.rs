@@ -1,28 +1,32 @@
 //! One transfer with all it needs: what it says is read and sent here.
 
 use super::content::Source;
+use super::inbox::Post;
 use super::link::{CALL_BYTES_MAX, Cut, Link, SEGMENTS_MAX};
+use super::worker::Done;
 use kaltstart_core::tftp::{Block, Outcome, Refusal, Step, Transfer};
 use kaltstart_protocol::tftp::{DATA_HEADER_BYTES, Request, data_header};
 use nix::errno::Errno;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use std::time::Instant;
+use tokio::runtime::Handle;
 
 /// What all transfers of a worker send and read with.
 pub(super) struct Tools {
     pub(super) link: Link,
-    /// Reading that has to wait for a disk.
-    pub(super) reading: JoinSet<Read>,
+    /// Opens what is asked for, and reads what a disk must be waited for.
+    pub(super) main: Handle,
+    /// Takes what `main` has done.
+    pub(super) post: Post,
     /// The packets being put together.
     packets: Vec<u8>,
 }
 
 impl Tools {
-    pub(super) fn new(link: Link) -> Self {
-        Self { link, reading: JoinSet::new(), packets: Vec::new() }
+    pub(super) fn new(link: Link, main: Handle, post: Post) -> Self {
+        Self { link, main, post, packets: Vec::new() }
     }
 }
 
@@ -85,19 +89,19 @@ impl Session {
     }
 
     /// Does what the transfer says. Answers with the end, if this is it.
-    pub(super) async fn obey(&mut self, step: Step, tools: &mut Tools) -> Option<Outcome> {
+    pub(super) fn obey(&mut self, step: Step, tools: &mut Tools) -> Option<Outcome> {
         match step {
             Step::Wait => None,
             Step::SendOack => {
                 let oack = self.transfer.oack().encode();
                 // A packet that cannot be sent is a lost packet.
-                tools.link.send(self.local, self.client, &oack, Cut::Not).await.ok();
+                tools.link.send(self.local, self.client, &oack, Cut::Not).ok();
                 None
             }
             Step::SendBlocks(blocks) => {
                 self.unsent = blocks;
                 if !self.is_reading {
-                    self.send_blocks(tools).await;
+                    self.send_blocks(tools);
                 }
                 None
             }
@@ -106,14 +110,14 @@ impl Session {
     }
 
     /// Takes what was read for it, and goes on.
-    pub(super) async fn on_read(&mut self, read: Read, now_ms: u64, tools: &mut Tools) -> Option<Outcome> {
+    pub(super) fn on_read(&mut self, read: Read, now_ms: u64, tools: &mut Tools) -> Option<Outcome> {
         self.is_reading = false;
         let content = match read.content {
             Ok(content) => content,
             Err(error) => {
                 tracing::warn!(client = %self.client, %error, "cannot read a file served by TFTP");
                 let refusal = Refusal::Unavailable.packet().encode();
-                tools.link.send(self.local, self.client, &refusal, Cut::Not).await.ok();
+                tools.link.send(self.local, self.client, &refusal, Cut::Not).ok();
                 return Some(Outcome::Unreadable);
             }
         };
@@ -128,14 +132,14 @@ impl Session {
                 piece.get_mut(..head.len())?.copy_from_slice(head);
                 rest = tail;
             }
-            self.send_packets(blocks, tools).await;
+            self.send_packets(blocks, tools);
         }
-        self.send_blocks(tools).await;
+        self.send_blocks(tools);
         None
     }
 
     /// Sends what is to be sent, up to the first block for which a disk must be waited for.
-    async fn send_blocks(&mut self, tools: &mut Tools) {
+    fn send_blocks(&mut self, tools: &mut Tools) {
         while !self.unsent.is_empty() {
             let blocks = self.next_blocks();
             let bytes = self.frame(&blocks, &mut tools.packets);
@@ -144,16 +148,14 @@ impl Session {
             if !self.source.read_now(offset, &mut empty) {
                 let (source, client, id, first) = (self.source.clone(), self.client, self.id, blocks.start);
                 self.is_reading = true;
-                tools.reading.spawn_blocking(move || Read {
-                    client,
-                    id,
-                    first,
-                    content: source.read(offset, bytes),
+                let post = tools.post.clone();
+                tools.main.spawn_blocking(move || {
+                    post.leave(Done::Read(Read { client, id, first, content: source.read(offset, bytes) }));
                 });
                 return;
             }
             drop(empty);
-            self.send_packets(blocks, tools).await;
+            self.send_packets(blocks, tools);
         }
     }
 
@@ -182,12 +184,12 @@ impl Session {
         content_bytes
     }
 
-    async fn send_packets(&mut self, blocks: Range<u64>, tools: &mut Tools) {
+    fn send_packets(&mut self, blocks: Range<u64>, tools: &mut Tools) {
         self.unsent.start = blocks.end;
         let Tools { link, packets, .. } = tools;
         let stride = self.stride();
         if self.is_cut && blocks.end - blocks.start > 1 {
-            match link.send(self.local, self.client, packets, Cut::Every(stride as u16)).await {
+            match link.send(self.local, self.client, packets, Cut::Every(stride as u16)) {
                 // Too long for a frame, or the network card cannot: the kernel does not cut such.
                 Err(Errno::EINVAL | Errno::EMSGSIZE | Errno::EIO | Errno::EOPNOTSUPP) => self.is_cut = false,
                 // Another error is a lost packet.
@@ -195,7 +197,7 @@ impl Session {
             }
         }
         for packet in packets.chunks(stride) {
-            link.send(self.local, self.client, packet, Cut::Not).await.ok();
+            link.send(self.local, self.client, packet, Cut::Not).ok();
         }
     }
 }

@@ -4,6 +4,7 @@
 //! to the same worker.
 
 use super::content::{Content, Source};
+use super::inbox::{Inbox, Post};
 use super::link::{Cut, Link};
 use super::session::{Read, Session, Tools};
 use super::{DropReason, Event, Limits, Observer, Refusal, Resolver, Service};
@@ -12,14 +13,15 @@ use kaltstart_core::tftp::{Outcome, Report, Step, Transfer};
 use kaltstart_protocol::tftp::{Mode, Packet, Request};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::Receiver;
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::task::JoinSet;
 
 /// Packets taken before timers and requests have their turn.
 const BATCH_PACKETS: usize = 64;
@@ -43,9 +45,15 @@ pub(super) struct Asked {
 }
 
 /// A request whose content was found, or not.
-struct Opened {
+pub(super) struct Opened {
     asked: Asked,
     source: Result<Source, Refusal>,
+}
+
+/// What was done for a worker elsewhere.
+pub(super) enum Done {
+    Opened(Opened),
+    Read(Read),
 }
 
 /// What a client's port is busy with.
@@ -58,8 +66,6 @@ pub(super) struct Worker<R, O> {
     service: Arc<Service<R, O>>,
     /// Those of this worker.
     limits: Limits,
-    /// Finds what is asked for.
-    main: Handle,
     tools: Tools,
     begin: Instant,
     clients: HashMap<SocketAddr, Slot>,
@@ -70,32 +76,42 @@ pub(super) struct Worker<R, O> {
     /// When to look at which transfer. A deadline mostly moves further away; then it is put here
     /// again only when the earlier one has come, which saves most of the work.
     timers: BinaryHeap<Reverse<(u64, u64, SocketAddr)>>,
-    opening: JoinSet<Opened>,
+    /// Ends with the worker.
+    opening: JoinSet<()>,
+    done: Receiver<Done>,
     next_id: u64,
 }
 
 impl<R: Resolver, O: Observer> Worker<R, O> {
-    pub(super) fn new(service: Arc<Service<R, O>>, limits: Limits, link: Link, main: Handle) -> Self {
+    /// `main` opens what is asked for.
+    pub(super) fn new(
+        service: Arc<Service<R, O>>,
+        limits: Limits,
+        link: Link,
+        main: Handle,
+        inbox: &Inbox,
+    ) -> Self {
+        let (sender, done) = channel();
         Self {
             service,
             limits,
-            main,
-            tools: Tools::new(link),
+            tools: Tools::new(link, main, Post::new(sender, inbox.bell.clone())),
             begin: Instant::now(),
             clients: HashMap::new(),
             per_address: HashMap::new(),
             half_open: BTreeMap::new(),
             timers: BinaryHeap::new(),
             opening: JoinSet::new(),
+            done,
             next_id: 0,
         }
     }
 
     /// Runs until nobody can ask any more.
-    pub(super) async fn run(mut self, asked: &mut Receiver<Asked>) {
-        let timer = tokio::time::sleep_until(self.begin);
-        tokio::pin!(timer);
-        let mut waiting = Vec::new();
+    ///
+    /// # Errors
+    /// When the socket fails for good.
+    pub(super) fn run(mut self, inbox: &Inbox) -> io::Result<()> {
         loop {
             while let Some(client) = self.tools.link.next_refused() {
                 if let Some(Slot::Running(session)) = self.clients.get(&client) {
@@ -103,31 +119,46 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
                     self.end(client, &outcome);
                 }
             }
-            if let Some(Reverse((wake_ms, ..))) = self.timers.peek() {
-                let wake = self.begin + Duration::from_millis(*wake_ms);
-                if wake < timer.deadline() || timer.is_elapsed() {
-                    timer.as_mut().reset(wake);
+            let ready = self.tools.link.wait(&inbox.bell, self.time_left())?;
+            if ready.bell {
+                inbox.bell.silence();
+                if self.on_bell(inbox).is_break() {
+                    return Ok(());
                 }
             }
-            tokio::select! {
-                count = asked.recv_many(&mut waiting, REQUESTS_AT_ONCE) => {
-                    if count == 0 {
-                        return;
-                    }
-                    waiting.drain(..).for_each(|asked| self.on_asked(asked));
-                }
-                Some(opened) = self.opening.join_next() => self.on_all_opened(opened).await,
-                Some(Ok(read)) = self.tools.reading.join_next() => self.on_read(read).await,
-                readable = self.tools.link.readable() => {
-                    if let Err(error) = readable {
-                        tracing::error!(%error, "a socket of the TFTP service failed");
-                        return;
-                    }
-                    self.on_readable().await;
-                }
-                () = timer.as_mut(), if !self.timers.is_empty() => self.on_time().await,
+            if ready.packets {
+                self.on_packets();
+            }
+            self.on_time();
+        }
+    }
+
+    /// Until a transfer must be looked at.
+    fn time_left(&self) -> Option<Duration> {
+        let Reverse((wake_ms, ..)) = self.timers.peek()?;
+        Some(Duration::from_millis(wake_ms.saturating_sub(self.now_ms())))
+    }
+
+    /// Takes what others have left. Breaks when nobody can ask any more.
+    fn on_bell(&mut self, inbox: &Inbox) -> ControlFlow<()> {
+        while self.opening.try_join_next().is_some() {}
+        // No more than the transfers there are.
+        while let Ok(done) = self.done.try_recv() {
+            match done {
+                Done::Opened(opened) => self.on_opened(opened),
+                Done::Read(read) => self.on_read(read),
             }
         }
+        for _ in 0..REQUESTS_AT_ONCE {
+            match inbox.requests.try_recv() {
+                Ok(asked) => self.on_asked(asked),
+                Err(TryRecvError::Empty) => return ControlFlow::Continue(()),
+                Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
+            }
+        }
+        // There may be more.
+        inbox.bell.ring();
+        ControlFlow::Continue(())
     }
 
     fn now_ms(&self) -> u64 {
@@ -154,7 +185,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
         }
         *of_address += 1;
         self.clients.insert(client, Slot::Opening);
-        let service = Arc::clone(&self.service);
+        let (service, post) = (Arc::clone(&self.service), self.tools.post.clone());
         let open = async move {
             // A panic ends the request it happened in, and no other.
             let opening = AssertUnwindSafe(open(&service, &asked)).catch_unwind();
@@ -163,27 +194,16 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
                 Ok(Ok(source)) => source,
                 Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
             };
-            Opened { asked, source }
+            post.leave(Done::Opened(Opened { asked, source }));
         };
-        self.opening.spawn_on(open, &self.main);
+        self.opening.spawn_on(open, &self.tools.main);
     }
 
     fn note_dropped(&self, client: SocketAddr, reason: DropReason) {
         self.service.observer.note(&Event::Dropped { client, reason });
     }
 
-    /// Begins every transfer whose content was found meanwhile.
-    async fn on_all_opened(&mut self, first: Result<Opened, JoinError>) {
-        let mut next = Some(first);
-        while let Some(opened) = next {
-            if let Ok(opened) = opened {
-                self.on_opened(opened).await;
-            }
-            next = self.opening.try_join_next();
-        }
-    }
-
-    async fn on_opened(&mut self, Opened { asked, source }: Opened) {
+    fn on_opened(&mut self, Opened { asked, source }: Opened) {
         let Asked { client, local, request, at, .. } = asked;
         let now_ms = self.now_ms();
         let started = source.and_then(|source| {
@@ -199,7 +219,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
                 self.service.observer.note(&Event::Refused { client, name, reason });
                 self.forget(client);
                 // An error packet is never repeated (RFC 1350 §7).
-                self.tools.link.send(local, client, &reason.packet().encode(), Cut::Not).await.ok();
+                self.tools.link.send(local, client, &reason.packet().encode(), Cut::Not).ok();
                 return;
             }
         };
@@ -214,22 +234,22 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
         let session = Session::new(id, (client, local), request, source, transfer, at);
         self.half_open.insert(id, client);
         self.clients.insert(client, Slot::Running(Box::new(session)));
-        self.go_on(client, step).await;
+        self.go_on(client, step);
     }
 
-    async fn on_read(&mut self, read: Read) {
+    fn on_read(&mut self, read: Read) {
         let (client, now_ms) = (read.client, self.now_ms());
         let Some(Slot::Running(session)) = self.clients.get_mut(&client) else { return };
         if session.id != read.id {
             return;
         }
-        match session.on_read(read, now_ms, &mut self.tools).await {
+        match session.on_read(read, now_ms, &mut self.tools) {
             Some(outcome) => self.end(client, &outcome),
-            None => self.go_on(client, Step::Wait).await,
+            None => self.go_on(client, Step::Wait),
         }
     }
 
-    async fn on_readable(&mut self) {
+    fn on_packets(&mut self) {
         let now_ms = self.now_ms();
         let mut buffer = [0; ANSWER_BYTES_MAX];
         for _ in 0..BATCH_PACKETS {
@@ -243,11 +263,11 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
             if !was_answered && session.transfer.is_answered() {
                 self.half_open.remove(&session.id);
             }
-            self.go_on(client, step).await;
+            self.go_on(client, step);
         }
     }
 
-    async fn on_time(&mut self) {
+    fn on_time(&mut self) {
         let now_ms = self.now_ms();
         while let Some(&Reverse((wake_ms, id, client))) = self.timers.peek() {
             if wake_ms > now_ms {
@@ -260,14 +280,14 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
             }
             session.wake_ms = u64::MAX;
             let step = if session.is_reading() { Step::Wait } else { session.transfer.on_timeout(now_ms) };
-            self.go_on(client, step).await;
+            self.go_on(client, step);
         }
     }
 
     /// Does what the transfer with `client` says next, and sees that its time is watched.
-    async fn go_on(&mut self, client: SocketAddr, step: Step) {
+    fn go_on(&mut self, client: SocketAddr, step: Step) {
         let Some(Slot::Running(session)) = self.clients.get_mut(&client) else { return };
-        if let Some(outcome) = session.obey(step, &mut self.tools).await {
+        if let Some(outcome) = session.obey(step, &mut self.tools) {
             return self.end(client, &outcome);
         }
         let deadline_ms = session.transfer.deadline_ms();
