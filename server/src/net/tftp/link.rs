@@ -5,7 +5,8 @@ use super::socket::{RECEIVE_BUFFER_BYTES, socket_addr, udp_socket};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, recvmsg, sendmsg,
+    setsockopt,
     sockopt::{Ipv4RecvErr, Ipv6RecvErr, SndBuf, SndBufForce},
 };
 use rustix::net::sockopt::{
@@ -19,6 +20,13 @@ use std::time::Duration;
 /// Kernel buffer for what goes out, so that a slow link delays its own clients only.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
 
+/// Packets received at once, before timers and requests have their turn.
+const BATCH_PACKETS: usize = 64;
+
+/// Longest packet read from a client during a transfer: acknowledgements have four bytes, errors
+/// have a text.
+const ANSWER_BYTES_MAX: usize = 512;
+
 /// Most datagrams in one call, and most bytes (`UDP_MAX_SEGMENTS` and the length field of IP).
 pub(super) const SEGMENTS_MAX: usize = 64;
 /// See [`SEGMENTS_MAX`].
@@ -30,6 +38,19 @@ pub(super) struct Link {
     socket: UdpSocket,
     /// Clients whose port is closed, until somebody asks.
     refused: Vec<SocketAddr>,
+}
+
+/// Room for datagrams that are received together.
+pub(super) struct Arrivals {
+    headers: MultiHeaders<SockaddrStorage>,
+    buffers: Vec<[u8; ANSWER_BYTES_MAX]>,
+}
+
+impl Arrivals {
+    pub(super) fn new() -> Self {
+        let headers = MultiHeaders::preallocate(BATCH_PACKETS, None);
+        Self { headers, buffers: vec![[0; ANSWER_BYTES_MAX]; BATCH_PACKETS] }
+    }
 }
 
 /// What a worker need not wait for.
@@ -78,7 +99,7 @@ impl Link {
     /// When it cannot wait.
     pub(super) fn wait(&mut self, bell: &Bell, time: Option<Duration>) -> io::Result<Ready> {
         let time = time.map(|time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
-        let mut both = [&self.socket.as_fd(), &bell.as_fd()].map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+        let mut both = [self.socket.as_fd(), bell.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut both, time) {
             // To wait for nothing is to look again.
             Ok(_) | Err(Errno::EINTR) => {}
@@ -91,15 +112,26 @@ impl Link {
         Ok(Ready { packets: !socket.is_empty(), bell: !bell.is_empty() })
     }
 
-    /// Takes a datagram, if one is there.
-    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        loop {
-            match self.socket.recv_from(buffer) {
-                Ok(received) => return Some(received),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(_) => self.take_errors(),
+    /// Takes the datagrams that are there, as many as there is room for.
+    pub(super) fn receive<'a>(
+        &mut self,
+        arrivals: &'a mut Arrivals,
+    ) -> impl Iterator<Item = (SocketAddr, &'a [u8])> + use<'a> {
+        let Arrivals { headers, buffers } = arrivals;
+        let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let fd = self.socket.as_raw_fd();
+        let received: Vec<_> = match recvmmsg(fd, headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
+            Ok(messages) => messages.map(|message| (message.address, message.bytes)).collect(),
+            Err(Errno::EAGAIN) => Vec::new(),
+            // Whoever waits is told if something is there behind the errors.
+            Err(_) => {
+                self.take_errors();
+                Vec::new()
             }
-        }
+        };
+        received.into_iter().zip(&*buffers).filter_map(|((from, len), buffer)| {
+            Some((from.as_ref().and_then(socket_addr)?, buffer.get(..len)?))
+        })
     }
 
     /// Sends `bytes` from the address `from`.

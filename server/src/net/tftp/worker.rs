@@ -5,7 +5,7 @@
 
 use super::content::{Content, Source};
 use super::inbox::{Inbox, Post};
-use super::link::{Cut, Link};
+use super::link::{Arrivals, Cut, Link};
 use super::session::{Read, Session, Tools};
 use super::{DropReason, Event, Limits, Observer, Refusal, Resolver, Service};
 use futures_util::FutureExt as _;
@@ -23,15 +23,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-/// Packets taken before timers and requests have their turn.
-const BATCH_PACKETS: usize = 64;
-
 /// Requests taken before packets of transfers have their turn.
 const REQUESTS_AT_ONCE: usize = 64;
-
-/// Longest packet read from a client during a transfer: acknowledgements have four bytes, errors
-/// have a text.
-const ANSWER_BYTES_MAX: usize = 512;
 
 /// A request to be answered.
 #[derive(Debug)]
@@ -112,6 +105,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
     /// # Errors
     /// When the socket fails for good.
     pub(super) fn run(mut self, inbox: &Inbox) -> io::Result<()> {
+        let mut arrivals = Arrivals::new();
         loop {
             while let Some(client) = self.tools.link.next_refused() {
                 if let Some(Slot::Running(session)) = self.clients.get(&client) {
@@ -127,7 +121,7 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
                 }
             }
             if ready.packets {
-                self.on_packets();
+                self.on_packets(&mut arrivals);
             }
             self.on_time();
         }
@@ -249,15 +243,13 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
         }
     }
 
-    fn on_packets(&mut self) {
+    fn on_packets(&mut self, arrivals: &mut Arrivals) {
         let now_ms = self.now_ms();
-        let mut buffer = [0; ANSWER_BYTES_MAX];
-        for _ in 0..BATCH_PACKETS {
-            let Some((len, client)) = self.tools.link.receive(&mut buffer) else { return };
+        for (client, packet) in self.tools.link.receive(arrivals) {
             // Whoever is not served is not answered: it may be one whose last acknowledgement
             // was doubled, and who would take an error for a failure.
             let Some(Slot::Running(session)) = self.clients.get_mut(&client) else { continue };
-            let Ok(packet) = Packet::decode(&buffer[..len]) else { continue };
+            let Ok(packet) = Packet::decode(packet) else { continue };
             let was_answered = session.transfer.is_answered();
             let step = session.transfer.on_packet(&packet, now_ms);
             if !was_answered && session.transfer.is_answered() {
