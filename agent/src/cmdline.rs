@@ -1,7 +1,9 @@
 //! The kernel command line: what the boot server tells a starting agent.
 
-use kaltstart_protocol::agent_api::{ARG_BOOT_MAC, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME, ARG_TOKEN, Mode};
-use kaltstart_protocol::ids::{Digest, Mac};
+use kaltstart_protocol::agent_api::{
+    ARG_BOOT_MAC, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME, ARG_TOKEN, Mode,
+};
+use kaltstart_protocol::ids::{Digest, Mac, PublicKey};
 use kaltstart_protocol::secret::Secret;
 
 /// What the command line says.
@@ -11,6 +13,8 @@ pub struct Settings {
     pub server: String,
     /// Fingerprint of the authority whose certificate the server shows.
     pub authority: Digest,
+    /// The key that signs wipe grants.
+    pub key: PublicKey,
     /// The server's clock when it granted this start, in seconds since 1970.
     pub time: u64,
     /// The one-time boot token.
@@ -44,7 +48,7 @@ pub enum CmdlineError {
 /// Of a repeated argument the last one counts, as for the kernel's own.
 ///
 /// # Errors
-/// Server, fingerprint, time or token is missing, or a value is of no use. The token never shows in the error.
+/// Server, fingerprint, key, time or token is missing, or a value is of no use. The token never shows in the error.
 pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
     let words = words(line);
     let find = |name: &str| {
@@ -63,6 +67,8 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
     let authority = find(ARG_PIN).ok_or(CmdlineError::Missing(ARG_PIN))?;
     let authority =
         authority.parse().map_err(|_| bad(ARG_PIN, authority, "sha256: and 64 hexadecimal digits"))?;
+    let key = find(ARG_KEY).ok_or(CmdlineError::Missing(ARG_KEY))?;
+    let key = key.parse().map_err(|_| bad(ARG_KEY, key, "ed25519: and 64 hexadecimal digits"))?;
     let time = find(ARG_TIME).ok_or(CmdlineError::Missing(ARG_TIME))?;
     let time = time.parse().map_err(|_| bad(ARG_TIME, time, "seconds since 1970"))?;
     let token = find(ARG_TOKEN).filter(|token| !token.is_empty()).ok_or(CmdlineError::Missing(ARG_TOKEN))?;
@@ -78,7 +84,15 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
                 .map_err(|_| bad(ARG_BOOT_MAC, text, "six hexadecimal bytes, as 52:54:00:12:34:56"))?,
         ),
     };
-    Ok(Settings { server: server.into(), authority, time, token: Secret::new(token.into()), mode, boot_mac })
+    Ok(Settings {
+        server: server.into(),
+        authority,
+        key,
+        time,
+        token: Secret::new(token.into()),
+        mode,
+        boot_mac,
+    })
 }
 
 /// Splits at white space outside double quotes and drops the quotes, as the kernel does.
@@ -109,6 +123,7 @@ mod tests {
 
     const BASE: &str = "console=ttyS0 kaltstart.server=https://10.77.0.1:8443/ kaltstart.token=kst_1 \
         kaltstart.pin=sha256:0707070707070707070707070707070707070707070707070707070707070707 \
+        kaltstart.key=ed25519:0909090909090909090909090909090909090909090909090909090909090909 \
         kaltstart.time=1800000000";
 
     #[test]
@@ -119,6 +134,7 @@ mod tests {
         let settings = parse(&line).expect("complete");
         assert_eq!(settings.server, "https://10.77.0.1:8443");
         assert_eq!((settings.authority, settings.time), (Digest([7; 32]), 1_800_000_000));
+        assert_eq!(settings.key, PublicKey([9; 32]));
         assert_eq!(settings.token.expose(), "kst_1");
         assert_eq!(settings.mode, Mode::Install);
         assert_eq!(settings.boot_mac, Some(Mac([0x52, 0x54, 0, 0, 0, 1])));
@@ -137,7 +153,7 @@ mod tests {
 
     #[test]
     fn p20_without_knowing_whom_to_believe_no_agent_starts() {
-        for name in [ARG_SERVER, ARG_PIN, ARG_TIME, ARG_TOKEN] {
+        for name in [ARG_SERVER, ARG_PIN, ARG_KEY, ARG_TIME, ARG_TOKEN] {
             let error = parse(&BASE.replace(name, "other")).expect_err(name);
             assert_eq!(error, CmdlineError::Missing(name));
         }
@@ -152,6 +168,7 @@ mod tests {
             ("kaltstart.mac=1", "six"),
             ("kaltstart.server=http://10.77.0.1:8080", "https://"),
             ("kaltstart.pin=07", "64"),
+            ("kaltstart.key=ed25519:09", "64"),
             ("kaltstart.time=soon", "seconds since 1970"),
             ("kaltstart.token=", ARG_TOKEN),
         ] {

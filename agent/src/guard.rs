@@ -1,32 +1,68 @@
-//! Who may write to disks: only a start that was granted an installation.
+//! Who may write to disks: only who holds a wipe grant for what is really there.
 //!
-//! On a machine that is only looked at, nothing holds a [`Permit`], without which no disk is
-//! opened for writing; and the kernel refuses every write, so that whatever else runs (a driver,
-//! a volume manager's probe) cannot write either.
+//! Without a [`Permit`] no disk is opened for writing, and with one only its disk. On a machine that is
+//! only looked at the kernel refuses every write besides, so that whatever else runs (a driver, a
+//! volume manager's probe) cannot write either.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use kaltstart_protocol::agent_api::Mode;
+use kaltstart_protocol::agent_api::InstallTask;
+use kaltstart_protocol::contents::Contents;
 use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::ids::PublicKey;
+use kaltstart_protocol::select::select;
+use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::{HostIdentity, Reality};
 
 use crate::inventory;
 use crate::sys::block;
 
-/// The right of this start to write to disks.
+/// The right to write to one disk, as long as nothing but what it allows to lose is on it.
 #[derive(Debug)]
-pub struct Permit(());
+pub struct Permit {
+    disk: Disk,
+    contents: Contents,
+}
 
 impl Permit {
-    /// The right of a start in that mode, if it has it. There is no other way to get one.
+    /// The only disk it is for.
     #[must_use]
-    pub fn of(mode: Mode) -> Option<Self> {
-        match mode {
-            Mode::Discover => None,
-            Mode::Install => Some(Self(())),
-        }
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// What may be lost.
+    #[must_use]
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+}
+
+/// Whose grants count here, and who this machine is.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    /// The key that signs grants, as the boot script told.
+    pub key: PublicKey,
+    /// The machine, as this agent measured it.
+    pub host: HostIdentity,
+}
+
+impl Gate {
+    /// The right to carry out `task` on the disk that its rule chooses of `disks`. There is no
+    /// other way to get one.
+    ///
+    /// # Errors
+    /// Those of [`select`], and [`Code::GrantRefused`](kaltstart_protocol::finding::Code::GrantRefused)
+    /// with what is not as the grant says.
+    pub fn admit(&self, task: &InstallTask, disks: &[Disk], now: Millis) -> Result<Permit, Finding> {
+        let disk = select(&task.disk, disks)?;
+        let reality = Reality { host: &self.host, disk, job: &task.job, attempt: task.attempt, now };
+        let grant = task.grant.verify(&self.key, &reality)?;
+        Ok(Permit { disk: disk.clone(), contents: grant.contents })
     }
 }
 
@@ -76,12 +112,6 @@ mod tests {
     use super::*;
     use std::cell::RefCell;
     use std::fs;
-
-    #[test]
-    fn p02_a_start_that_only_looks_has_no_permit() {
-        assert!(Permit::of(Mode::Discover).is_none());
-        assert!(Permit::of(Mode::Install).is_some());
-    }
 
     #[test]
     fn p02_every_disk_that_appears_is_set_read_only_and_facts_stay_true() {

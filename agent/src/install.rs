@@ -1,6 +1,7 @@
 //! Laying down an image: the order of steps that is safe to interrupt.
 //!
-//! 1. Choose exactly one disk, plan, and check that the result can start — nothing is written.
+//! 1. Choose exactly one disk, hold the wipe grant against it, plan, and check that the result can
+//!    start — nothing is written.
 //! 2. Clear the ends of the disk: what was on it cannot start any more.
 //! 3. Make the root file system on a partition that only the kernel knows, and fill it.
 //! 4. Compare size and digest of what was received with the manifest.
@@ -14,7 +15,7 @@ use crate::bootloader::{self, efi, grub};
 use crate::disk::device::{self, Announced, Device};
 use crate::disk::mkfs::Mounted;
 use crate::disk::{gpt, mkfs};
-use crate::guard::Permit;
+use crate::guard::Gate;
 use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
 use crate::image::tree::Tree;
@@ -25,7 +26,8 @@ use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::layout::Role;
 use kaltstart_protocol::layout::plan::{Plan, PlanError, plan};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
-use kaltstart_protocol::select::{describe, select};
+use kaltstart_protocol::select::describe;
+use kaltstart_protocol::time::Millis;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -96,7 +98,8 @@ impl Default for Paths {
     }
 }
 
-/// Lays down the task's image on the one disk of `disks` that fits its rule.
+/// Lays down the task's image on the one disk of `disks` that fits its rule and its wipe grant, as
+/// of `now`.
 ///
 /// Other disks are only set read-only in the kernel. Threads end before this returns, and
 /// nothing stays mounted.
@@ -104,15 +107,16 @@ impl Default for Paths {
 /// # Errors
 /// See [`Stop`]; all findings of disk, image, boot loader and tools.
 pub fn install(
-    permit: &Permit,
+    gate: &Gate,
     task: &InstallTask,
     disks: &[Disk],
+    now: Millis,
     source: &dyn ImageSource,
     paths: &Paths,
     observer: &dyn Observer,
 ) -> Result<Installed, Stop> {
     let job = Job { task, paths, observer };
-    let (device, disk, plan) = job.phase(Phase::Disk, || job.choose(permit, disks))?;
+    let (device, disk, plan) = job.phase(Phase::Disk, || job.choose(gate, disks, now))?;
     let number = plan.role(Role::Root).map(|root| root.number);
     // The planner refuses layouts without a root.
     let number = number.ok_or_else(|| Finding::new(Code::DiskFailed, "the plan has no root"))?;
@@ -121,7 +125,7 @@ pub fn install(
         let partition = device.announce(&plan, number)?;
         mkfs::ext4(&paths.mke2fs, &partition.node, &task.uuids.root, observer)?;
         let mounted = mkfs::mount_ext4(&partition.node, &paths.mount, false)?;
-        job.done(Phase::Disk, None, details(disk, &plan));
+        job.done(Phase::Disk, None, details(&disk, &plan));
         Ok(Target { mounted: Some(mounted), partition })
     })?;
     job.phase(Phase::Image, || {
@@ -223,13 +227,14 @@ impl Job<'_> {
     }
 
     /// Step 1: everything that can be refused before the first write.
-    fn choose<'d>(&self, permit: &Permit, disks: &'d [Disk]) -> Result<(Device, &'d Disk, Plan), Stop> {
+    fn choose(&self, gate: &Gate, disks: &[Disk], now: Millis) -> Result<(Device, Disk, Plan), Stop> {
         let (task, image) = (self.task, &self.task.image);
         if image.schema != MANIFEST_SCHEMA {
             let detail = format!("manifests of schema {} are not understood", image.schema);
             return Err(Finding::new(Code::ImageInvalid, detail).into());
         }
-        let disk = select(&task.disk, disks)?;
+        let permit = gate.admit(task, disks, now)?;
+        let disk = permit.disk();
         if disk.size < image.min_disk {
             let detail = format!("{}: the image needs {} bytes", describe(disk), image.min_disk);
             return Err(Finding::new(Code::DiskTooSmall, detail).into());
@@ -250,8 +255,8 @@ impl Job<'_> {
         }
         tracing::info!("{} {} goes to {}", image.name, image.version, describe(disk));
         device::lock_all(&self.paths.dev, disks);
-        let device = Device::open(permit, &self.paths.dev, &self.paths.sys, disk)?;
-        Ok((device, disk, plan))
+        let device = Device::open(&permit, &self.paths.dev, &self.paths.sys)?;
+        Ok((device, disk.clone(), plan))
     }
 
     fn table(&self, plan: &Plan, boot_code: &[u8]) -> Result<gpt::Gpt, Finding> {

@@ -3,19 +3,21 @@
 use std::path::Path;
 
 use kaltstart_protocol::agent_api::{Hello, InstallTask, Installed, Mode};
-use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::HostIdentity;
 
 use crate::cmdline::{self, Settings};
 use crate::devices::Devices;
-use crate::guard::Permit;
+use crate::guard::Gate;
 use crate::http_source::HttpSource;
 use crate::install::{self, Paths, Stop};
 use crate::link::{CallError, Link};
 use crate::reporter::Reporter;
-use crate::sys::kernel::{random_now, uptime_ms};
+use crate::sys::kernel::{random_now, uptime_ms, wall_seconds};
 use crate::work::{self, End, Installer, NotInstalled};
 use crate::{boot_order, clock, http, inventory, log, log_sender, net, pid1};
 
@@ -67,16 +69,19 @@ fn start(settings: &Settings, started: u64) -> ! {
     let http = http::pinned(settings.authority, settings.time)
         .unwrap_or_else(|error| stay(&format!("there is no TLS: {error}")));
     let link = std::sync::Arc::new(Link::new(&settings.server, http, session(&settings.token)));
-    if let Some(end) = greet(&link, settings, &devices, started) {
+    let facts = facts(settings, &devices);
+    // Measured once: an interface that is plugged in later does not make it another machine.
+    let gate = Gate { key: settings.key, host: HostIdentity::of(&facts) };
+    if let Some(end) = greet(&link, settings, facts, started) {
         finish(end);
     }
     let log_link = link.clone();
     std::thread::spawn(move || log_sender::run(&log_link));
-    finish(work::work(&link, settings.mode, &Real { devices }, std::thread::sleep))
+    finish(work::work(&link, settings.mode, &Real { devices, gate }, std::thread::sleep))
 }
 
-/// Says hello until the server answers; gives an end when it does not want this agent.
-fn greet(link: &Link, settings: &Settings, devices: &Devices, started: u64) -> Option<End> {
+/// What this machine is, once no more devices appear.
+fn facts(settings: &Settings, devices: &Devices) -> Facts {
     let disks = devices.settled_disks();
     let mut facts = inventory::facts(Path::new("/"), settings.boot_mac);
     facts.disks = disks;
@@ -95,6 +100,11 @@ fn greet(link: &Link, settings: &Settings, devices: &Devices, started: u64) -> O
             disk.identity()
         );
     }
+    facts
+}
+
+/// Says hello until the server answers; gives an end when it does not want this agent.
+fn greet(link: &Link, settings: &Settings, facts: Facts, started: u64) -> Option<End> {
     let mut hello = Hello {
         token: settings.token.clone(),
         session: link.session().clone(),
@@ -156,6 +166,7 @@ fn read(path: &str) -> std::io::Result<String> {
 /// Installs on the real disks.
 struct Real {
     devices: Devices,
+    gate: Gate,
 }
 
 impl Installer for Real {
@@ -165,7 +176,6 @@ impl Installer for Real {
 
     fn install(
         &self,
-        permit: &Permit,
         task: &InstallTask,
         disks: &[Disk],
         reporter: &Reporter,
@@ -173,8 +183,9 @@ impl Installer for Real {
         let efivars = Path::new(pid1::EFIVARS);
         let started_by_uefi = std::fs::read_dir(efivars).is_ok_and(|mut dir| dir.next().is_some());
         let paths = Paths { efivars: started_by_uefi.then(|| efivars.into()), ..Paths::default() };
+        let now = Millis(u64::try_from(wall_seconds()).unwrap_or(0).saturating_mul(1000));
         let source = HttpSource::new(&task.image_url);
-        install::install(permit, task, disks, &source, &paths, reporter).map_err(|stop| match stop {
+        install::install(&self.gate, task, disks, now, &source, &paths, reporter).map_err(|stop| match stop {
             Stop::Failed(finding) => NotInstalled::Failed(finding),
             Stop::Cancelled(_) => NotInstalled::Cancelled,
         })

@@ -12,7 +12,6 @@ use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::phase::Phase;
 
 use crate::backoff::{Policy, SERVER};
-use crate::guard::Permit;
 use crate::install::Observer as _;
 use crate::link::{CallError, Link};
 use crate::reporter::{Reporter, Stop};
@@ -53,7 +52,6 @@ pub trait Installer: Sync {
     /// Why the disk is not complete.
     fn install(
         &self,
-        permit: &Permit,
         task: &InstallTask,
         disks: &[Disk],
         reporter: &Reporter,
@@ -65,7 +63,6 @@ pub fn work(link: &Link, mode: Mode, installer: &dyn Installer, pause: fn(Durati
     // A job and attempt is tried once: after a failure or a stop only a new start tries again.
     let mut tried: Option<(JobId, u32)> = None;
     let mut refusals = 0;
-    let permit = Permit::of(mode);
     loop {
         pid1::reap();
         let asked = Instant::now();
@@ -75,23 +72,29 @@ pub fn work(link: &Link, mode: Mode, installer: &dyn Installer, pause: fn(Durati
                 pause(ASK_EVERY.saturating_sub(asked.elapsed()));
                 continue;
             }
+            Ok(Task::Failed { finding }) => {
+                log::finding(&finding);
+                refusals = 0;
+                pause(ASK_EVERY.saturating_sub(asked.elapsed()));
+                continue;
+            }
             Ok(Task::Reboot { reason }) => return End::Restart(reason),
             Ok(Task::Install(task)) => Ok(task),
             Err(CallError::Unauthorized(text)) => return End::Unknown(text),
             Err(error) => Err(error.to_string()),
         };
-        let useless = match (task, &permit) {
+        let useless = match (task, mode) {
             (Err(why), _) => why,
-            (Ok(task), None) => {
+            (Ok(task), Mode::Discover) => {
                 format!("task of {} refused: this start may only look, never write", task.job)
             }
-            (Ok(task), Some(_)) if tried.as_ref() == Some(&(task.job.clone(), task.attempt)) => {
+            (Ok(task), Mode::Install) if tried.as_ref() == Some(&(task.job.clone(), task.attempt)) => {
                 format!("{} attempt {} was tried already in this start", task.job, task.attempt)
             }
-            (Ok(task), Some(permit)) => {
+            (Ok(task), Mode::Install) => {
                 refusals = 0;
                 tried = Some((task.job.clone(), task.attempt));
-                match install(link, permit, &task, installer) {
+                match install(link, &task, installer) {
                     Some(end) => return end,
                     None => continue,
                 }
@@ -104,7 +107,7 @@ pub fn work(link: &Link, mode: Mode, installer: &dyn Installer, pause: fn(Durati
 }
 
 /// Runs one installation beside its reporter; gives nothing when the machine shall stay up.
-fn install(link: &Link, permit: &Permit, task: &InstallTask, installer: &dyn Installer) -> Option<End> {
+fn install(link: &Link, task: &InstallTask, installer: &dyn Installer) -> Option<End> {
     tracing::info!("{} attempt {}: installing {}", task.job, task.attempt, task.identity.hostname);
     let reporter = Reporter::new(task.job.clone(), task.attempt);
     let result = std::thread::scope(|scope| {
@@ -112,7 +115,7 @@ fn install(link: &Link, permit: &Permit, task: &InstallTask, installer: &dyn Ins
         // A defect fails this job only. What it leaves half changed is the disk, which cannot
         // start, and the reporter, whose lock is taken for single steps.
         let result =
-            catch_unwind(AssertUnwindSafe(|| installer.install(permit, task, &installer.disks(), &reporter)));
+            catch_unwind(AssertUnwindSafe(|| installer.install(task, &installer.disks(), &reporter)));
         let result = result.unwrap_or_else(|panic| {
             let finding = Finding::new(Code::AgentDefect, words(panic.as_ref()));
             Err(NotInstalled::Failed(finding))

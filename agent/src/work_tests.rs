@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kaltstart_protocol::agent_api::{DiskUuids, Identity};
 use kaltstart_protocol::finding::Code;
-use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::ids::{Digest, Signature};
 use kaltstart_protocol::node_api::ReportConfig;
 use kaltstart_protocol::phase::{Progress, Unit};
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::wipe::SignedGrant;
 
 use crate::test_server::{Server, json};
 
@@ -40,7 +41,6 @@ impl Installer for Fake {
 
     fn install(
         &self,
-        _: &Permit,
         task: &InstallTask,
         _: &[Disk],
         reporter: &Reporter,
@@ -78,6 +78,7 @@ fn task() -> String {
         job: "job_00000000000000000000000001".parse().expect("a job"),
         attempt: 1,
         disk: Default::default(),
+        grant: SignedGrant { grant: String::new(), signature: Signature([0; 64]) },
         layout: serde_json::from_str(LAYOUT).expect("a layout"),
         image: serde_json::from_str(IMAGE).expect("a manifest"),
         image_url: "http://127.0.0.1:1/image".into(),
@@ -130,6 +131,18 @@ fn p02_a_task_is_refused_when_this_start_may_only_look() {
     let server = server(|_, _| json("200 OK", GO_ON));
     let installer = Fake::new(Act::Succeed);
     assert_eq!(run(&server, Mode::Discover, &installer), End::Restart("enough".into()));
+    assert_eq!(installer.calls.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_job_that_cannot_be_carried_out_is_shown_and_work_is_asked_for_again() {
+    let tasks = AtomicUsize::new(0);
+    let server = Server::with(move |_, _| match tasks.fetch_add(1, Ordering::Relaxed) {
+        0 => json("200 OK", r#"{"kind":"failed","finding":{"code":"KS-2107","detail":"sda holds ext4"}}"#),
+        _ => json("200 OK", r#"{"kind":"reboot","reason":"enough"}"#),
+    });
+    let installer = Fake::new(Act::Succeed);
+    assert_eq!(run(&server, Mode::Install, &installer), End::Restart("enough".into()));
     assert_eq!(installer.calls.load(Ordering::Relaxed), 0);
 }
 

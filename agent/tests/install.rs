@@ -2,8 +2,11 @@
 
 mod common;
 
-use common::{DISK_BYTES, Loop, Served, Watch, archive, archived, entry, permit, root, run, task};
-use kaltstart_agent::install::{Stop, install};
+use common::{
+    DISK_BYTES, Loop, NOW, Served, Watch, archive, archived, entry, gate, granted, install, measured, root,
+    run, task,
+};
+use kaltstart_agent::install::Stop;
 use kaltstart_protocol::agent_api::ReportState;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
@@ -20,7 +23,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 fn failing(disk: &Loop, task: &kaltstart_protocol::agent_api::InstallTask, served: Vec<u8>) -> Finding {
     let watch = Watch::default();
     let disks = [disk.disk.clone()];
-    let result = install(&permit(), task, &disks, &Served(served), &disk.paths(), &watch);
+    let result = install(task, &disks, &Served(served), &disk.paths(), &watch);
     let Err(Stop::Failed(finding)) = result else {
         panic!("not a failure: {result:?}");
     };
@@ -111,7 +114,7 @@ fn p12_nothing_can_start_until_everything_is_there() {
         let size = packed.len() as u64;
         let watch = Watch { look: Some(&look), ..Watch::default() };
         let disks = [disk.disk.clone()];
-        let installed = install(&permit(), &task, &disks, &Served(packed), &paths, &watch).expect("installs");
+        let installed = install(&task, &disks, &Served(packed), &paths, &watch).expect("installs");
         assert_eq!((installed.disk.as_str(), installed.boot_entry), ("S1", uefi));
         assert!(disk.is_tidy());
         let all = Progress { done: size, total: size, unit: Unit::Bytes };
@@ -165,6 +168,80 @@ fn check_root(
 }
 
 #[test]
+fn p03_a_disk_that_is_not_as_granted_is_refused_untouched() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    let task = task(b"", 0, Compression::None);
+    let all = || Digest::of(&fs::read(&disk.file).expect("read"));
+    let refused = |task: &kaltstart_protocol::agent_api::InstallTask, disks: &[_], now| {
+        let before = all();
+        let (served, watch) = (Served(Vec::new()), Watch::default());
+        let result =
+            kaltstart_agent::install::install(&gate(), task, disks, now, &served, &disk.paths(), &watch);
+        assert_eq!(all(), before);
+        match result {
+            Err(Stop::Failed(finding)) => {
+                assert_eq!(finding.code, Code::GrantRefused, "{finding}");
+                finding.detail
+            }
+            other => panic!("not refused: {other:?}"),
+        }
+    };
+    let before = measured(std::slice::from_ref(&disk.disk));
+    let good = granted(&task, &before);
+    assert!(refused(&task, &before, NOW).contains("signature"), "no grant");
+    assert!(refused(&good, &before, NOW.plus(1000)).contains("expired"));
+    let other = kaltstart_protocol::agent_api::InstallTask { attempt: 2, ..good.clone() };
+    assert!(refused(&other, &before, NOW).contains("start of the machine"));
+    // Formatted after the grant: seen before the agent's look at the machine, and after it.
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-E", "offset=1048576", &disk.node, "64M"]);
+    run("sync", &[&disk.node]);
+    assert!(
+        refused(&good, &measured(std::slice::from_ref(&disk.disk)), NOW)
+            .contains("found ext4 in partition 1")
+    );
+    assert!(refused(&good, &before, NOW).contains("found ext4 in partition 1"));
+}
+
+#[test]
+fn p12_what_an_installation_leaves_is_known_by_its_uuids_and_a_second_one_leaves_the_same() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    let plain = archive(disk.directory.path());
+    let task = task(&plain, plain.len() as u64, Compression::None);
+    let mut left = Vec::new();
+    for _ in 0..2 {
+        // What the first MiB of a partition does not show: md 1.0 at its end, VMFS behind its first MiB.
+        let (end, vmfs) = (DISK_BYTES - (1 << 20) - 8192, (263 << 20) + (1 << 20));
+        let file = fs::File::options().write(true).open(&disk.node).expect("opened");
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0x0d, 0xd0, 0x01, 0xc0], vmfs).expect("written");
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xfc, 0x4e, 0x2b, 0xa9, 1], end).expect("written");
+        file.sync_all().expect("synced");
+        drop(file);
+        install(
+            &task,
+            std::slice::from_ref(&disk.disk),
+            &Served(plain.clone()),
+            &disk.paths(),
+            &Watch::default(),
+        )
+        .expect("installs");
+        let contents = measured(std::slice::from_ref(&disk.disk))[0].holds.clone().expect("read");
+        let uuids = &task.uuids;
+        let mut ids = vec![uuids.disk.clone(), uuids.root.clone(), "1234-ABCD".to_owned()];
+        ids.extend(uuids.partitions.clone());
+        assert_eq!(contents.0.len(), ids.len(), "{contents}");
+        assert!(contents.0.iter().all(|area| ids.contains(&area.id)), "{contents}");
+        left.push(contents.fingerprint());
+    }
+    assert_eq!(left[0], left[1]);
+}
+
+#[test]
 fn p05_a_disk_in_use_is_refused_untouched() {
     if !root() {
         return;
@@ -181,7 +258,6 @@ fn p05_a_disk_in_use_is_refused_untouched() {
     let packed = zstd(b"");
     let disks = [disk.disk.clone()];
     let result = install(
-        &permit(),
         &task(&packed, 0, Compression::Zstd),
         &disks,
         &Served(packed.clone()),
@@ -212,7 +288,7 @@ fn p05_only_the_chosen_disk_changes() {
     let before = bytes(&other);
     for disks in [[chosen.disk.clone(), other.disk.clone()], [other.disk.clone(), chosen.disk.clone()]] {
         let watch = Watch::default();
-        let installed = install(&permit(), &task, &disks, &Served(plain.clone()), &chosen.paths(), &watch);
+        let installed = install(&task, &disks, &Served(plain.clone()), &chosen.paths(), &watch);
         assert_eq!(installed.expect("installs").disk, "S1");
     }
     run("sync", &[&other.node]);
@@ -233,7 +309,7 @@ fn what_cannot_work_is_refused_before_the_first_write() {
         change(&mut task);
         let mut paths = disk.paths();
         paths.efivars = uefi.then(|| disk.directory.path().into());
-        match install(&permit(), &task, disks, &Served(Vec::new()), &paths, &Watch::default()) {
+        match install(&task, disks, &Served(Vec::new()), &paths, &Watch::default()) {
             Err(Stop::Failed(finding)) => finding.code,
             other => panic!("not refused: {other:?}"),
         }
@@ -268,7 +344,7 @@ fn a_cancelled_job_stops_in_any_phase() {
     for phase in [Phase::Disk, Phase::Image, Phase::Configure] {
         let watch = Watch { cancel_in: Some(phase), ..Watch::default() };
         let disks = [disk.disk.clone()];
-        let result = install(&permit(), &task, &disks, &Served(packed.clone()), &disk.paths(), &watch);
+        let result = install(&task, &disks, &Served(packed.clone()), &disk.paths(), &watch);
         assert_eq!(result, Err(Stop::Cancelled("by hand".into())), "{phase:?}");
         assert!(disk.is_tidy(), "{phase:?}");
         assert!(disk.is_blank() || phase == Phase::Disk, "{phase:?}");

@@ -15,9 +15,10 @@ use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, Step, phases};
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order};
 use kaltstart_protocol::agent_api::DiskUuids;
-use kaltstart_protocol::ids::{JobId, Mac, NodeId};
+use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -256,11 +257,18 @@ impl App {
         Ok(())
     }
 
-    /// Orders a job.
+    /// Orders a job, and gives up what lies on the disks that `erase` names by identity and
+    /// fingerprint.
     ///
     /// # Errors
     /// When profile or image are missing, the machine takes no such order, or the store fails.
-    pub async fn order(&self, key: Key<'_>, kind: JobKind, profile: &str) -> Result<Machine, AppError> {
+    pub async fn order(
+        &self,
+        key: Key<'_>,
+        kind: JobKind,
+        profile: &str,
+        erase: BTreeMap<String, Fingerprint>,
+    ) -> Result<Machine, AppError> {
         let profile = self.config.profile(profile).ok_or_else(|| {
             AppError::NotFound(format!("there is no profile {profile:?}; `ks profile list` shows all"))
         })?;
@@ -285,6 +293,7 @@ impl App {
             disk: profile.disk.clone(),
             authorized_keys: profile.authorized_keys.clone(),
             uuids,
+            erase,
         };
         let id = JobId::new(now, clock::random_bits());
         let applied = self
@@ -303,6 +312,7 @@ impl App {
                     created_at: now,
                     ended_at: None,
                     findings: Vec::new(),
+                    wipe: None,
                     report_token: None,
                     installed: None,
                 })))

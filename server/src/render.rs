@@ -2,8 +2,10 @@
 
 use kaltstart_core::boot::arguments::Unspeakable;
 use kaltstart_core::boot::{self, File};
-use kaltstart_protocol::agent_api::{ARG_BOOT_MAC, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME, ARG_TOKEN, Mode};
-use kaltstart_protocol::ids::{Digest, Mac};
+use kaltstart_protocol::agent_api::{
+    ARG_BOOT_MAC, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME, ARG_TOKEN, Mode,
+};
+use kaltstart_protocol::ids::{Digest, Mac, PublicKey};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
 use minijinja::{Environment, UndefinedBehavior, context};
@@ -27,6 +29,8 @@ pub struct AgentStart<'a> {
     pub server: String,
     /// Fingerprint of the authority whose certificate the server shows.
     pub authority: Digest,
+    /// The key that signs wipe grants.
+    pub key: PublicKey,
     /// The server's clock.
     pub now: Millis,
     /// The interface the machine starts over.
@@ -43,13 +47,13 @@ impl AgentStart<'_> {
     /// The agent's kernel arguments. The kernel's own chatter stays off the console: the agent's
     /// words are for people, and the kernel would print the token with its command line.
     fn arguments(&self) -> String {
-        let Self { server, authority, now, mac, mode, token, cmdline } = self;
+        let Self { server, authority, key, now, mac, mode, token, cmdline } = self;
         let mode = match mode {
             Mode::Discover => "discover",
             Mode::Install => "install",
         };
         format!(
-            "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_TIME}={} {ARG_BOOT_MAC}={mac} \
+            "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_KEY}={key} {ARG_TIME}={} {ARG_BOOT_MAC}={mac} \
              {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
             now.0 / 1000,
             token.expose(),
@@ -144,6 +148,7 @@ mod tests {
         AgentStart {
             server: "https://10.77.0.1:8443".into(),
             authority: Digest([0xab; 32]),
+            key: PublicKey([0xcd; 32]),
             now: Millis(1_800_000_000_999),
             mac: MAC,
             mode: Mode::Install,

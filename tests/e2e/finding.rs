@@ -52,8 +52,9 @@ fn agent_alone<'a>(lab: &'a Lab, artefacts: &Artefacts, server: &str) -> Result<
         kernel: artefacts.kernel("cloud"),
         ramdisk: artefacts.ramdisk("cloud"),
         cmdline: format!(
-            "console=ttyS0 kaltstart.server={server} kaltstart.pin=sha256:{} kaltstart.time=1800000000 \
-             kaltstart.token=kst_none kaltstart.mode=discover kaltstart.mac={}",
+            "console=ttyS0 kaltstart.server={server} kaltstart.pin=sha256:{} kaltstart.key=ed25519:{} \
+             kaltstart.time=1800000000 kaltstart.token=kst_none kaltstart.mode=discover kaltstart.mac={}",
+            "0".repeat(64),
             "0".repeat(64),
             machine.mac
         ),

@@ -49,3 +49,5 @@ mod trust;
 mod why;
 /// The same with real firmware.
 mod why_firmware;
+/// Only what was granted may be lost.
+mod wipe;

@@ -8,7 +8,7 @@ use crate::lab::{Lab, SERVER};
 use crate::process::{Process, run, run_to_end};
 use crate::wait::{Poll, secs, wait_for};
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::fs;
 use std::net::SocketAddr;
@@ -132,7 +132,20 @@ impl<'a> Server<'a> {
 
     /// Orders a job and returns it.
     pub fn order(&self, node: &str, kind: &str, profile: &str) -> Result<Job> {
-        let body = json!({"kind": kind, "profile": profile});
+        self.order_and_erase(node, kind, profile, &[])
+    }
+
+    /// The same, giving up what lies on disks: identity and fingerprint.
+    pub fn order_and_erase(
+        &self,
+        node: &str,
+        kind: &str,
+        profile: &str,
+        erase: &[(&str, &str)],
+    ) -> Result<Job> {
+        let erase: Map<String, Value> =
+            erase.iter().map(|(disk, fingerprint)| ((*disk).to_owned(), json!(fingerprint))).collect();
+        let body = json!({"kind": kind, "profile": profile, "erase": erase});
         let response = self.request("POST", &format!("/v1/nodes/{node}/jobs"), Some(&body))?;
         if response.status != 202 {
             bail!("the {kind} of {node} was refused: {} {}", response.status, response.text());

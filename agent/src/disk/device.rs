@@ -1,6 +1,7 @@
 //! The chosen disk: opened, checked, cleared, announced to the kernel, written and read back.
 
 use super::patiently;
+use crate::contents;
 use crate::guard::Permit;
 use crate::sys::block;
 use kaltstart_protocol::facts::Disk;
@@ -12,9 +13,9 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What is zeroed at both ends of the disk and at the start of each partition: the table, boot
-/// code, and the signatures of file systems, RAID and LVM.
-pub const CLEARED: u64 = 1 << 20;
+/// What is zeroed at both ends of the disk and of each partition: the table, boot code, and the
+/// signatures of file systems, RAID and LVM, the last of which lies behind the first MiB.
+pub const CLEARED: u64 = 2 << 20;
 /// How long a partition's node may take to appear.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Numbers of old partitions that are looked for.
@@ -34,14 +35,16 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens `disk` below the device directory `dev` (`/dev`) for writing. `sys` is where sysfs
+    /// Opens the permit's disk below the device directory `dev` (`/dev`) for writing. `sys` is where sysfs
     /// is mounted; it only serves messages and the search for old partitions. Nothing else in the
     /// agent opens a disk for writing.
     ///
     /// # Errors
     /// [`Code::DiskFailed`] when the disk is in use (mounted, or held by RAID, LVM or encryption),
-    /// or is not what the inventory measured.
-    pub fn open(_: &Permit, dev: &Path, sys: &Path, disk: &Disk) -> Result<Self, Finding> {
+    /// or is not what the inventory measured; [`Code::GrantRefused`] when what lies on it has
+    /// changed since.
+    pub fn open(permit: &Permit, dev: &Path, sys: &Path) -> Result<Self, Finding> {
+        let disk = permit.disk();
         let name = disk.name.clone();
         if name.is_empty() || name.contains(['/', '.']) {
             return Err(Finding::new(Code::DiskFailed, format!("{name:?} is no device name")));
@@ -66,6 +69,13 @@ impl Device {
             );
             return Err(Finding::new(Code::DiskFailed, detail));
         }
+        // Once more, from the medium: this is the last moment at which nothing is lost.
+        let found = block::flush_buffers(&claim).and_then(|()| contents::of_medium(&claim, size, sector));
+        let found = found.map_err(|error| failed(&format!("cannot read what is on {name}"), &error))?;
+        if let Some(difference) = permit.contents().difference(&found) {
+            let detail = format!("what is on {name}: it allows to lose {difference}");
+            return Err(Finding::new(Code::GrantRefused, detail));
+        }
         // Agents set all disks read-only first; this one is the exception now.
         block::set_read_only(&claim, false)
             .map_err(|error| failed(&format!("cannot unlock {name}"), &error))?;
@@ -75,18 +85,23 @@ impl Device {
         Ok(Self { file, name, dev: dev.into(), sys: sys.into(), size, sector_size: u64::from(sector) })
     }
 
-    /// Makes whatever was on the disk unbootable: forgets its partitions, zeroes its first and
-    /// last MiB and the first MiB of each planned partition, and waits until that is on the
+    /// Makes whatever was on the disk unbootable: forgets its partitions, zeroes the first and last
+    /// [`CLEARED`] bytes of it and of each planned partition, and waits until that is on the
     /// medium. The very first sectors go first.
     ///
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn clear(&self, plan: &Plan) -> Result<(), Finding> {
-        let starts = plan.partitions.iter().map(|partition| partition.first * plan.sector_size);
+        let partitions = plan
+            .partitions
+            .iter()
+            .map(|partition| (partition.first * plan.sector_size, partition.sectors * plan.sector_size));
         let zeros = vec![0; CLEARED as usize];
-        for start in [0, self.size.saturating_sub(CLEARED)].into_iter().chain(starts) {
-            let length = CLEARED.min(self.size - start) as usize;
-            self.write_at(start, &zeros[..length])?;
+        for (start, size) in std::iter::once((0, self.size)).chain(partitions) {
+            let length = CLEARED.min(size);
+            for offset in [start, start + size - length] {
+                self.write_at(offset, &zeros[..length as usize])?;
+            }
         }
         self.sync()?;
         for number in 1..=OLD_PARTITIONS_MAX {

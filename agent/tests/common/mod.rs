@@ -2,18 +2,22 @@
 // Each test binary uses another part, and nothing is public beyond it.
 #![allow(dead_code, unreachable_pub)]
 
-use kaltstart_agent::guard::Permit;
+use ed25519_dalek::{Signer as _, SigningKey};
+use kaltstart_agent::contents;
+use kaltstart_agent::guard::Gate;
 use kaltstart_agent::image::fetch::{FetchError, ImageSource};
-use kaltstart_agent::install::{Observer, Paths};
-use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Identity, InstallTask, Mode, ReportState};
+use kaltstart_agent::install::{self, Observer, Paths, Stop};
+use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Identity, InstallTask, Installed, ReportState};
 use kaltstart_protocol::facts::Disk;
-use kaltstart_protocol::ids::{Digest, JobId, Mac};
+use kaltstart_protocol::ids::{Digest, JobId, Mac, PublicKey, Signature};
 use kaltstart_protocol::image::{Boot, Compression, Format, Manifest};
 use kaltstart_protocol::layout::{Layout, Partition, Role};
 use kaltstart_protocol::node_api::ReportConfig;
 use kaltstart_protocol::phase::{Phase, Progress};
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::select::select;
 use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, SignedGrant, WipeGrant};
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use std::collections::BTreeMap;
@@ -45,9 +49,57 @@ pub fn root() -> bool {
     root
 }
 
-/// The right to write to disks.
-pub fn permit() -> Permit {
-    Permit::of(Mode::Install).expect("an installation")
+/// The time in these tests.
+pub const NOW: Millis = Millis(1_800_000_000_000);
+
+/// A machine that believes the key of these tests.
+pub fn gate() -> Gate {
+    let host = HostIdentity { uuid: "u1".into(), serial: "h1".into(), macs: vec![Mac([2, 0, 0, 0, 0, 1])] };
+    Gate { key: PublicKey(key().verifying_key().to_bytes()), host }
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+/// The disks with what lies on them now.
+pub fn measured(disks: &[Disk]) -> Vec<Disk> {
+    let measure = |disk: &Disk| {
+        let node = Path::new("/dev").join(&disk.name);
+        let holds = contents::of_device(&node, disk.size, disk.sector_size).ok();
+        Disk { holds, ..disk.clone() }
+    };
+    disks.iter().map(measure).collect()
+}
+
+/// The task with the right to lose what is now on the disk that it chooses; without one when it
+/// chooses none.
+pub fn granted(task: &InstallTask, disks: &[Disk]) -> InstallTask {
+    let Ok(disk) = select(&task.disk, disks) else { return task.clone() };
+    let grant = WipeGrant {
+        job: task.job.clone(),
+        attempt: task.attempt,
+        host: gate().host,
+        disk: DiskIdentity::of(disk),
+        contents: disk.holds.clone().unwrap_or_default(),
+        issued: NOW,
+        expires: NOW.plus(1000),
+    };
+    let grant = grant.encode();
+    let signature = Signature(key().sign(grant.as_bytes()).to_bytes());
+    InstallTask { grant: SignedGrant { grant, signature }, ..task.clone() }
+}
+
+/// Installs what is granted as things are.
+pub fn install(
+    task: &InstallTask,
+    disks: &[Disk],
+    source: &Served,
+    paths: &Paths,
+    watch: &Watch<'_>,
+) -> Result<Installed, Stop> {
+    let disks = measured(disks);
+    install::install(&gate(), &granted(task, &disks), &disks, NOW, source, paths, watch)
 }
 
 /// Runs a program; its words, or a panic with them.
@@ -203,6 +255,7 @@ pub fn task(packed: &[u8], unpacked_size: u64, compression: Compression) -> Inst
         job: JobId::new(Millis(1), 1),
         attempt: 1,
         disk: DiskRule::default(),
+        grant: SignedGrant { grant: String::new(), signature: Signature([0; 64]) },
         layout: Layout {
             name: "test".into(),
             partitions: vec![

@@ -20,3 +20,4 @@ pub mod tftp;
 pub mod trace;
 pub mod usual;
 pub mod why;
+pub mod wipe;

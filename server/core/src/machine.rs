@@ -9,10 +9,11 @@ use core::net::{IpAddr, Ipv4Addr};
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Installed, Mode};
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::Finding;
-use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
+use kaltstart_protocol::ids::{Digest, Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::phase::{Phase, Progress};
 use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::WipeGrant;
 use serde::{Deserialize, Serialize};
 
 /// What is loaded, decided upon and stored as one: a node and its current job.
@@ -115,6 +116,10 @@ pub struct Node {
     pub session: Option<Session>,
     /// What is installed on it.
     pub system: Option<System>,
+    /// UUIDs of its installations that may be on its disks, the newest last: the verified one, and
+    /// those that were begun since.
+    #[serde(default)]
+    pub own: Vec<DiskUuids>,
 }
 
 impl Node {
@@ -137,6 +142,7 @@ impl Node {
             grant: None,
             session: None,
             system: None,
+            own: Vec::new(),
         }
     }
 }
@@ -255,6 +261,9 @@ pub struct Job {
     pub ended_at: Option<Millis>,
     /// What went wrong.
     pub findings: Vec<Finding>,
+    /// What it was granted to lose, when its agent took the task last.
+    #[serde(default)]
+    pub wipe: Option<WipeGrant>,
     /// Fingerprint of the token with which the installed system reports.
     pub report_token: Option<Digest>,
     /// The disk is complete and bootable: the grant is used up, and the machine starts from it.
@@ -286,6 +295,9 @@ pub struct Order {
     pub authorized_keys: Vec<String>,
     /// UUIDs of this installation.
     pub uuids: DiskUuids,
+    /// What was given up: a disk's identity, and the fingerprint of what lies on it.
+    #[serde(default)]
+    pub erase: BTreeMap<String, Fingerprint>,
 }
 
 /// How a phase stands.

@@ -24,6 +24,7 @@ use crate::layout::Layout;
 use crate::node_api::ReportConfig;
 use crate::phase::{Phase, Progress};
 use crate::secret::Secret;
+use crate::wipe::SignedGrant;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -34,6 +35,8 @@ use serde::{Deserialize, Serialize};
 pub const ARG_SERVER: &str = "kaltstart.server";
 /// Kernel argument: fingerprint of the authority whose certificate the server shows, `sha256:…`.
 pub const ARG_PIN: &str = "kaltstart.pin";
+/// Kernel argument: the key that signs wipe grants, `ed25519:…`.
+pub const ARG_KEY: &str = "kaltstart.key";
 /// Kernel argument: the server's clock when it granted this start, in seconds since 1970. Without
 /// a clock of its own a machine could not tell whether a certificate is valid.
 pub const ARG_TIME: &str = "kaltstart.time";
@@ -102,6 +105,11 @@ pub enum Task {
         /// Why, for the console.
         reason: String,
     },
+    /// The job cannot be carried out; it has ended. Show why, and ask again.
+    Failed {
+        /// Why.
+        finding: Finding,
+    },
     /// Lay down an image.
     Install(Box<InstallTask>),
 }
@@ -115,6 +123,8 @@ pub struct InstallTask {
     pub attempt: u32,
     /// Which disk.
     pub disk: DiskRule,
+    /// What may be lost on it.
+    pub grant: SignedGrant,
     /// How it shall look.
     pub layout: Layout,
     /// What is written.

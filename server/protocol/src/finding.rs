@@ -133,6 +133,10 @@ codes! {
         "Compare the rule of the profile with the disks in the message.";
     DiskFailed = "KS-2106", "the disk refused an operation",
         "Look at the agent's log; test or replace the disk.";
+    ForeignData = "KS-2107", "the disk holds what nobody gave up",
+        "If all that the message names may be lost, order again with the `--erase` it tells; else choose another disk by the profile's rule. Nothing was written.";
+    GrantRefused = "KS-2108", "the wipe grant is not for what is there",
+        "Compare the message with the machine: a disk was changed or moved, something was formatted, or the grant is another machine's or too old. Order again. Nothing was written.";
     ImageMismatch = "KS-3001", "the image's digest is wrong",
         "The stored image is damaged: build or import it again. Nothing bootable was written.";
     ImageTruncated = "KS-3002", "the image ended early",

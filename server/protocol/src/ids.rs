@@ -122,6 +122,15 @@ hex_id!(
     Fingerprint, 8, "", "a fingerprint"
 );
 
+hex_id!(
+    /// An ed25519 public key (RFC 8032), written `ed25519:` and 64 digits.
+    PublicKey, 32, "ed25519:", "a public key"
+);
+hex_id!(
+    /// An ed25519 signature.
+    Signature, 64, "", "a signature"
+);
+
 impl Digest {
     /// The digest of `bytes`.
     #[must_use]
@@ -204,7 +213,7 @@ macro_rules! prefixed_id {
 /// Crockford's base 32: sorts as its value does, has no look-alike letters.
 const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-serde_as_text!(Mac, Digest, Fingerprint);
+serde_as_text!(Mac, Digest, Fingerprint, PublicKey, Signature);
 prefixed_id!(
     /// A machine, physical or virtual.
     NodeId,

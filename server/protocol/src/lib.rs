@@ -2,7 +2,7 @@
 //!
 //! The server, the agent and the installed system share the types of this crate: identifiers,
 //! packets ([`dhcp`], [`dhcp6`], [`tftp`]), what a machine is ([`facts`]) and what is on its disks ([`contents`]),
-//! which disk is meant ([`select`]), how it shall look ([`layout`]), what is written to it ([`image`]) and what agent and server tell each other ([`agent_api`],
+//! which disk is meant ([`select`]), how it shall look ([`layout`]), what is written to it ([`image`]), what may be lost for it ([`wipe`]), and what agent and server tell each other ([`agent_api`],
 //! [`node_api`]).
 //!
 //! The crate performs no I/O, reads no clock and makes no randomness: it is `no_std`, so the
@@ -30,3 +30,4 @@ pub mod select;
 pub mod syslog;
 pub mod tftp;
 pub mod time;
+pub mod wipe;

@@ -64,6 +64,7 @@ impl App {
             Ok(_) => granted.map(|mode| AgentStart {
                 server: self.config.https_base(),
                 authority: self.tls.authority(),
+                key: self.tls.grant_key(),
                 now: clock::now(),
                 mac,
                 mode,

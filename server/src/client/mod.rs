@@ -17,7 +17,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::lifecycle::event::Move;
 use kaltstart_core::machine::JobKind;
-use kaltstart_protocol::ids::{Digest, Mac};
+use kaltstart_protocol::ids::{Digest, Fingerprint, Mac};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -107,12 +107,21 @@ pub struct Order {
     /// Profile
     #[arg(long)]
     profile: String,
+    /// What may be lost: a disk and the fingerprint of what lies on it, as `ks node show` tells them
+    #[arg(long, value_name = "DISK=FINGERPRINT", value_parser = given_up)]
+    erase: Vec<(String, Fingerprint)>,
     /// Return when the job has ended
     #[arg(long)]
     wait: bool,
     /// Seconds to wait at most
     #[arg(long, default_value_t = 3600, requires = "wait")]
     timeout: u64,
+}
+
+/// A disk's identity, which may hold any character, and a fingerprint.
+fn given_up(text: &str) -> Result<(String, Fingerprint), String> {
+    let (disk, fingerprint) = text.rsplit_once('=').ok_or("no `=` between disk and fingerprint")?;
+    Ok((disk.to_owned(), fingerprint.parse().map_err(|error| format!("{error}"))?))
 }
 
 /// `ks node …`
@@ -349,7 +358,11 @@ async fn log(api: &Api, target: &str, follow: bool, format: Format) -> Result<Ex
 }
 
 async fn place(api: &Api, kind: JobKind, order: &Order, format: Format) -> Result<Exit, ClientError> {
-    let body = crate::http::api::OrderJob { kind, profile: order.profile.clone() };
+    let body = crate::http::api::OrderJob {
+        kind,
+        profile: order.profile.clone(),
+        erase: order.erase.iter().cloned().collect(),
+    };
     let mut job: JobView = api.post(&Api::path(&["v1", "nodes", &order.node, "jobs"]), &body).await?;
     if !order.wait {
         eprintln!("ordered; follow it with: ks watch {}", job.id);

@@ -13,6 +13,7 @@ use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, Machine};
 use kaltstart_core::trace::What;
+use kaltstart_core::wipe;
 use kaltstart_protocol::agent_api::{
     Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
 };
@@ -128,24 +129,49 @@ pub(super) async fn task(
     }
 }
 
-/// Hands out a job's task, with a new token for the installed system's report.
+/// Hands out a job's task, with what it may lose and a new token for the installed system's report.
 async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Result<Task, Problem> {
     let manifest = match image(app, job) {
         Ok(manifest) => manifest,
         Err(detail) => {
             let finding = Finding::new(Code::ImageMissing, detail);
-            app.apply(key, &Event::Hindered(finding)).await?;
-            return Ok(Task::Wait);
+            app.apply(key, &Event::Hindered(finding.clone())).await?;
+            return Ok(Task::Failed { finding });
         }
     };
     let report_token = clock::token("kst_report_");
-    let taken = Event::TaskTaken { job: job.id.clone(), report_token: report_token.fingerprint() };
-    app.apply(key, &taken).await?;
+    let mut granted = None;
+    app.apply_with(key, |machine| {
+        let Assignment::Install(job) = assignment(machine) else {
+            return Err(AppError::Refused("the job has ended".into()));
+        };
+        let outcome = wipe::grant(&machine.node, &job, clock::now());
+        let event = match &outcome {
+            Ok(wipe) => Event::TaskTaken {
+                job: job.id.clone(),
+                report_token: report_token.fingerprint(),
+                wipe: Box::new(wipe.clone()),
+            },
+            Err(finding) => Event::Hindered(finding.clone()),
+        };
+        granted = Some(outcome);
+        Ok(event)
+    })
+    .await?;
+    let grant = match granted {
+        Some(Ok(grant)) if grant.job == job.id => app.tls.sign(&grant).map_err(|error| {
+            tracing::error!(%error, "wipe grant");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the wipe grant cannot be signed")
+        })?,
+        Some(Err(finding)) => return Ok(Task::Failed { finding }),
+        _ => return Ok(Task::Wait),
+    };
     let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
     Ok(Task::Install(Box::new(InstallTask {
         job: job.id.clone(),
         attempt: job.attempt,
         disk: job.order.disk.clone(),
+        grant,
         layout: job.order.layout.clone(),
         image_url: format!("{}/images/{}", app.config.http_base(), manifest.digest),
         image: manifest,

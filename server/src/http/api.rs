@@ -322,6 +322,9 @@ pub struct OrderJob {
     pub kind: JobKind,
     /// Profile to lay down.
     pub profile: String,
+    /// What is given up: a disk's identity, and the fingerprint of what lies on it.
+    #[serde(default)]
+    pub erase: BTreeMap<String, Fingerprint>,
 }
 
 /// `POST /v1/nodes/{node}/jobs`
@@ -331,7 +334,7 @@ pub(super) async fn order(
     Body(wanted): Body<OrderJob>,
 ) -> Result<Response, Problem> {
     let id = find(&app, &node)?.node.id;
-    let machine = app.order(Key::Id(&id), wanted.kind, &wanted.profile).await?;
+    let machine = app.order(Key::Id(&id), wanted.kind, &wanted.profile, wanted.erase).await?;
     let job = machine.job.ok_or_else(|| Problem::not_found("the job has gone"))?;
     let location = format!("/v1/jobs/{}", job.id);
     let view = job_view(&app, &job)?;

@@ -1,26 +1,29 @@
 //! Who the server is: its certificate, of the site's own authority, made at first start.
 //!
 //! Everything stands in `tls/` of the data directory: `authority.pem` and `server.pem` hold keys,
-//! `ca.pem` the authority's certificate for clients. [`Tls::refresh`] makes what is missing,
+//! `ca.pem` the authority's certificate for clients, `grants.pem` the key that signs wipe grants. [`Tls::refresh`] makes what is missing,
 //! renews what is soon over, and takes up what [`rotate`] changed while the server ran.
 
 mod authority;
 mod command;
 mod files;
+mod signer;
 
 pub use authority::About;
 pub use command::{rotate, show};
 
 use authority::{Authority, Server};
 use files::Files;
-use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::ids::{Digest, PublicKey};
 use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::{SignedGrant, WipeGrant};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
+use signer::Signer;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +31,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 const AUTHORITY: &str = "authority.pem";
 const SERVER: &str = "server.pem";
+const GRANTS: &str = "grants.pem";
 /// What clients may have: the authority's certificate.
 pub const CA: &str = "ca.pem";
 
@@ -81,10 +85,11 @@ pub struct Tls {
 #[derive(Debug, Clone)]
 struct Current {
     /// What the files say, to see a change.
-    text: [String; 2],
+    text: [String; 3],
     authority: Digest,
     server: About,
     key: Arc<CertifiedKey>,
+    signer: Arc<Signer>,
 }
 
 impl Tls {
@@ -127,6 +132,20 @@ impl Tls {
         self.current().server
     }
 
+    /// The key that agents believe about wipe grants.
+    #[must_use]
+    pub fn grant_key(&self) -> PublicKey {
+        self.current().signer.public()
+    }
+
+    /// Signs a wipe grant.
+    ///
+    /// # Errors
+    /// When the library refuses.
+    pub fn sign(&self, grant: &WipeGrant) -> Result<SignedGrant, TlsError> {
+        self.current().signer.sign(grant)
+    }
+
     /// How connections are accepted: TLS 1.3 alone, HTTP/2 or HTTP/1.1.
     ///
     /// # Errors
@@ -150,13 +169,22 @@ impl ResolvesServerCert for Tls {
 fn load(dir: &Path, names: &BTreeSet<String>, now: Millis) -> Result<Current, TlsError> {
     let files = Files::lock(dir)?;
     let (authority, server) = complete(&files, names, now)?;
+    let signer = match files.read(GRANTS)? {
+        Some(text) => Signer::from_pem(&text)?,
+        None => {
+            let signer = Signer::make()?;
+            files.write(GRANTS, &signer.to_pem())?;
+            signer
+        }
+    };
     let key = PrivatePkcs8KeyDer::from(server.key.serialize_der());
     let key = ring::sign::any_ecdsa_type(&key.into())?;
     Ok(Current {
-        text: [authority.to_pem(), server.to_pem()],
+        text: [authority.to_pem(), server.to_pem(), signer.to_pem()],
         authority: authority.about()?.fingerprint,
         server: server.about()?,
         key: Arc::new(CertifiedKey::new(authority.chain(&server), key)),
+        signer: Arc::new(signer),
     })
 }
 

@@ -151,3 +151,21 @@ fn an_error_says_everything_once() {
     let path = dir.path().join(SERVER);
     assert_eq!(format!("{error:#}"), format!("cannot use {}: Is a directory (os error 21)", path.display()));
 }
+
+#[test]
+fn p03_the_key_of_wipe_grants_is_its_owners_alone_and_stays_when_all_else_is_made_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tls = open(dir.path(), now());
+    let key = tls.grant_key();
+    let mode = dir.path().join(GRANTS).metadata().expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    std::fs::remove_file(dir.path().join(AUTHORITY)).expect("removed");
+    std::fs::remove_file(dir.path().join(SERVER)).expect("removed");
+    assert!(tls.refresh(now()).expect("made anew"));
+    assert_eq!(tls.grant_key(), key);
+    std::fs::remove_file(dir.path().join(GRANTS)).expect("removed");
+    assert_ne!(open(dir.path(), now()).grant_key(), key);
+    let other = std::fs::read_to_string(dir.path().join(SERVER)).expect("read");
+    std::fs::write(dir.path().join(GRANTS), other).expect("written");
+    assert!(tls.refresh(now()).is_err(), "another kind of key");
+}

@@ -4,12 +4,15 @@ use crate::site::{Answer, IMAGE, LIMIT, Site, mac, put_image};
 use kaltstart_protocol::agent_api::{
     Directive, Hello, Installed, LogBatch, LogLine, Mode, Report, ReportState, Task, TaskRequest,
 };
-use kaltstart_protocol::facts::Facts;
+use kaltstart_protocol::contents::{Area, Contents};
+use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::ids::{Digest, JobId};
+use kaltstart_protocol::ids::{Digest, JobId, PublicKey};
 use kaltstart_protocol::node_api::{BootOrder, NodeReport};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::{HostIdentity, Reality};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::json;
@@ -34,6 +37,14 @@ struct Agent<'a> {
     token: String,
     session: String,
     mode: Mode,
+    facts: Facts,
+}
+
+/// A machine with one disk, on which these things lie.
+fn with_disk(areas: Vec<Area>) -> Facts {
+    let disk =
+        Disk { serial: "S1".into(), size: 1 << 40, holds: Some(Contents::new(areas)), ..Disk::default() };
+    Facts { disks: vec![disk], ..Facts::default() }
 }
 
 impl<'a> Agent<'a> {
@@ -42,7 +53,8 @@ impl<'a> Agent<'a> {
         let token = token(&script(site, n).await).expect("it may start");
         let path = format!("/boot/{}/ramdisk", mac(n));
         site.ask(Method::GET, &path, None, None::<&()>).await.expect("answered");
-        Agent { site, token, session: format!("kst_session_{session:064}"), mode }
+        let facts = with_disk(Vec::new());
+        Agent { site, token, session: format!("kst_session_{session:064}"), mode, facts }
     }
 
     async fn hello(&self) -> Answer {
@@ -54,7 +66,7 @@ impl<'a> Agent<'a> {
             agent_version: "0".into(),
             started_uptime_ms: 5,
             uptime_ms: 10,
-            facts: Facts::default(),
+            facts: self.facts.clone(),
         };
         self.site.ask(Method::POST, "/agent/v1/hello", None, Some(&hello)).await.expect("answered")
     }
@@ -240,6 +252,7 @@ async fn p17_a_hundred_presentations_of_a_token_at_once_start_one_agent() {
             token: one.token.clone(),
             session: format!("kst_session_{n:064}"),
             mode: Mode::Install,
+            facts: Facts::default(),
         })
         .collect();
     let hellos = futures_util::future::join_all(agents.iter().map(Agent::hello)).await;
@@ -306,6 +319,50 @@ async fn p01_an_agent_that_only_looks_gets_no_task_and_cannot_end_a_job() {
 }
 
 #[tokio::test]
+async fn p05_foreign_data_stops_the_job_until_an_order_gives_it_up_and_the_grant_is_signed() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    let job = site.order("n1", "deploy").await;
+    let ext4 = Area { kind: "ext4".into(), id: "A".into(), ..Area::default() };
+    let foreign = with_disk(vec![ext4]);
+    let holds = foreign.disks[0].holds.clone().expect("known");
+    let fingerprint = holds.fingerprint();
+    let agent = Agent { facts: foreign.clone(), ..Agent::boot(&site, 1, 1, Mode::Install).await };
+    agent.hello().await;
+    let Task::Failed { finding } = agent.task().await else { panic!("no refusal") };
+    assert_eq!(finding.code, Code::ForeignData);
+    assert!(finding.detail.ends_with(&format!("--erase 'S1={fingerprint}'")), "{finding}");
+    assert!(matches!(agent.task().await, Task::Wait), "the job has ended");
+    let ended = site.get(&format!("/v1/jobs/{job}")).await.json;
+    assert_eq!(ended["findings"][0]["code"], "KS-2107", "{ended}");
+    let node = site.get("/v1/nodes/n1").await.json;
+    assert_eq!(node["fingerprints"]["S1"], fingerprint.to_string(), "{node}");
+
+    // The wrong fingerprint gives up nothing; the right one what it names.
+    for (erase, given_up) in [("0000000000000000".to_string(), false), (fingerprint.to_string(), true)] {
+        let body = json!({"kind": "deploy", "profile": "good", "erase": {"S1": erase}});
+        let answer = site.post("/v1/nodes/n1/jobs", &body).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+        let session = 2 + u32::from(given_up);
+        let script = script(&site, 1).await;
+        let key = script.split_whitespace().find_map(|word| word.strip_prefix("kaltstart.key="));
+        let key: PublicKey = key.expect("a key").parse().expect("a public key");
+        let agent = Agent { facts: foreign.clone(), ..Agent::boot(&site, 1, session, Mode::Install).await };
+        agent.hello().await;
+        match agent.task().await {
+            Task::Failed { finding } if !given_up => assert_eq!(finding.code, Code::ForeignData),
+            Task::Install(task) if given_up => {
+                let now = Millis(jiff::Timestamp::now().as_millisecond().unsigned_abs());
+                let (host, disk) = (HostIdentity::of(&foreign), &foreign.disks[0]);
+                let reality = Reality { host: &host, disk, job: &task.job, attempt: 1, now };
+                assert_eq!(task.grant.verify(&key, &reality).map(|grant| grant.contents), Ok(holds.clone()));
+            }
+            other => panic!("{given_up}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_failed_job_says_why_and_its_agent_stops() {
     let site = Site::start().await;
     site.declare("n1", mac(1)).await;
@@ -341,7 +398,7 @@ async fn an_image_that_was_replaced_since_the_order_fails_the_job_with_a_named_f
     let agent = Agent::boot(&site, 1, 1, Mode::Install).await;
     agent.hello().await;
     put_image(site.dir.path(), b"another image");
-    assert!(matches!(agent.task().await, Task::Wait));
+    assert!(matches!(agent.task().await, Task::Failed { finding } if finding.code == Code::ImageMissing));
     let ended = site.get(&format!("/v1/jobs/{job}")).await.json;
     assert_eq!(ended["findings"][0]["code"], Code::ImageMissing.number(), "{ended}");
     assert!(tokio::time::timeout(LIMIT, agent.task()).await.is_ok_and(|task| matches!(task, Task::Wait)));

@@ -11,6 +11,7 @@ use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId};
 use kaltstart_protocol::node_api::BootOrder;
 use kaltstart_protocol::phase::{Phase, Progress};
+use kaltstart_protocol::wipe::WipeGrant;
 
 /// Who sent a DHCP packet, as far as the lifecycle cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub enum Event {
         job: JobId,
         /// Fingerprint of the token with which the installed system will report.
         report_token: Digest,
+        /// What it may lose.
+        wipe: alloc::boxed::Box<WipeGrant>,
     },
     /// Its agent reported about a phase.
     PhaseReported {

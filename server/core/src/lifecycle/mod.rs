@@ -19,6 +19,7 @@ use kaltstart_protocol::agent_api::{Mode, ReportState};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::WipeGrant;
 
 /// Starts of a machine for one job before the job gives up.
 pub const ATTEMPTS_MAX: u32 = 5;
@@ -38,6 +39,9 @@ const FINDING_CHARS_MAX: usize = 8000;
 /// A machine without news that was heard by DHCP less than this ago, in milliseconds, is not
 /// stored again: not every packet shall be a write.
 pub const HEARD_EVERY_MS: u64 = 60_000;
+
+/// Installations of a node that are remembered: what an older one left must be given up by name.
+const OWN_MAX: usize = 8;
 
 const NOT_GRANTED: &str = "the agent was not started for this job";
 
@@ -72,7 +76,7 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::ScriptServed { grant } => draft.script_served(grant),
         Event::RamdiskServed { bytes } => draft.ramdisk_served(*bytes),
         Event::AgentHello(hello) => draft.hello(hello),
-        Event::TaskTaken { job, report_token } => draft.task_taken(job, *report_token),
+        Event::TaskTaken { job, report_token, wipe } => draft.task_taken(job, *report_token, wipe),
         Event::PhaseReported { .. } => draft.phase_reported(event),
         Event::InstallDone(installed) => draft.install_done(installed),
         Event::SystemReported(report) => draft.system_reported(report),
@@ -287,11 +291,25 @@ impl Draft {
         &mut self,
         id: &kaltstart_protocol::ids::JobId,
         report_token: kaltstart_protocol::ids::Digest,
+        wipe: &WipeGrant,
     ) -> Verdict {
         let granted = self.granted(id);
         match self.live() {
-            Some(job) if granted && job.id == *id && job.installed.is_none() => {
+            Some(job)
+                if granted
+                    && job.id == *id
+                    && job.installed.is_none()
+                    && (&wipe.job, wipe.attempt) == (id, job.attempt) =>
+            {
                 job.report_token = Some(report_token);
+                job.wipe = Some(wipe.clone());
+                let uuids = job.order.uuids.clone();
+                let own = &mut self.machine.node.own;
+                own.retain(|other| *other != uuids);
+                own.push(uuids);
+                if own.len() > OWN_MAX {
+                    own.remove(0);
+                }
                 self.heard();
                 self.reach(Phase::Disk);
                 Ok(())
@@ -393,6 +411,7 @@ impl Draft {
             machine_id: report.machine_id.clone(),
             ssh_host_keys: report.ssh_host_keys.clone(),
         });
+        node.own = Vec::from([job.order.uuids.clone()]);
         if let (Some(finding), Some(job)) = (report.boot_order.finding(), self.machine.job.as_mut()) {
             job.findings.push(Finding::new(finding.code, cut(&finding.detail, FINDING_CHARS_MAX)));
         }

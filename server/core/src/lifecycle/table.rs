@@ -13,6 +13,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Installed, Mode, ReportState};
+use kaltstart_protocol::contents::Contents;
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
@@ -20,6 +21,7 @@ use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::node_api::BootOrder;
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, WipeGrant};
 use proptest::prelude::*;
 use std::format;
 
@@ -38,7 +40,7 @@ fn job_id(n: u128) -> JobId {
     JobId::new(Millis(1), n)
 }
 
-fn job(kind: JobKind) -> Job {
+pub(crate) fn job(kind: JobKind) -> Job {
     Job {
         id: job_id(1),
         node: NodeId::new(Millis(1), 1),
@@ -51,6 +53,7 @@ fn job(kind: JobKind) -> Job {
             disk: DiskRule::default(),
             authorized_keys: Vec::new(),
             uuids: DiskUuids { disk: String::new(), partitions: Vec::new(), root: "root".into(), esp: 1 },
+            erase: BTreeMap::new(),
         },
         from: State::Expected,
         state: JobState::Queued,
@@ -61,6 +64,7 @@ fn job(kind: JobKind) -> Job {
         created_at: Millis(0),
         ended_at: None,
         findings: Vec::new(),
+        wipe: None,
         report_token: None,
         installed: None,
     }
@@ -87,6 +91,19 @@ fn hello(mode: Mode) -> Event {
         uptime_ms: 20,
         facts: Facts::default(),
     })
+}
+
+fn task_taken() -> Event {
+    let wipe = WipeGrant {
+        job: job_id(1),
+        attempt: 1,
+        host: HostIdentity::default(),
+        disk: DiskIdentity::default(),
+        contents: Contents::default(),
+        issued: NOW,
+        expires: NOW.plus(1),
+    };
+    Event::TaskTaken { job: job_id(1), report_token: token(), wipe: Box::new(wipe) }
 }
 
 fn grant(mode: Mode, job: Option<JobId>) -> Grant {
@@ -126,7 +143,7 @@ fn events() -> Vec<(String, Event)> {
         ("ramdisk served", Event::RamdiskServed { bytes: 9 }),
         ("hello to discover", hello(Mode::Discover)),
         ("hello to install", hello(Mode::Install)),
-        ("task taken", Event::TaskTaken { job: job_id(1), report_token: token() }),
+        ("task taken", task_taken()),
         ("report disk running", reported(Phase::Disk, ReportState::Running)),
         ("report image running", reported(Phase::Image, ReportState::Running)),
         ("report image done", reported(Phase::Image, ReportState::Done)),
@@ -149,7 +166,7 @@ fn events() -> Vec<(String, Event)> {
 }
 
 /// A machine in `state` without a job.
-fn idle(state: State) -> Machine {
+pub(crate) fn idle(state: State) -> Machine {
     let mut node = Node::new(NodeId::new(Millis(1), 1), "n1".into(), MAC, true);
     node.state = state;
     Machine { node, job: None }
@@ -175,7 +192,7 @@ pub(crate) fn situations() -> Vec<(String, Machine)> {
         Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) },
         Event::RamdiskServed { bytes: 9 },
         hello(Mode::Install),
-        Event::TaskTaken { job: job_id(1), report_token: token() },
+        task_taken(),
         reported(Phase::Image, ReportState::Running),
         reported(Phase::Configure, ReportState::Running),
         Event::InstallDone(installed(1)),
@@ -260,6 +277,21 @@ fn p17_a_boot_token_works_once_and_a_repeated_hello_is_the_same_session() {
 }
 
 #[test]
+fn p07_a_task_is_taken_with_a_grant_of_its_job_and_start_alone() {
+    let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
+    let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
+    let machine = apply(idle(State::Expected), &[order, script, hello(Mode::Install)]);
+    let Event::TaskTaken { job, report_token, wipe } = task_taken() else { unreachable!() };
+    for wrong in [WipeGrant { job: job_id(2), ..*wipe.clone() }, WipeGrant { attempt: 2, ..*wipe.clone() }] {
+        let event = Event::TaskTaken { job: job.clone(), report_token, wipe: Box::new(wrong) };
+        assert!(matches!(step(&machine, &event, NOW), Step::Refused(_)), "{event:?}");
+    }
+    let taken = apply(machine, &[task_taken(), task_taken()]);
+    assert_eq!(taken.node.own, [taken.job.clone().expect("it has one").order.uuids], "once");
+    assert_eq!(taken.job.and_then(|job| job.wipe), Some(*wipe));
+}
+
+#[test]
 fn p17_an_expired_token_is_refused() {
     let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
     let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
@@ -294,7 +326,7 @@ fn p36_a_machine_that_keeps_resetting_fails_with_a_named_finding() {
 fn writing() -> Machine {
     let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
     let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
-    let task = Event::TaskTaken { job: job_id(1), report_token: token() };
+    let task = task_taken();
     apply(idle(State::Expected), &[order, script, hello(Mode::Install), task])
 }
 
