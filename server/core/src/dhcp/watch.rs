@@ -14,19 +14,25 @@ use serde::{Deserialize, Serialize};
 
 /// Unanswered probes in a row before the role is authoritative, where no DHCP server was ever seen.
 pub const QUIET_AT_START: u32 = 3;
-/// The same after one was seen: five minutes, in which it may have been restarted.
+/// The same after one was seen, in mode authoritative: a minute, in which its service may have been
+/// restarted. Whoever needs longer is let back in, see [`RETURN_MS`].
 pub const QUIET_AFTER_SERVER: u32 = 10;
-/// Between probes, ms.
-pub const PROBE_EVERY_MS: u64 = 30_000;
+/// The same in mode auto: five minutes, in which its machine may have been restarted. Meanwhile its
+/// clients keep their addresses and get their boot files from here.
+pub const QUIET_AFTER_SERVER_AUTO: u32 = 50;
+/// Between probes, ms: another server is found within ten seconds, although some take three to see
+/// whether the address is free (dnsmasq). Ten DISCOVERs of one client a minute are no load to it.
+pub const PROBE_EVERY_MS: u64 = 6_000;
 /// Between the first probes when the mode is authoritative, ms: machines wait for an answer.
 pub const PROBE_SOON_MS: u64 = 500;
 /// Between the first probes when the mode is auto, ms: long enough for a server that first tries
 /// whether an address is free (dnsmasq: 3 s).
 pub const PROBE_AUTO_MS: u64 = 2_000;
-/// Between probes when nothing follows from them, ms.
-pub const PROBE_RARELY_MS: u64 = 5 * 60 * 1_000;
 /// Who answers so long after the start was there before us, ms: it is slow, and no newcomer.
 pub const START_MS: u64 = 10_000;
+/// A server that was there first and comes back so long after this one began in its place, ms, has it
+/// again: its machine was restarted.
+pub const RETURN_MS: u64 = 5 * 60 * 1_000;
 /// A server that was seen again within this time is not told of again, ms.
 pub const TOLD_EVERY_MS: u64 = 60 * 60 * 1_000;
 /// Servers remembered per subnet; the one not seen for longest makes room.
@@ -64,6 +70,8 @@ pub struct Watch {
     has_pool: bool,
     others_allowed: bool,
     role: Role,
+    /// When it took that role.
+    since: Millis,
     started: Millis,
     servers: BTreeMap<Ipv4Addr, OtherServer>,
     /// Probes in a row that nobody answered.
@@ -87,7 +95,8 @@ impl Watch {
         };
         let servers = BTreeMap::new();
         let (quiet, answered) = (0, None);
-        Self { mode, has_pool, others_allowed, role, started: now, servers, quiet, answered, next_probe: now }
+        let (since, started, next_probe) = (now, now, now);
+        Self { mode, has_pool, others_allowed, role, since, started, servers, quiet, answered, next_probe }
     }
 
     /// How the subnet shall be served.
@@ -121,13 +130,12 @@ impl Watch {
             Some(false) => self.quiet = self.quiet.saturating_add(1),
             None => {}
         }
-        let changed = self.become_role(self.after_quiet());
+        let changed = self.become_role(self.after_quiet(), now);
         // Also just after a change, when another server may have had the same thought.
         let searching = self.quiet < QUIET_AT_START && !self.knows_dhcp_server();
         let pause = match (searching, self.mode) {
             (true, Mode::Authoritative) => PROBE_SOON_MS,
             (true, _) => PROBE_AUTO_MS,
-            (false, Mode::Proxy) => PROBE_RARELY_MS,
             (false, _) => PROBE_EVERY_MS,
         };
         self.next_probe = now.plus(pause);
@@ -146,7 +154,7 @@ impl Watch {
             // Its hardware address is not known yet: it answers a probe.
             self.next_probe = self.next_probe.min(now.plus(PROBE_SOON_MS));
         }
-        News { tell, role: self.become_role(self.after_server(now)) }
+        News { tell, role: self.become_role(self.after_server(sighting.server, now), now) }
     }
 
     fn remember(&mut self, Sighting { server, mac, gives }: Sighting, now: Millis) -> bool {
@@ -178,7 +186,11 @@ impl Watch {
 
     /// The role after so many unanswered probes.
     fn after_quiet(&self) -> Role {
-        let enough = if self.knows_dhcp_server() { QUIET_AFTER_SERVER } else { QUIET_AT_START };
+        let enough = match (self.knows_dhcp_server(), self.mode) {
+            (false, _) => QUIET_AT_START,
+            (true, Mode::Auto) => QUIET_AFTER_SERVER_AUTO,
+            (true, _) => QUIET_AFTER_SERVER,
+        };
         match (self.mode, self.role) {
             (Mode::Auto, Role::Proxy) if self.has_pool && self.quiet >= enough => Role::Authoritative,
             (Mode::Authoritative, Role::Checking | Role::Refused) if self.quiet >= enough => {
@@ -188,14 +200,14 @@ impl Watch {
         }
     }
 
-    /// The role once another DHCP server was seen.
-    fn after_server(&self, now: Millis) -> Role {
+    /// The role once this other DHCP server was seen.
+    fn after_server(&self, server: Ipv4Addr, now: Millis) -> Role {
         match (self.mode, self.role) {
             (Mode::Auto, _) => Role::Proxy,
             (Mode::Authoritative, Role::Checking) => Role::Refused,
-            // It was there before us. A newcomer later on is told of, and does not stop us.
+            // A newcomer is told of, and does not stop us.
             (Mode::Authoritative, Role::Authoritative)
-                if !self.others_allowed && now.0 < self.started.plus(START_MS).0 =>
+                if !self.others_allowed && self.was_first(server, now) =>
             {
                 Role::Refused
             }
@@ -203,13 +215,19 @@ impl Watch {
         }
     }
 
-    fn become_role(&mut self, role: Role) -> Option<Role> {
+    /// Whether the server was there before this one served: it is slow to answer, or was away.
+    fn was_first(&self, server: Ipv4Addr, now: Millis) -> bool {
+        let known = self.servers.get(&server).is_some_and(|one| one.first_seen.0 < self.since.0);
+        now.0 < self.started.plus(START_MS).0 || (known && now.0 < self.since.plus(RETURN_MS).0)
+    }
+
+    fn become_role(&mut self, role: Role, now: Millis) -> Option<Role> {
         if role == self.role {
             return None;
         }
         // The next change is judged by what is seen from now on.
         self.quiet = 0;
-        self.role = role;
+        (self.role, self.since) = (role, now);
         Some(role)
     }
 }

@@ -72,14 +72,14 @@ fn p34_the_role_follows_from_who_is_there() {
             true,
             false,
             RESTARTED,
-            &[(0, Role::Checking), (10, Role::Refused), (30 * MINUTE + 300_500, A)],
+            &[(0, Role::Checking), (10, Role::Refused), (30 * MINUTE + 60_500, A)],
         ),
         (Auto, true, false, NOBODY, &[(0, Role::Proxy), (6_000, A)]),
         (Auto, false, false, NOBODY, &[(0, Role::Proxy)]),
         (Auto, true, false, ALWAYS, &[(0, Role::Proxy)]),
         (Auto, true, false, SLOW, &[(0, Role::Proxy)]),
         (Auto, true, true, ALWAYS, &[(0, Role::Proxy)]),
-        (Auto, true, false, LATER, &[(0, Role::Proxy), (6_000, A), (20 * MINUTE + 12_010, Role::Proxy)]),
+        (Auto, true, false, LATER, &[(0, Role::Proxy), (6_000, A), (20 * MINUTE + 10, Role::Proxy)]),
         (Auto, true, false, RESTARTED, &[(0, Role::Proxy), (30 * MINUTE + 302_000, A)]),
     ];
     for (mode, has_pool, allowed, there, expected) in table {
@@ -87,6 +87,43 @@ fn p34_the_role_follows_from_who_is_there() {
         let got = roles(watch, *there, 60 * MINUTE);
         let case = (mode, has_pool, allowed, there.from, there.until, there.delay);
         assert_eq!(got, *expected, "{case:?}");
+    }
+}
+
+#[test]
+fn p34_whenever_another_server_comes_it_is_asked_in_time_to_be_found_within_ten_seconds() {
+    for mode in [Mode::Authoritative, Mode::Proxy, Mode::Auto] {
+        let mut watch = Watch::new(mode, true, false, START);
+        while watch.next_probe().since(START) < 20 * MINUTE {
+            let before = watch.next_probe();
+            watch.probe_sent(before);
+            let answered = before.plus(10);
+            if before.since(START) > 10 * MINUTE {
+                watch.saw(ANSWER, answered);
+            }
+            assert!(watch.next_probe().since(before) <= 6_000, "{mode}");
+        }
+    }
+}
+
+#[test]
+fn p34_a_server_that_is_gone_frees_its_subnet_within_a_minute_and_has_it_again_when_it_is_back_soon() {
+    let newcomer = Sighting { server: Ipv4Addr::new(10, 77, 0, 3), ..ANSWER };
+    for (returns, after, expected) in [
+        (ANSWER, RETURN_MS - 1, Some(Role::Refused)),
+        (ANSWER, RETURN_MS, None),
+        (newcomer, RETURN_MS - 1, None),
+    ] {
+        let mut watch = Watch::new(Mode::Authoritative, true, false, START);
+        watch.probe_sent(START);
+        assert_eq!(watch.saw(ANSWER, START.plus(10)).role, Some(Role::Refused));
+        let mut now = START;
+        while watch.role() == Role::Refused {
+            now = watch.next_probe();
+            watch.probe_sent(now);
+        }
+        assert!(now.since(START) < 70_000, "{} ms", now.since(START));
+        assert_eq!(watch.saw(returns, now.plus(after)).role, expected, "{returns:?} after {after} ms");
     }
 }
 
