@@ -118,7 +118,7 @@ codes! {
     LeaseNotStored = "KS-1026", "this server cannot store leases",
         "Make room on the disk of `data_dir`, or see in the server's log why nothing can be written; leases are stored again by themselves.";
     ForeignDhcpServer = "KS-1030", "another DHCP server answers on this subnet",
-        "If it belongs there, set `mode = \"proxy\"` or `allow_other_servers = true` for the subnet; if not, find its hardware address on the switches and unplug it.";
+        "If it does not belong there, find its hardware address on the switches and unplug it. If it does, nothing is to be done where the subnet's mode is `auto` or `proxy`; where it is `authoritative`, set `mode = \"proxy\"` or `allow_other_servers = true`.";
     ForeignBootServer = "KS-1031", "another boot server answers on this subnet",
         "Take one of the two away: machines start what the quicker one names.";
     ServerNotTrusted = "KS-1040", "the server cannot prove that it is this site's",
