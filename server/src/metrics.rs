@@ -68,7 +68,7 @@ pub struct Metrics {
     dhcp_role: Family<InRole, Gauge>,
     dhcp_other_servers: Family<OnInterface, Gauge>,
     watches: OnceLock<Arc<dhcp::Watches>>,
-    dhcp_storing: Gauge,
+    dhcp_lease_store_ok: Gauge,
     /// DHCPv6 messages, by type and result.
     pub dhcp6: Family<Kind, Counter>,
     dhcp6_service: OnceLock<Arc<dyn dhcp6::Observed>>,
@@ -93,11 +93,11 @@ impl Default for Metrics {
             "Other DHCP and boot servers seen since the start",
             dhcp_other_servers.clone(),
         );
-        let dhcp_storing = Gauge::default();
+        let dhcp_lease_store_ok = Gauge::default();
         registry.register(
-            "dhcp_leases_stored",
+            "dhcp_lease_store_ok",
             "1, or 0 while leases cannot be stored: no new dynamic leases are given",
-            dhcp_storing.clone(),
+            dhcp_lease_store_ok.clone(),
         );
         let dhcp6 = Family::<Kind, Counter>::default();
         registry.register("dhcp6_messages", "DHCPv6 messages by type and result", dhcp6.clone());
@@ -127,7 +127,7 @@ impl Default for Metrics {
             dhcp_service: OnceLock::new(),
             dhcp_role,
             dhcp_other_servers,
-            dhcp_storing,
+            dhcp_lease_store_ok,
             dhcp6,
             dhcp6_service: OnceLock::new(),
             watches: OnceLock::new(),
@@ -207,7 +207,7 @@ impl Metrics {
             let labels = Kind { r#type: name.into(), result: result.into() };
             self.dhcp.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
         }
-        self.dhcp_storing.set(i64::from(self.stores_leases()));
+        self.dhcp_lease_store_ok.set(i64::from(self.stores_leases()));
         for subnet in self.watches.get().iter().flat_map(|watches| watches.view(&[])) {
             let interface = subnet.interface;
             for role in Role::ALL {

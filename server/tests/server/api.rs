@@ -247,6 +247,7 @@ async fn health_and_metrics_are_open_and_a_stop_is_clean() {
     let job = site.order("n1", "deploy").await;
     site.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await;
     let metrics = site.ask(Method::GET, "/metrics", None, None::<&()>).await.expect("answered");
+    assert!(metrics.text.contains("\nkaltstart_dhcp_lease_store_ok 1\n"), "{}", metrics.text);
     assert!(
         metrics.text.contains("kaltstart_jobs_total{kind=\"deploy\",outcome=\"cancelled\"} 1"),
         "{metrics:?}"
