@@ -10,12 +10,14 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// Makes it when there is none: what is remembered of the machines is for the server's own user.
+/// Makes it when there is none: what is remembered of the machines is for the server's own user, who
+/// must be able to reach it through the directories above.
 pub(crate) fn make(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
+    let mut above = fs::DirBuilder::new();
+    let above = above.recursive(true).mode(0o755);
+    dir.parent()
+        .map_or(Ok(()), |parent| above.create(parent))
+        .and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir))
         .with_context(|| format!("cannot make data_dir {}", dir.display()))
 }
 
@@ -23,7 +25,8 @@ pub(crate) fn make(dir: &Path) -> Result<()> {
 /// address twice.
 pub(crate) fn lock(dir: &Path) -> Result<Flock<fs::File>> {
     let path = dir.join("lock");
-    let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    let file = fs::File::options().append(true).create(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot make {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         Errno::EWOULDBLOCK => {
             anyhow::anyhow!("another server uses data_dir {}; stop it first", dir.display())

@@ -26,7 +26,10 @@ use kaltstart_protocol::time::Millis;
 use rows::{document, job, parsed, to_i64, trim};
 use rusqlite::{Connection, params};
 use serde::Serialize;
+use std::fs::File;
+use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{oneshot, watch};
@@ -51,6 +54,14 @@ pub enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// The file is not the server's to open or make.
+    #[error("database {path} cannot be opened or made; it and data_dir must be the server's user's")]
+    Access {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Written by a newer program.
     #[error(
         "database {path} has version {found}, this program knows {}: use the newer program",
@@ -64,7 +75,7 @@ pub enum StoreError {
     },
     /// No writing thread.
     #[error("cannot start the store's thread")]
-    Thread(#[from] std::io::Error),
+    Thread(#[from] io::Error),
     /// A read failed.
     #[error("reading the database: {0}")]
     Read(String),
@@ -169,6 +180,7 @@ impl Store {
     /// When it cannot be opened, or was written by a newer program.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("kaltstart.db");
+        make(&path).map_err(|source| StoreError::Access { path: path.clone(), source })?;
         let open = |source| StoreError::Open { path: path.clone(), source };
         let mut connection = connect(&path).map_err(open)?;
         if let Err(found) = migrate::migrate(&mut connection).map_err(open)? {
@@ -439,6 +451,11 @@ impl Store {
                 .collect()
         })
     }
+}
+
+/// Makes the file when there is none, for its owner alone; SQLite gives the files beside it the same rights.
+fn make(path: &Path) -> io::Result<()> {
+    File::options().append(true).create(true).mode(0o600).open(path).map(|_| ())
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

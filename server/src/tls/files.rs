@@ -18,7 +18,8 @@ impl Files {
     pub(super) fn lock(dir: &Path) -> Result<Self, TlsError> {
         let io = |source| TlsError::File { path: dir.into(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-        let file = File::create(dir.join("lock")).map_err(io)?;
+        let file =
+            File::options().append(true).create(true).mode(0o600).open(dir.join("lock")).map_err(io)?;
         give_to_owner_of(dir, &file).map_err(io)?;
         let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io(error.into()))?;
         Ok(Self { dir: dir.into(), _lock: lock })

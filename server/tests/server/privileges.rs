@@ -3,8 +3,11 @@
 use crate::site::{LIMIT, PROGRAM, Site, mac};
 use nix::unistd::{User, geteuid};
 use reqwest::StatusCode;
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -82,6 +85,35 @@ async fn p35_started_as_root_it_becomes_its_own_user_and_keeps_what_it_stored() 
         assert_eq!(entry.metadata().expect("there").uid(), user.uid.as_raw(), "{entry:?}");
     }
     assert_eq!(site.get("/v1/nodes/db-08").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_the_server_writes_is_its_owners_alone_whatever_the_umask() {
+    let mut site = Site::start().await;
+    assert_eq!(site.declare("db-07", mac(7)).await.status, StatusCode::CREATED);
+    assert_eq!(site.post("/v1/nodes/db-07/power", &json!({"observed": "on"})).await.status, StatusCode::OK);
+    let check = |site: &Site, wanted: &[&str]| {
+        let modes = modes(&site.data());
+        for name in wanted {
+            assert!(modes.contains_key(&site.data().join(name)), "{name} in {modes:?}");
+        }
+        assert!(modes.values().all(|mode| *mode == 0o040_700 || *mode == 0o100_600), "{modes:?}");
+    };
+    check(&site, &["", "kaltstart.db", "kaltstart.db-wal", "kaltstart.db-shm", "tls/server.pem"]);
+    site.stop();
+    check(&site, &["kaltstart.db", "trace.jsonl"]);
+}
+
+/// Types and permissions of a directory and all below it.
+fn modes(path: &Path) -> BTreeMap<PathBuf, u32> {
+    let metadata = fs::symlink_metadata(path).expect("there");
+    let mut modes = BTreeMap::from([(path.to_owned(), metadata.mode())]);
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).expect("readable") {
+            modes.extend(self::modes(&entry.expect("readable").path()));
+        }
+    }
+    modes
 }
 
 #[tokio::test]

@@ -85,8 +85,9 @@ impl Site {
     /// Starts the server and waits until it answers.
     pub(crate) async fn power_on(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log");
-        let server = Command::new(PROGRAM)
-            .args(["server", "--config"])
+        // Under the loosest mask, so that what it makes is its owner's alone by itself.
+        let server = Command::new("sh")
+            .args(["-c", "umask 0; exec \"$0\" \"$@\"", PROGRAM, "server", "--config"])
             .arg(self.dir.path().join("server.toml"))
             .stdout(Stdio::null())
             .stderr(log)
