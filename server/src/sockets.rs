@@ -3,7 +3,8 @@
 use crate::clock;
 use crate::config::{Config, Dhcp};
 use crate::net::{dhcp, dhcp6, ra, tftp};
-use anyhow::{Context, Result};
+use anyhow::Result;
+use caps::{CapSet, Capability};
 use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::dhcp6::subnet::Prefix;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,14 +42,12 @@ impl Sockets {
     /// When something cannot be bound; the message names the key.
     pub(crate) async fn bind(config: &Config) -> Result<Self> {
         let bind = async |key, listen: SocketAddr| {
-            TcpListener::bind(listen).await.with_context(|| {
-                format!("cannot listen on {listen} ({key}): is the address ours, the port free?")
-            })
+            let bound = TcpListener::bind(listen).await;
+            bound.map_err(|error| refused(error, format!("listen on {listen} ({key})"), ADDRESS_AND_PORT))
         };
         let bind_tftp = |key, listen: SocketAddr| {
-            tftp::bind(listen).with_context(|| {
-                format!("cannot listen on {listen} ({key}): is the address ours, the port free, are we root?")
-            })
+            let bound = tftp::bind(listen);
+            bound.map_err(|error| refused(error, format!("listen on {listen} ({key})"), ADDRESS_AND_PORT))
         };
         let https = bind("http.tls_listen", config.http.tls_listen().into()).await?;
         let mut http = vec![bind("http.listen", config.http.listen.into()).await?];
@@ -69,20 +68,23 @@ impl Sockets {
             if name.is_none() && !heard.insert(address) {
                 continue;
             }
-            dhcp.push(dhcp::Listener::open(name, address).with_context(|| {
-                let on = subnet.title();
-                format!("cannot serve DHCP on {on}: is {address} ours, UDP port 67 free, are we root?")
+            let on = subnet.title();
+            dhcp.push(dhcp::Listener::open(name, address).map_err(|error| {
+                let hint = format!("is {address} ours, UDP port 67 free?");
+                refused(error, format!("serve DHCP on {on}"), &hint)
             })?);
             if matches!(subnet.mode, Mode::Proxy | Mode::Auto) {
                 let listener = dhcp::Listener::open_boot_server(name, address);
-                dhcp.push(listener.with_context(|| {
-                    format!("cannot serve PXE on {}: is UDP port 4011 free?", subnet.title())
+                dhcp.push(listener.map_err(|error| {
+                    refused(error, format!("serve PXE on {on}"), "is UDP port 4011 free?")
                 })?);
             }
             if let Some(name) = name {
                 let watcher = dhcp::Watcher::open(name, subnet.subnet);
-                watchers
-                    .push(watcher.with_context(|| format!("cannot look for other DHCP servers on {name}"))?);
+                watchers.push(watcher.map_err(|error| {
+                    let what = format!("look for other DHCP servers on {name}");
+                    refused(error, what, "is there an Ethernet interface of that name?")
+                })?);
             }
         }
         for (name, prefix) in advertised(config) {
@@ -99,13 +101,45 @@ impl Sockets {
             opened.inspect_err(told).ok()
         });
         let syslog = match config.syslog.as_ref().map(|syslog| syslog.listen) {
-            Some(listen) => Some(UdpSocket::bind(listen).await.with_context(|| {
-                format!("cannot listen on {listen} (syslog.listen): is the address ours, the port free?")
+            Some(listen) => Some(UdpSocket::bind(listen).await.map_err(|error| {
+                refused(error, format!("listen on {listen} (syslog.listen)"), ADDRESS_AND_PORT)
             })?),
             None => None,
         };
         Ok(Self { http, https, tftp, dhcp, dhcp6, pinger, watchers, advertisers, syslog })
     }
+}
+
+/// What usually is wrong where an address and a port are bound.
+const ADDRESS_AND_PORT: &str = "is the address ours, the port free?";
+
+/// What binding takes: ports below 1024, and raw sockets.
+const NEEDED: [Capability; 2] = [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_NET_RAW];
+
+/// Says what could not be done, and what to look at: the rights where they are missing, else `hint`.
+fn refused(error: io::Error, what: String, hint: &str) -> anyhow::Error {
+    let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+        let had = caps::read(None, CapSet::Effective).unwrap_or_default();
+        rights(&NEEDED.into_iter().filter(|one| !had.contains(one)).collect::<Vec<_>>())
+    } else {
+        hint.to_owned()
+    };
+    anyhow::Error::from(error).context(format!("cannot {what}: {hint}"))
+}
+
+/// How a process gets the rights it lacks.
+fn rights(missing: &[Capability]) -> String {
+    if missing.is_empty() {
+        return "no capability is missing, so look at AppArmor, SELinux, or RestrictAddressFamilies= of the unit"
+            .into();
+    }
+    let missing: Vec<String> = missing.iter().map(Capability::to_string).collect();
+    format!(
+        "the process lacks {}; start it as root, or from a systemd unit with `AmbientCapabilities=\
+         CAP_NET_BIND_SERVICE CAP_NET_RAW CAP_NET_ADMIN`, or let the program have them: `setcap \
+         cap_net_bind_service,cap_net_raw,cap_net_admin+ep FILE`",
+        missing.join(" and ")
+    )
 }
 
 fn bind_dhcp6(config: &Config) -> Result<Vec<dhcp6::Listener>> {
@@ -118,9 +152,9 @@ fn bind_dhcp6(config: &Config) -> Result<Vec<dhcp6::Listener>> {
         if name.is_none() && !heard.insert(address) {
             continue;
         }
-        listeners.push(dhcp6::Listener::open(name, address).with_context(|| {
-            let on = subnet.title();
-            format!("cannot serve DHCPv6 on {on}: is {address} ours, UDP port 547 free, are we root?")
+        listeners.push(dhcp6::Listener::open(name, address).map_err(|error| {
+            let hint = format!("is {address} ours, UDP port 547 free?");
+            refused(error, format!("serve DHCPv6 on {}", subnet.title()), &hint)
         })?);
     }
     Ok(listeners)

@@ -131,6 +131,29 @@ async fn a_user_that_does_not_exist_is_a_clear_refusal_and_an_end() {
     assert!(said.contains("no-such-user") && said.contains("useradd"), "{said}");
 }
 
+#[tokio::test]
+async fn a_capability_that_is_missing_is_named_with_its_remedy() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let mut site = Site::start().await;
+    site.stop();
+    let file = site.dir.path().join("server.toml");
+    let text = fs::read_to_string(&file).expect("readable");
+    let dhcp = "[[dhcp]]\ninterface = \"lo\"\nsubnet = \"127.0.0.0/8\"\naddress = \"127.0.0.1\"\n";
+    fs::write(&file, format!("{text}{dhcp}")).expect("written");
+    let mut start = Command::new("setpriv");
+    start.args(["--bounding-set", "-net_raw", PROGRAM, "server", "--config"]).arg(&file);
+    let output = start.output().expect("setpriv is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    for part in
+        ["cannot look for other DHCP servers on lo", "lacks CAP_NET_RAW;", "AmbientCapabilities", "setcap"]
+    {
+        assert!(said.contains(part), "{part:?} in {said}");
+    }
+}
+
 #[test]
 fn p35_the_systemd_unit_is_valid_and_as_strict_as_the_server_is_with_itself() {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/kaltstart.service");
