@@ -83,7 +83,10 @@ impl Cli {
                 Err(error) => usage(&error.into()),
             },
             Command::CheckConfig { config } => match config::load(&config) {
-                Ok(_) => {
+                Ok(good) => {
+                    for missing in good.boot.missing(&good.node) {
+                        eprintln!("warning: {missing}");
+                    }
                     eprintln!("{}: good", config.display());
                     Exit::Done
                 }

@@ -17,7 +17,6 @@ use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseTable;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::trace::What;
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -94,10 +93,8 @@ async fn serve(config: Config, gate: &Gate) -> Result<()> {
     for node in app.store.due(None)? {
         app.apply(Key::Id(&node), &Event::ServerStarted).await?;
     }
-    for (key, file) in [("kernel", &app.config.boot.kernel), ("ramdisk", &app.config.boot.ramdisk)] {
-        if let Err(error) = fs::File::open(file) {
-            tracing::warn!(file = %file.display(), %error, "boot.{key} cannot be read: no machine can start");
-        }
+    for missing in app.config.boot.missing(&app.config.node) {
+        tracing::warn!("{missing}");
     }
     // Before anybody is answered: who is answered may tell it to stop at once.
     let told = told_to_stop()?;

@@ -1,9 +1,15 @@
 //! `[boot]`
 
 use super::{Node, yes};
-use kaltstart_core::boot::{UefiLoader, arguments};
+use kaltstart_core::boot::{Loader, UefiLoader, arguments};
+use kaltstart_core::dhcp::client::Architecture;
 use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::PathBuf;
+
+/// The machines for which there is an agent; loaders for others may be missing.
+const INSTALLED: [Architecture; 2] = [Architecture::Bios, Architecture::UefiX64];
 
 /// `[boot]`
 #[derive(Debug, Clone, Deserialize)]
@@ -27,6 +33,33 @@ pub struct Boot {
 }
 
 impl Boot {
+    /// What machines need to start and cannot be read now, with what follows. They may come later:
+    /// every file is opened when it is asked for.
+    #[must_use]
+    pub fn missing(&self, nodes: &[Node]) -> Vec<String> {
+        let all = "no machine can start".to_owned();
+        let mut needed = vec![
+            ("boot.kernel", self.kernel.clone(), all.clone()),
+            ("boot.ramdisk", self.ramdisk.clone(), all),
+        ];
+        let of_nodes = nodes.iter().filter_map(|node| node.uefi_loader);
+        let kinds: BTreeSet<_> = of_nodes.chain([self.uefi_loader]).collect();
+        let mut loaders = BTreeSet::new();
+        for architecture in INSTALLED {
+            for loader in kinds.iter().flat_map(|kind| Loader::needed(architecture, *kind)) {
+                if loaders.insert(loader) {
+                    let follows = format!("no machine with {architecture} can start by it");
+                    needed.push(("boot.loaders", self.loaders.join(loader.name()), follows));
+                }
+            }
+        }
+        let problem = |(key, file, follows): (_, PathBuf, _)| {
+            let error = File::open(&file).err()?;
+            Some(format!("{key}: {} cannot be read, so {follows}: {error}", file.display()))
+        };
+        needed.into_iter().filter_map(problem).collect()
+    }
+
     pub(super) fn problems(&self, nodes: &[Node], all: &mut Vec<String>) {
         let signed = |loader: &UefiLoader| *loader == UefiLoader::Signed;
         let grub = signed(&self.uefi_loader) || nodes.iter().any(|node| node.uefi_loader.iter().any(signed));
@@ -35,5 +68,38 @@ impl Boot {
         if let Some(problem) = checks.into_iter().flatten().find_map(Result::err) {
             all.push(format!("boot.cmdline: {problem}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::good;
+    use kaltstart_core::boot::UefiLoader;
+    use std::fs;
+
+    #[test]
+    fn what_is_missing_is_named_for_the_loaders_that_are_configured() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = good();
+        config.boot.kernel = dir.path().join("vmlinuz");
+        (config.boot.ramdisk, config.boot.loaders) = (dir.path().join("ramdisk"), dir.path().into());
+        let mut missing = |uefi: UefiLoader, of_node: Option<UefiLoader>| {
+            config.boot.uefi_loader = uefi;
+            config.node[0].uefi_loader = of_node;
+            let names = |problem: String| {
+                let path = problem.split_once(" cannot be read, so ").expect("a reason").0.to_owned();
+                path.rsplit_once('/').expect("a path").1.to_owned()
+            };
+            config.boot.missing(&config.node).into_iter().map(names).collect::<Vec<_>>()
+        };
+        let ipxe = ["vmlinuz", "ramdisk", "undionly.kpxe", "snponly.efi"];
+        let signed = ["vmlinuz", "ramdisk", "undionly.kpxe", "shimx64.efi", "grubx64.efi"];
+        assert_eq!(missing(UefiLoader::Ipxe, None), ipxe);
+        assert_eq!(missing(UefiLoader::Signed, None), signed);
+        assert_eq!(missing(UefiLoader::Ipxe, Some(UefiLoader::Signed)), [&ipxe[..], &signed[3..]].concat());
+        for name in ["vmlinuz", "ramdisk", "shimx64.efi", "undionly.kpxe"] {
+            fs::write(dir.path().join(name), "").expect("written");
+        }
+        assert_eq!(missing(UefiLoader::Signed, None), ["grubx64.efi"]);
     }
 }

@@ -182,7 +182,16 @@ async fn a_bad_configuration_is_refused_with_its_key() {
         let mut command = command(Path::new(PROGRAM), "check-config --config");
         Said::from(command.arg(config).output().expect("it runs"))
     };
-    assert_eq!(check(&file).code, DONE);
+    let good = check(&file);
+    assert_eq!(good.code, DONE);
+    // What is not there yet is told, here and when the server starts.
+    for (told, who) in [(&good.err, "check-config"), (&site.log(), "server")] {
+        let loaders: Vec<_> = told.lines().filter(|line| line.contains("boot.loaders")).collect();
+        assert!(
+            matches!(loaders[..], [one] if one.contains("undionly.kpxe cannot be read")),
+            "{who}: {told}"
+        );
+    }
     let bad = site.dir.path().join("bad.toml");
     let text = std::fs::read_to_string(&file).expect("read");
     std::fs::write(&bad, text.replace("level = \"debug\"", "levle = \"debug\"")).expect("written");

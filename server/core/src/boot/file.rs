@@ -101,6 +101,18 @@ impl Loader {
         }
     }
 
+    /// All that such a machine fetches before it asks for a script: the loader that firmware is told,
+    /// and what that starts.
+    pub fn needed(architecture: Architecture, uefi: UefiLoader) -> impl Iterator<Item = Self> {
+        let first = Self::first(architecture, uefi);
+        let second = first.and_then(|first| match first {
+            Self::ShimX64 => Some(Self::GrubX64),
+            Self::ShimArm64 => Some(Self::GrubArm64),
+            _ => None,
+        });
+        first.into_iter().chain(second)
+    }
+
     /// The machines it runs on.
     #[must_use]
     pub const fn architecture(self) -> Architecture {
