@@ -26,6 +26,7 @@ pub use stats::Stats;
 pub use watcher::Watcher;
 pub use watches::{ServerView, Subject, SubnetView, Watches};
 
+use crate::net::rarely::Rarely;
 use flight::{Batch, Flight};
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite, Usage};
@@ -141,6 +142,9 @@ pub struct Service<B> {
     /// Time of the leases at an instant: it follows no jump of the clock on the wall.
     clock: (Millis, Instant),
     stats: Arc<Stats>,
+    /// Clients that declined an address, and relays that are not known, of which the log was told.
+    declining: Rarely<Option<Mac>>,
+    strange_relays: Rarely<Ipv4Addr>,
 }
 
 impl<B: Backend> Service<B> {
@@ -164,6 +168,8 @@ impl<B: Backend> Service<B> {
             checks: PingChecks::new(pinger),
             clock: (now, Instant::now()),
             stats: Arc::default(),
+            declining: Rarely::default(),
+            strange_relays: Rarely::default(),
         })
     }
 
@@ -276,7 +282,7 @@ impl<B: Backend> Service<B> {
             if self.watches.is_probe(&message) {
                 continue;
             }
-            let asked = Exchange::of(&message);
+            let (asked, relay) = (Exchange::of(&message), message.giaddr);
             match triage(&self.subnets, message, link.address()) {
                 Ok(one) => {
                     self.stats.received(one.kind);
@@ -285,8 +291,19 @@ impl<B: Backend> Service<B> {
                 }
                 Err(why) => {
                     self.stats.dropped(why.name());
-                    let mac = asked.as_ref().map(|(mac, _)| tracing::field::display(*mac));
-                    debug!(interface = link.interface(), mac, %why, "DHCP message not answered");
+                    let (interface, mac) = (link.interface(), asked.as_ref().map(|(mac, _)| mac));
+                    let mac = mac.map(tracing::field::display);
+                    let strange = matches!(why, Drop::UnknownRelay(_) | Drop::UnknownSubnet);
+                    if strange && !relay.is_unspecified() && self.strange_relays.is_due(relay, Instant::now())
+                    {
+                        warn!(
+                            interface, %relay, mac, %why,
+                            "DHCP: messages through this relay are not answered; if it is yours, add a \
+                             [[dhcp]] section for its network, or name it among the `relays` of one"
+                        );
+                    } else {
+                        debug!(interface, mac, %why, "DHCP message not answered");
+                    }
                     if let Some((mac, exchange)) = asked {
                         self.backend.note(mac, exchange.answered(Err(why)));
                     }
@@ -397,7 +414,9 @@ impl<B: Backend> Service<B> {
             if let Some((mac, asked)) = Exchange::of(&answer.message) {
                 self.backend.note(mac, asked.answered(outcome));
             }
-            answer.log(link.interface());
+            let declines = answer.kind == MessageType::Decline;
+            let loud = declines && self.declining.is_due(answer.message.mac(), Instant::now());
+            answer.log(link.interface(), loud);
         }
     }
 }
@@ -442,12 +461,21 @@ impl Answer {
         (reply.kind == MessageType::Offer).then_some(reply.message.yiaddr)
     }
 
-    /// Says what became of the message: loudly when one of our machines gets an address, or when
-    /// another server shows itself.
-    fn log(&self, interface: &str) {
+    /// Says what became of the message: aloud when one of our machines gets an address, when another
+    /// server shows itself, and where a client that declines an address shall be heard.
+    fn log(&self, interface: &str, declines: bool) {
         let Self { message, kind, client, stranger, outcome, .. } = self;
         let mac = message.mac().map(tracing::field::display);
         match outcome {
+            Ok(None) if declines => {
+                let address = message.requested_address().map(tracing::field::display);
+                warn!(
+                    interface,
+                    mac,
+                    address,
+                    "DHCP: the client declines the address, since another host has it; it rests for an hour"
+                );
+            }
             Ok(None) => {}
             Ok(Some(reply)) => {
                 let (kind, address) = (reply.kind, reply.message.yiaddr);
@@ -458,7 +486,7 @@ impl Answer {
                     info!(interface, mac, %client, %kind, %address, file = file(), "DHCP reply");
                 }
             }
-            Err(why @ Drop::OtherServer(_)) => {
+            Err(why) if declines || matches!(why, Drop::OtherServer(_)) => {
                 info!(interface, mac, %client, %kind, %why, "DHCP message not answered");
             }
             Err(why) => debug!(interface, mac, %client, %kind, %why, "DHCP message not answered"),

@@ -8,6 +8,7 @@ use kaltstart_core::dhcp::subnet::Network;
 use kaltstart_protocol::dhcp::CLIENT_PORT;
 use kaltstart_protocol::dhcp::options::code;
 use std::collections::VecDeque;
+use std::io::{Read as _, Seek as _};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
@@ -254,6 +255,39 @@ fn what_is_not_for_us_reaches_no_backend() {
     assert!(site.fake.commits.lock().expect("no panic").is_empty());
     let counted: Vec<_> = site.service.stats().counts().filter(|(_, _, count)| *count > 0).collect();
     assert_eq!(counted, [("dropped", "from-server", 1), ("dropped", "unknown-subnet", 1)]);
+}
+
+/// What the log is told while something is done.
+fn told(what: impl FnOnce()) -> String {
+    let mut file = tempfile::tempfile().expect("a file");
+    let writer = Arc::new(file.try_clone().expect("the same file"));
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+    tracing::subscriber::with_default(log, what);
+    let mut text = String::new();
+    file.rewind().and_then(|()| file.read_to_string(&mut text)).expect("readable");
+    text
+}
+
+#[test]
+fn the_log_hears_of_a_declined_address_and_of_a_strange_relay_but_not_of_every_packet() {
+    let site = Site::new();
+    site.arrive([request(1, FIRST)]);
+    site.land(Ok(()));
+    let mut decline = Message::request(MessageType::Decline, 1, Mac([2, 0, 0, 0, 0, 1]));
+    decline.options.set_addresses(code::REQUESTED_ADDRESS, &[FIRST]);
+    let relayed = |last| Message { giaddr: Ipv4Addr::new(192, 168, 0, last), ..discover(2) };
+    let log = told(|| {
+        site.arrive([decline.clone()]);
+        site.land(Ok(()));
+        site.arrive([decline, relayed(1), relayed(1), relayed(2)]);
+    });
+    let lines: Vec<_> = log.lines().collect();
+    let [declined, first, second] = lines[..] else { panic!("{log}") };
+    for part in ["WARN", "02:00:00:00:00:01", "declines", "10.77.0.10"] {
+        assert!(declined.contains(part), "{part:?} in {declined}");
+    }
+    assert!(first.contains("WARN") && first.contains("relay=192.168.0.1 ") && first.contains("`relays`"));
+    assert!(second.contains("relay=192.168.0.2 "), "{second}");
 }
 
 /// Later than any wait for somebody's answer.

@@ -15,6 +15,7 @@ mod tests;
 pub use socket::Listener;
 
 use crate::net::dhcp::BackendError;
+use crate::net::rarely::Rarely;
 use kaltstart_core::dhcp::Known;
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite, Undo, Usage};
@@ -89,6 +90,8 @@ pub struct Service<B> {
     clock: (Millis, Instant),
     /// Whether leases cannot be stored, as far as the last commit tells.
     failing: AtomicBool,
+    /// Relays that are not known, of which the log was told.
+    strange_relays: Rarely<Ipv6Addr>,
 }
 
 impl<B: Backend> Service<B> {
@@ -103,7 +106,8 @@ impl<B: Backend> Service<B> {
         now: Millis,
     ) -> Arc<Self> {
         let (table, clock) = (Mutex::new(table), (now, Instant::now()));
-        Arc::new(Self { backend, subnets, duid, table, clock, failing: AtomicBool::new(false) })
+        let (failing, strange_relays) = (AtomicBool::new(false), Rarely::default());
+        Arc::new(Self { backend, subnets, duid, table, clock, failing, strange_relays })
     }
 
     fn now(&self) -> Millis {
@@ -161,13 +165,23 @@ impl<B: Backend> Service<B> {
 
     fn triage(&self, packet: Packet, arrival: Arrival, link: &impl Link) -> Option<Seen<'_>> {
         let asked = Exchange6::of(&packet.message, &packet.relays);
+        let relayed = !packet.relays.is_empty();
         self.backend.count(packet.message.kind.name(), "received");
         match triage(&self.subnets, &self.duid, packet, arrival) {
             Ok(seen) => Some(seen),
             Err(why) => {
                 self.backend.count(why.name(), "dropped");
                 let (interface, source) = (link.interface(), arrival.source);
-                debug!(interface, %source, kind = %asked.kind, %why, "DHCPv6 message not answered");
+                let strange = matches!(why, Drop::UnknownRelay(_) | Drop::UnknownSubnet);
+                if strange && relayed && self.strange_relays.is_due(source, Instant::now()) {
+                    warn!(
+                        interface, relay = %source, %why,
+                        "DHCPv6: messages through this relay are not answered; if it is yours, add a \
+                         [[dhcp6]] section for its network, or name it among the `relays` of one"
+                    );
+                } else {
+                    debug!(interface, %source, kind = %asked.kind, %why, "DHCPv6 message not answered");
+                }
                 None
             }
         }
