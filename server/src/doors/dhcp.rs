@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::clock;
 use crate::net::dhcp::{Backend, BackendError, Knowledge, Lookup};
+use crate::net::rarely::Rarely;
 use crate::store::{Index, Key, Transaction, WriteError};
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::LeaseWrite;
@@ -16,10 +17,7 @@ use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::ids::{Mac, NodeId};
 use kaltstart_protocol::time::Millis;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// How often the log repeats that there is no free address, ms: in a flood every packet finds out.
-const EXHAUSTED_EVERY_MS: u64 = 60_000;
+use std::time::Instant;
 
 /// A machine that was changed, and what is told about it.
 pub(super) type Told = (Machine, Vec<Happening>);
@@ -38,16 +36,11 @@ impl DhcpDoor {
 
 /// Tells the log that there is no free address, but not too often.
 #[derive(Debug, Default)]
-pub(super) struct Exhausted {
-    /// When it was told last.
-    at: AtomicU64,
-}
+pub(super) struct Exhausted(Rarely<()>);
 
 impl Exhausted {
     pub(super) fn tell(&self, for_whom: &dyn std::fmt::Display) {
-        let now = clock::now();
-        if now.since(Millis(self.at.load(Ordering::Relaxed))) >= EXHAUSTED_EVERY_MS {
-            self.at.store(now.0, Ordering::Relaxed);
+        if self.0.is_due((), Instant::now()) {
             let code = Code::PoolExhausted;
             tracing::warn!(%for_whom, code = code.number(), "{}: {}", code.title(), code.next());
         }

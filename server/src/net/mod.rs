@@ -4,6 +4,6 @@ pub mod dhcp;
 pub mod dhcp6;
 pub mod neighbours;
 pub mod ra;
-mod rarely;
+pub(crate) mod rarely;
 pub mod syslog;
 pub mod tftp;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often the log repeats the same of one client or relay.
+/// How often the log repeats the same: in a flood every packet finds it out.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Clients or relays in that time; whoever sends from more addresses is told of no further.
