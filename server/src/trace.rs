@@ -84,6 +84,12 @@ impl Recorder {
         self.memory().trace.holder(address)
     }
 
+    /// Whether anything was seen of the machine.
+    #[must_use]
+    pub fn knows(&self, mac: Mac) -> bool {
+        self.memory().trace.newest_first(mac).next().is_some()
+    }
+
     /// Whether the machine gets its loader again and again, and nothing comes of it.
     #[must_use]
     pub fn is_looping(&self, mac: Mac) -> bool {

@@ -24,18 +24,16 @@ impl App {
 
     /// What `door` gives to the machine with that hardware address, whose a file must be; none
     /// when nobody knows which machine asks.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn offer(&self, mac: Option<Mac>, door: Door) -> Result<Offer, AppError> {
-        let Some(mac) = mac else { return Ok(boot::offer(None, Policy::default(), door)) };
-        Ok(match self.store.machine(Key::Mac(mac))? {
-            Some(found) => {
-                let known = self.in_this_site(Known::of(&found.machine), mac);
-                boot::offer(Some(&known.boot), known.policy(), door)
-            }
+    #[must_use]
+    pub fn offer(&self, mac: Option<Mac>, door: Door) -> Offer {
+        let known = mac.and_then(|mac| {
+            let known = self.store.index().get(mac)?.known.clone();
+            Some(self.in_this_site(known, mac))
+        });
+        match known {
+            Some(known) => boot::offer(Some(&known.boot), known.policy(), door),
             None => boot::offer(None, Policy::default(), door),
-        })
+        }
     }
 
     /// Grants the machine with that hardware address the start it may have, and tells what its

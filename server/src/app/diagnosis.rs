@@ -27,6 +27,12 @@ impl App {
         })
     }
 
+    /// Whether it is a machine of ours, or one that was seen asking for its start.
+    #[must_use]
+    pub fn has_seen(&self, mac: Mac) -> bool {
+        self.store.index().get(mac).is_some() || self.trace.knows(mac)
+    }
+
     /// Takes note of what was seen of the machine that has the address, if it is known.
     pub fn saw_at(&self, address: IpAddr, what: What) {
         if let Some(mac) = self.holder(address) {

@@ -36,7 +36,7 @@ impl TftpDoor {
     }
 
     async fn content(&self, client: IpAddr, file: File) -> Result<Content, Refused> {
-        let offer = self.app.offer(self.subject(client, file)?, Door::Tftp(file))?;
+        let offer = self.app.offer(self.subject(client, file)?, Door::Tftp(file));
         match (offer, file) {
             (Offer::File, File::Loader(loader)) => Ok(self.loaders.open(client, loader.name()).await?),
             (Offer::File, File::GrubStart) => Ok(Content::Memory(render::start_grub().into())),

@@ -8,6 +8,7 @@ use super::extract::Path;
 use super::files::{self, Served, Shared};
 use crate::app::{App, AppError};
 use crate::render;
+use crate::store::StoreError;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
@@ -25,19 +26,23 @@ const SYSLOG_PORT: u16 = 514;
 /// Type of what is only bytes to HTTP.
 const DATA: &str = "application/octet-stream";
 
-/// The address at the other end.
-fn peer(request: &Request) -> Option<IpAddr> {
-    request.extensions().get::<connection::Door>().map(|door| door.peer)
+/// The machine at the other end; none when nobody knows which it is.
+fn asking(app: &App, request: &Request) -> Result<Option<Mac>, StoreError> {
+    let Some(door) = request.extensions().get::<connection::Door>() else { return Ok(None) };
+    door.peer.machine(app)
 }
 
 /// Takes note of what is fetched here, for the machine in the path or at the other end.
 pub(super) async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let named = path.split('/').nth(2).and_then(|part| part.parse::<Mac>().ok());
-    let peer = peer(&request);
+    let mac = named.or_else(|| {
+        let asking = asking(&app, &request).inspect_err(|error| tracing::error!(%error, "leases"));
+        asking.ok()?.filter(|mac| app.has_seen(*mac))
+    });
     let get = request.method() == Method::GET;
     let response = next.run(request).await;
-    let Some(mac) = named.or_else(|| app.holder(peer?)) else { return response };
+    let Some(mac) = mac else { return response };
     let status = response.status();
     // A script that was made is noted by what it starts.
     if path.ends_with(".ipxe") && status.is_success() {
@@ -131,9 +136,7 @@ pub(super) async fn loader(
     let Some(file @ File::Loader(loader)) = File::named(&name) else {
         return Err(Problem::not_found(format!("{name:?} is not a boot file")));
     };
-    let holder =
-        peer(&request).map(|address| app.who_has(address)).transpose().map_err(AppError::from)?.flatten();
-    must_be_offered(&app, holder, file)?;
+    must_be_offered(&app, asking(&app, &request).map_err(AppError::from)?, file)?;
     let path = app.config.boot.loaders.join(loader.name());
     let served = Served { path: &path, content_type: "application/efi", digest: None };
     Ok(files::serve(&app, &served, &request, |_| {}))
@@ -142,7 +145,7 @@ pub(super) async fn loader(
 /// Refuses a file if [`kaltstart_core::boot::offer`] does not give it to the machine `mac`; none
 /// when nobody knows which machine asks.
 fn must_be_offered(app: &App, mac: Option<Mac>, file: File) -> Result<(), Problem> {
-    match app.offer(mac, Door::Http(file))? {
+    match app.offer(mac, Door::Http(file)) {
         Offer::File => Ok(()),
         refused => {
             let who = mac.map_or_else(|| "who asks".to_owned(), |mac| mac.to_string());

@@ -4,16 +4,19 @@ use super::activity::Activity;
 use super::direct::{Direct, End};
 use super::listen::Routes;
 use super::patience::Patient;
+use crate::app::App;
+use crate::store::StoreError;
 use axum::body::Body;
 use axum::http::Request;
 use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kaltstart_protocol::ids::Mac;
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -32,11 +35,37 @@ const STREAMS_MAX: u32 = 100;
 /// Bytes of one answer that are handed to the connection ahead (HTTP/2).
 const SEND_BUFFER: usize = 512 << 10;
 
+/// The client of one connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    address: IpAddr,
+    /// The machine it is, once that is known.
+    machine: OnceLock<Mac>,
+}
+
+impl Peer {
+    /// The hardware address of the machine; none when nobody knows who is at the address.
+    ///
+    /// Found once, it holds for the connection, and cannot be outlived by it: leases may move, but
+    /// a TCP connection does not, since who takes over the address knows none of its numbers (RFC 9293
+    /// §3.4.1). Who is not known may be at the next request. What the machine may have is not
+    /// remembered: that is decided anew each time.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) fn machine(&self, app: &App) -> Result<Option<Mac>, StoreError> {
+        if let Some(known) = self.machine.get() {
+            return Ok(Some(*known));
+        }
+        Ok(app.who_has(self.address)?.map(|found| *self.machine.get_or_init(|| found)))
+    }
+}
+
 /// How a request came in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Door {
-    /// The address it comes from.
-    pub(super) peer: IpAddr,
+    /// Who asks.
+    pub(super) peer: Arc<Peer>,
     /// The address of this server it went to.
     pub(super) own: IpAddr,
     /// Nobody on the way could read it.
@@ -49,7 +78,8 @@ impl Door {
     fn of(stream: &TcpStream, tls: bool) -> io::Result<Self> {
         let [peer, own] =
             [stream.peer_addr()?, stream.local_addr()?].map(|address| address.ip().to_canonical());
-        Ok(Self { peer, own, tls, same_host: peer == own || peer.is_loopback() })
+        let same_host = peer == own || peer.is_loopback();
+        Ok(Self { peer: Arc::new(Peer { address: peer, machine: OnceLock::new() }), own, tls, same_host })
     }
 }
 
@@ -57,7 +87,7 @@ impl Door {
 pub(super) async fn plain(stream: TcpStream, routes: Routes, stop: &CancellationToken) -> io::Result<()> {
     let door = Door::of(&stream, false)?;
     let mut direct = Direct { stream, buffer: BytesMut::new(), idle_max: routes.idle_max() };
-    if let End::Closed = direct.serve(&routes, door, stop).await? {
+    if let End::Closed = direct.serve(&routes, &door, stop).await? {
         return Ok(());
     }
     http1(direct.stream, direct.buffer.freeze(), routes, door, stop).await
@@ -89,7 +119,7 @@ async fn http1(
 ) -> io::Result<()> {
     let idle_max = routes.idle_max();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let routes = routes.clone();
+        let (routes, door) = (routes.clone(), door.clone());
         async move { Ok::<_, Infallible>(routes.answer(request.map(Body::new), door).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -119,7 +149,7 @@ async fn http2(
     let activity = Arc::new(Activity::default());
     let watched = activity.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (routes, deciding) = (routes.clone(), watched.request());
+        let (routes, door, deciding) = (routes.clone(), door.clone(), watched.request());
         async move {
             let answer = routes.answer(request.map(Body::new), door).await;
             Ok::<_, Infallible>(answer.map(|body| deciding.answered(body)))

@@ -34,6 +34,9 @@ const TEXT_MAX: usize = 1 << 20;
 /// Bytes the kernel is asked to send at once: other connections get their turn in between.
 const SEND_BYTES: u64 = 1 << 20;
 
+/// Longest content that is copied behind its head and sent with it: a system call costs more.
+const COPIED_MAX: u64 = 16 << 10;
+
 /// What became of a connection.
 pub(super) enum End {
     /// It is closed, by either side.
@@ -66,7 +69,7 @@ impl Direct {
     pub(super) async fn serve(
         &mut self,
         routes: &Routes,
-        door: Door,
+        door: &Door,
         stop: &CancellationToken,
     ) -> io::Result<End> {
         loop {
@@ -78,7 +81,7 @@ impl Direct {
             let Some((request, last)) = parse(&self.buffer[..length]) else { return Ok(End::Other) };
             self.buffer.advance(length);
             let head_only = request.method() == Method::HEAD;
-            let response = routes.answer(request, door).await;
+            let response = routes.answer(request, door.clone()).await;
             let last = last || stop.is_cancelled();
             self.answer(response, head_only, last).await?;
             if last {
@@ -147,7 +150,13 @@ impl Direct {
         }
         write!(bytes, "date: {}\r\n\r\n", httpdate::fmt_http_date(crate::clock::system_now()))?;
         bytes.extend(text);
-        let Some(content) = content else { return self.send(&bytes).await };
+        let Some(mut content) = content else { return self.send(&bytes).await };
+        if content.left() <= COPIED_MAX {
+            while content.left() > 0 {
+                bytes.extend(content.read()?);
+            }
+            return self.send(&bytes).await;
+        }
         // Head and file in full packets, whatever the pieces they are sent in: a third of the
         // server's time for a large file.
         SockRef::from(&self.stream).set_tcp_cork(true)?;

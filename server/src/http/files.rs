@@ -11,9 +11,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use kaltstart_core::http_file::{self, Answer, Conditions, Version};
 use kaltstart_protocol::ids::Digest;
 use prometheus_client::metrics::counter::Counter;
+use rustix::buffer::spare_capacity;
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -172,16 +173,17 @@ impl Content {
         }
     }
 
-    fn read(&mut self) -> io::Result<Bytes> {
+    /// The next bytes; counted as handed over.
+    pub(super) fn read(&mut self) -> io::Result<Bytes> {
         let wanted = usize::try_from(self.left()).unwrap_or(READ_BYTES).min(READ_BYTES);
-        let mut bytes = vec![0; wanted];
-        let count = self.file.read_at(&mut bytes, self.next)?;
-        if count == 0 {
-            return Err(shrunk());
+        let mut bytes = Vec::with_capacity(wanted);
+        match rustix::io::pread(&self.file, spare_capacity(&mut bytes), self.next)? {
+            0 => Err(shrunk()),
+            count => {
+                self.advance(count as u64);
+                Ok(bytes.into())
+            }
         }
-        bytes.truncate(count);
-        self.advance(count as u64);
-        Ok(bytes.into())
     }
 }
 
