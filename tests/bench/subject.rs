@@ -80,12 +80,7 @@ impl Subject {
 
     /// UDP packets its namespace has lost because a socket's buffer was full.
     pub(crate) fn lost_in_buffers(&self) -> Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/net/snmp", self.process.id()))?;
-        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
-        let (names, values) = (lines.next().context("snmp")?, lines.next().context("snmp")?);
-        let mut pairs = names.split(' ').zip(values.split(' '));
-        let (_, value) = pairs.find(|(name, _)| *name == "RcvbufErrors").context("no RcvbufErrors")?;
-        Ok(value.parse()?)
+        self.process.lost_in_buffers()
     }
 }
 

@@ -1,11 +1,14 @@
 //! Leases of a server that is killed, of one whose disk is full, of one whose data are old, and of one that
 //! strangers flood.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
+use kaltstart_tests::disk::SmallDisk;
+use kaltstart_tests::http::{self, Request};
 use kaltstart_tests::packets::{Answer, DHCP_SERVER_PORT, answer, client_message};
 use kaltstart_tests::pair::{CLIENT, Pair, SERVER, SERVER_INTERFACE, SUBNET};
 use kaltstart_tests::process::{Process, run, tethered};
+use kaltstart_tests::server::sum_samples;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,6 +30,10 @@ const STRANGERS_RELAY: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 3);
 const STRANGERS: u32 = 20_000;
 const STRANGERS_AT_ONCE: u32 = 10;
 const STRANGERS_EVERY: Duration = Duration::from_millis(5);
+/// Clients that ask at once while the server gets no processor time, and the length of their messages: long
+/// enough to weigh as much as what network cards hand over, which lend half a page to each packet.
+const STORM: u32 = 12_000;
+const STORM_MESSAGE_BYTES: usize = 1_000;
 const OFFER: u8 = 2;
 const ACK: u8 = 5;
 
@@ -71,6 +78,13 @@ impl<'a> Site<'a> {
         if let Some(mut server) = self.server.take() {
             server.kill();
         }
+    }
+
+    /// DISCOVER messages that were read.
+    fn discovers(&self) -> Result<f64> {
+        let request = Request { method: "GET", path: "/metrics", ..Request::default() };
+        let text = self.pair.in_server(|| http::send((SERVER, 8080).into(), &request, secs(10)))?.text();
+        Ok(sum_samples(&text, "kaltstart_dhcp_messages", "type=\"discover\",result=\"received\""))
     }
 
     fn log(&self) -> String {
@@ -184,15 +198,12 @@ fn p31_no_two_clients_get_one_address_through_kill_9() -> Result<()> {
 #[test]
 fn p31_a_full_disk_stops_new_leases_and_no_old_ones() -> Result<()> {
     let pair = Pair::new()?;
-    let data = Mounted::new(&pair)?;
-    let mut site = Site::new(&pair, &data.0, "never")?;
+    let data = SmallDisk::at(&pair.dir().join("small"))?;
+    let mut site = Site::new(&pair, data.path(), "never")?;
     let clients = Clients::new(&pair, SHORTLY)?;
     let old = clients.lease_soon(2)?;
     ensure!(clients.lease_soon(1)? == RESERVED, "the reserved address");
-    let filler = data.0.join("filler");
-    // Ends when there is no space left.
-    let fill = format!("cat /dev/zero > {} 2>/dev/null; true", filler.display());
-    run(tethered("sh").args(["-c", &fill]), secs(20))?;
+    data.fill()?;
     let mut next = 3;
     wait_for("silence for new clients", secs(30), || {
         next += 1;
@@ -205,7 +216,7 @@ fn p31_a_full_disk_stops_new_leases_and_no_old_ones() -> Result<()> {
     ensure!(clients.request(2, old, false)?, "a stored lease is still acknowledged");
     ensure!(clients.lease(1)? == Some(RESERVED), "the reserved address is still given");
     ensure!(clients.lease(next)?.is_none(), "still full");
-    fs::remove_file(&filler)?;
+    data.make_room()?;
     let new = clients.lease_soon(next)?;
     ensure!(site.log().contains("leases are stored again"), "the alarm is not cleared");
     site.kill();
@@ -279,20 +290,25 @@ fn p32_a_reserved_host_gets_its_address_while_strangers_empty_the_pool() -> Resu
     Ok(())
 }
 
-/// A small file system for the server's data.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(pair: &Pair) -> Result<Self> {
-        let dir = pair.dir().join("small");
-        fs::create_dir_all(&dir)?;
-        run(tethered("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(&dir), secs(10))?;
-        Ok(Self(dir))
+#[test]
+fn p32_a_storm_waits_for_a_server_without_processor_time() -> Result<()> {
+    let pair = Pair::new()?;
+    let site = Site::new(&pair, &pair.dir().join("data"), "never")?;
+    let clients = Clients::new(&pair, PATIENTLY)?;
+    clients.lease_soon(1)?;
+    let server = site.server.as_ref().context("it was started")?;
+    let (before, lost) = (site.discovers()?, server.lost_in_buffers()?);
+    server.pause()?;
+    for n in 0..STORM {
+        let mut message = client_message(n.to_be_bytes(), mac(1_000_000 + n), &[53, 1, 1]);
+        message[24..28].copy_from_slice(&CLIENT.octets());
+        message.resize(STORM_MESSAGE_BYTES, 0);
+        clients.socket.send_to(&message, (SERVER, DHCP_SERVER_PORT))?;
     }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        run(tethered("umount").arg("--lazy").arg(&self.0), secs(10)).ok();
-    }
+    server.resume()?;
+    wait_for("every message to be read", secs(60), || {
+        let (read, lost) = (site.discovers()? - before, server.lost_in_buffers()? - lost);
+        ensure!(lost == 0, "{lost} messages of {STORM} are lost");
+        Ok(if read >= f64::from(STORM) { Poll::Ready(()) } else { Poll::pending(format!("{read}")) })
+    })
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -148,6 +148,54 @@ impl Drop for FileSystem {
         if let Err(error) = run(Command::new("umount").arg(&self.mounted), secs(60)) {
             eprintln!("cannot unmount {}: {error:#}", self.mounted.display());
         }
+    }
+}
+
+/// A small file system for a server's data; unmounted when dropped.
+#[derive(Debug)]
+pub struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts it at `path`, which is made.
+    pub fn at(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path)?;
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(path), secs(10))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves no space on it.
+    pub fn fill(&self) -> Result<()> {
+        let mut file = File::create(self.filler())?;
+        loop {
+            match file.write(&[0; 4096]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Undoes that.
+    pub fn make_room(&self) -> Result<()> {
+        Ok(fs::remove_file(self.filler())?)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path.join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("--lazy").arg(&self.path), secs(10)).ok();
     }
 }
 

@@ -103,6 +103,31 @@ impl Process {
         }
     }
 
+    /// Takes all processor time from it, as a busy machine does for a while.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        killpg(Pid::from_raw(self.child.id().cast_signed()), signal)
+            .with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
+    /// UDP packets that its network namespace has lost because a socket's buffer was full.
+    pub fn lost_in_buffers(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/net/snmp", self.id()))?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+        let (names, values) = (lines.next().context("snmp")?, lines.next().context("snmp")?);
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        let (_, value) = pairs.find(|(name, _)| *name == "RcvbufErrors").context("no RcvbufErrors")?;
+        Ok(value.parse()?)
+    }
+
     /// CPU seconds (user and system) used so far.
     pub fn cpu_seconds(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;

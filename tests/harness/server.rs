@@ -287,7 +287,8 @@ fn authority(text: &str) -> Result<String> {
 }
 
 /// Sums samples of the text format of metrics; `metric` without a `_total` ending fits both.
-fn sum_samples(text: &str, metric: &str, label: &str) -> f64 {
+#[must_use]
+pub fn sum_samples(text: &str, metric: &str, label: &str) -> f64 {
     text.lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.rsplit_once(' '))

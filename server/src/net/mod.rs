@@ -5,5 +5,6 @@ pub mod dhcp6;
 pub mod neighbours;
 pub mod ra;
 pub(crate) mod rarely;
+mod storm;
 pub mod syslog;
 pub mod tftp;

@@ -2,12 +2,13 @@
 
 use super::neighbours::Neighbours;
 use super::{BATCH_MAX, Link, Packet, Stats};
+use crate::net::storm::make_room;
 use kaltstart_core::dhcp::proxy::BOOT_SERVER_PORT;
 use kaltstart_core::dhcp::{Destination, Reply};
 use kaltstart_protocol::dhcp::{CLIENT_PORT, MAX_MESSAGE, Message, SERVER_PORT};
 use kaltstart_protocol::ids::Mac;
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
+use nix::sys::socket::sockopt::SndBufForce;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -16,8 +17,6 @@ use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 use tracing::{debug, warn};
 
-/// Receive buffer: holds a storm of more than 10,000 clients, where the default holds 170.
-const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
 /// Send buffer: holds the replies of a few batches, since nothing waits for it.
 const SEND_BUFFER: usize = 2 * 1024 * 1024;
 /// Packets that are read by one system call.
@@ -76,10 +75,9 @@ impl Listener {
         socket.set_broadcast(true)?;
         socket.set_read_timeout(Some(RECEIVE_WAIT))?;
         socket.bind_device(interface.map(str::as_bytes))?;
+        let on = interface.map_or_else(|| address.to_string(), str::to_owned);
+        make_room(&socket, &on)?;
         // Without the right to exceed the system's limits, as much as these allow.
-        if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        }
         if setsockopt(&socket, SndBufForce, &SEND_BUFFER).is_err() {
             socket.set_send_buffer_size(SEND_BUFFER)?;
         }
@@ -92,8 +90,7 @@ impl Listener {
             };
             Neighbours::open(name).inspect_err(told).ok()
         });
-        let interface = interface.map_or_else(|| address.to_string(), str::to_owned);
-        Ok(Self { socket, interface, address, neighbours, port })
+        Ok(Self { socket, interface: on, address, neighbours, port })
     }
 
     /// Waits for packets, but not for ever, and takes all that are there, up to [`BATCH_MAX`].

@@ -1,13 +1,14 @@
 //! The DHCPv6 socket of one interface.
 
 use super::{BATCH_MAX, Link};
+use crate::net::storm::make_room;
 use kaltstart_core::dhcp6::{Arrival, Reply};
 use kaltstart_protocol::dhcp6::{
     ALL_RELAYS_AND_SERVERS, ALL_SERVERS, DecodeError, MAX_PACKET, Packet, SERVER_PORT,
 };
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::sockopt::{Ipv6RecvPacketInfo, RcvBufForce};
+use nix::sys::socket::sockopt::Ipv6RecvPacketInfo;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, setsockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
@@ -15,8 +16,6 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-/// Receive buffer: holds a storm of thousands of clients.
-const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 /// How long a receiver waits before it looks whether it shall stop.
 const RECEIVE_WAIT: Duration = Duration::from_millis(250);
 
@@ -43,10 +42,8 @@ impl Listener {
         socket.set_reuse_address(true)?;
         socket.set_read_timeout(Some(RECEIVE_WAIT))?;
         setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
-        // Without the right to exceed the system's limits, as much as these allow.
-        if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        }
+        let on = interface.map_or_else(|| address.to_string(), str::to_owned);
+        make_room(&socket, &on)?;
         let mut index = 0;
         if let Some(interface) = interface {
             index = if_nametoindex(interface)?;
@@ -57,8 +54,7 @@ impl Listener {
         }
         let listen = if interface.is_some() { Ipv6Addr::UNSPECIFIED } else { address };
         socket.bind(&SocketAddrV6::new(listen, SERVER_PORT, 0, 0).into())?;
-        let interface = interface.map_or_else(|| address.to_string(), str::to_owned);
-        Ok(Self { socket, interface, index, address })
+        Ok(Self { socket, interface: on, index, address })
     }
 
     /// Waits for packets, but not for ever, and takes all that are there, up to [`BATCH_MAX`];
