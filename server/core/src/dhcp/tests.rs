@@ -1,4 +1,5 @@
 mod odd;
+mod protocol;
 mod rules;
 
 use super::bootfile::LocalAnswer;
