@@ -1,13 +1,14 @@
 //! DHCP clients of other makers against the real server: dhclient, dhcpcd and udhcpc.
 
 use crate::common::config;
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::clients::{DhcpClient, Event, Heard, Maker};
 use kaltstart_tests::config::ServerConfig;
 use kaltstart_tests::lab::{Lab, SERVER, Station};
 use kaltstart_tests::server::Server;
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
+use serde_json::{Value, json};
 use std::fs;
 use std::net::Ipv4Addr;
 
@@ -70,6 +71,14 @@ fn p30_p31_clients_renew_rebind_and_release() -> Result<()> {
                 ensure!(one.parameters.iter().any(|word| word == wanted), "no {wanted} in {one:?}");
             }
         }
+        ensure!(lent(&server)? == 3, "three clients hold addresses");
+        for (client, Heard { address, .. }) in clients.iter().zip(&bound) {
+            let leases: Value = server.get(&format!("/v1/dhcp/leases?of={address}"))?.json()?;
+            let lease = &leases["leases"][0];
+            let told = (&lease["address"], &lease["state"], &lease["live"], &lease["mac"]);
+            let expected = (&json!(address), &json!("bound"), &json!(true), &json!(client.station().mac()?));
+            ensure!(told == expected && leases["truncated"] == false, "{leases}");
+        }
         let [dhclient, dhcpcd, udhcpc] = &clients[..] else { unreachable!("three were started") };
         udhcpc.renew()?;
         for (client, bound) in clients.iter().zip(&bound) {
@@ -101,9 +110,16 @@ fn p30_p31_clients_renew_rebind_and_release() -> Result<()> {
             client.release()?;
             wait_received(&server, "release", count)?;
         }
+        ensure!(lent(&server)? == 0, "all addresses were given back");
         ensure!(counted(&server, "sent", "nak")? == 0, "somebody was refused");
         Ok(())
     })
+}
+
+/// How many addresses of the pool are lent.
+fn lent(server: &Server<'_>) -> Result<u64> {
+    let subnets: Value = server.get("/v1/dhcp")?.json()?;
+    subnets[0]["leases"]["lent"].as_u64().with_context(|| format!("no count of leases: {subnets}"))
 }
 
 /// An address that somebody has on the wire is declined by each client, rests, and is not given again.

@@ -5,6 +5,7 @@ use crate::common::config;
 use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::config::{HTTP_PORT, ServerConfig};
+use kaltstart_tests::disk::SmallDisk;
 use kaltstart_tests::lab::{Lab, SERVER, Station};
 use kaltstart_tests::others::{Maker, OTHER, OtherServer};
 use kaltstart_tests::packets::{self, Answer};
@@ -459,5 +460,50 @@ fn ks1023_no_agent_reports() -> Result<()> {
         start(firmware)?;
         site.ages(200)?;
         site.names("KS-1023", "no agent reported")
+    })
+}
+
+#[test]
+fn ks1025_the_subnet_is_another_server_s() -> Result<()> {
+    story("why-1025", |lab| {
+        let _other = OtherServer::start(lab, Maker::Dnsmasq, "")?;
+        let site = Site::start_as(lab, "refused", |config| config)?;
+        let firmware = Firmware::new(lab, UEFI)?;
+        for _ in 0..2 {
+            let offer = firmware.offer()?;
+            ensure!(offer.server == OTHER, "this server must not answer: {offer:?}");
+        }
+        site.names("KS-1025", "is not served now")?;
+        let first = site.diagnosis()?["causes"][0].clone();
+        ensure!(first["likelihood"] == "high", "{first}");
+        Ok(())
+    })
+}
+
+#[test]
+fn ks1026_the_disk_of_the_leases_is_full() -> Result<()> {
+    story("why-1026", |lab| {
+        let data = SmallDisk::at(&lab.dir().join("data"))?;
+        let site = Site::start(lab, |config| config)?;
+        let firmware = Firmware::new(lab, UEFI)?;
+        data.fill()?;
+        let mut others = 0;
+        wait_for("silence for others", secs(40), || {
+            others += 1;
+            let mut other = firmware.question();
+            other[32] = others;
+            let wish = Ipv4Addr::new(10, 77, 0, 100 + others);
+            let options = [(SERVER_ID, SERVER.octets()), (WISH, wish.octets())];
+            firmware.send(&packets::message(other, REQUEST, &options))?;
+            let answered = firmware.dhcp.recv(&mut [0; 1500]).is_ok();
+            Ok(if answered { Poll::pending(format!("{wish} was given")) } else { Poll::Ready(()) })
+        })?;
+        firmware.send(&firmware.question())?;
+        site.names("KS-1026", "cannot be stored now")?;
+        data.make_room()?;
+        firmware.address()?;
+        let causes = site.diagnosis()?["causes"].clone();
+        ensure!(causes[0]["code"] != "KS-1026", "there is room again: {causes}");
+        Ok(())
     })
 }
