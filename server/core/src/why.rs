@@ -7,6 +7,7 @@
 
 mod boot;
 mod dhcp;
+mod dhcp6;
 mod fetch;
 mod loader;
 mod now;
@@ -19,6 +20,7 @@ pub use loader::{HEADER_BYTES, Loader};
 
 use crate::boot::decide;
 use crate::dhcp::subnet::Network;
+use crate::dhcp6::subnet::Prefix;
 use crate::machine::Machine;
 use crate::trace::Sighting;
 use alloc::collections::BTreeMap;
@@ -34,6 +36,8 @@ use serde::{Deserialize, Serialize};
 pub struct Site {
     /// Networks in which addresses are given out.
     pub networks: Vec<Network>,
+    /// The same by DHCPv6.
+    pub prefixes: Vec<Prefix>,
     /// The loaders there are, by file name.
     pub loaders: BTreeMap<String, Loader>,
 }
@@ -135,9 +139,11 @@ type Rule = fn(&Case<'_>) -> Option<Cause>;
 /// The rules; of equally likely causes the one named first is the more precise one.
 const RULES: &[Rule] = &[
     dhcp::unknown_network,
+    dhcp6::unknown_network,
     dhcp::lease_not_stored,
     dhcp::subnet_not_served,
     dhcp::pool_exhausted,
+    dhcp6::pool_exhausted,
     dhcp::address_conflict,
     dhcp::foreign_server,
     dhcp::proxy_ignored,

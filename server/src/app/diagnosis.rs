@@ -44,7 +44,8 @@ impl App {
     #[must_use]
     pub fn diagnose(&self, macs: &[Mac], machine: Option<&Machine>) -> Diagnosis {
         let networks = self.config.dhcp.iter().map(|dhcp| dhcp.subnet).collect();
-        let site = Site { networks, loaders: loaders(&self.config.boot.loaders) };
+        let prefixes = self.config.dhcp6.iter().map(|subnet| subnet.prefix).collect();
+        let site = Site { networks, prefixes, loaders: loaders(&self.config.boot.loaders) };
         why::why(&self.trace.of(macs), machine, &site, clock::now())
     }
 

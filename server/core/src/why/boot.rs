@@ -1,11 +1,15 @@
 //! The past of a machine, divided into its starts.
 
 use crate::dhcp::bootfile::MISSING_FILE;
-use crate::dhcp::client::Stage;
-use crate::trace::{Answer, Exchange, HttpAnswer, Sighting, Start, TftpEnd, TftpTransfer, What};
+use crate::dhcp::client::{Client, Stage};
+use crate::trace::{
+    Answer, Answer6, Exchange, Exchange6, HttpAnswer, Sighting, Start, TftpEnd, TftpTransfer, What,
+};
 use alloc::vec::Vec;
+use core::mem;
 use core::ops::Range;
 use kaltstart_protocol::dhcp::MessageType;
+use kaltstart_protocol::dhcp6;
 use kaltstart_protocol::time::Millis;
 
 /// A machine that was silent for so long was off, or in its system: what follows is a new start.
@@ -93,6 +97,30 @@ impl<'a> Boot<'a> {
         })
     }
 
+    /// The DHCPv6 messages of firmware and loaders.
+    pub(super) fn asked6(&self) -> impl DoubleEndedIterator<Item = (Millis, &'a Exchange6)> + use<'a> {
+        self.seen.iter().filter_map(|seen| match &seen.what {
+            What::Dhcp6(exchange) if exchange.client.boots() => Some((seen.at, exchange)),
+            _ => None,
+        })
+    }
+
+    /// When firmware or a loader began to ask for an address, in either family, and which it was.
+    pub(super) fn began(&self) -> impl DoubleEndedIterator<Item = (Millis, Client)> + use<'a> {
+        self.seen.iter().filter_map(|seen| Some((seen.at, asks_anew(&seen.what)?)))
+    }
+
+    /// When the firmware itself asked, in either family; the loader it started does not count.
+    pub(super) fn firmware_asked(&self) -> impl DoubleEndedIterator<Item = (Millis, Client)> + use<'a> {
+        let client = |what: &What| match what {
+            What::Dhcp(exchange) => Some(exchange.client),
+            What::Dhcp6(exchange) => Some(exchange.client),
+            _ => None,
+        };
+        let own = |client: &Client| client.boots() && client.stage != Stage::Ipxe;
+        self.seen.iter().filter_map(move |seen| Some((seen.at, client(&seen.what).filter(own)?)))
+    }
+
     /// The firmware's own messages, not those of a loader it started.
     pub(super) fn firmware(&self) -> impl DoubleEndedIterator<Item = (Millis, &'a Exchange)> + use<'a> {
         self.asked().filter(|(_, exchange)| exchange.client.stage != Stage::Ipxe)
@@ -125,9 +153,16 @@ impl<'a> Boot<'a> {
 
     /// When it was given an address and told a boot file last, with that file.
     pub(super) fn told_file(&self) -> Option<(Millis, &'a str)> {
-        self.asked().rev().find_map(|(at, exchange)| match &exchange.answer {
-            Answer::Sent { kind: MessageType::Ack | MessageType::Offer, file: Some(file), .. } => {
-                Some((at, file.as_str()))
+        self.seen.iter().rev().find_map(|seen| match &seen.what {
+            What::Dhcp(Exchange {
+                client,
+                answer: Answer::Sent { kind: MessageType::Ack | MessageType::Offer, file: Some(file), .. },
+                ..
+            })
+            | What::Dhcp6(Exchange6 { client, answer: Answer6::Sent { file: Some(file), .. }, .. })
+                if client.boots() =>
+            {
+                Some((seen.at, file.as_str()))
             }
             _ => None,
         })
@@ -230,20 +265,31 @@ fn begins(seen: &[Sighting], next: &Sighting) -> bool {
             let first = seen.first().map_or(next.at, |first| first.at);
             next.at.since(first) > LATE_WORD_MS || seen.iter().any(|seen| seen.what == What::Power)
         }
-        What::Dhcp(exchange) if exchange.kind == MessageType::Discover => match exchange.client.stage {
-            Stage::Os => false,
+        what => match asks_anew(what).map(|client| client.stage) {
             // A loader asks again for itself; after its script it has begun anew.
-            Stage::Ipxe => reached >= Some(Reached::Script) || reached == Some(Reached::Disk),
-            Stage::Pxe | Stage::HttpBoot => match reached {
+            Some(Stage::Ipxe) => reached >= Some(Reached::Script) || reached == Some(Reached::Disk),
+            Some(stage @ (Stage::Pxe | Stage::HttpBoot)) => match reached {
                 Some(Reached::Disk) => {
                     // Another boot entry of the same start asks in another way.
-                    let before = Boot { seen };
-                    let same = |(_, asked): (Millis, &Exchange)| asked.client.stage == exchange.client.stage;
-                    before.asked().any(same)
+                    let same = |before: &Sighting| {
+                        mem::discriminant(&before.what) == mem::discriminant(what)
+                            && asks_anew(&before.what).is_some_and(|client| client.stage == stage)
+                    };
+                    seen.iter().any(same)
                 }
                 reached => reached >= Some(Reached::Loader),
             },
+            Some(Stage::Os) | None => false,
         },
-        _ => false,
     }
+}
+
+/// Which firmware or loader begins to ask for an address there, in either family.
+fn asks_anew(what: &What) -> Option<Client> {
+    match what {
+        What::Dhcp(exchange) if exchange.kind == MessageType::Discover => Some(exchange.client),
+        What::Dhcp6(exchange) if exchange.kind == dhcp6::MessageType::Solicit => Some(exchange.client),
+        _ => None,
+    }
+    .filter(|client| client.boots())
 }

@@ -56,11 +56,16 @@ fn is_only_agreed(transfer: &TftpTransfer) -> bool {
     transfer.answered && transfer.bytes == 0 && transfer.block_bytes > SMALL_BLOCK
 }
 
+/// What a boot file is asked for by: HTTP boot and IPv6 name it by a URL.
+fn path_of(name: &str) -> &str {
+    name.split_once("://").and_then(|(_, rest)| Some(rest.split_once('/')?.1)).unwrap_or(name)
+}
+
 /// KS-1011
 pub(super) fn boot_file_missing(case: &Case<'_>) -> Option<Cause> {
     let named = case.boot.told_file();
     let is_named = |file: &str| {
-        named.is_some_and(|(_, name)| name.trim_start_matches('/') == file.trim_start_matches('/'))
+        named.is_some_and(|(_, name)| path_of(name).trim_start_matches('/') == file.trim_start_matches('/'))
     };
     let by_tftp = case.boot.tftp().filter(|(_, transfer)| transfer.end == TftpEnd::NotFound);
     let by_tftp = by_tftp.map(|(at, transfer)| (at, transfer.file.as_str(), "TFTP"));
@@ -83,7 +88,7 @@ pub(super) fn boot_file_missing(case: &Case<'_>) -> Option<Cause> {
     }
     let likelihood = if is_named(file) || door == "HTTP" { High } else { Medium };
     let cause = Cause::new(Code::BootFileMissing, likelihood);
-    let cause = match named.filter(|(_, name)| *name == file) {
+    let cause = match named.filter(|_| is_named(file)) {
         Some((told, name)) => cause.seen(told, format!("it was told to start {name:?}")),
         None => cause,
     };

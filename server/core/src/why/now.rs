@@ -89,6 +89,9 @@ pub(super) fn worked(case: &Case<'_>) -> Vec<String> {
     if let Some(address) = acknowledged {
         all.push(format!("DHCP (it has {address})"));
     }
+    if let Some(address) = case.boot.asked6().find_map(|(_, exchange)| exchange.taken()) {
+        all.push(format!("DHCPv6 (it has {address})"));
+    }
     let mut fetched = Vec::new();
     for seen in case.boot.seen() {
         let file = match &seen.what {

@@ -10,7 +10,6 @@ use crate::trace::{Answer, Exchange, Exchange6, Start, TftpEnd, What};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use kaltstart_protocol::dhcp::MessageType;
 use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::time::Millis;
 
@@ -79,7 +78,7 @@ fn refused(case: &Case<'_>) -> Option<Refused> {
     // A start that has just begun tells what became of the one before.
     refused.or_else(|| {
         let [.., before, _] = case.boots else { return None };
-        let (again, _) = last.firmware().next()?;
+        let (again, _) = last.firmware_asked().next()?;
         (last.reached() <= Some(Reached::Address)).then(|| refused_in(*before, case, Some(again)))?
     })
 }
@@ -101,11 +100,11 @@ fn refused_in(boot: Boot<'_>, case: &Case<'_>, again: Option<Millis>) -> Option<
         _ => false,
     });
     // The next boot entry of the firmware may follow within the same start.
-    let again = again.or_else(|| boot.firmware().find(|(when, _)| *when > at).map(|(when, _)| when));
+    let again = again.or_else(|| boot.firmware_asked().find(|(when, _)| *when > at).map(|(when, _)| when));
     if spoke || (again.is_none() && case.now.since(at) < LOADER_MS) {
         return None;
     }
-    let client = boot.firmware().next_back()?.1.client;
+    let (_, client) = boot.firmware_asked().next_back()?;
     let name = file.rsplit('/').next().unwrap_or(file);
     Some(Refused { at, file: file.clone(), client, loader: case.site.loaders.get(name).copied(), again })
 }
@@ -185,7 +184,7 @@ pub(super) fn disk_not_bootable(case: &Case<'_>) -> Option<Cause> {
         .filter_map(|pair| {
             let [sent, next] = pair else { return None };
             let at = sent_to_disk(sent).filter(|_| sent.reached() == Some(Reached::Disk))?;
-            let (again, _) = next.asked().next()?;
+            let (again, _) = next.began().next()?;
             // Somebody switched it off and on, or it was in its system for long: no failure.
             let by_itself = next.seen().iter().all(|seen| seen.what != What::Power);
             (by_itself && again.since(at) < SYSTEM_MS && case.now.since(at) < LOOP_MS).then_some((at, again))
@@ -217,10 +216,7 @@ pub(super) fn disk_not_bootable(case: &Case<'_>) -> Option<Cause> {
 
 /// KS-1016
 pub(super) fn boot_loop(case: &Case<'_>) -> Option<Cause> {
-    let failed = |boot: &&Boot<'_>| {
-        let asked = boot.asked().any(|(_, exchange)| exchange.kind == MessageType::Discover);
-        asked && boot.reached() != Some(Reached::System)
-    };
+    let failed = |boot: &&Boot<'_>| boot.began().next().is_some() && boot.reached() != Some(Reached::System);
     let recent = |boot: &&Boot<'_>| boot.first().is_some_and(|first| case.now.since(first.at) < LOOP_MS);
     let starts: Vec<&Boot<'_>> = case.boots.iter().rev().take_while(failed).take_while(recent).collect();
     if starts.len() < LOOP_BOOTS {

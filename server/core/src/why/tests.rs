@@ -9,10 +9,11 @@ use crate::trace::{
     Answer, Answer6, Exchange, Exchange6, ForeignOffer, HttpAnswer, Loading, Protocol, Start, TftpEnd,
     TftpTransfer, What,
 };
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::dhcp::MessageType::{self, Ack, Decline, Discover, Offer, Request};
 use kaltstart_protocol::dhcp6;
+use kaltstart_protocol::dhcp6::MessageType::{Advertise, Reply, Solicit};
 use kaltstart_protocol::facts::{Facts, Nic};
 use kaltstart_protocol::ids::NodeId;
 use std::format;
@@ -75,6 +76,21 @@ impl Past {
         self.offered(client, file).ask(Request, client, sent(Ack, Some(ADDRESS), file))
     }
 
+    fn ask6(self, kind: dhcp6::MessageType, client: Client, answer: Answer6) -> Self {
+        self.saw(What::Dhcp6(Exchange6 { kind, client, relay: None, answer }))
+    }
+
+    /// Two messages in vain, or four after which the client has an address.
+    fn asked6(self, client: Client, address: Option<Ipv6Addr>, file: &str) -> Self {
+        let sent = |kind| Answer6::Sent { kind, address, file: Some(file.into()) };
+        let advertised = self.ask6(Solicit, client, sent(Advertise));
+        if address.is_some() {
+            advertised.ask6(dhcp6::MessageType::Request, client, sent(Reply))
+        } else {
+            advertised
+        }
+    }
+
     fn tftp(self, file: &str, block_bytes: u32, bytes: u64, resent: u64, end: TftpEnd) -> Self {
         self.saw(What::Tftp(transfer(file, block_bytes, bytes, resent, end)))
     }
@@ -102,6 +118,7 @@ impl Past {
         let loader = Loader::of(&loader::tests::image(machine, signed));
         let site = Site {
             networks: vec![Network { address: Ipv4Addr::new(10, 77, 0, 0), prefix: 24 }],
+            prefixes: vec![Prefix { address: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0), length: 64 }],
             loaders: BTreeMap::from([("snponly.efi".into(), loader)]),
         };
         why(&self.trace, None, &site, Millis(self.now))
@@ -393,7 +410,7 @@ fn ks1024_the_link_comes_and_goes() {
         carrier_changes,
     };
     let up = Past::new().started().saw(What::Agent { mode: Mode::Install });
-    let site = Site { networks: vec![], loaders: BTreeMap::new() };
+    let site = Site { networks: vec![], prefixes: vec![], loaders: BTreeMap::new() };
     let mut diagnosis = |boot_nic: &str| {
         let facts = Facts { nics: vec![nic("eth0", 7), nic("eth1", 2)], ..Facts::default() };
         machine.node.facts = Some(Facts { boot_nic: Some(boot_nic.into()), ..facts });
@@ -425,12 +442,7 @@ fn ks1026_a_lease_cannot_be_stored() {
     let offered = past.offered(UEFI, "snponly.efi");
     offered.shows(Code::LeaseNotStored, Likelihood::High, "its lease cannot be stored now");
     offered.addressed(UEFI, "snponly.efi").wait(2).shows_nothing();
-    let past = Past::new().saw(What::Dhcp6(Exchange6 {
-        kind: dhcp6::MessageType::Solicit,
-        client: UEFI,
-        relay: None,
-        answer: Answer6::Silent { why: crate::dhcp6::Drop::NotStored },
-    }));
+    let past = Past::new().ask6(Solicit, UEFI, Answer6::Silent { why: crate::dhcp6::Drop::NotStored });
     past.shows(Code::LeaseNotStored, Likelihood::High, "DHCPv6");
 }
 
@@ -444,6 +456,59 @@ fn ks1022_a_loader_does_nothing() {
 fn ks1023_no_agent_reports() {
     let past = Past::new().started().saw(What::Syslog { text: "Kernel panic".into() }).wait(200);
     past.shows(Code::KernelSilent, Likelihood::Medium, "Kernel panic");
+}
+
+const ADDRESS6: Option<Ipv6Addr> = Some(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x50));
+const TFTP6: &str = "tftp://[fd77::1]/snponly.efi";
+const HTTP6: &str = "http://[fd77::1]:8080/boot/files/snponly.efi";
+const HTTP_BOOT: Client = Client { architecture: Architecture::UefiX64, stage: Stage::HttpBoot };
+
+#[test]
+fn over_ipv6_no_address_is_a_cause_where_the_other_family_gives_none_either() {
+    let full = Past::new().asked6(UEFI, None, "").asked6(UEFI, None, "");
+    full.shows(
+        Code::PoolExhausted,
+        Likelihood::High,
+        "DHCPv6 solicit (pxe/uefi-x64) from this wire found no",
+    );
+    full.addressed(UEFI, "snponly.efi").shows_nothing();
+    Past::new().asked6(UEFI, None, "").asked6(UEFI, ADDRESS6, TFTP6).shows_nothing();
+    // A system that asks for parameters alone.
+    let parameters = Answer6::Sent { kind: Reply, address: None, file: None };
+    Past::new().ask6(dhcp6::MessageType::InformationRequest, UEFI, parameters).shows_nothing();
+
+    let strange = Answer6::Silent { why: crate::dhcp6::Drop::UnknownSubnet };
+    let past = Past::new().ask6(Solicit, UEFI, strange);
+    past.shows(Code::UnknownNetwork, Likelihood::High, "served by DHCPv6 are fd77::/64");
+    past.addressed(UEFI, "snponly.efi").shows_nothing();
+}
+
+#[test]
+fn over_ipv6_a_boot_file_that_was_told_is_asked_for_and_is_there() {
+    let past = Past::new().asked6(UEFI, ADDRESS6, TFTP6);
+    past.shows_nothing();
+    let silent = past.wait(30);
+    silent.shows(Code::NoBootFile, Likelihood::Medium, "told to start \"tftp://[fd77::1]/snponly.efi\"");
+    let by_tftp = Past::new().asked6(UEFI, ADDRESS6, TFTP6);
+    let missing = by_tftp.tftp("snponly.efi", 512, 0, 0, TftpEnd::NotFound);
+    missing.shows(Code::BootFileMissing, Likelihood::High, "told to start \"tftp://");
+    let by_http = Past::new().asked6(HTTP_BOOT, ADDRESS6, HTTP6).http("/boot/files/snponly.efi", 404, 0);
+    by_http.shows(Code::BootFileMissing, Likelihood::High, "told to start \"http://");
+    let stopped = Past::new().asked6(UEFI, ADDRESS6, TFTP6);
+    let stopped = stopped.tftp("snponly.efi", 512, 51_200, 0, TftpEnd::TimedOut);
+    stopped.shows(Code::TransferStopped, Likelihood::High, "after block 100");
+}
+
+#[test]
+fn over_ipv6_what_was_fetched_does_not_run_or_starts_over() {
+    let once = |past: Past| past.asked6(UEFI, ADDRESS6, TFTP6).fetched("snponly.efi");
+    let refused = once(Past::new()).asked6(UEFI, ADDRESS6, TFTP6);
+    refused.shows(Code::SecureBootRefused, Likelihood::High, "carries no signature");
+    assert_eq!(boots(&refused.trace).len(), 2, "the firmware began again");
+    let four = (0..4).fold(Past::new(), |past, _| once(past));
+    let diagnosis = four.wait(1).diagnosis(true, AMD64);
+    let again = diagnosis.causes.iter().find(|cause| cause.code == Code::BootLoop).expect("it loops");
+    assert!(again.finding().detail.contains("4 starts"), "{again:?}");
 }
 
 #[test]
