@@ -44,6 +44,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    fn at(address: IpAddr) -> Self {
+        Self { address, machine: OnceLock::new() }
+    }
+
     /// The hardware address of the machine; none when nobody knows who is at the address.
     ///
     /// Found once, it holds for the connection, and cannot be outlived by it: leases may move, but
@@ -79,7 +83,7 @@ impl Door {
         let [peer, own] =
             [stream.peer_addr()?, stream.local_addr()?].map(|address| address.ip().to_canonical());
         let same_host = peer == own || peer.is_loopback();
-        Ok(Self { peer: Arc::new(Peer { address: peer, machine: OnceLock::new() }), own, tls, same_host })
+        Ok(Self { peer: Arc::new(Peer::at(peer)), own, tls, same_host })
     }
 }
 
@@ -173,4 +177,27 @@ async fn http2(
         }
     };
     outcome.map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::tests::{app, mac};
+    use std::net::Ipv4Addr;
+
+    #[tokio::test]
+    async fn a_connection_stays_with_its_machine_and_the_next_is_looked_up() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let app = app(dir.path()).await;
+        let address = Ipv4Addr::new(192, 0, 2, 7);
+        let open = || Peer::at(address.into());
+        let machine = |peer: &Peer| peer.machine(&app).expect("it can be read");
+        let first = open();
+        assert_eq!(machine(&first), None);
+        app.claims.note(address, mac(1));
+        assert_eq!(machine(&first), Some(mac(1)), "who was not known is asked for again");
+        app.claims.note(address, mac(2));
+        assert_eq!(machine(&first), Some(mac(1)));
+        assert_eq!(machine(&open()), Some(mac(2)));
+    }
 }

@@ -32,7 +32,7 @@ const HEAD_MAX: usize = 8 << 10;
 const TEXT_MAX: usize = 1 << 20;
 
 /// Bytes the kernel is asked to send at once: other connections get their turn in between.
-const SEND_BYTES: u64 = 1 << 20;
+const SEND_BYTES: u64 = 2 << 20;
 
 /// Longest content that is copied behind its head and sent with it: a system call costs more.
 const COPIED_MAX: u64 = 16 << 10;
@@ -150,25 +150,31 @@ impl Direct {
         }
         write!(bytes, "date: {}\r\n\r\n", httpdate::fmt_http_date(crate::clock::system_now()))?;
         bytes.extend(text);
-        let Some(mut content) = content else { return self.send(&bytes).await };
+        let Some(mut content) = content else { return self.send(&bytes, 0).await };
         if content.left() <= COPIED_MAX {
             while content.left() > 0 {
                 bytes.extend(content.read()?);
             }
-            return self.send(&bytes).await;
+            return self.send(&bytes, 0).await;
+        }
+        if content.left() <= SEND_BYTES {
+            // The head waits for the file, which is sent by one call.
+            self.send(&bytes, libc::MSG_MORE).await?;
+            return self.send_file(content).await;
         }
         // Head and file in full packets, whatever the pieces they are sent in: a third of the
         // server's time for a large file.
         SockRef::from(&self.stream).set_tcp_cork(true)?;
-        self.send(&bytes).await?;
+        self.send(&bytes, 0).await?;
         self.send_file(content).await?;
         SockRef::from(&self.stream).set_tcp_cork(false)
     }
 
-    async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Sends `bytes` with further flags of send(2).
+    async fn send(&self, mut bytes: &[u8], flags: i32) -> io::Result<()> {
+        let flags = flags | libc::MSG_NOSIGNAL;
         while !bytes.is_empty() {
-            let sent =
-                self.patiently(|| SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_NOSIGNAL));
+            let sent = self.patiently(|| SockRef::from(&self.stream).send_with_flags(bytes, flags));
             bytes = &bytes[sent.await?..];
         }
         Ok(())
