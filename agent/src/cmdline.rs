@@ -1,10 +1,12 @@
 //! The kernel command line: what the boot server tells a starting agent.
 
 use kaltstart_protocol::agent_api::{
-    ARG_BOOT_MAC, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME, ARG_TOKEN, Mode,
+    ARG_BOOT_MAC, ARG_IMAGE_KEYS, ARG_IMAGES_SINCE, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME,
+    ARG_TOKEN, Mode,
 };
 use kaltstart_protocol::ids::{Digest, Mac, PublicKey};
 use kaltstart_protocol::secret::Secret;
+use kaltstart_trust::images::ImageTrust;
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -15,6 +17,8 @@ pub struct Settings {
     pub authority: Digest,
     /// The key that signs wipe grants.
     pub key: PublicKey,
+    /// Whose images are laid down; without the arguments nobody's.
+    pub images: ImageTrust,
     /// The server's clock when it granted this start, in seconds since 1970.
     pub time: u64,
     /// The one-time boot token.
@@ -71,6 +75,12 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
     let key = key.parse().map_err(|_| bad(ARG_KEY, key, "ed25519: and 64 hexadecimal digits"))?;
     let time = find(ARG_TIME).ok_or(CmdlineError::Missing(ARG_TIME))?;
     let time = time.parse().map_err(|_| bad(ARG_TIME, time, "seconds since 1970"))?;
+    let keys = find(ARG_IMAGE_KEYS).unwrap_or_default();
+    let keys = keys.split(',').filter(|key| !key.is_empty()).map(str::parse).collect::<Result<_, _>>();
+    let keys = keys.map_err(|_| bad(ARG_IMAGE_KEYS, "…", "public keys of minisign, separated by commas"))?;
+    let since = find(ARG_IMAGES_SINCE).unwrap_or("0");
+    let since = since.parse().map_err(|_| bad(ARG_IMAGES_SINCE, since, "seconds since 1970"))?;
+    let images = ImageTrust { keys, since };
     let token = find(ARG_TOKEN).filter(|token| !token.is_empty()).ok_or(CmdlineError::Missing(ARG_TOKEN))?;
     let mode = match find(ARG_MODE) {
         None | Some("discover") => Mode::Discover,
@@ -88,6 +98,7 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
         server: server.into(),
         authority,
         key,
+        images,
         time,
         token: Secret::new(token.into()),
         mode,
@@ -121,6 +132,8 @@ fn words(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    /// The key of minisign's own manual page.
+    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
     const BASE: &str = "console=ttyS0 kaltstart.server=https://10.77.0.1:8443/ kaltstart.token=kst_1 \
         kaltstart.pin=sha256:0707070707070707070707070707070707070707070707070707070707070707 \
         kaltstart.key=ed25519:0909090909090909090909090909090909090909090909090909090909090909 \
@@ -129,12 +142,16 @@ mod tests {
     #[test]
     fn all_arguments_are_read_and_the_last_one_counts() {
         let line = format!(
-            "{BASE} kaltstart.mode=discover \"kaltstart.mode=install\" kaltstart.mac=52-54-00-00-00-01\n"
+            "{BASE} kaltstart.image_keys={KEY} kaltstart.images_since=1790000000 kaltstart.mode=discover \"kaltstart.mode=install\" kaltstart.mac=52-54-00-00-00-01\n"
         );
         let settings = parse(&line).expect("complete");
         assert_eq!(settings.server, "https://10.77.0.1:8443");
         assert_eq!((settings.authority, settings.time), (Digest([7; 32]), 1_800_000_000));
         assert_eq!(settings.key, PublicKey([9; 32]));
+        assert_eq!(
+            settings.images,
+            ImageTrust { keys: vec![KEY.parse().expect("a key")], since: 1_790_000_000 }
+        );
         assert_eq!(settings.token.expose(), "kst_1");
         assert_eq!(settings.mode, Mode::Install);
         assert_eq!(settings.boot_mac, Some(Mac([0x52, 0x54, 0, 0, 0, 1])));
@@ -149,6 +166,12 @@ mod tests {
     #[test]
     fn p02_without_a_mode_the_agent_only_looks() {
         assert_eq!(parse(BASE).expect("complete").mode, Mode::Discover);
+    }
+
+    #[test]
+    fn p14_without_keys_no_image_is_believed() {
+        assert_eq!(parse(BASE).expect("complete").images, ImageTrust::default());
+        assert!(parse(&format!("{BASE} kaltstart.image_keys={KEY},RWQ")).is_err());
     }
 
     #[test]

@@ -12,11 +12,13 @@ use std::path::Path;
 use kaltstart_protocol::agent_api::InstallTask;
 use kaltstart_protocol::contents::Contents;
 use kaltstart_protocol::facts::Disk;
-use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::PublicKey;
+use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::select::select;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{HostIdentity, Reality};
+use kaltstart_trust::images::ImageTrust;
 
 use crate::inventory;
 use crate::sys::block;
@@ -42,11 +44,13 @@ impl Permit {
     }
 }
 
-/// Whose grants count here, and who this machine is.
+/// Whose grants and images count here, and who this machine is.
 #[derive(Debug, Clone)]
 pub struct Gate {
     /// The key that signs grants, as the boot script told.
     pub key: PublicKey,
+    /// Whose images are laid down, as the boot script told.
+    pub images: ImageTrust,
     /// The machine, as this agent measured it.
     pub host: HostIdentity,
 }
@@ -56,13 +60,21 @@ impl Gate {
     /// other way to get one.
     ///
     /// # Errors
-    /// Those of [`select`], and [`Code::GrantRefused`](kaltstart_protocol::finding::Code::GrantRefused)
+    /// Those of [`select`], and [`Code::GrantRefused`]
     /// with what is not as the grant says.
     pub fn admit(&self, task: &InstallTask, disks: &[Disk], now: Millis) -> Result<Permit, Finding> {
         let disk = select(&task.disk, disks)?;
         let reality = Reality { host: &self.host, disk, job: &task.job, attempt: task.attempt, now };
         let grant = task.grant.verify(&self.key, &reality)?;
         Ok(Permit { disk: disk.clone(), contents: grant.contents })
+    }
+
+    /// The image of `task`.
+    ///
+    /// # Errors
+    /// [`Code::ImageUntrusted`] when nobody who is believed has signed it.
+    pub fn image(&self, task: &InstallTask) -> Result<Manifest, Finding> {
+        self.images.manifest(&task.image).map_err(|why| Finding::new(Code::ImageUntrusted, why.to_string()))
     }
 }
 

@@ -2,14 +2,14 @@
 //! may read.
 //!
 //! ureq would bring its own TLS with the authorities of the web; [`Pinned`] is the few lines that
-//! let it use [`kaltstart_pin`] instead.
+//! let it use [`kaltstart_trust::authority`] instead.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kaltstart_pin::{Pin, client_config};
 use kaltstart_protocol::ids::Digest;
+use kaltstart_trust::authority::{Pin, client_config};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use ureq::config::{Config, ConfigBuilder};
@@ -57,7 +57,7 @@ pub fn refusal(error: &ureq::Error) -> Option<String> {
     let ureq::Error::Io(error) = error else { return None };
     let error: &rustls::Error = error.get_ref()?.downcast_ref()?;
     // Else it speaks no TLS, or an older one.
-    Some(kaltstart_pin::refusal(error).unwrap_or_else(|| error.to_string()))
+    Some(kaltstart_trust::authority::refusal(error).unwrap_or_else(|| error.to_string()))
 }
 
 /// Speaks TLS over a connection.

@@ -23,6 +23,7 @@ use kaltstart_protocol::agent_api::{InstallTask, Installed, ReportState};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::layout::Role;
 use kaltstart_protocol::layout::plan::{Plan, PlanError, plan};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
@@ -115,7 +116,8 @@ pub fn install(
     paths: &Paths,
     observer: &dyn Observer,
 ) -> Result<Installed, Stop> {
-    let job = Job { task, paths, observer };
+    let image = in_phase(observer, Phase::Disk, || Ok(gate.image(task)?))?;
+    let job = Job { task, image: &image, paths, observer };
     let (device, disk, plan) = job.phase(Phase::Disk, || job.choose(gate, disks, now))?;
     let number = plan.role(Role::Root).map(|root| root.number);
     // The planner refuses layouts without a root.
@@ -129,8 +131,8 @@ pub fn install(
         Ok(Target { mounted: Some(mounted), partition })
     })?;
     job.phase(Phase::Image, || {
-        crate::image::lay_down(&task.image, source, Retry::default(), &paths.mount, observer)?;
-        let all = Progress { done: task.image.size, total: task.image.size, unit: Unit::Bytes };
+        crate::image::lay_down(&image, source, Retry::default(), &paths.mount, observer)?;
+        let all = Progress { done: image.size, total: image.size, unit: Unit::Bytes };
         job.done(Phase::Image, Some(all), BTreeMap::new());
         Ok(())
     })?;
@@ -173,6 +175,26 @@ pub fn install(
     })
 }
 
+/// Runs a part of a phase: says that it runs, and if it fails, why.
+fn in_phase<T>(
+    observer: &dyn Observer,
+    phase: Phase,
+    work: impl FnOnce() -> Result<T, Stop>,
+) -> Result<T, Stop> {
+    check_cancelled(observer)?;
+    observer.phase(phase, ReportState::Running, None, BTreeMap::new());
+    let result = work();
+    if let Err(Stop::Failed(finding)) = &result {
+        let state = ReportState::Failed { finding: finding.clone() };
+        observer.phase(phase, state, None, BTreeMap::new());
+    }
+    result
+}
+
+fn check_cancelled(observer: &dyn Observer) -> Result<(), Stop> {
+    observer.cancelled().map_or(Ok(()), |reason| Err(Stop::Cancelled(reason)))
+}
+
 fn details(disk: &Disk, plan: &Plan) -> BTreeMap<String, String> {
     let systems: Vec<&str> = plan
         .partitions
@@ -201,21 +223,14 @@ impl Target<'_> {
 
 struct Job<'a> {
     task: &'a InstallTask,
+    image: &'a Manifest,
     paths: &'a Paths,
     observer: &'a dyn Observer,
 }
 
 impl Job<'_> {
-    /// Runs a part of a phase: says that it runs, and if it fails, why.
     fn phase<T>(&self, phase: Phase, work: impl FnOnce() -> Result<T, Stop>) -> Result<T, Stop> {
-        self.check_cancelled()?;
-        self.observer.phase(phase, ReportState::Running, None, BTreeMap::new());
-        let result = work();
-        if let Err(Stop::Failed(finding)) = &result {
-            let state = ReportState::Failed { finding: finding.clone() };
-            self.observer.phase(phase, state, None, BTreeMap::new());
-        }
-        result
+        in_phase(self.observer, phase, work)
     }
 
     fn done(&self, phase: Phase, progress: Option<Progress>, detail: BTreeMap<String, String>) {
@@ -223,12 +238,12 @@ impl Job<'_> {
     }
 
     fn check_cancelled(&self) -> Result<(), Stop> {
-        self.observer.cancelled().map_or(Ok(()), |reason| Err(Stop::Cancelled(reason)))
+        check_cancelled(self.observer)
     }
 
     /// Step 1: everything that can be refused before the first write.
     fn choose(&self, gate: &Gate, disks: &[Disk], now: Millis) -> Result<(Device, Disk, Plan), Stop> {
-        let (task, image) = (self.task, &self.task.image);
+        let Self { task, image, .. } = self;
         if image.schema != MANIFEST_SCHEMA {
             let detail = format!("manifests of schema {} are not understood", image.schema);
             return Err(Finding::new(Code::ImageInvalid, detail).into());
@@ -274,13 +289,13 @@ impl Job<'_> {
             tree.write(path, text.as_bytes(), 0o644)
                 .map_err(|error| device::failed(&format!("cannot write {path}"), &error))?;
         }
-        let prepared = bootloader::prepare(tree, &task.image, plan, &task.uuids.root, task.uuids.esp)?;
+        let prepared = bootloader::prepare(tree, self.image, plan, &task.uuids.root, task.uuids.esp)?;
         Ok((written, prepared))
     }
 
     /// GRUB's configuration files: where, and what.
     fn grub_files(&self) -> Result<[(&'static str, String); 2], Finding> {
-        let boot = &self.task.image.boot;
+        let boot = &self.image.boot;
         let unquotable = |error: grub::Unquotable| Finding::new(Code::BootloaderFailed, error.to_string());
         let config = grub::config(boot, &self.task.uuids.root).map_err(unquotable)?;
         let defaults = grub::defaults(boot).map_err(unquotable)?;
@@ -289,7 +304,7 @@ impl Job<'_> {
 
     /// Digests of the files that must be right for the system to start.
     fn boot_files(&self, tree: &Tree) -> Result<Vec<Digest>, Finding> {
-        let boot = &self.task.image.boot;
+        let boot = &self.image.boot;
         [boot.kernel.as_str(), &boot.initrd, grub::CONFIG]
             .into_iter()
             .map(|path| {
@@ -332,7 +347,7 @@ impl Job<'_> {
             return false;
         };
         let place = efi::EspPlace { number: esp.number, first: esp.first, sectors: esp.sectors, guid };
-        let result = efi::install(efivars, &self.task.image.name, &place);
+        let result = efi::install(efivars, &self.image.name, &place);
         if let Err(error) = &result {
             tracing::warn!(%error, "no boot entry; the firmware must start the disk by itself");
         }

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    DISK_BYTES, Loop, NOW, Served, Watch, archive, archived, entry, gate, granted, install, measured, root,
-    run, task,
+    DISK_BYTES, Loop, NOW, Ordered, Served, Watch, archive, archived, entry, gate, granted, install,
+    measured, order, root, run,
 };
 use kaltstart_agent::install::Stop;
 use kaltstart_protocol::agent_api::ReportState;
@@ -20,10 +20,10 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Installs what must fail; the finding. The disk must be blank, and nothing left behind.
-fn failing(disk: &Loop, task: &kaltstart_protocol::agent_api::InstallTask, served: Vec<u8>) -> Finding {
+fn failing(disk: &Loop, ordered: &Ordered, served: Vec<u8>) -> Finding {
     let watch = Watch::default();
     let disks = [disk.disk.clone()];
-    let result = install(task, &disks, &Served(served), &disk.paths(), &watch);
+    let result = install(ordered, &disks, &Served(served), &disk.paths(), &watch);
     let Err(Stop::Failed(finding)) = result else {
         panic!("not a failure: {result:?}");
     };
@@ -43,7 +43,7 @@ fn p11_wrong_images_leave_nothing_that_starts() {
     assert!(!disk.is_blank(), "an old system was there");
     let plain = archive(disk.directory.path());
     for (kind, packed) in [(Compression::Zstd, zstd(&plain)), (Compression::None, plain.clone())] {
-        let good = task(&packed, plain.len() as u64, kind);
+        let good = order(&packed, plain.len() as u64, kind);
         for at in [0, packed.len() / 3, packed.len() / 2, packed.len() - 1] {
             let mut flipped = packed.clone();
             flipped[at] ^= 0x10;
@@ -76,17 +76,17 @@ fn p11_archives_that_reach_out_are_refused_with_the_entry_named() {
     ] {
         let plain = archived(&entries);
         let packed = zstd(&plain);
-        let task = task(&packed, plain.len() as u64, Compression::Zstd);
-        let finding = failing(&disk, &task, packed);
+        let ordered = order(&packed, plain.len() as u64, Compression::Zstd);
+        let finding = failing(&disk, &ordered, packed);
         assert_eq!(finding.code, Code::ImageInvalid, "{finding}");
         assert!(finding.detail.starts_with(&format!("{named}: ")), "{finding}");
     }
     // The right digest of something that is no archive, and of one without an end.
     for plain in [vec![7; 100_000], entry("a", b'0', "", &[1; 5000])] {
-        let finding = failing(&disk, &task(&plain, 1 << 20, Compression::None), plain);
+        let finding = failing(&disk, &order(&plain, 1 << 20, Compression::None), plain);
         assert_eq!(finding.code, Code::ImageInvalid, "{finding}");
     }
-    let finding = failing(&disk, &task(b"not zstd", 1 << 20, Compression::Zstd), b"not zstd".to_vec());
+    let finding = failing(&disk, &order(b"not zstd", 1 << 20, Compression::Zstd), b"not zstd".to_vec());
     assert_eq!(finding.code, Code::ImageInvalid, "{finding}");
 }
 
@@ -99,7 +99,7 @@ fn p12_nothing_can_start_until_everything_is_there() {
         let disk = Loop::new(sector_size);
         let plain = archive(disk.directory.path());
         let packed = zstd(&plain);
-        let task = task(&packed, plain.len() as u64, Compression::Zstd);
+        let ordered = order(&packed, plain.len() as u64, Compression::Zstd);
         let mut paths = disk.paths();
         let efivars = disk.directory.path().join("efivars");
         fs::create_dir(&efivars).expect("mkdir");
@@ -114,7 +114,7 @@ fn p12_nothing_can_start_until_everything_is_there() {
         let size = packed.len() as u64;
         let watch = Watch { look: Some(&look), ..Watch::default() };
         let disks = [disk.disk.clone()];
-        let installed = install(&task, &disks, &Served(packed), &paths, &watch).expect("installs");
+        let installed = install(&ordered, &disks, &Served(packed), &paths, &watch).expect("installs");
         assert_eq!((installed.disk.as_str(), installed.boot_entry), ("S1", uefi));
         assert!(disk.is_tidy());
         let all = Progress { done: size, total: size, unit: Unit::Bytes };
@@ -126,7 +126,7 @@ fn p12_nothing_can_start_until_everything_is_there() {
         let verify = run("sgdisk", &["-v", &disk.node]);
         assert!(verify.contains("No problems found"), "{verify}");
         check_esp(&disk, sector_size);
-        check_root(&disk, &task, &installed);
+        check_root(&disk, &ordered.task, &installed);
         let first = fs::read(&disk.file).expect("read");
         assert_eq!(first[0..4] == [0x90; 4], sector_size == 512, "boot code");
         assert_eq!(efivars.join("BootNext-8be4df61-93ca-11d2-aa0d-00e098032b8c").exists(), uefi);
@@ -173,7 +173,7 @@ fn p03_a_disk_that_is_not_as_granted_is_refused_untouched() {
         return;
     }
     let disk = Loop::new(512);
-    let task = task(b"", 0, Compression::None);
+    let ordered = order(b"", 0, Compression::None);
     let all = || Digest::of(&fs::read(&disk.file).expect("read"));
     let refused = |task: &kaltstart_protocol::agent_api::InstallTask, disks: &[_], now| {
         let before = all();
@@ -190,6 +190,7 @@ fn p03_a_disk_that_is_not_as_granted_is_refused_untouched() {
         }
     };
     let before = measured(std::slice::from_ref(&disk.disk));
+    let task = ordered.signed();
     let good = granted(&task, &before);
     assert!(refused(&task, &before, NOW).contains("signature"), "no grant");
     assert!(refused(&good, &before, NOW.plus(1000)).contains("expired"));
@@ -206,13 +207,46 @@ fn p03_a_disk_that_is_not_as_granted_is_refused_untouched() {
 }
 
 #[test]
+fn p14_an_image_that_is_not_believed_is_refused_before_the_first_write() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    let disks = measured(std::slice::from_ref(&disk.disk));
+    let good = granted(&order(b"", 0, Compression::None).signed(), &disks);
+    let all = || Digest::of(&fs::read(&disk.file).expect("read"));
+    let before = all();
+    let refused = |gate: &kaltstart_agent::guard::Gate, task: &kaltstart_protocol::agent_api::InstallTask| {
+        let (served, watch) = (Served(Vec::new()), Watch::default());
+        let result =
+            kaltstart_agent::install::install(gate, task, &disks, NOW, &served, &disk.paths(), &watch);
+        assert!(
+            matches!(&result, Err(Stop::Failed(finding)) if finding.code == Code::ImageUntrusted),
+            "{result:?}"
+        );
+        assert_eq!(all(), before);
+    };
+    let mut changed = good.clone();
+    changed.image.manifest = changed.image.manifest.replace("debian-12", "debian-13");
+    refused(&gate(), &changed);
+    let mut unsigned = good.clone();
+    unsigned.image.signature.clear();
+    refused(&gate(), &unsigned);
+    let mut strict = gate();
+    strict.images.since = u64::MAX;
+    refused(&strict, &good);
+    strict.images = Default::default();
+    refused(&strict, &good);
+}
+
+#[test]
 fn p12_what_an_installation_leaves_is_known_by_its_uuids_and_a_second_one_leaves_the_same() {
     if !root() {
         return;
     }
     let disk = Loop::new(512);
     let plain = archive(disk.directory.path());
-    let task = task(&plain, plain.len() as u64, Compression::None);
+    let ordered = order(&plain, plain.len() as u64, Compression::None);
     let mut left = Vec::new();
     for _ in 0..2 {
         // What the first MiB of a partition does not show: md 1.0 at its end, VMFS behind its first MiB.
@@ -223,7 +257,7 @@ fn p12_what_an_installation_leaves_is_known_by_its_uuids_and_a_second_one_leaves
         file.sync_all().expect("synced");
         drop(file);
         install(
-            &task,
+            &ordered,
             std::slice::from_ref(&disk.disk),
             &Served(plain.clone()),
             &disk.paths(),
@@ -231,7 +265,7 @@ fn p12_what_an_installation_leaves_is_known_by_its_uuids_and_a_second_one_leaves
         )
         .expect("installs");
         let contents = measured(std::slice::from_ref(&disk.disk))[0].holds.clone().expect("read");
-        let uuids = &task.uuids;
+        let uuids = &ordered.task.uuids;
         let mut ids = vec![uuids.disk.clone(), uuids.root.clone(), "1234-ABCD".to_owned()];
         ids.extend(uuids.partitions.clone());
         assert_eq!(contents.0.len(), ids.len(), "{contents}");
@@ -258,7 +292,7 @@ fn p05_a_disk_in_use_is_refused_untouched() {
     let packed = zstd(b"");
     let disks = [disk.disk.clone()];
     let result = install(
-        &task(&packed, 0, Compression::Zstd),
+        &order(&packed, 0, Compression::Zstd),
         &disks,
         &Served(packed.clone()),
         &disk.paths(),
@@ -282,13 +316,13 @@ fn p05_only_the_chosen_disk_changes() {
     let (chosen, mut other) = (Loop::new(512), Loop::new(512));
     other.disk.serial = "S2".into();
     let plain = archive(chosen.directory.path());
-    let mut task = task(&plain, plain.len() as u64, Compression::None);
-    task.disk.serial = Some("S1".into());
+    let mut ordered = order(&plain, plain.len() as u64, Compression::None);
+    ordered.task.disk.serial = Some("S1".into());
     let bytes = |disk: &Loop| Digest::of(&fs::read(&disk.file).expect("read"));
     let before = bytes(&other);
     for disks in [[chosen.disk.clone(), other.disk.clone()], [other.disk.clone(), chosen.disk.clone()]] {
         let watch = Watch::default();
-        let installed = install(&task, &disks, &Served(plain.clone()), &chosen.paths(), &watch);
+        let installed = install(&ordered, &disks, &Served(plain.clone()), &chosen.paths(), &watch);
         assert_eq!(installed.expect("installs").disk, "S1");
     }
     run("sync", &[&other.node]);
@@ -303,13 +337,13 @@ fn what_cannot_work_is_refused_before_the_first_write() {
         return;
     }
     let disk = Loop::new(512);
-    let good = task(b"", 0, Compression::None);
-    let code = |change: &dyn Fn(&mut kaltstart_protocol::agent_api::InstallTask), disks: &[_], uefi: bool| {
-        let mut task = good.clone();
-        change(&mut task);
+    let good = order(b"", 0, Compression::None);
+    let code = |change: &dyn Fn(&mut Ordered), disks: &[_], uefi: bool| {
+        let mut ordered = good.clone();
+        change(&mut ordered);
         let mut paths = disk.paths();
         paths.efivars = uefi.then(|| disk.directory.path().into());
-        match install(&task, disks, &Served(Vec::new()), &paths, &Watch::default()) {
+        match install(&ordered, disks, &Served(Vec::new()), &paths, &Watch::default()) {
             Err(Stop::Failed(finding)) => finding.code,
             other => panic!("not refused: {other:?}"),
         }
@@ -319,13 +353,13 @@ fn what_cannot_work_is_refused_before_the_first_write() {
     assert_eq!(code(&|_| (), &[], false), Code::NoDisk);
     assert_eq!(code(&|_| (), &two, false), Code::AmbiguousDisk);
     assert_eq!(code(&|t| t.image.min_disk = 1 << 40, &one, false), Code::DiskTooSmall);
-    assert_eq!(code(&|t| t.layout.partitions[2].min_mib = 4000, &one, false), Code::DiskTooSmall);
+    assert_eq!(code(&|t| t.task.layout.partitions[2].min_mib = 4000, &one, false), Code::DiskTooSmall);
     assert_eq!(code(&|t| t.image.boot.bios = None, &one, false), Code::BootloaderFailed);
     assert_eq!(code(&|t| t.image.boot.efi.clear(), &one, true), Code::BootloaderFailed);
     assert_eq!(code(&|t| t.image.schema = 2, &one, false), Code::ImageInvalid);
-    assert_eq!(code(&|t| t.uuids.partitions[0] = "x".into(), &one, false), Code::DiskFailed);
+    assert_eq!(code(&|t| t.task.uuids.partitions[0] = "x".into(), &one, false), Code::DiskFailed);
     assert_eq!(code(&|t| t.image.boot.cmdline = "'".into(), &one, false), Code::BootloaderFailed);
-    assert_eq!(code(&|t| t.identity.hostname = "a b".into(), &one, false), Code::IdentityRefused);
+    assert_eq!(code(&|t| t.task.identity.hostname = "a b".into(), &one, false), Code::IdentityRefused);
     let other = [kaltstart_protocol::facts::Disk { size: DISK_BYTES - 512, ..disk.disk.clone() }];
     assert_eq!(code(&|_| (), &other, false), Code::DiskFailed);
     let old = run("sgdisk", &["-v", disk.file.to_str().expect("path")]);
@@ -340,11 +374,11 @@ fn a_cancelled_job_stops_in_any_phase() {
     let disk = Loop::new(512);
     let plain = archive(disk.directory.path());
     let packed = zstd(&plain);
-    let task = task(&packed, plain.len() as u64, Compression::Zstd);
+    let ordered = order(&packed, plain.len() as u64, Compression::Zstd);
     for phase in [Phase::Disk, Phase::Image, Phase::Configure] {
         let watch = Watch { cancel_in: Some(phase), ..Watch::default() };
         let disks = [disk.disk.clone()];
-        let result = install(&task, &disks, &Served(packed.clone()), &disk.paths(), &watch);
+        let result = install(&ordered, &disks, &Served(packed.clone()), &disk.paths(), &watch);
         assert_eq!(result, Err(Stop::Cancelled("by hand".into())), "{phase:?}");
         assert!(disk.is_tidy(), "{phase:?}");
         assert!(disk.is_blank() || phase == Phase::Disk, "{phase:?}");

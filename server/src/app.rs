@@ -88,7 +88,7 @@ impl App {
     /// # Errors
     /// When a machine cannot be declared, or the store fails.
     pub async fn new(config: Config, store: Store, admin: Secret, tls: Arc<Tls>) -> Result<Self, AppError> {
-        let images = Catalog::new(config.images.dir.clone());
+        let images = Catalog::new(config.images.dir.clone(), config.images.trust());
         let trace = Recorder::open(&config.data_dir);
         let watches = Watches::new(config.dhcp.iter().map(config::Dhcp::watched), clock::now());
         let app = Self {
@@ -272,7 +272,7 @@ impl App {
         let profile = self.config.profile(profile).ok_or_else(|| {
             AppError::NotFound(format!("there is no profile {profile:?}; `ks profile list` shows all"))
         })?;
-        let (image, _) = self.images.find(&profile.image)?;
+        let image = self.images.find(&profile.image)?.manifest;
         let layout = self
             .config
             .layouts

@@ -1,8 +1,11 @@
-//! Images on this server: a directory `NAME/manifest.json` with the file it names beside it.
+//! Images on this server: directories `NAME` with `manifest.json`, its signature `manifest.json.minisig`
+//! and the file it names.
 
 use kaltstart_protocol::ids::Digest;
-use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::image::{Manifest, SignedManifest};
+use kaltstart_trust::images::{ImageTrust, Untrusted};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -23,15 +26,25 @@ pub enum ImageError {
         /// Why.
         source: std::io::Error,
     },
-    /// Not a manifest.
-    #[error("image {name:?}: {path}: {source}")]
-    Parse {
+    /// Nobody signed it.
+    #[error(
+        "image {name:?}: {path} is not there: sign the manifest with a key of images.keys, `minisign -S -m manifest.json`"
+    )]
+    Unsigned {
+        /// The image.
+        name: String,
+        /// Where the signature should be.
+        path: PathBuf,
+    },
+    /// Not signed by whom it should be, or no manifest.
+    #[error("image {name:?}: {path}: {source}; see images.keys and images.signed_since")]
+    Untrusted {
         /// The image.
         name: String,
         /// The manifest.
         path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
+        /// Why.
+        source: Untrusted,
     },
     /// The file has another size than its manifest says.
     #[error(
@@ -49,10 +62,22 @@ pub enum ImageError {
     },
 }
 
+/// An image that is believed.
+#[derive(Debug)]
+pub struct Image {
+    /// What it is.
+    pub manifest: Manifest,
+    /// The same as it was signed.
+    pub signed: SignedManifest,
+    /// Its file.
+    pub file: PathBuf,
+}
+
 /// The images of one directory.
 #[derive(Debug)]
 pub struct Catalog {
     dir: PathBuf,
+    trust: ImageTrust,
     /// Where files of known digests lie.
     known: Mutex<BTreeMap<Digest, Known>>,
 }
@@ -74,25 +99,31 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 impl Catalog {
-    /// The images below `dir`.
+    /// The images below `dir` that are believed.
     #[must_use]
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir, known: Mutex::default() }
+    pub fn new(dir: PathBuf, trust: ImageTrust) -> Self {
+        Self { dir, trust, known: Mutex::default() }
     }
 
-    /// The manifest of the image `name`, and its file.
+    /// The image `name`.
     ///
     /// # Errors
-    /// When there is no such image, or manifest and file do not fit together. The file's digest
-    /// is the agent's to check, on what it received.
-    pub fn find(&self, name: &str) -> Result<(Manifest, PathBuf), ImageError> {
+    /// When there is no such image, it is not believed, or manifest and file do not fit together. The
+    /// file's digest is the agent's to check, on what it received.
+    pub fn find(&self, name: &str) -> Result<Image, ImageError> {
         if !is_file_name(name) {
             return Err(ImageError::Name(name.to_owned()));
         }
         let path = self.dir.join(name).join("manifest.json");
         let read = |path: &Path, source| ImageError::Read { name: name.into(), path: path.into(), source };
         let text = std::fs::read_to_string(&path).map_err(|source| read(&path, source))?;
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|source| ImageError::Parse {
+        let signature_path = path.with_extension("json.minisig");
+        let signature = std::fs::read_to_string(&signature_path).map_err(|source| match source.kind() {
+            ErrorKind::NotFound => ImageError::Unsigned { name: name.into(), path: signature_path.clone() },
+            _ => read(&signature_path, source),
+        })?;
+        let signed = SignedManifest { manifest: text, signature };
+        let manifest = self.trust.manifest(&signed).map_err(|source| ImageError::Untrusted {
             name: name.into(),
             path: path.clone(),
             source,
@@ -106,7 +137,7 @@ impl Catalog {
             let (name, expected) = (name.into(), manifest.size);
             return Err(ImageError::Size { name, path: file, found, expected });
         }
-        Ok((manifest, file))
+        Ok(Image { manifest, signed, file })
     }
 
     /// All usable images, by name.
@@ -116,7 +147,7 @@ impl Catalog {
         let mut names: Vec<String> =
             entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
-        names.iter().filter_map(|name| self.find(name).ok()).map(|(manifest, _)| manifest).collect()
+        names.iter().filter_map(|name| self.find(name).ok()).map(|image| image.manifest).collect()
     }
 
     /// The file with that digest.
@@ -131,7 +162,7 @@ impl Catalog {
         let name = self.all().into_iter().find(|manifest| manifest.digest == *digest)?.name;
         let manifest = self.dir.join(&name).join("manifest.json");
         let stamp = stamp(&manifest)?;
-        let (read, file) = self.find(&name).ok()?;
+        let Image { manifest: read, file, .. } = self.find(&name).ok()?;
         if read.digest != *digest {
             return None;
         }

@@ -3,11 +3,13 @@
 use kaltstart_core::boot::arguments::Unspeakable;
 use kaltstart_core::boot::{self, File};
 use kaltstart_protocol::agent_api::{
-    ARG_BOOT_MAC, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME, ARG_TOKEN, Mode,
+    ARG_BOOT_MAC, ARG_IMAGE_KEYS, ARG_IMAGES_SINCE, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME,
+    ARG_TOKEN, Mode,
 };
 use kaltstart_protocol::ids::{Digest, Mac, PublicKey};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
+use kaltstart_trust::images::ImageTrust;
 use minijinja::{Environment, UndefinedBehavior, context};
 use std::net::Ipv4Addr;
 
@@ -31,6 +33,8 @@ pub struct AgentStart<'a> {
     pub authority: Digest,
     /// The key that signs wipe grants.
     pub key: PublicKey,
+    /// Whose images it lays down.
+    pub images: ImageTrust,
     /// The server's clock.
     pub now: Millis,
     /// The interface the machine starts over.
@@ -47,15 +51,18 @@ impl AgentStart<'_> {
     /// The agent's kernel arguments. The kernel's own chatter stays off the console: the agent's
     /// words are for people, and the kernel would print the token with its command line.
     fn arguments(&self) -> String {
-        let Self { server, authority, key, now, mac, mode, token, cmdline } = self;
+        let Self { server, authority, key, images, now, mac, mode, token, cmdline } = self;
+        let keys: Vec<String> = images.keys.iter().map(ToString::to_string).collect();
         let mode = match mode {
             Mode::Discover => "discover",
             Mode::Install => "install",
         };
         format!(
-            "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_KEY}={key} {ARG_TIME}={} {ARG_BOOT_MAC}={mac} \
-             {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
+            "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_KEY}={key} {ARG_TIME}={} \
+             {ARG_IMAGE_KEYS}={} {ARG_IMAGES_SINCE}={} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
             now.0 / 1000,
+            keys.join(","),
+            images.since,
             token.expose(),
         )
     }
@@ -142,6 +149,8 @@ mod tests {
     use super::*;
 
     const FILES: &str = "http://10.77.0.1:8080";
+    /// The key of minisign's own manual page.
+    const IMAGE_KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
     const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 
     fn start(cmdline: &str) -> AgentStart<'_> {
@@ -149,6 +158,7 @@ mod tests {
             server: "https://10.77.0.1:8443".into(),
             authority: Digest([0xab; 32]),
             key: PublicKey([0xcd; 32]),
+            images: ImageTrust { keys: vec![IMAGE_KEY.parse().expect("a key")], since: 1_790_000_000 },
             now: Millis(1_800_000_000_999),
             mac: MAC,
             mode: Mode::Install,

@@ -13,10 +13,12 @@ pub const VARIABLE: &str = "KALTSTART_ARTEFACTS";
 /// | `kaltstart` | the server and client |
 /// | `ramdisks/NAME/{vmlinuz,ramdisk.cpio}` | the agent's kernel and ramdisk |
 /// | `loaders/` | network boot loaders |
-/// | `images/NAME/{manifest.json,…}` | images |
+/// | `images/NAME/{manifest.json,manifest.json.minisig,…}` | images, signed |
+/// | `images.pub` | the public key that signed them |
 #[derive(Debug, Clone)]
 pub struct Artefacts {
     dir: PathBuf,
+    image_key: String,
 }
 
 impl Artefacts {
@@ -33,7 +35,8 @@ impl Artefacts {
         // Absolute, because programs are started in other directories.
         let dir = dir.canonicalize().with_context(|| format!("no artefacts in {}", dir.display()))?;
         ensure!(dir.join("kaltstart").exists(), "{} holds no server `kaltstart`", dir.display());
-        Ok(Self { dir })
+        let image_key = public_key(&dir.join("images.pub"))?;
+        Ok(Self { dir, image_key })
     }
 
     /// The server and client.
@@ -60,9 +63,21 @@ impl Artefacts {
         self.dir.join("loaders")
     }
 
+    /// The public key that signed the images.
+    #[must_use]
+    pub fn image_key(&self) -> &str {
+        &self.image_key
+    }
+
     /// Directory of all images.
     #[must_use]
     pub fn images(&self) -> PathBuf {
         self.dir.join("images")
     }
+}
+
+/// The key of a `.pub` file of minisign.
+pub fn public_key(file: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("no public key {}", file.display()))?;
+    Ok(text.lines().nth(1).context("a public key has two lines")?.to_owned())
 }

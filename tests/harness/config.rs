@@ -25,6 +25,8 @@ pub struct ServerConfig {
     pub uefi_loader: &'static str,
     /// Images.
     pub images: PathBuf,
+    /// The public key that signed them.
+    pub image_key: String,
     /// What is installed.
     pub profiles: Vec<Profile>,
     /// Machines it knows beforehand.
@@ -81,6 +83,7 @@ impl ServerConfig {
             loaders: artefacts.loaders(),
             uefi_loader: "ipxe",
             images: artefacts.images(),
+            image_key: artefacts.image_key().to_owned(),
             profiles: images.iter().map(profile).collect(),
             nodes: Vec::new(),
             pool: ("10.77.0.100".to_owned(), "10.77.0.199".to_owned()),
@@ -128,6 +131,7 @@ cmdline = "console=ttyS0"
 {boot}
 [images]
 dir = {images:?}
+keys = [{key:?}]
 
 [log]
 format = "text"
@@ -148,6 +152,7 @@ lease_seconds = 3600
             loaders = self.loaders,
             uefi = self.uefi_loader,
             images = self.images,
+            key = self.image_key,
         );
         for Profile { name, image, authorized_keys, disk_serial } in &self.profiles {
             // Writing to a `String` cannot fail.

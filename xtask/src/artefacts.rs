@@ -5,7 +5,8 @@
 //! | `kaltstart` | the server and client |
 //! | `ramdisks/NAME/{vmlinuz,ramdisk.cpio}` | the agent's kernel and ramdisk |
 //! | `loaders/` | network boot loaders |
-//! | `images/NAME/{manifest.json,…}` | images |
+//! | `images/NAME/{manifest.json,manifest.json.minisig,…}` | images, signed |
+//! | `images.pub` | the public key that signed them |
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,6 +16,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::image::sign::Pair;
 use crate::image::{self, Compression};
 use crate::{boot_files, packages, ramdisk};
 
@@ -51,10 +53,7 @@ fn build_with(profile: &[&str], flavours: &[&str], images: &[&str]) -> Result<Pa
     // TARGET/PROFILE/kaltstart -> TARGET/artefacts
     let dir = server.ancestors().nth(2).context("the server was built in no target directory")?;
     let dir = dir.join("artefacts");
-    for part in ["ramdisks", "images"] {
-        let path = dir.join(part);
-        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    }
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     link(&server, &dir.join("kaltstart"))?;
     link(&boot_files::build()?, &dir.join("loaders"))?;
     for flavour in flavours {
@@ -65,12 +64,16 @@ fn build_with(profile: &[&str], flavours: &[&str], images: &[&str]) -> Result<Pa
         let size = ramdisk::assemble(&base, &agent, &out.join("ramdisk.cpio"))?;
         eprintln!("ramdisk {flavour}: {:.1} MB, agent {:.1} MB", mb(size), mb(fs::metadata(&agent)?.len()));
     }
+    let pair = Pair::of_this_machine()?;
+    link(&pair.public(), &dir.join("images.pub"))?;
     for image in images {
+        let built = match image.strip_suffix("-gzip") {
+            None => image::build(image, Compression::Zstd)?,
+            Some(name) => image::build(name, Compression::Gzip)?,
+        };
         let out = dir.join("images").join(image);
-        match image.strip_suffix("-gzip") {
-            None => link(&image::build(image, Compression::Zstd)?, &out)?,
-            Some(name) => renamed_image(&image::build(name, Compression::Gzip)?, image, &out)?,
-        }
+        place_image(&built, image, &out)?;
+        pair.sign(&out)?;
     }
     Ok(dir)
 }
@@ -107,8 +110,8 @@ fn link(target: &Path, link: &Path) -> Result<()> {
         .with_context(|| format!("cannot link {} to {}", link.display(), target.display()))
 }
 
-/// An image under another name: its own manifest beside a link to the file.
-fn renamed_image(from: &Path, name: &str, to: &Path) -> Result<()> {
+/// An image under its name: a manifest of its own beside a link to the file.
+fn place_image(from: &Path, name: &str, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     let text = fs::read_to_string(from.join("manifest.json")).context("cannot read the manifest")?;
     let mut manifest: Value = serde_json::from_str(&text).context("the manifest is no JSON")?;

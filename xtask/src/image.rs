@@ -2,6 +2,7 @@
 
 mod busybox;
 mod mmdebstrap;
+pub(crate) mod sign;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -23,6 +23,7 @@ const HOST_PACKAGES: &[&str] = &[
     "grub-common",
     "gzip",
     "kmod",
+    "minisign",
     "mmdebstrap",
     "mtools",
     "tar",

@@ -10,7 +10,7 @@ use kaltstart_agent::install::{self, Observer, Paths, Stop};
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Identity, InstallTask, Installed, ReportState};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, PublicKey, Signature};
-use kaltstart_protocol::image::{Boot, Compression, Format, Manifest};
+use kaltstart_protocol::image::{Boot, Compression, Format, Manifest, SignedManifest};
 use kaltstart_protocol::layout::{Layout, Partition, Role};
 use kaltstart_protocol::node_api::ReportConfig;
 use kaltstart_protocol::phase::{Phase, Progress};
@@ -18,6 +18,8 @@ use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::select::select;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, SignedGrant, WipeGrant};
+use kaltstart_trust::images::ImageTrust;
+use minisign::KeyPair;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use std::collections::BTreeMap;
@@ -27,6 +29,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// Size of the disks.
@@ -55,7 +58,8 @@ pub const NOW: Millis = Millis(1_800_000_000_000);
 /// A machine that believes the key of these tests.
 pub fn gate() -> Gate {
     let host = HostIdentity { uuid: "u1".into(), serial: "h1".into(), macs: vec![Mac([2, 0, 0, 0, 0, 1])] };
-    Gate { key: PublicKey(key().verifying_key().to_bytes()), host }
+    let images = ImageTrust { keys: vec![signer().pk.to_base64().parse().expect("a key")], since: 0 };
+    Gate { key: PublicKey(key().verifying_key().to_bytes()), images, host }
 }
 
 fn key() -> SigningKey {
@@ -92,14 +96,14 @@ pub fn granted(task: &InstallTask, disks: &[Disk]) -> InstallTask {
 
 /// Installs what is granted as things are.
 pub fn install(
-    task: &InstallTask,
+    ordered: &Ordered,
     disks: &[Disk],
     source: &Served,
     paths: &Paths,
     watch: &Watch<'_>,
 ) -> Result<Installed, Stop> {
     let disks = measured(disks);
-    install::install(&gate(), &granted(task, &disks), &disks, NOW, source, paths, watch)
+    install::install(&gate(), &granted(&ordered.signed(), &disks), &disks, NOW, source, paths, watch)
 }
 
 /// Runs a program; its words, or a panic with them.
@@ -241,8 +245,32 @@ pub fn archive(directory: &Path) -> Vec<u8> {
     std::fs::read(file).expect("read")
 }
 
-/// A task for an image served as `packed`, which decompresses to `unpacked_size` bytes.
-pub fn task(packed: &[u8], unpacked_size: u64, compression: Compression) -> InstallTask {
+/// What is ordered: a task, and the image of which it has the signed manifest in the end.
+#[derive(Clone)]
+pub struct Ordered {
+    pub task: InstallTask,
+    pub image: Manifest,
+}
+
+impl Ordered {
+    /// The task with its image signed.
+    pub fn signed(&self) -> InstallTask {
+        let manifest = serde_json::to_string(&self.image).expect("it serialises");
+        let signature =
+            minisign::sign(None, &signer().sk, Cursor::new(&manifest), None, None).expect("signed");
+        let image = SignedManifest { manifest, signature: signature.into_string() };
+        InstallTask { image, ..self.task.clone() }
+    }
+}
+
+/// Who signs the tests' images.
+fn signer() -> &'static KeyPair {
+    static SIGNER: OnceLock<KeyPair> = OnceLock::new();
+    SIGNER.get_or_init(|| KeyPair::generate_unencrypted_keypair().expect("a pair"))
+}
+
+/// An order of an image served as `packed`, which decompresses to `unpacked_size` bytes.
+pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ordered {
     let partition = |label: &str, role, min_mib, weight| Partition {
         label: label.into(),
         role,
@@ -251,7 +279,7 @@ pub fn task(packed: &[u8], unpacked_size: u64, compression: Compression) -> Inst
         weight,
     };
     let uuid = |n: u8| format!("0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1{n:02x}");
-    InstallTask {
+    let task = InstallTask {
         job: JobId::new(Millis(1), 1),
         attempt: 1,
         disk: DiskRule::default(),
@@ -264,29 +292,7 @@ pub fn task(packed: &[u8], unpacked_size: u64, compression: Compression) -> Inst
                 partition("root", Role::Root, 64, 1),
             ],
         },
-        image: Manifest {
-            schema: 1,
-            name: "debian-12".into(),
-            version: "1".into(),
-            digest: Digest::of(packed),
-            size: packed.len() as u64,
-            unpacked_size,
-            format: Format::Tar,
-            compression,
-            file: "x".into(),
-            min_disk: 400 << 20,
-            boot: Boot {
-                kernel: "/vmlinuz".into(),
-                initrd: "/initrd.img".into(),
-                cmdline: "console=ttyS0,115200".into(),
-                efi: vec![
-                    ("/usr/lib/shim/shimx64.efi".into(), "EFI/BOOT/BOOTX64.EFI".into()),
-                    ("/usr/lib/grub/grubx64.efi".into(), "EFI/BOOT/grubx64.efi".into()),
-                ],
-                bios: Some(("/usr/lib/grub/boot.img".into(), "/usr/lib/grub/core.img".into())),
-            },
-            packages: vec![],
-        },
+        image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://unused".into(),
         uuids: DiskUuids {
             disk: uuid(0),
@@ -306,7 +312,31 @@ pub fn task(packed: &[u8], unpacked_size: u64, compression: Compression) -> Inst
                 not_before: 1_800_000_000,
             },
         },
-    }
+    };
+    let image = Manifest {
+        schema: 1,
+        name: "debian-12".into(),
+        version: "1".into(),
+        digest: Digest::of(packed),
+        size: packed.len() as u64,
+        unpacked_size,
+        format: Format::Tar,
+        compression,
+        file: "x".into(),
+        min_disk: 400 << 20,
+        boot: Boot {
+            kernel: "/vmlinuz".into(),
+            initrd: "/initrd.img".into(),
+            cmdline: "console=ttyS0,115200".into(),
+            efi: vec![
+                ("/usr/lib/shim/shimx64.efi".into(), "EFI/BOOT/BOOTX64.EFI".into()),
+                ("/usr/lib/grub/grubx64.efi".into(), "EFI/BOOT/grubx64.efi".into()),
+            ],
+            bios: Some(("/usr/lib/grub/boot.img".into(), "/usr/lib/grub/core.img".into())),
+        },
+        packages: vec![],
+    };
+    Ordered { task, image }
 }
 
 /// A ustar entry, and its contents.

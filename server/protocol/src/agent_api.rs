@@ -19,7 +19,7 @@
 use crate::facts::Facts;
 use crate::finding::Finding;
 use crate::ids::{JobId, Mac, NodeId};
-use crate::image::Manifest;
+use crate::image::SignedManifest;
 use crate::layout::Layout;
 use crate::node_api::ReportConfig;
 use crate::phase::{Phase, Progress};
@@ -40,6 +40,10 @@ pub const ARG_KEY: &str = "kaltstart.key";
 /// Kernel argument: the server's clock when it granted this start, in seconds since 1970. Without
 /// a clock of its own a machine could not tell whether a certificate is valid.
 pub const ARG_TIME: &str = "kaltstart.time";
+/// Kernel argument: the public keys of minisign whose images are laid down, separated by commas.
+pub const ARG_IMAGE_KEYS: &str = "kaltstart.image_keys";
+/// Kernel argument: images that were signed before are refused, in seconds since 1970.
+pub const ARG_IMAGES_SINCE: &str = "kaltstart.images_since";
 /// Kernel argument: the one-time boot token.
 pub const ARG_TOKEN: &str = "kaltstart.token";
 /// Kernel argument: [`Mode`] of this start.
@@ -128,7 +132,7 @@ pub struct InstallTask {
     /// How it shall look.
     pub layout: Layout,
     /// What is written.
-    pub image: Manifest,
+    pub image: SignedManifest,
     /// Where it is had: absolute URL; supports `Range`. It may be read on the way, as its digest is
     /// known from `image`.
     pub image_url: String,

@@ -145,6 +145,8 @@ codes! {
         "Build or import the image again; the message names the entry. Nothing bootable was written.";
     ImageMissing = "KS-3004", "the image is not on the server",
         "Put the image into the server's image directory and check its name in the profile.";
+    ImageUntrusted = "KS-3005", "the image is not signed by a key of this site",
+        "Sign its manifest with a key of `images.keys`: `minisign -S -m manifest.json`; if somebody else changed it, find out who. No disk was touched.";
     Silent = "KS-4001", "the machine fell silent",
         "Look at its console; the job's log holds what it said last. `ks deploy` starts again.";
     BootloaderFailed = "KS-4002", "the boot loader could not be installed",

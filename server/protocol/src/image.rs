@@ -30,9 +30,18 @@ pub struct Manifest {
     pub min_disk: u64,
     /// How it starts.
     pub boot: Boot,
-    /// Packages inside; not sent to the agent.
+    /// Packages inside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<Package>,
+}
+
+/// A manifest as it was signed, and its signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedManifest {
+    /// The text of `manifest.json`, byte for byte.
+    pub manifest: String,
+    /// The text of `manifest.json.minisig`.
+    pub signature: String,
 }
 
 /// What the decompressed bytes are.

@@ -63,6 +63,7 @@ impl App {
                 server: self.config.https_base(),
                 authority: self.tls.authority(),
                 key: self.tls.grant_key(),
+                images: self.config.images.trust(),
                 now: clock::now(),
                 mac,
                 mode,

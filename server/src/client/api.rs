@@ -4,7 +4,7 @@ use super::Connection;
 use crate::exit::Exit;
 use crate::http::error::Problem;
 use crate::tls;
-use kaltstart_pin::{Pin, client_config};
+use kaltstart_trust::authority::{Pin, client_config};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -270,7 +270,7 @@ fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<String> {
             Some(error) => error.get_ref().map(|held| held as _),
             None => error.source(),
         });
-    causes.find_map(|cause| cause.downcast_ref().and_then(kaltstart_pin::refusal))
+    causes.find_map(|cause| cause.downcast_ref().and_then(kaltstart_trust::authority::refusal))
 }
 
 /// An error with all its causes: the last one is what a person can mend.

@@ -285,6 +285,7 @@ impl Config {
             syslog.problems(&mut all);
         }
         self.tftp.problems(&mut all);
+        self.images.problems(!self.profile.is_empty(), &mut all);
         self.log.problems(&mut all);
         self.boot.problems(&self.node, &mut all);
         for subnet in &self.dhcp {
@@ -364,6 +365,7 @@ pub(crate) mod tests {
         loaders = "l"
         [images]
         dir = "i"
+        keys = ["RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"]
         [[dhcp]]
         interface = "br0"
         subnet = "10.77.0.0/24"

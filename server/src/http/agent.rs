@@ -4,6 +4,7 @@ use super::error::Problem;
 use super::extract::Body;
 use crate::app::{App, AppError};
 use crate::clock;
+use crate::images::{Image, ImageError};
 use crate::store::{Key, Versioned};
 use axum::Json;
 use axum::extract::{FromRequestParts, State};
@@ -19,7 +20,6 @@ use kaltstart_protocol::agent_api::{
 };
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
-use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::secret::Secret;
 use std::sync::Arc;
@@ -131,10 +131,9 @@ pub(super) async fn task(
 
 /// Hands out a job's task, with what it may lose and a new token for the installed system's report.
 async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Result<Task, Problem> {
-    let manifest = match image(app, job) {
-        Ok(manifest) => manifest,
-        Err(detail) => {
-            let finding = Finding::new(Code::ImageMissing, detail);
+    let image = match image(app, job) {
+        Ok(image) => image,
+        Err(finding) => {
             app.apply(key, &Event::Hindered(finding.clone())).await?;
             return Ok(Task::Failed { finding });
         }
@@ -173,8 +172,8 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
         disk: job.order.disk.clone(),
         grant,
         layout: job.order.layout.clone(),
-        image_url: format!("{}/images/{}", app.config.http_base(), manifest.digest),
-        image: manifest,
+        image_url: format!("{}/images/{}", app.config.http_base(), image.manifest.digest),
+        image: image.signed,
         uuids: job.order.uuids.clone(),
         identity: Identity {
             hostname: machine.node.name.clone(),
@@ -191,13 +190,21 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
     })))
 }
 
-/// The manifest of the image that was ordered, or why it cannot be laid down any more.
-fn image(app: &App, job: &Job) -> Result<Manifest, String> {
-    let (manifest, _) = app.images.find(&job.order.image).map_err(|error| error.to_string())?;
-    if manifest.digest == job.order.image_digest {
-        Ok(Manifest { packages: Vec::new(), ..manifest })
+/// The image that was ordered, or why it cannot be laid down any more.
+fn image(app: &App, job: &Job) -> Result<Image, Finding> {
+    let name = &job.order.image;
+    let image = app.images.find(name).map_err(|error| {
+        let code = match error {
+            ImageError::Unsigned { .. } | ImageError::Untrusted { .. } => Code::ImageUntrusted,
+            ImageError::Name(_) | ImageError::Read { .. } | ImageError::Size { .. } => Code::ImageMissing,
+        };
+        Finding::new(code, error.to_string())
+    })?;
+    if image.manifest.digest == job.order.image_digest {
+        Ok(image)
     } else {
-        Err(format!("image {:?} was replaced by another version since the order; order again", manifest.name))
+        let detail = format!("image {name:?} was replaced by another version since the order; order again");
+        Err(Finding::new(Code::ImageMissing, detail))
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use kaltstart_pin::{OtherAuthority, Pin, client_config};
+use kaltstart_trust::authority::{OtherAuthority, Pin, client_config};
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConnection, Error, ServerConnection};
 use std::os::unix::fs::PermissionsExt as _;

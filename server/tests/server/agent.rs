@@ -163,7 +163,7 @@ async fn p21_a_machine_is_deployed_though_every_answer_is_lost_once_and_its_secr
     let Task::Install(lost) = agent.task().await else { panic!("no task") };
     let Task::Install(task) = agent.task().await else { panic!("no task") };
     assert_eq!((&task.job, task.attempt, &task.uuids), (&job, 1, &lost.uuids), "the same job, the same disk");
-    assert_eq!(task.image.digest, Digest::of(IMAGE));
+    assert!(task.image.manifest.contains(&Digest::of(IMAGE).to_string()));
     for phase in [Phase::Inventory, Phase::Disk, Phase::Image, Phase::Configure] {
         for state in [ReportState::Running, ReportState::Done] {
             assert_eq!(agent.report(&job, 1, phase, state).await, Directive::Continue);

@@ -1,14 +1,17 @@
 //! A server process with its own directory, and words to speak to it.
 
-use kaltstart_pin::{Pin, client_config};
 use kaltstart_protocol::ids::{Digest, Mac};
 use kaltstart_protocol::image::{Boot, Compression, Format, Manifest};
+use kaltstart_trust::authority::{Pin, client_config};
+use minisign::KeyPair;
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::io::Cursor;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -53,7 +56,7 @@ impl Site {
         let (http, tls, udp) = (free_tcp_port(), free_tcp_port(), free_udp_port());
         let config = format!(
             "data_dir = {data:?}\n[http]\nlisten = \"127.0.0.1:{http}\"\ntls_listen = \"127.0.0.1:{tls}\"\n{http_lines}\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
-             [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\n\
+             [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\nkeys = [{key:?}]\n\
              [log]\nlevel = \"debug\"\n\
              [[profile]]\nname = \"good\"\nimage = \"tiny\"\n[[profile]]\nname = \"hollow\"\nimage = \"none\"\n",
             data = dir.path().join("data"),
@@ -61,6 +64,7 @@ impl Site {
             ramdisk = dir.path().join("ramdisk"),
             loaders = dir.path().join("loaders"),
             images = dir.path().join("images"),
+            key = signer().pk.to_base64(),
         );
         std::fs::write(dir.path().join("server.toml"), config).expect("written");
         let base = format!("http://127.0.0.1:{http}");
@@ -286,7 +290,15 @@ pub(crate) fn put_image(dir: &Path, bytes: &[u8]) {
     };
     std::fs::write(dir.join("tiny.tar"), bytes).expect("written");
     let text = serde_json::to_string(&manifest).expect("it serialises");
+    let signature = minisign::sign(None, &signer().sk, Cursor::new(&text), None, None).expect("signed");
     std::fs::write(dir.join("manifest.json"), text).expect("written");
+    std::fs::write(dir.join("manifest.json.minisig"), signature.into_string()).expect("written");
+}
+
+/// Who signs the tests' images.
+fn signer() -> &'static KeyPair {
+    static SIGNER: OnceLock<KeyPair> = OnceLock::new();
+    SIGNER.get_or_init(|| KeyPair::generate_unencrypted_keypair().expect("a pair"))
 }
 
 /// The hardware address of the `n`th machine.
