@@ -294,7 +294,7 @@ impl Life<'_> {
         let session = format!("kss_{}", "1".repeat(60 - self.name.len()) + self.name);
         let words = json!({
             "token": token, "session": session, "mode": mode, "boot_id": "b", "agent_version": "0",
-            "started_uptime_ms": 1, "uptime_ms": 2, "facts": {},
+            "started_uptime_ms": 1, "uptime_ms": 2, "facts": {"disks": [{"serial": "BLANK", "size": 1_u64 << 40, "holds": []}]},
         });
         self.post("/agent/v1/hello", None, &words)?;
         Ok(session)
