@@ -20,6 +20,8 @@ pub(crate) struct Site<'a> {
     pub(crate) loaders: &'a Path,
     /// Images.
     pub(crate) images: &'a Path,
+    /// Who signed them; none: there are none.
+    pub(crate) image_key: Option<&'a str>,
     /// Network, first and last address of the pool.
     pub(crate) subnet: (&'a str, Ipv4Addr, Ipv4Addr),
 }
@@ -30,12 +32,19 @@ impl<'a> Site<'a> {
         let data = bench.dir().join("data");
         fs::remove_dir_all(&data).ok();
         let pool = (Ipv4Addr::new(10, 99, 1, 0), Ipv4Addr::new(10, 99, 239, 255));
-        Self { data, loaders: bench.dir(), images: bench.dir(), subnet: (SUBNET, pool.0, pool.1) }
+        Self {
+            data,
+            loaders: bench.dir(),
+            images: bench.dir(),
+            image_key: None,
+            subnet: (SUBNET, pool.0, pool.1),
+        }
     }
 
     /// The configuration file's text: as its peers, it looks neither for other servers nor for free addresses. Rust's quoting of plain ASCII text is also TOML's.
     fn text(&self) -> String {
-        let Self { data, loaders, images, subnet: (subnet, first, last) } = self;
+        let Self { data, loaders, images, image_key, subnet: (subnet, first, last) } = self;
+        let keys = image_key.map_or_else(|| "[]".to_owned(), |key| format!("[{key:?}]"));
         format!(
             r#"data_dir = {data:?}
 
@@ -52,6 +61,7 @@ loaders = {loaders:?}
 
 [images]
 dir = {images:?}
+keys = {keys}
 
 [[dhcp]]
 interface = "{SERVER_INTERFACE}"

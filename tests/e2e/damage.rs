@@ -2,21 +2,15 @@
 
 use crate::common::{AGENT_LIMIT, IMAGE, NODE, config, machine, order_from, order_only};
 use anyhow::{Context as _, Result, ensure};
-use kaltstart_tests::artefacts::public_key;
 use kaltstart_tests::disk;
 use kaltstart_tests::guest::Firmware;
-use kaltstart_tests::process::run;
 use kaltstart_tests::server::Server;
+use kaltstart_tests::signing::sign;
 use kaltstart_tests::story::story;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
-
-/// Longest a signature may take.
-const SIGN_LIMIT: Duration = Duration::from_secs(10);
 
 fn refused(name: &str, code: &str, damage: impl FnOnce(&File, u64) -> Result<()>) -> Result<()> {
     story(name, |lab| {
@@ -43,10 +37,7 @@ fn state_size(image: &Path, size: u64) -> Result<String> {
     let mut manifest: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
     manifest["size"] = size.into();
     fs::write(&path, manifest.to_string())?;
-    let [secret, public] = ["own.key", "own.pub"].map(|name| image.join(name));
-    run(Command::new("minisign").args(["-G", "-W", "-p"]).arg(&public).arg("-s").arg(&secret), SIGN_LIMIT)?;
-    run(Command::new("minisign").args(["-S", "-s"]).arg(&secret).arg("-m").arg(&path), SIGN_LIMIT)?;
-    public_key(&public)
+    sign(image)
 }
 
 /// Copies an image and opens its file.

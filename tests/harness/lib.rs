@@ -31,6 +31,7 @@ pub mod pair;
 pub mod process;
 pub mod qmp;
 pub mod server;
+pub mod signing;
 pub mod story;
 pub mod unpacked;
 pub mod variables;

@@ -7,6 +7,7 @@ use crate::subject::{Port, Subject};
 use anyhow::{Result, bail};
 use kaltstart_tests::pair::SERVER;
 use kaltstart_tests::process::run;
+use kaltstart_tests::signing::sign;
 use kaltstart_tests::wait::secs;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -30,6 +31,7 @@ const TLS_PORT: u16 = 8443;
 pub(super) struct Files {
     dir: PathBuf,
     digest: String,
+    image_key: String,
 }
 
 /// Where a server has the files.
@@ -58,12 +60,13 @@ impl Files {
             "boot": {"kernel": "/vmlinuz", "initrd": "/initrd.img", "cmdline": "", "efi": [], "bios": null},
         });
         fs::write(image.join("manifest.json"), manifest.to_string())?;
+        let image_key = sign(&image)?;
         fs::write(dir.join("loaders/undionly.kpxe"), &block[..SMALL_BYTES as usize])?;
         let mut openssl = Command::new("openssl");
         openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
         openssl.args(["-days", "30", "-subj", "/CN=bench", "-keyout"]).arg(dir.join("key.pem"));
         run(openssl.arg("-out").arg(dir.join("cert.pem")), secs(30))?;
-        Ok(Self { dir, digest })
+        Ok(Self { dir, digest, image_key })
     }
 
     /// Where `subject` has them.
@@ -86,7 +89,12 @@ impl Files {
         match subject {
             OURS => {
                 let (loaders, images) = (self.dir.join("loaders"), self.dir.join("images"));
-                let site = Site { loaders: &loaders, images: &images, ..Site::new(bench) };
+                let site = Site {
+                    loaders: &loaders,
+                    images: &images,
+                    image_key: Some(&self.image_key),
+                    ..Site::new(bench)
+                };
                 ours::start(bench, &site, Port::Tcp(HTTP_PORT))
             }
             NGINX => self.nginx(bench),
