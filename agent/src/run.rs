@@ -70,8 +70,8 @@ fn start(settings: &Settings, started: u64) -> ! {
         .unwrap_or_else(|error| stay(&format!("there is no TLS: {error}")));
     let link = std::sync::Arc::new(Link::new(&settings.server, http, session(&settings.token)));
     let facts = facts(settings, &devices);
-    // Measured once: an interface that is plugged in later does not make it another machine.
     let images = settings.images.clone();
+    // Measured once: an interface that is plugged in later does not make it another machine.
     let gate = Gate { key: settings.key, images, host: HostIdentity::of(&facts) };
     if let Some(end) = greet(&link, settings, facts, started) {
         finish(end);

@@ -61,8 +61,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Half of the cores: the kernel has as much to do with the packets. A worker that is
-            // hardly ever without one hardly ever has to be woken, which costs more than to answer.
+            // Half of the cores: the kernel has as much to do with the packets, and workers that
+            // compete with it for a core serve their clients unevenly (docs/benchmarks.md).
             workers: std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 8)),
             transfers_max: 4_096,
             half_open_max: 1_024,
