@@ -32,27 +32,42 @@ impl Directory {
         Ok(Self { root: Arc::new(root) })
     }
 
-    fn open_file(root: &OwnedFd, name: &str) -> Result<Content, Refusal> {
-        // Without O_NONBLOCK opening a named pipe waits for its writer.
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        let fd = openat2(root, name, OpenHow::new().flags(flags).resolve(resolve)).map_err(refusal)?;
-        let file = File::from(fd);
-        let metadata = file.metadata().map_err(|_| Refusal::Unavailable)?;
-        if !metadata.is_file() {
-            return Err(Refusal::Denied);
+    /// Opens the file at once if the kernel knows the way to it without asking a disk (Linux 5.12).
+    fn open_now(&self, name: &str) -> Option<Result<Content, Refusal>> {
+        let cached = ResolveFlag::from_bits_retain(nix::libc::RESOLVE_CACHED);
+        match open_below(&self.root, name, cached) {
+            // It does not know; or it does not know the question.
+            Err(Errno::EAGAIN | Errno::EINVAL) => None,
+            opened => Some(opened.map_err(refusal).and_then(content)),
         }
-        Ok(Content::File { file: Arc::new(file), size: metadata.len() })
     }
 }
 
 impl Resolver for Directory {
     async fn open(&self, _: IpAddr, name: &str) -> Result<Content, Refusal> {
         let name = inner_name(name)?;
+        if let Some(opened) = self.open_now(&name) {
+            return opened;
+        }
         let root = Arc::clone(&self.root);
-        let opened = tokio::task::spawn_blocking(move || Self::open_file(&root, &name)).await;
-        opened.unwrap_or(Err(Refusal::Unavailable))
+        let open = move || open_below(&root, &name, ResolveFlag::empty()).map_err(refusal).and_then(content);
+        tokio::task::spawn_blocking(open).await.unwrap_or(Err(Refusal::Unavailable))
     }
+}
+
+fn open_below(root: &OwnedFd, name: &str, how: ResolveFlag) -> nix::Result<File> {
+    // Without O_NONBLOCK opening a named pipe waits for its writer.
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | how;
+    openat2(root, name, OpenHow::new().flags(flags).resolve(resolve)).map(File::from)
+}
+
+fn content(file: File) -> Result<Content, Refusal> {
+    let metadata = file.metadata().map_err(|_| Refusal::Unavailable)?;
+    if !metadata.is_file() {
+        return Err(Refusal::Denied);
+    }
+    Ok(Content::File { file: Arc::new(file), size: metadata.len() })
 }
 
 /// The name relative to the directory, in its only spelling.

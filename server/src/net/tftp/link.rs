@@ -36,6 +36,8 @@ pub(super) const CALL_BYTES_MAX: usize = 65_507;
 #[derive(Debug)]
 pub(super) struct Link {
     socket: UdpSocket,
+    /// Its address is any, and every datagram must say from which one it is sent.
+    is_of_any_address: bool,
     /// Clients whose port is closed, until somebody asks.
     refused: Vec<SocketAddr>,
 }
@@ -90,7 +92,7 @@ impl Link {
             }
         }
         socket.bind(&SocketAddr::new(address, 0).into())?;
-        Ok(Self { socket: socket.into(), refused: Vec::new() })
+        Ok(Self { socket: socket.into(), is_of_any_address: address.is_unspecified(), refused: Vec::new() })
     }
 
     /// Waits until there is something to receive, `bell` rings, or `time` is over.
@@ -166,18 +168,19 @@ impl Link {
                 ControlMessage::Ipv6PacketInfo(&source_v6)
             }
         };
+        let mut control = Vec::new();
+        if self.is_of_any_address {
+            control.push(source);
+        }
+        // Kernels that do not know it (before 4.18) have no openat2 either.
+        if let Cut::Every(len) = &cut {
+            control.push(ControlMessage::UdpGsoSegments(len));
+        }
         let fd = self.socket.as_raw_fd();
         let (parts, flags) = ([IoSlice::new(bytes)], MsgFlags::empty());
         let to = SockaddrStorage::from(to);
         loop {
-            let sent = match &cut {
-                Cut::Not => sendmsg(fd, &parts, &[source], flags, Some(&to)),
-                // Kernels that do not know it (before 4.18) have no openat2 either.
-                Cut::Every(len) => {
-                    sendmsg(fd, &parts, &[source, ControlMessage::UdpGsoSegments(len)], flags, Some(&to))
-                }
-            };
-            match sent {
+            match sendmsg(fd, &parts, &control, flags, Some(&to)) {
                 Err(Errno::EAGAIN) => {
                     let mut room = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
                     poll(&mut room, PollTimeout::NONE)?;

@@ -179,8 +179,8 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
         }
         *of_address += 1;
         self.clients.insert(client, Slot::Opening);
-        let (service, post) = (Arc::clone(&self.service), self.tools.post.clone());
-        let open = async move {
+        let service = Arc::clone(&self.service);
+        let mut opening = Box::pin(async move {
             // A panic ends the request it happened in, and no other.
             let opening = AssertUnwindSafe(open(&service, &asked)).catch_unwind();
             let opening = tokio::time::timeout(service.limits.resolve_time_max, opening);
@@ -188,9 +188,15 @@ impl<R: Resolver, O: Observer> Worker<R, O> {
                 Ok(Ok(source)) => source,
                 Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
             };
-            post.leave(Done::Opened(Opened { asked, source }));
-        };
-        self.opening.spawn_on(open, &self.tools.main);
+            Opened { asked, source }
+        });
+        // Mostly nothing need be waited for; then those who ask together begin together.
+        if let Some(opened) = opening.as_mut().now_or_never() {
+            return self.on_opened(opened);
+        }
+        let post = self.tools.post.clone();
+        let wait = async move { post.leave(Done::Opened(opening.await)) };
+        self.opening.spawn_on(wait, &self.tools.main);
     }
 
     fn note_dropped(&self, client: SocketAddr, reason: DropReason) {
