@@ -1,82 +1,15 @@
-//! Who may write to disks: only who holds a wipe grant for what is really there.
-//!
-//! Without a [`Permit`] no disk is opened for writing, and with one only its disk. On a machine that is
-//! only looked at the kernel refuses every write besides, so that whatever else runs (a driver, a
-//! volume manager's probe) cannot write either.
+//! Disks of a machine that is only looked at: the kernel refuses every write to them, so that whatever runs
+//! (a driver, a volume manager's probe) cannot write either.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use kaltstart_protocol::agent_api::InstallTask;
-use kaltstart_protocol::contents::Contents;
 use kaltstart_protocol::facts::Disk;
-use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::ids::PublicKey;
-use kaltstart_protocol::image::Manifest;
-use kaltstart_protocol::select::select;
-use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::{HostIdentity, Reality};
-use kaltstart_trust::images::ImageTrust;
 
 use crate::inventory;
 use crate::sys::block;
-
-/// The right to write to one disk, as long as nothing but what it allows to lose is on it.
-#[derive(Debug)]
-pub struct Permit {
-    disk: Disk,
-    contents: Contents,
-}
-
-impl Permit {
-    /// The only disk it is for.
-    #[must_use]
-    pub fn disk(&self) -> &Disk {
-        &self.disk
-    }
-
-    /// What may be lost.
-    #[must_use]
-    pub fn contents(&self) -> &Contents {
-        &self.contents
-    }
-}
-
-/// Whose grants and images count here, and who this machine is.
-#[derive(Debug, Clone)]
-pub struct Gate {
-    /// The key that signs grants, as the boot script told.
-    pub key: PublicKey,
-    /// Whose images are laid down, as the boot script told.
-    pub images: ImageTrust,
-    /// The machine, as this agent measured it.
-    pub host: HostIdentity,
-}
-
-impl Gate {
-    /// The right to carry out `task` on the disk that its rule chooses of `disks`. There is no
-    /// other way to get one.
-    ///
-    /// # Errors
-    /// Those of [`select`], and [`Code::GrantRefused`]
-    /// with what is not as the grant says.
-    pub fn admit(&self, task: &InstallTask, disks: &[Disk], now: Millis) -> Result<Permit, Finding> {
-        let disk = select(&task.disk, disks)?;
-        let reality = Reality { host: &self.host, disk, job: &task.job, attempt: task.attempt, now };
-        let grant = task.grant.verify(&self.key, &reality)?;
-        Ok(Permit { disk: disk.clone(), contents: grant.contents })
-    }
-
-    /// The image of `task`.
-    ///
-    /// # Errors
-    /// [`Code::ImageUntrusted`] when nobody who is believed has signed it.
-    pub fn image(&self, task: &InstallTask) -> Result<Manifest, Finding> {
-        self.images.manifest(&task.image).map_err(|why| Finding::new(Code::ImageUntrusted, why.to_string()))
-    }
-}
 
 /// Sets disks read-only as they appear, and remembers which were so by themselves.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ use crate::bootloader::{self, efi, grub};
 use crate::disk::device::{self, Announced, Device};
 use crate::disk::mkfs::Mounted;
 use crate::disk::{gpt, mkfs};
-use crate::guard::Gate;
+use crate::gate::Gate;
 use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
 use crate::image::tree::Tree;

@@ -2,36 +2,54 @@
 //!
 //! [`run`] is a whole start: [`devices`] loads drivers and, when the machine is only looked at,
 //! sets its disks read-only; [`net`] gets an address; [`link`] talks to the server; [`work`] does
-//! what the server asks, and [`install`] lays down an image. [`report`] is the other face: the same program in the installed system,
-//! which tells the server once that it is up.
+//! what the server asks: with the feature `install`, [`job`] and [`install`] lay down an image. [`report`] is the other face: the same
+//! program in the installed system, which tells the server once that it is up.
+//!
+//! Without that feature it is the program for machines that are only looked at. Nothing in it opens a disk
+//! for writing.
 //!
 //! The agent listens to nothing, runs nothing from the image it writes, and waits for its server
 //! for ever.
 
 pub mod backoff;
+#[cfg(feature = "install")]
 pub mod boot_order;
+#[cfg(feature = "install")]
 pub mod bootloader;
 pub mod clock;
 pub mod cmdline;
 pub mod contents;
 pub mod devices;
 pub mod dhcp_client;
+#[cfg(feature = "install")]
 pub mod disk;
+#[cfg(feature = "install")]
+pub mod gate;
 pub mod guard;
 pub mod http;
 pub mod http_date;
+#[cfg(feature = "install")]
 pub mod http_source;
+#[cfg(feature = "install")]
 pub mod identity;
+#[cfg(feature = "install")]
 pub mod image;
+#[cfg(feature = "install")]
 pub mod install;
+#[cfg(feature = "install")]
+mod installer;
 pub mod inventory;
+#[cfg(feature = "install")]
+pub mod job;
 pub mod link;
 pub mod log;
 pub mod log_sender;
 pub mod modules;
 pub mod net;
 pub mod pid1;
+#[cfg(feature = "install")]
 pub mod report;
+#[cfg(feature = "install")]
 pub mod reporter;
 pub mod run;
 pub mod sys;

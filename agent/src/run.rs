@@ -1,25 +1,22 @@
 //! A start of the agent as PID 1, from mounts to restart.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use kaltstart_protocol::agent_api::{Hello, InstallTask, Installed, Mode};
-use kaltstart_protocol::facts::{Disk, Facts};
+#[cfg(feature = "install")]
+use kaltstart_protocol::agent_api::InstallTask;
+use kaltstart_protocol::agent_api::{Hello, Mode};
+use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::secret::Secret;
-use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::HostIdentity;
 
 use crate::cmdline::{self, Settings};
 use crate::devices::Devices;
-use crate::guard::Gate;
-use crate::http_source::HttpSource;
-use crate::install::{self, Paths, Stop};
 use crate::link::{CallError, Link};
-use crate::reporter::Reporter;
-use crate::sys::kernel::{random_now, uptime_ms, wall_seconds};
-use crate::work::{self, End, Installer, NotInstalled};
-use crate::{boot_order, clock, http, inventory, log, log_sender, net, pid1};
+use crate::sys::kernel::{random_now, uptime_ms};
+use crate::work::{self, End, Jobs};
+use crate::{clock, http, inventory, log, log_sender, net, pid1};
 
 /// Version told to the server.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -62,23 +59,51 @@ fn start(settings: &Settings, started: u64) -> ! {
         Mode::Install => "may carry out a granted job",
     };
     tracing::info!("server {} of {}, this start {verb}", settings.server, settings.authority);
+    if settings.mode == Mode::Install && !cfg!(feature = "install") {
+        // The job was granted between script and ramdisk, or the ramdisks are mixed up.
+        let pause = work::unknown_pause();
+        log::console(&format!(
+            "\n==== this agent only looks, and was told to carry out a job ====\n\
+             Compare boot.ramdisk and boot.discovery of the server. Restarting in {} s.\n",
+            pause.as_secs()
+        ));
+        std::thread::sleep(pause);
+        pid1::restart("the next start is given the ramdisk for jobs");
+    }
     clock::begin(settings.time);
     let devices = Devices::watch(&read("/proc/sys/kernel/osrelease").unwrap_or_default(), settings.mode);
     // Disks may go on appearing while the network comes up.
     net::bring_up(settings.boot_mac);
     let http = http::pinned(settings.authority, settings.time)
         .unwrap_or_else(|error| stay(&format!("there is no TLS: {error}")));
-    let link = std::sync::Arc::new(Link::new(&settings.server, http, session(&settings.token)));
+    let link = Arc::new(Link::new(&settings.server, http, session(&settings.token)));
     let facts = facts(settings, &devices);
-    let images = settings.images.clone();
-    // Measured once: an interface that is plugged in later does not make it another machine.
-    let gate = Gate { key: settings.key, images, host: HostIdentity::of(&facts) };
+    let jobs = jobs(&link, settings, devices, &facts);
     if let Some(end) = greet(&link, settings, facts, started) {
         finish(end);
     }
     let log_link = link.clone();
     std::thread::spawn(move || log_sender::run(&log_link));
-    finish(work::work(&link, settings.mode, &Real { devices, gate }, std::thread::sleep))
+    finish(work::work(&link, jobs.as_deref(), std::thread::sleep))
+}
+
+/// Carries out jobs, if this start may do more than look.
+#[cfg(feature = "install")]
+fn jobs(
+    link: &Arc<Link>,
+    settings: &Settings,
+    devices: Devices,
+    facts: &Facts,
+) -> Option<Box<Jobs<'static>>> {
+    let (link, installer) = (link.clone(), crate::installer::Real::new(settings, devices, facts));
+    let jobs = move |task: &InstallTask| crate::job::carry_out(&link, task, &installer);
+    (settings.mode == Mode::Install).then(|| Box::new(jobs) as Box<Jobs<'_>>)
+}
+
+/// This program only looks.
+#[cfg(not(feature = "install"))]
+fn jobs(_: &Arc<Link>, _: &Settings, _: Devices, _: &Facts) -> Option<Box<Jobs<'static>>> {
+    None
 }
 
 /// What this machine is, once no more devices appear.
@@ -87,7 +112,8 @@ fn facts(settings: &Settings, devices: &Devices) -> Facts {
     let mut facts = inventory::facts(Path::new("/"), settings.boot_mac);
     facts.disks = disks;
     // Readable when there is a job, whose installation writes it anew.
-    if let Some(finding) = boot_order::look(Path::new(pid1::EFIVARS)).finding() {
+    #[cfg(feature = "install")]
+    if let Some(finding) = crate::boot_order::look(Path::new(pid1::EFIVARS)).finding() {
         log::finding(&finding);
     }
     for disk in &facts.disks {
@@ -162,33 +188,4 @@ fn session(token: &Secret) -> Secret {
 
 fn read(path: &str) -> std::io::Result<String> {
     Ok(std::fs::read_to_string(path)?.trim().to_owned())
-}
-
-/// Installs on the real disks.
-struct Real {
-    devices: Devices,
-    gate: Gate,
-}
-
-impl Installer for Real {
-    fn disks(&self) -> Vec<Disk> {
-        self.devices.settled_disks()
-    }
-
-    fn install(
-        &self,
-        task: &InstallTask,
-        disks: &[Disk],
-        reporter: &Reporter,
-    ) -> Result<Installed, NotInstalled> {
-        let efivars = Path::new(pid1::EFIVARS);
-        let started_by_uefi = std::fs::read_dir(efivars).is_ok_and(|mut dir| dir.next().is_some());
-        let paths = Paths { efivars: started_by_uefi.then(|| efivars.into()), ..Paths::default() };
-        let now = Millis(u64::try_from(wall_seconds()).unwrap_or(0).saturating_mul(1000));
-        let source = HttpSource::new(&task.image_url);
-        install::install(&self.gate, task, disks, now, &source, &paths, reporter).map_err(|stop| match stop {
-            Stop::Failed(finding) => NotInstalled::Failed(finding),
-            Stop::Cancelled(_) => NotInstalled::Cancelled,
-        })
-    }
 }

@@ -216,7 +216,7 @@ fn p14_an_image_that_is_not_believed_is_refused_before_the_first_write() {
     let good = granted(&order(b"", 0, Compression::None).signed(), &disks);
     let all = || Digest::of(&fs::read(&disk.file).expect("read"));
     let before = all();
-    let refused = |gate: &kaltstart_agent::guard::Gate, task: &kaltstart_protocol::agent_api::InstallTask| {
+    let refused = |gate: &kaltstart_agent::gate::Gate, task: &kaltstart_protocol::agent_api::InstallTask| {
         let (served, watch) = (Served(Vec::new()), Watch::default());
         let result =
             kaltstart_agent::install::install(gate, task, &disks, NOW, &served, &disk.paths(), &watch);

@@ -57,6 +57,7 @@ listen = "{SERVER}:69"
 [boot]
 kernel = "/dev/null"
 ramdisk = "/dev/null"
+discovery = "/dev/null"
 loaders = {loaders:?}
 
 [images]

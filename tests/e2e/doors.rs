@@ -12,6 +12,7 @@ use kaltstart_tests::story::story;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -69,6 +70,14 @@ fn golden(situation: &str, loader: &str, mac: &str) -> Result<Doors> {
 
 fn without_reason(gives: &str) -> String {
     gives.split(": ").next().unwrap_or_default().to_owned()
+}
+
+/// What the ramdisks are here: their words in the table.
+const LOOKS: &str = "the ramdisk that only looks";
+const INSTALLS: &str = "the ramdisk that installs";
+
+fn is_ramdisk(file: &str) -> bool {
+    file.ends_with("/ramdisk")
 }
 
 /// Where a script or configuration leads.
@@ -190,7 +199,7 @@ impl Machine {
         let (mut bytes, mut text) = ([0; 600], Vec::new());
         loop {
             let (count, from) = socket.recv_from(&mut bytes).context("no answer")?;
-            match (bytes[1], file.contains("grub.cfg-")) {
+            match (bytes[1], file.contains("grub.cfg-") || is_ramdisk(file)) {
                 (3, true) => text.extend(&bytes[4..count]),
                 (3, false) => {
                     socket.send_to(&[0, 5, 0, 0, 0], from)?;
@@ -200,16 +209,19 @@ impl Machine {
             }
             socket.send_to(&[0, 4, bytes[2], bytes[3]], from)?;
             if count < 516 {
-                return Ok(leads_to(&String::from_utf8(text)?).into());
+                let text = String::from_utf8(text)?;
+                return Ok(if is_ramdisk(file) { text } else { leads_to(&text).into() });
             }
         }
     }
 
     fn http(&self, file: &str) -> Result<String> {
         let path = if file.starts_with("boot/") { format!("/{file}") } else { format!("/boot/files/{file}") };
-        let headers: &[_] = if file.ends_with(".ipxe") { &[] } else { &[("Range", "bytes=0-0")] };
+        let whole = file.ends_with(".ipxe") || is_ramdisk(file);
+        let headers: &[_] = if whole { &[] } else { &[("Range", "bytes=0-0")] };
         let answer = self.get(&path, headers)?;
         Ok(match answer.status {
+            200 if is_ramdisk(file) => answer.text(),
             200 => leads_to(&answer.text()).into(),
             206 => "the file".into(),
             403 => "nothing".into(),
@@ -383,6 +395,7 @@ impl Life<'_> {
             let words: &[&str] = match gives.as_str() {
                 "nothing" => &["no boot file", "start-from-local-disk", "no answer", "403"],
                 "the file" => &["206"],
+                LOOKS | INSTALLS => &["200"],
                 "start the iPXE script" => &["/script.ipxe"],
                 start if place == "script" => &[start],
                 loader => &[loader.split(' ').nth(1).unwrap_or_default()],
@@ -447,8 +460,11 @@ fn differing(expected: &Doors, given: &Doors) -> Vec<String> {
 fn doors(mode: &str, loader: &'static str, situations: &[&str]) -> Result<()> {
     story(&format!("doors-{mode}-{loader}"), |lab| {
         let (artefacts, config) = config()?;
-        let server =
-            Server::start(lab, &artefacts, &ServerConfig { uefi_loader: loader, ..config }.mode(mode))?;
+        let [ramdisk, discovery] = [INSTALLS, LOOKS].map(|words| lab.dir().join(words));
+        fs::write(&ramdisk, INSTALLS)?;
+        fs::write(&discovery, LOOKS)?;
+        let config = ServerConfig { uefi_loader: loader, ramdisk, discovery, ..config };
+        let server = Server::start(lab, &artefacts, &config.mode(mode))?;
         for (number, situation) in (10..).zip(situations.iter().copied()) {
             let machine = Machine::new(lab, number)?;
             let name = format!("n{number}");

@@ -47,13 +47,18 @@ fn disk_too_small() -> Result<()> {
 
 /// Starts the agent without network boot, so that it runs where nothing else would.
 fn agent_alone<'a>(lab: &'a Lab, artefacts: &Artefacts, server: &str) -> Result<Guest<'a>> {
+    looking(lab, artefacts, server, "discover")
+}
+
+/// Starts the agent that only looks without network boot.
+fn looking<'a>(lab: &'a Lab, artefacts: &Artefacts, server: &str, mode: &str) -> Result<Guest<'a>> {
     let mut machine = GuestConfig::new("guest", Firmware::Bios, 1);
     machine.firmware = Firmware::Direct {
         kernel: artefacts.kernel("cloud"),
-        ramdisk: artefacts.ramdisk("cloud"),
+        ramdisk: artefacts.discovery("cloud"),
         cmdline: format!(
             "console=ttyS0 kaltstart.server={server} kaltstart.pin=sha256:{} kaltstart.key=ed25519:{} \
-             kaltstart.time=1800000000 kaltstart.token=kst_none kaltstart.mode=discover kaltstart.mac={}",
+             kaltstart.time=1800000000 kaltstart.token=kst_none kaltstart.mode={mode} kaltstart.mac={}",
             "0".repeat(64),
             "0".repeat(64),
             machine.mac
@@ -62,6 +67,14 @@ fn agent_alone<'a>(lab: &'a Lab, artefacts: &Artefacts, server: &str) -> Result<
     let mut guest = Guest::new(lab, machine)?;
     guest.power_on()?;
     Ok(guest)
+}
+
+#[test]
+fn p02_the_ramdisk_that_looks_carries_out_no_job() -> Result<()> {
+    story("finding-looks-only", |lab| {
+        let guest = looking(lab, &Artefacts::from_env()?, "https://10.77.0.1:8443", "install")?;
+        guest.wait_serial("this agent only looks", AGENT_LIMIT).map(drop)
+    })
 }
 
 #[test]

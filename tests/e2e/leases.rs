@@ -56,7 +56,7 @@ impl<'a> Site<'a> {
             dir.join("server.toml"),
             format!(
                 "data_dir = {data:?}\n[http]\nlisten = \"{SERVER}:8080\"\n[tftp]\nlisten = \"{SERVER}:69\"\n\
-                 [boot]\nkernel = \"/dev/null\"\nramdisk = \"/dev/null\"\nloaders = {dir:?}\n[images]\ndir = {dir:?}\n\
+                 [boot]\nkernel = \"/dev/null\"\nramdisk = \"/dev/null\"\ndiscovery = \"/dev/null\"\nloaders = {dir:?}\n[images]\ndir = {dir:?}\n\
                  [[dhcp]]\ninterface = \"{SERVER_INTERFACE}\"\nsubnet = \"{SUBNET}\"\naddress = \"{SERVER}\"\n\
                  pool = [\"10.99.1.0\", \"10.99.9.255\"]\nping_check = \"{ping_check}\"\n\
                  [[node]]\nname = \"n1\"\nmac = \"06:00:00:00:00:01\"\naddress = \"{RESERVED}\"\n"

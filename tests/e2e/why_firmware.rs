@@ -2,6 +2,7 @@
 //! where such a machine starts anyway: `grant` (KS-1021), `secure_boot` (KS-1018), `finding`.
 
 use crate::common::{AGENT_LIMIT, NODE, config};
+use crate::local::NETWORK_ASKED;
 use crate::why::named;
 use anyhow::{Result, ensure};
 use kaltstart_tests::console::Mark;
@@ -73,5 +74,20 @@ fn ks1015_the_machine_starts_over_in_the_middle_of_its_kernel() -> Result<()> {
         guest.console().wait("/vmlinuz...", Mark::default(), AGENT_LIMIT)?;
         guest.reset()?;
         named(server, NODE, "KS-1015", "/vmlinuz\": broken off at byte")
+    })
+}
+
+#[test]
+fn ks1016_the_machine_starts_over_and_over() -> Result<()> {
+    started("why-fw-1016", Firmware::Bios, |server, guest| {
+        guest.console().wait("/vmlinuz...", Mark::default(), AGENT_LIMIT)?;
+        for _ in 0..3 {
+            let mark = guest.console().mark();
+            guest.reset()?;
+            guest.console().wait_any(&NETWORK_ASKED, mark, AGENT_LIMIT)?;
+            // The progress of the start before was told until the reset.
+            guest.console().wait("/vmlinuz...", guest.console().mark(), AGENT_LIMIT)?;
+        }
+        named(server, NODE, "KS-1016", "4 starts in")
     })
 }

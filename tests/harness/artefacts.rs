@@ -11,7 +11,7 @@ pub const VARIABLE: &str = "KALTSTART_ARTEFACTS";
 /// | path | what |
 /// |---|---|
 /// | `kaltstart` | the server and client |
-/// | `ramdisks/NAME/{vmlinuz,ramdisk.cpio}` | the agent's kernel and ramdisk |
+/// | `ramdisks/NAME/{vmlinuz,ramdisk.cpio,discovery.cpio}` | the agent's kernel, its ramdisk, and the one that only looks |
 /// | `loaders/` | network boot loaders |
 /// | `images/NAME/{manifest.json,manifest.json.minisig,…}` | images, signed |
 /// | `images.pub` | the public key that signed them |
@@ -49,6 +49,12 @@ impl Artefacts {
     #[must_use]
     pub fn kernel(&self, name: &str) -> PathBuf {
         self.dir.join("ramdisks").join(name).join("vmlinuz")
+    }
+
+    /// The ramdisk `name` with the agent that only looks.
+    #[must_use]
+    pub fn discovery(&self, name: &str) -> PathBuf {
+        self.dir.join("ramdisks").join(name).join("discovery.cpio")
     }
 
     /// The ramdisk `name` with the agent in it.

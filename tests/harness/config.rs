@@ -19,6 +19,8 @@ pub struct ServerConfig {
     pub kernel: PathBuf,
     /// Ramdisk of the agent.
     pub ramdisk: PathBuf,
+    /// The ramdisk that only looks.
+    pub discovery: PathBuf,
     /// Network boot loaders.
     pub loaders: PathBuf,
     /// How machines with UEFI are started: `ipxe` or `signed`.
@@ -80,6 +82,7 @@ impl ServerConfig {
         Self {
             kernel: artefacts.kernel(flavour),
             ramdisk: artefacts.ramdisk(flavour),
+            discovery: artefacts.discovery(flavour),
             loaders: artefacts.loaders(),
             uefi_loader: "ipxe",
             images: artefacts.images(),
@@ -125,6 +128,7 @@ listen = "{SERVER}:{TFTP_PORT}"
 [boot]
 kernel = {kernel:?}
 ramdisk = {ramdisk:?}
+discovery = {discovery:?}
 loaders = {loaders:?}
 uefi_loader = {uefi:?}
 cmdline = "console=ttyS0"
@@ -149,6 +153,7 @@ lease_seconds = 3600
             dhcp = self.dhcp,
             kernel = self.kernel,
             ramdisk = self.ramdisk,
+            discovery = self.discovery,
             loaders = self.loaders,
             uefi = self.uefi_loader,
             images = self.images,

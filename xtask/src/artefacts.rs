@@ -3,7 +3,7 @@
 //! | path | what |
 //! |---|---|
 //! | `kaltstart` | the server and client |
-//! | `ramdisks/NAME/{vmlinuz,ramdisk.cpio}` | the agent's kernel and ramdisk |
+//! | `ramdisks/NAME/{vmlinuz,ramdisk.cpio,discovery.cpio}` | the agent's kernel, its ramdisk, and the one that only looks |
 //! | `loaders/` | network boot loaders |
 //! | `images/NAME/{manifest.json,manifest.json.minisig,…}` | images, signed |
 //! | `images.pub` | the public key that signed them |
@@ -18,7 +18,8 @@ use serde_json::Value;
 
 use crate::image::sign::Pair;
 use crate::image::{self, Compression};
-use crate::{boot_files, packages, ramdisk};
+use crate::ramdisk::{self, Kind};
+use crate::{boot_files, packages};
 
 /// The agent's target: given explicitly, so that its flags do not touch build scripts.
 const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -44,12 +45,10 @@ pub(crate) fn build(flavours: &[&str], images: &[&str]) -> Result<PathBuf> {
 fn build_with(profile: &[&str], flavours: &[&str], images: &[&str]) -> Result<PathBuf> {
     packages::ensure()?;
     let server = executable(cargo().args(["build", "--package", "kaltstart-server"]).args(profile))?;
-    let agent = executable(
-        cargo()
-            .args(["build", "--package", "kaltstart-agent", "--profile", "agent"])
-            .args(["--target", AGENT_TARGET])
-            .env("RUSTFLAGS", AGENT_FLAGS),
-    )?;
+    let agents = [
+        (Kind::Installs, "ramdisk.cpio", agent("kaltstart-agent", &[])?),
+        (Kind::Looks, "discovery.cpio", agent("kaltstart-discovery", &["--no-default-features"])?),
+    ];
     // TARGET/PROFILE/kaltstart -> TARGET/artefacts
     let dir = server.ancestors().nth(2).context("the server was built in no target directory")?;
     let dir = dir.join("artefacts");
@@ -61,8 +60,10 @@ fn build_with(profile: &[&str], flavours: &[&str], images: &[&str]) -> Result<Pa
         let out = dir.join("ramdisks").join(flavour);
         fs::create_dir_all(&out)?;
         link(&base.join("vmlinuz"), &out.join("vmlinuz"))?;
-        let size = ramdisk::assemble(&base, &agent, &out.join("ramdisk.cpio"))?;
-        eprintln!("ramdisk {flavour}: {:.1} MB, agent {:.1} MB", mb(size), mb(fs::metadata(&agent)?.len()));
+        for (kind, file, agent) in &agents {
+            let size = ramdisk::assemble(&base, *kind, agent, &out.join(file))?;
+            eprintln!("{flavour} {file}: {:.1} MB, agent {:.1} MB", mb(size), mb(fs::metadata(agent)?.len()));
+        }
     }
     let pair = Pair::of_this_machine()?;
     link(&pair.public(), &dir.join("images.pub"))?;
@@ -76,6 +77,17 @@ fn build_with(profile: &[&str], flavours: &[&str], images: &[&str]) -> Result<Pa
         pair.sign(&out)?;
     }
     Ok(dir)
+}
+
+/// Builds one of the agent's programs.
+fn agent(program: &str, features: &[&str]) -> Result<PathBuf> {
+    executable(
+        cargo()
+            .args(["build", "--package", "kaltstart-agent", "--bin", program, "--profile", "agent"])
+            .args(["--target", AGENT_TARGET])
+            .args(features)
+            .env("RUSTFLAGS", AGENT_FLAGS),
+    )
 }
 
 /// Cargo, as this program was started by it.

@@ -1,8 +1,9 @@
 //! `cargo xtask ramdisk`: the kernel and the ramdisk the agent runs in.
 //!
-//! The ramdisk is two cpio archives one after the other: the base, built
-//! here, with drivers and file system tools, and a second one with nothing
-//! but the agent as `/init`. So a new agent does not need a new base.
+//! A ramdisk is cpio archives one after the other: the base with drivers, the
+//! tools that make file systems, both built here, and a last one with nothing
+//! but the agent as `/init`. So a new agent does not need a new base. The
+//! ramdisk that only looks has no tools, and an agent that cannot write.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,12 @@ use crate::packages::{self, Deb, Package};
 use crate::{cache, recipes};
 
 /// Bumped when this file's output changes for the same recipe.
-const CODE_VERSION: &str = "1";
+const CODE_VERSION: &str = "2";
+
+/// Drivers.
+const BASE: &str = "base.cpio.zst";
+/// Programs that make file systems.
+const TOOLS: &str = "tools.cpio.zst";
 
 /// The dynamic loader that Debian's programs name.
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
@@ -51,7 +57,7 @@ struct Manifest<'a> {
     schema: u32,
     flavour: &'a str,
     kernel_release: &'a str,
-    files: [File; 2],
+    files: [File; 3],
     modules: Vec<&'a str>,
     packages: Vec<Package>,
 }
@@ -69,7 +75,7 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     match args[..] {
         [flavour] => println!("{}", build(flavour)?.display()),
         [flavour, "--agent", agent, "--out", out] => {
-            let size = assemble(&build(flavour)?, agent.as_ref(), out.as_ref())?;
+            let size = assemble(&build(flavour)?, Kind::Installs, agent.as_ref(), out.as_ref())?;
             println!("{size}");
         }
         _ => bail!("usage: cargo xtask ramdisk cloud|generic [--agent PATH --out FILE]"),
@@ -77,7 +83,17 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Returns a directory holding `vmlinuz`, `base.cpio.zst` and `manifest.json`.
+/// What a ramdisk is for.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// Jobs.
+    Installs,
+    /// Machines without a job.
+    Looks,
+}
+
+/// Returns a directory holding `vmlinuz`, the archives `base.cpio.zst` and `tools.cpio.zst`, and
+/// `manifest.json`.
 pub(crate) fn build(flavour: &str) -> Result<PathBuf> {
     packages::ensure()?;
     let recipes = recipes::dir().join("agent");
@@ -94,10 +110,14 @@ pub(crate) fn build(flavour: &str) -> Result<PathBuf> {
         let kernel = Kernel::unpack(kernel_deb, &dir.join("kernel"))?;
         let tree = dir.join("tree");
         tool_debs.iter().try_for_each(|deb| deb.unpack(&tree))?;
-        let mut archive = base_archive(&base, &tree)?;
+        let mut archive = base_archive(&base);
         let modules = add_modules(&mut archive, &kernel, &recipe.modules, &tree)?;
-        fs::write(dir.join("base.cpio"), archive.finish())?;
-        zstd(&dir.join("base.cpio"), 19)?;
+        for (name, archive) in [(BASE, archive), (TOOLS, tools_archive(&base, &tree)?)] {
+            // The compressor adds the ending.
+            let part = dir.join(name).with_extension("");
+            fs::write(&part, archive.finish())?;
+            zstd(&part, 19)?;
+        }
         fs::copy(kernel.vmlinuz(), dir.join("vmlinuz"))?;
         write_manifest(dir, flavour, &kernel, &modules, &debs)?;
         fs::remove_dir_all(dir.join("kernel"))?;
@@ -106,12 +126,18 @@ pub(crate) fn build(flavour: &str) -> Result<PathBuf> {
     })
 }
 
-/// Appends the agent to the base in `base_dir`, writes the ramdisk to `out`
-/// and returns its size in bytes.
-pub(crate) fn assemble(base_dir: &Path, agent: &Path, out: &Path) -> Result<u64> {
-    let base = base_dir.join("base.cpio.zst");
-    let mut ramdisk = fs::read(&base).with_context(|| format!("cannot read {}", base.display()))?;
-    cpio::pad(&mut ramdisk);
+/// Appends the agent to what [`build`] has left in `built`, writes the ramdisk to `out` and returns
+/// its size in bytes.
+pub(crate) fn assemble(built: &Path, kind: Kind, agent: &Path, out: &Path) -> Result<u64> {
+    let parts: &[&str] = match kind {
+        Kind::Installs => &[BASE, TOOLS],
+        Kind::Looks => &[BASE],
+    };
+    let mut ramdisk = Vec::new();
+    for part in parts {
+        ramdisk.extend(read(&built.join(part))?);
+        cpio::pad(&mut ramdisk);
+    }
     let binary = fs::read(agent).with_context(|| format!("cannot read the agent {}", agent.display()))?;
     let mut archive = Archive::default();
     archive.file("init", 0o755, binary);
@@ -127,8 +153,8 @@ pub(crate) fn assemble(base_dir: &Path, agent: &Path, out: &Path) -> Result<u64>
     Ok(ramdisk.len() as u64)
 }
 
-/// Device nodes, directories, files, and programs with their libraries.
-fn base_archive(base: &Base, tree: &Path) -> Result<Archive> {
+/// Device nodes, directories and files.
+fn base_archive(base: &Base) -> Archive {
     let mut archive = Archive::default();
     // The kernel opens /dev/console for init before devtmpfs can be mounted.
     archive.device("dev/console", 0o600, 5, 1);
@@ -139,6 +165,12 @@ fn base_archive(base: &Base, tree: &Path) -> Result<Archive> {
     for (path, text) in &base.files {
         archive.file(path, 0o644, text.clone().into_bytes());
     }
+    archive
+}
+
+/// Programs with their libraries, and what they read.
+fn tools_archive(base: &Base, tree: &Path) -> Result<Archive> {
+    let mut archive = Archive::default();
     for path in &base.copies {
         archive.file(path, 0o644, read(&tree.join(path))?);
     }
@@ -204,7 +236,7 @@ fn write_manifest(
         schema: 1,
         flavour,
         kernel_release: &kernel.release,
-        files: [describe("vmlinuz")?, describe("base.cpio.zst")?],
+        files: [describe("vmlinuz")?, describe(BASE)?, describe(TOOLS)?],
         modules: modules
             .iter()
             .filter_map(|path| path.rsplit('/').next())

@@ -21,7 +21,8 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     packages::ensure()?;
     step(&["fmt", "--all", "--check"])?;
     let end_to_end = ["--package", "kaltstart-tests", "--test", "e2e"];
-    for targets in [["--workspace", "--all-targets"].as_slice(), &end_to_end] {
+    let looking = ["--package", "kaltstart-agent", "--no-default-features", "--bins"];
+    for targets in [["--workspace", "--all-targets"].as_slice(), &end_to_end, &looking] {
         step(&[&["clippy", "--quiet"], targets, &["--", "--deny", "warnings"]].concat())?;
     }
     step(&["test", "--workspace"])?;

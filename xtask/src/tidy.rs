@@ -64,6 +64,42 @@ fn xtask_depends_on_no_other_member() {
     assert!(!dependencies("xtask").iter().any(|name| name.starts_with("kaltstart")));
 }
 
+/// All that opens files for writing in the agent that only looks: its log and its names' servers.
+const LOOKING_WRITES: [&str; 2] = ["\"/dev/kmsg\"", "\"/etc/resolv.conf\""];
+
+#[test]
+fn p02_the_agent_that_only_looks_opens_no_disk_for_writing_and_starts_nothing() {
+    let library = read("agent/src/lib.rs");
+    let lines: Vec<&str> = library.lines().collect();
+    let gated =
+        lines.windows(2).filter(|pair| pair[0] == "#[cfg(feature = \"install\")]").filter_map(|pair| {
+            let name = pair[1].trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';')?;
+            Some(root().join("agent/src").join(name))
+        });
+    let gated: Vec<PathBuf> = gated.collect();
+    assert!(gated.iter().any(|module| module.ends_with("disk")), "{gated:?}");
+    let mut files = Vec::new();
+    sources(&root().join("agent/src"), &mut files);
+    let mut seen = 0;
+    for (path, text) in files {
+        let module = path.with_extension("");
+        let is_gated = gated.iter().any(|gated| module == *gated || path.starts_with(gated));
+        if is_gated || path.ends_with("main.rs") || path.to_string_lossy().ends_with("tests.rs") {
+            continue;
+        }
+        let program = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for line in program.lines() {
+            let writes = ["OpenOptions::", "File::create", "fs::write", "O_RDWR", "O_WRONLY", "Command::new"];
+            if writes.iter().any(|word| line.contains(word)) {
+                let allowed = LOOKING_WRITES.iter().any(|file| line.contains(file));
+                assert!(allowed, "{}: {line}", path.display());
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, LOOKING_WRITES.len(), "the agent that only looks writes elsewhere");
+}
+
 #[test]
 fn unsafe_code_stands_in_the_corner_of_the_agent_alone() {
     let mut files = Vec::new();

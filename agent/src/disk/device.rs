@@ -2,7 +2,7 @@
 
 use super::patiently;
 use crate::contents;
-use crate::guard::Permit;
+use crate::gate::Permit;
 use crate::sys::block;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};

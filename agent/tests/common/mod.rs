@@ -4,7 +4,7 @@
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use kaltstart_agent::contents;
-use kaltstart_agent::guard::Gate;
+use kaltstart_agent::gate::Gate;
 use kaltstart_agent::image::fetch::{FetchError, ImageSource};
 use kaltstart_agent::install::{self, Observer, Paths, Stop};
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Identity, InstallTask, Installed, ReportState};
@@ -98,7 +98,7 @@ pub fn granted(task: &InstallTask, disks: &[Disk]) -> InstallTask {
 pub fn install(
     ordered: &Ordered,
     disks: &[Disk],
-    source: &Served,
+    source: &dyn ImageSource,
     paths: &Paths,
     watch: &Watch<'_>,
 ) -> Result<Installed, Stop> {

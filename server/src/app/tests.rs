@@ -5,7 +5,7 @@ use std::path::Path;
 pub(crate) async fn app(dir: &Path) -> App {
     let text = format!(
         "data_dir = {dir:?}\n[http]\nlisten = \"127.0.0.1:1\"\n[tftp]\nlisten = \"127.0.0.1:1\"\n\
-         [boot]\nkernel = \"k\"\nramdisk = \"r\"\nloaders = \"l\"\n[images]\ndir = {dir:?}\n"
+         [boot]\nkernel = \"k\"\nramdisk = \"r\"\ndiscovery = \"d\"\nloaders = \"l\"\n[images]\ndir = {dir:?}\n"
     );
     let file = dir.join("c.toml");
     std::fs::write(&file, text).expect("written");

@@ -1,8 +1,9 @@
 //! `[boot]`
 
 use super::{Node, yes};
-use kaltstart_core::boot::{Loader, UefiLoader, arguments};
+use kaltstart_core::boot::{self, Loader, Offer, UefiLoader, arguments};
 use kaltstart_core::dhcp::client::Architecture;
+use kaltstart_protocol::agent_api::Mode;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,8 +18,10 @@ const INSTALLED: [Architecture; 2] = [Architecture::Bios, Architecture::UefiX64]
 pub struct Boot {
     /// The agent's kernel.
     pub kernel: PathBuf,
-    /// The agent's ramdisk.
+    /// The ramdisk for jobs.
     pub ramdisk: PathBuf,
+    /// The ramdisk for machines that are only looked at: its agent cannot write to disks.
+    pub discovery: PathBuf,
     /// Directory with the loaders; [`kaltstart_core::boot::Loader`] lists their names.
     pub loaders: PathBuf,
     /// Kernel arguments for the agent, besides its own.
@@ -33,14 +36,27 @@ pub struct Boot {
 }
 
 impl Boot {
+    /// Where the file lies of which a door gives `offer`; none for what is made anew for each machine, and
+    /// for what is not given.
+    #[must_use]
+    pub fn path(&self, file: boot::File, offer: Offer) -> Option<PathBuf> {
+        match (file, offer) {
+            (boot::File::Loader(loader), Offer::File) => Some(self.loaders.join(loader.name())),
+            (boot::File::Kernel(_), Offer::File) => Some(self.kernel.clone()),
+            (boot::File::Ramdisk(_), Offer::Ramdisk(Mode::Install)) => Some(self.ramdisk.clone()),
+            (boot::File::Ramdisk(_), Offer::Ramdisk(Mode::Discover)) => Some(self.discovery.clone()),
+            _ => None,
+        }
+    }
+
     /// What machines need to start and cannot be read now, with what follows. They may come later:
     /// every file is opened when it is asked for.
     #[must_use]
     pub fn missing(&self, nodes: &[Node]) -> Vec<String> {
-        let all = "no machine can start".to_owned();
         let mut needed = vec![
-            ("boot.kernel", self.kernel.clone(), all.clone()),
-            ("boot.ramdisk", self.ramdisk.clone(), all),
+            ("boot.kernel", self.kernel.clone(), "no machine can start".to_owned()),
+            ("boot.ramdisk", self.ramdisk.clone(), "no job can be carried out".to_owned()),
+            ("boot.discovery", self.discovery.clone(), "no machine can be looked at".to_owned()),
         ];
         let of_nodes = nodes.iter().filter_map(|node| node.uefi_loader);
         let kinds: BTreeSet<_> = of_nodes.chain([self.uefi_loader]).collect();
@@ -83,6 +99,7 @@ mod tests {
         let mut config = good();
         config.boot.kernel = dir.path().join("vmlinuz");
         (config.boot.ramdisk, config.boot.loaders) = (dir.path().join("ramdisk"), dir.path().into());
+        config.boot.discovery = dir.path().join("discovery");
         let mut missing = |uefi: UefiLoader, of_node: Option<UefiLoader>| {
             config.boot.uefi_loader = uefi;
             config.node[0].uefi_loader = of_node;
@@ -92,12 +109,12 @@ mod tests {
             };
             config.boot.missing(&config.node).into_iter().map(names).collect::<Vec<_>>()
         };
-        let ipxe = ["vmlinuz", "ramdisk", "undionly.kpxe", "snponly.efi"];
-        let signed = ["vmlinuz", "ramdisk", "undionly.kpxe", "shimx64.efi", "grubx64.efi"];
+        let ipxe = ["vmlinuz", "ramdisk", "discovery", "undionly.kpxe", "snponly.efi"];
+        let signed = ["vmlinuz", "ramdisk", "discovery", "undionly.kpxe", "shimx64.efi", "grubx64.efi"];
         assert_eq!(missing(UefiLoader::Ipxe, None), ipxe);
         assert_eq!(missing(UefiLoader::Signed, None), signed);
-        assert_eq!(missing(UefiLoader::Ipxe, Some(UefiLoader::Signed)), [&ipxe[..], &signed[3..]].concat());
-        for name in ["vmlinuz", "ramdisk", "shimx64.efi", "undionly.kpxe"] {
+        assert_eq!(missing(UefiLoader::Ipxe, Some(UefiLoader::Signed)), [&ipxe[..], &signed[4..]].concat());
+        for name in ["vmlinuz", "ramdisk", "discovery", "shimx64.efi", "undionly.kpxe"] {
             fs::write(dir.path().join(name), "").expect("written");
         }
         assert_eq!(missing(UefiLoader::Signed, None), ["grubx64.efi"]);

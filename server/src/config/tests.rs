@@ -12,6 +12,7 @@ const GOOD: &str = r#"
         [boot]
         kernel = "k"
         ramdisk = "r"
+        discovery = "d"
         loaders = "l"
         [images]
         dir = "i"

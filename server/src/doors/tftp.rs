@@ -10,7 +10,7 @@ use kaltstart_core::boot::{Door, File, Offer};
 use kaltstart_core::trace::{Loading, Protocol, TftpTransfer, What};
 use kaltstart_protocol::ids::Mac;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Serves what [`File`] lists, and nothing else.
@@ -40,10 +40,11 @@ impl TftpDoor {
         match (offer, file) {
             (Offer::File, File::Loader(loader)) => Ok(self.loaders.open(client, loader.name()).await?),
             (Offer::File, File::GrubStart) => Ok(Content::Memory(render::start_grub().into())),
-            (Offer::File, File::Kernel(_)) => open(&self.app.config.boot.kernel).await,
-            (Offer::File, File::Ramdisk(_)) => open(&self.app.config.boot.ramdisk).await,
             (Offer::Agent(_) | Offer::OwnDisk, File::GrubConfig(mac)) => self.config(mac).await,
-            (refused, _) => Err(Refused::NotOffered(refused)),
+            (offer, file) => match self.app.config.boot.path(file, offer) {
+                Some(path) => open(path).await,
+                None => Err(Refused::NotOffered(offer)),
+            },
         }
     }
 
@@ -103,15 +104,15 @@ impl Resolver for TftpDoor {
 }
 
 /// A file of the configuration.
-async fn open(path: &Path) -> Result<Content, Refused> {
-    let owned = path.to_owned();
+async fn open(path: PathBuf) -> Result<Content, Refused> {
+    let name = path.display().to_string();
     let opened = tokio::task::spawn_blocking(move || {
-        let file = std::fs::File::open(owned)?;
+        let file = std::fs::File::open(path)?;
         let size = file.metadata()?.len();
         Ok::<_, std::io::Error>(Content::File { file: Arc::new(file), size })
     });
     let opened = opened.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    opened.map_err(|source| Refused::Unreadable { path: path.display().to_string(), source })
+    opened.map_err(|source| Refused::Unreadable { path: name, source })
 }
 
 /// Counts TFTP transfers, and takes note of them for the machine that asked. Its ramdisk is the last file

@@ -14,10 +14,11 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
-use kaltstart_core::boot::{Door, File, Offer};
+use kaltstart_core::boot::{Door, File};
 use kaltstart_core::trace::{HttpAnswer, Loading, Protocol, What, clean};
 use kaltstart_protocol::ids::{Digest, Mac};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Port of syslog (RFC 3164 §2).
@@ -106,8 +107,8 @@ pub(super) async fn kernel(
     request: Request,
 ) -> Result<Response, Problem> {
     let mac = parse_mac(&mac)?;
-    must_be_offered(&app, Some(mac), File::Kernel(mac))?;
-    let served = Served { path: &app.config.boot.kernel, content_type: DATA, digest: None };
+    let path = given(&app, Some(mac), File::Kernel(mac))?;
+    let served = Served { path: &path, content_type: DATA, digest: None };
     Ok(files::serve(&app, &served, &request, |_| {}))
 }
 
@@ -118,12 +119,12 @@ pub(super) async fn ramdisk(
     request: Request,
 ) -> Result<Response, Problem> {
     let mac = parse_mac(&mac)?;
-    must_be_offered(&app, Some(mac), File::Ramdisk(mac))?;
+    let path = given(&app, Some(mac), File::Ramdisk(mac))?;
     let told = app.clone();
     let sent = move |bytes| {
         tokio::spawn(async move { told.ramdisk_served(mac, bytes).await });
     };
-    let served = Served { path: &app.config.boot.ramdisk, content_type: DATA, digest: None };
+    let served = Served { path: &path, content_type: DATA, digest: None };
     Ok(files::serve(&app, &served, &request, sent))
 }
 
@@ -133,27 +134,24 @@ pub(super) async fn loader(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let Some(file @ File::Loader(loader)) = File::named(&name) else {
+    let Some(file @ File::Loader(_)) = File::named(&name) else {
         return Err(Problem::not_found(format!("{name:?} is not a boot file")));
     };
-    must_be_offered(&app, asking(&app, &request).map_err(AppError::from)?, file)?;
-    let path = app.config.boot.loaders.join(loader.name());
+    let path = given(&app, asking(&app, &request).map_err(AppError::from)?, file)?;
     let served = Served { path: &path, content_type: "application/efi", digest: None };
     Ok(files::serve(&app, &served, &request, |_| {}))
 }
 
-/// Refuses a file if [`kaltstart_core::boot::offer`] does not give it to the machine `mac`; none
-/// when nobody knows which machine asks.
-fn must_be_offered(app: &App, mac: Option<Mac>, file: File) -> Result<(), Problem> {
-    match app.offer(mac, Door::Http(file)) {
-        Offer::File => Ok(()),
-        refused => {
-            let who = mac.map_or_else(|| "who asks".to_owned(), |mac| mac.to_string());
-            let detail = format!("{file} is not given: {refused}; `ks boot try {who}` shows what is");
-            tracing::info!(mac = mac.map(tracing::field::display), "{detail}");
-            Err(Problem::new(StatusCode::FORBIDDEN, "boot-not-granted", detail))
-        }
-    }
+/// Where the file lies if [`kaltstart_core::boot::offer`] gives it to the machine `mac`; none when nobody
+/// knows which machine asks.
+fn given(app: &App, mac: Option<Mac>, file: File) -> Result<PathBuf, Problem> {
+    let offer = app.offer(mac, Door::Http(file));
+    app.config.boot.path(file, offer).ok_or_else(|| {
+        let who = mac.map_or_else(|| "who asks".to_owned(), |mac| mac.to_string());
+        let detail = format!("{file} is not given: {offer}; `ks boot try {who}` shows what is");
+        tracing::info!(mac = mac.map(tracing::field::display), "{detail}");
+        Problem::new(StatusCode::FORBIDDEN, "boot-not-granted", detail)
+    })
 }
 
 /// `GET /images/{digest}`

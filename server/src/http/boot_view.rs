@@ -7,7 +7,7 @@ use super::extract::{Path, Query};
 use crate::app::{App, AppError};
 use axum::Json;
 use axum::extract::State;
-use kaltstart_core::boot::{self, Door, File, Loader, Offer, Served, UefiLoader, served};
+use kaltstart_core::boot::{self, Door, File, Offer, Served, UefiLoader, served};
 use kaltstart_core::dhcp::Known;
 use kaltstart_core::dhcp::client::Architecture;
 use kaltstart_core::machine::{Machine, Node, State as NodeState};
@@ -125,16 +125,13 @@ fn trial(
 
 /// What is wrong with what a door gives: the file that is missing.
 fn problem(app: &App, door: Door, gives: Offer) -> Option<String> {
-    let loader = |loader: Loader| app.config.boot.loaders.join(loader.name());
+    let boot = &app.config.boot;
     let path = match (gives, door) {
-        (Offer::NameByTftp(it) | Offer::UrlOfLoader(it), _) => loader(it),
-        (Offer::File, Door::Tftp(file) | Door::Http(file)) => match file {
-            File::Loader(it) => loader(it),
-            File::Kernel(_) => app.config.boot.kernel.clone(),
-            File::Ramdisk(_) => app.config.boot.ramdisk.clone(),
-            File::GrubStart | File::GrubConfig(_) | File::IpxeScript(_) => return None,
-        },
-        _ => return None,
+        (Offer::NameByTftp(loader) | Offer::UrlOfLoader(loader), _) => {
+            boot.path(File::Loader(loader), Offer::File)?
+        }
+        (_, Door::Tftp(file) | Door::Http(file)) => boot.path(file, gives)?,
+        (_, Door::Dhcp(_) | Door::Dhcp6(_)) => return None,
     };
     std::fs::metadata(&path).err().map(|error| format!("{}: {error}", path.display()))
 }

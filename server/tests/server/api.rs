@@ -1,4 +1,4 @@
-use crate::site::{IMAGE, LIMIT, RAMDISK, Site, mac};
+use crate::site::{DISCOVERY, IMAGE, LIMIT, Site, mac};
 use kaltstart_protocol::ids::Digest;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -225,7 +225,7 @@ async fn boot_files_and_images_know_head_and_range() {
     let ramdisk = format!("/boot/{}/ramdisk", mac(1));
     site.declare("n1", mac(1)).await;
     for (path, bytes) in
-        [(image.as_str(), IMAGE), (&ramdisk, RAMDISK), ("/boot/files/snponly.efi", b"loader")]
+        [(image.as_str(), IMAGE), (&ramdisk, DISCOVERY), ("/boot/files/snponly.efi", b"loader")]
     {
         let head = site.ask(Method::HEAD, path, None, None::<&()>).await.expect("answered");
         assert_eq!(head.headers["content-length"], bytes.len().to_string(), "{head:?}");

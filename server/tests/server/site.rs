@@ -26,6 +26,8 @@ pub(crate) const IMAGE: &[u8] = b"not an archive, but nobody unpacks it here";
 
 /// What stands in the ramdisk's file.
 pub(crate) const RAMDISK: &[u8] = b"a ramdisk of a few bytes";
+/// What stands in the file of the ramdisk that only looks.
+pub(crate) const DISCOVERY: &[u8] = b"a ramdisk that only looks";
 
 /// A server and its directory.
 pub(crate) struct Site {
@@ -47,7 +49,9 @@ impl Site {
     /// The same, with more lines in `[http]`.
     pub(crate) async fn start_with(http_lines: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        for (name, bytes) in [("vmlinuz", b"kernel".as_slice()), ("ramdisk", RAMDISK)] {
+        for (name, bytes) in
+            [("vmlinuz", b"kernel".as_slice()), ("ramdisk", RAMDISK), ("discovery", DISCOVERY)]
+        {
             std::fs::write(dir.path().join(name), bytes).expect("written");
         }
         std::fs::create_dir(dir.path().join("loaders")).expect("made");
@@ -56,12 +60,13 @@ impl Site {
         let (http, tls, udp) = (free_tcp_port(), free_tcp_port(), free_udp_port());
         let config = format!(
             "data_dir = {data:?}\n[http]\nlisten = \"127.0.0.1:{http}\"\ntls_listen = \"127.0.0.1:{tls}\"\n{http_lines}\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
-             [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\nkeys = [{key:?}]\n\
+             [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\ndiscovery = {discovery:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\nkeys = [{key:?}]\n\
              [log]\nlevel = \"debug\"\n\
              [[profile]]\nname = \"good\"\nimage = \"tiny\"\n[[profile]]\nname = \"hollow\"\nimage = \"none\"\n",
             data = dir.path().join("data"),
             kernel = dir.path().join("vmlinuz"),
             ramdisk = dir.path().join("ramdisk"),
+            discovery = dir.path().join("discovery"),
             loaders = dir.path().join("loaders"),
             images = dir.path().join("images"),
             key = signer().pk.to_base64(),

@@ -64,7 +64,7 @@ async fn cause(site: &Site, node: &str, code: &str) -> Value {
 async fn ks1015_a_transfer_by_http_is_broken_off() {
     let site = Site::start().await;
     site.declare("db-07", mac(1)).await;
-    let big = File::create(site.dir.path().join("ramdisk")).expect("made");
+    let big = File::create(site.dir.path().join("discovery")).expect("made");
     big.set_len(512 << 20).expect("sparse");
     let address = site.base.trim_start_matches("http://");
     let mut client = TcpStream::connect(address).expect("connected");

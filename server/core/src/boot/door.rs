@@ -43,6 +43,8 @@ pub enum Offer {
     UrlOfScript,
     /// The file, as it is.
     File,
+    /// The ramdisk whose agent can do this, and no more.
+    Ramdisk(Mode),
     /// A script or configuration that starts the agent, with a new one-time token.
     Agent(Mode),
     /// A script or configuration that starts the machine's own disk.
@@ -121,7 +123,8 @@ fn by_tftp(decision: Option<&BootDecision>, policy: Policy, file: File) -> Offer
         // Says only where the machine's own is.
         File::GrubStart => Offer::File,
         File::GrubConfig(_) => script(decision),
-        File::Kernel(_) | File::Ramdisk(_) => granted(decision),
+        File::Kernel(_) => granted(decision, |_| Offer::File),
+        File::Ramdisk(_) => granted(decision, Offer::Ramdisk),
         File::IpxeScript(_) => Offer::Nothing(Why::OtherDoor),
     }
 }
@@ -131,7 +134,8 @@ fn by_http(decision: Option<&BootDecision>, policy: Policy, file: File) -> Offer
         File::Loader(loader) if loader.is_signed() => Offer::Nothing(Why::SignedByHttp),
         File::Loader(loader) => first_stage(decision, policy, loader),
         File::IpxeScript(_) => script(decision),
-        File::Kernel(_) | File::Ramdisk(_) => granted(decision),
+        File::Kernel(_) => granted(decision, |_| Offer::File),
+        File::Ramdisk(_) => granted(decision, Offer::Ramdisk),
         File::GrubStart | File::GrubConfig(_) => Offer::Nothing(Why::OtherDoor),
     }
 }
@@ -151,8 +155,8 @@ fn script(decision: Option<&BootDecision>) -> Offer {
     network(decision).map_or(Offer::OwnDisk, Offer::Agent)
 }
 
-fn granted(decision: Option<&BootDecision>) -> Offer {
-    network(decision).map_or_else(Offer::Nothing, |_| Offer::File)
+fn granted(decision: Option<&BootDecision>, given: impl FnOnce(Mode) -> Offer) -> Offer {
+    network(decision).map_or_else(Offer::Nothing, given)
 }
 
 impl fmt::Display for Offer {
@@ -162,6 +166,8 @@ impl fmt::Display for Offer {
             Self::UrlOfLoader(loader) => write!(f, "start {} by HTTP", loader.name()),
             Self::UrlOfScript => f.write_str("start the iPXE script"),
             Self::File => f.write_str("the file"),
+            Self::Ramdisk(Mode::Discover) => f.write_str("the ramdisk that only looks"),
+            Self::Ramdisk(Mode::Install) => f.write_str("the ramdisk that installs"),
             Self::Agent(Mode::Discover) => f.write_str("start the agent to look"),
             Self::Agent(Mode::Install) => f.write_str("start the agent to install"),
             Self::OwnDisk => f.write_str("start the own disk"),

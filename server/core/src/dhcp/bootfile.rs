@@ -61,13 +61,15 @@ pub fn choose(offer: Offer, stage: Stage, local: LocalAnswer, http: &str, mac: M
         Offer::UrlOfScript => Some(BootFile::Script(script_url(http, &mac))),
         // There may be another boot server for them.
         Offer::Nothing(Why::Architecture) => None,
-        Offer::File | Offer::Agent(_) | Offer::OwnDisk | Offer::Nothing(_) => match (local, stage) {
-            (LocalAnswer::MissingFile, Stage::Pxe) => Some(BootFile::Tftp(MISSING_FILE)),
-            (LocalAnswer::MissingFile, Stage::HttpBoot) => {
-                Some(BootFile::Http(loader_url(http, MISSING_FILE)))
+        Offer::File | Offer::Ramdisk(_) | Offer::Agent(_) | Offer::OwnDisk | Offer::Nothing(_) => {
+            match (local, stage) {
+                (LocalAnswer::MissingFile, Stage::Pxe) => Some(BootFile::Tftp(MISSING_FILE)),
+                (LocalAnswer::MissingFile, Stage::HttpBoot) => {
+                    Some(BootFile::Http(loader_url(http, MISSING_FILE)))
+                }
+                _ => None,
             }
-            _ => None,
-        },
+        }
     }
 }
 

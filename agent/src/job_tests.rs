@@ -2,7 +2,7 @@ use super::*;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kaltstart_protocol::agent_api::{DiskUuids, Identity};
+use kaltstart_protocol::agent_api::{DiskUuids, Identity, Task};
 use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::ids::{Digest, Signature};
 use kaltstart_protocol::image::SignedManifest;
@@ -12,6 +12,7 @@ use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::wipe::SignedGrant;
 
 use crate::test_server::{Server, json};
+use crate::work::{Jobs, work};
 
 /// What the tests' installer does.
 enum Act {
@@ -116,9 +117,11 @@ fn server(other: impl Fn(&str, &str) -> String + Send + 'static) -> Server {
     })
 }
 
-fn run(server: &Server, mode: Mode, installer: &Fake) -> End {
+/// A start that may carry out jobs, unless it `looks` only.
+fn run(server: &Server, looks: bool, installer: &Fake) -> End {
     let link = Link::new(&server.url(""), server.client(), Secret::new("s".into())).with_pause(|_| {});
-    work(&link, mode, installer, |_| {})
+    let jobs = |task: &InstallTask| carry_out(&link, task, installer);
+    work(&link, (!looks).then_some(&jobs as &Jobs<'_>), |_| {})
 }
 
 const GO_ON: &str = r#"{"directive":"continue"}"#;
@@ -127,7 +130,7 @@ const GO_ON: &str = r#"{"directive":"continue"}"#;
 fn p02_a_task_is_refused_when_this_start_may_only_look() {
     let server = server(|_, _| json("200 OK", GO_ON));
     let installer = Fake::new(Act::Succeed);
-    assert_eq!(run(&server, Mode::Discover, &installer), End::Restart("enough".into()));
+    assert_eq!(run(&server, true, &installer), End::Restart("enough".into()));
     assert_eq!(installer.calls.load(Ordering::Relaxed), 0);
 }
 
@@ -139,7 +142,7 @@ fn a_job_that_cannot_be_carried_out_is_shown_and_work_is_asked_for_again() {
         _ => json("200 OK", r#"{"kind":"reboot","reason":"enough"}"#),
     });
     let installer = Fake::new(Act::Succeed);
-    assert_eq!(run(&server, Mode::Install, &installer), End::Restart("enough".into()));
+    assert_eq!(run(&server, false, &installer), End::Restart("enough".into()));
     assert_eq!(installer.calls.load(Ordering::Relaxed), 0);
 }
 
@@ -151,7 +154,7 @@ fn changes_arrive_in_order_and_the_last_word_is_installed() {
         let index = lost.fetch_add(1, Ordering::Relaxed);
         if index.is_multiple_of(2) { json("503 Service Unavailable", "{}") } else { json("200 OK", GO_ON) }
     });
-    let end = run(&server, Mode::Install, &Fake::new(Act::Succeed));
+    let end = run(&server, false, &Fake::new(Act::Succeed));
     assert_eq!(end, End::Restart("the system is installed".into()));
     let told: Vec<String> = server
         .requests()
@@ -179,7 +182,7 @@ fn changes_arrive_in_order_and_the_last_word_is_installed() {
 #[test]
 fn a_failure_is_told_with_its_finding_and_the_machine_stays() {
     let server = server(|_, _| json("200 OK", GO_ON));
-    let end = run(&server, Mode::Install, &Fake::new(Act::Fail));
+    let end = run(&server, false, &Fake::new(Act::Fail));
     assert_eq!(end, End::Restart("enough".into()), "asked for work again");
     let requests = server.requests();
     assert!(
@@ -192,7 +195,7 @@ fn a_failure_is_told_with_its_finding_and_the_machine_stays() {
 #[test]
 fn a_defect_fails_the_job_and_the_agent_goes_on() {
     let server = server(|_, _| json("200 OK", GO_ON));
-    let end = run(&server, Mode::Install, &Fake::new(Act::Panic));
+    let end = run(&server, false, &Fake::new(Act::Panic));
     assert_eq!(end, End::Restart("enough".into()), "asked for work again");
     let requests = server.requests();
     let told =
@@ -205,7 +208,7 @@ fn a_defect_fails_the_job_and_the_agent_goes_on() {
 fn a_stop_reaches_the_installation() {
     let server = server(|_, _| json("200 OK", r#"{"directive":"stop","reason":"cancelled by anna"}"#));
     let installer = Fake::new(Act::UntilStopped);
-    assert_eq!(run(&server, Mode::Install, &installer), End::Restart("enough".into()));
+    assert_eq!(run(&server, false, &installer), End::Restart("enough".into()));
     assert_eq!(installer.stopped.lock().expect("not poisoned").as_deref(), Some("cancelled by anna"));
 }
 
@@ -213,7 +216,7 @@ fn a_stop_reaches_the_installation() {
 fn p21_a_session_that_is_not_known_any_more_ends_the_work() {
     let server = server(|_, _| json("401 Unauthorized", r#"{"title":"superseded"}"#));
     let installer = Fake::new(Act::UntilStopped);
-    assert_eq!(run(&server, Mode::Install, &installer), End::Unknown("superseded".into()));
+    assert_eq!(run(&server, false, &installer), End::Unknown("superseded".into()));
 }
 
 #[test]
@@ -225,6 +228,6 @@ fn p07_the_same_attempt_is_never_run_twice_in_one_start() {
         _ => json("200 OK", GO_ON),
     });
     let installer = Fake::new(Act::Fail);
-    assert_eq!(run(&server, Mode::Install, &installer), End::Restart("enough".into()));
+    assert_eq!(run(&server, false, &installer), End::Restart("enough".into()));
     assert_eq!(installer.calls.load(Ordering::Relaxed), 1);
 }

@@ -1,0 +1,56 @@
+//! Jobs on the real disks of this machine.
+
+use std::path::Path;
+
+use kaltstart_protocol::agent_api::{InstallTask, Installed};
+use kaltstart_protocol::facts::{Disk, Facts};
+use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::HostIdentity;
+
+use crate::cmdline::Settings;
+use crate::devices::Devices;
+use crate::gate::Gate;
+use crate::http_source::HttpSource;
+use crate::install::{self, Paths, Stop};
+use crate::job::{Installer, NotInstalled};
+use crate::pid1;
+use crate::reporter::Reporter;
+use crate::sys::kernel::wall_seconds;
+
+/// Installs on the real disks.
+pub(crate) struct Real {
+    devices: Devices,
+    gate: Gate,
+}
+
+impl Real {
+    /// The machine is the one of `facts`, as they are now: an interface that is plugged in later does not
+    /// make it another one.
+    pub(crate) fn new(settings: &Settings, devices: Devices, facts: &Facts) -> Self {
+        let (key, images) = (settings.key, settings.images.clone());
+        Self { devices, gate: Gate { key, images, host: HostIdentity::of(facts) } }
+    }
+}
+
+impl Installer for Real {
+    fn disks(&self) -> Vec<Disk> {
+        self.devices.settled_disks()
+    }
+
+    fn install(
+        &self,
+        task: &InstallTask,
+        disks: &[Disk],
+        reporter: &Reporter,
+    ) -> Result<Installed, NotInstalled> {
+        let efivars = Path::new(pid1::EFIVARS);
+        let started_by_uefi = std::fs::read_dir(efivars).is_ok_and(|mut dir| dir.next().is_some());
+        let paths = Paths { efivars: started_by_uefi.then(|| efivars.into()), ..Paths::default() };
+        let now = Millis(u64::try_from(wall_seconds()).unwrap_or(0).saturating_mul(1000));
+        let source = HttpSource::new(&task.image_url);
+        install::install(&self.gate, task, disks, now, &source, &paths, reporter).map_err(|stop| match stop {
+            Stop::Failed(finding) => NotInstalled::Failed(finding),
+            Stop::Cancelled(_) => NotInstalled::Cancelled,
+        })
+    }
+}
