@@ -46,6 +46,11 @@ impl Bench {
         &self.server
     }
 
+    /// The peers' packages.
+    pub(crate) fn peers(&self) -> &Unpacked {
+        &self.peers
+    }
+
     /// A peer's program, to be run on the server's side.
     pub(crate) fn peer(&self, program: &str) -> Command {
         self.peers.with_libraries(self.pair.server_command(self.peers.program(program)))

@@ -1,6 +1,6 @@
-//! Figures of the boot services, each beside its peers in the same run.
+//! Figures of the boot services and of the agent, each beside its peers in the same run.
 //!
-//! `cargo xtask bench boot` builds everything and runs this. Servers run in one network namespace
+//! `cargo xtask bench boot` and `bench agent` build everything and run this. Servers run in one network namespace
 //! and clients in another, joined by a veth pair. The subjects of a measurement take turns, and a
 //! figure is the median of its rounds. Exit status: 0 = measured, whatever the figures are; 1 =
 //! not, 64 = wrong arguments, 130 = interrupted.
@@ -9,6 +9,7 @@ mod bench;
 mod cgroup;
 mod dhcp;
 mod http;
+mod lay_down;
 mod memory;
 mod options;
 mod ours;
@@ -82,6 +83,7 @@ fn measure_part(part: Part, options: &Options, report: &mut Report) -> Result<()
         Part::Tftp => tftp::run(&bench, report),
         Part::Http => http::run(&bench, report),
         Part::Memory => memory::run(&bench, report),
+        Part::LayDown => lay_down::run(&bench, &options.lay_down, report),
     };
     eprintln!("{part:?}: {} s", started.elapsed().as_secs());
     measured.with_context(|| format!("part {part:?}"))

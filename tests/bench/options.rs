@@ -1,11 +1,13 @@
 //! Arguments of the benchmark.
 
+use crate::lay_down::LayDown;
 use anyhow::{Context as _, Result, bail};
 use std::path::PathBuf;
 
 /// How it is called.
 pub(crate) const USAGE: &str = "\
 usage: cargo xtask bench boot [PART …] [OPTIONS]
+       cargo xtask bench agent [OPTIONS]
   PART         dhcp, tftp, http or memory (all of them when none is named)
   --quick      measure everything once
   --json FILE  write all rows";
@@ -17,10 +19,11 @@ pub(crate) enum Part {
     Tftp,
     Http,
     Memory,
+    LayDown,
 }
 
 impl Part {
-    const ALL: [(&str, Self); 4] =
+    const BOOT: [(&str, Self); 4] =
         [("dhcp", Self::Dhcp), ("tftp", Self::Tftp), ("http", Self::Http), ("memory", Self::Memory)];
 }
 
@@ -34,15 +37,19 @@ pub(crate) struct Options {
     pub(crate) check: bool,
     /// Our server's program.
     pub(crate) server: PathBuf,
+    /// What is laid down, and by what.
+    pub(crate) lay_down: LayDown,
     /// The peers' programs.
     pub(crate) peers: PathBuf,
 }
 
 impl Options {
-    /// Reads the arguments; `--server`, `--peers` and `--check` come from `cargo xtask`.
+    /// Reads the arguments; `--lay-down`, `--image`, `--server`, `--peers` and `--check` come from `cargo xtask`.
     pub(crate) fn parse(args: &[String]) -> Result<Self> {
         let (server, peers) = (PathBuf::new(), PathBuf::new());
-        let mut options = Self { parts: Vec::new(), quick: false, json: None, check: false, server, peers };
+        let lay_down = LayDown { image: PathBuf::new(), program: PathBuf::new() };
+        let mut options =
+            Self { parts: Vec::new(), quick: false, json: None, check: false, server, lay_down, peers };
         let mut args = args.iter();
         while let Some(name) = args.next() {
             let mut value =
@@ -53,19 +60,28 @@ impl Options {
                 "--json" => options.json = Some(value()?),
                 "--server" => options.server = value()?,
                 "--peers" => options.peers = value()?,
-                other => match Part::ALL.iter().find(|part| part.0 == other) {
+                "--image" => options.lay_down.image = value()?,
+                "--lay-down" => {
+                    options.lay_down.program = value()?;
+                    options.parts.push(Part::LayDown);
+                }
+                other => match Part::BOOT.iter().find(|part| part.0 == other) {
                     Some((_, part)) => options.parts.push(*part),
                     None => bail!("unknown argument {other:?}"),
                 },
             }
         }
         if options.parts.is_empty() {
-            options.parts = Part::ALL.iter().map(|part| part.1).collect();
+            options.parts = Part::BOOT.iter().map(|part| part.1).collect();
         }
         options.parts.sort();
         options.parts.dedup();
-        if !options.check && (options.server.as_os_str().is_empty() || options.peers.as_os_str().is_empty()) {
-            bail!("--server and --peers are missing: start this with `cargo xtask bench boot`");
+        let needed = [
+            &options.peers,
+            if options.parts == [Part::LayDown] { &options.lay_down.image } else { &options.server },
+        ];
+        if !options.check && needed.iter().any(|path| path.as_os_str().is_empty()) {
+            bail!("programs are missing: start this with `cargo xtask bench`");
         }
         Ok(options)
     }

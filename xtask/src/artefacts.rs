@@ -124,6 +124,10 @@ fn link(target: &Path, link: &Path) -> Result<()> {
 
 /// An image under its name: a manifest of its own beside a link to the file.
 fn place_image(from: &Path, name: &str, to: &Path) -> Result<()> {
+    // Written through a link to it, the cache itself would change.
+    if to.is_symlink() {
+        fs::remove_file(to).with_context(|| format!("cannot remove {}", to.display()))?;
+    }
     fs::create_dir_all(to)?;
     let text = fs::read_to_string(from.join("manifest.json")).context("cannot read the manifest")?;
     let mut manifest: Value = serde_json::from_str(&text).context("the manifest is no JSON")?;

@@ -1,5 +1,6 @@
 //! `cargo xtask bench NAME [--json FILE]`: figures of the product, measured in one run.
 
+mod agent;
 mod boot;
 mod deploy;
 
@@ -10,6 +11,7 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     match args {
         [name, rest @ ..] if name == "deploy" => deploy::task(rest),
         [name, rest @ ..] if name == "boot" => boot::task(rest),
-        _ => bail!("usage: cargo xtask bench deploy|boot [--json FILE]"),
+        [name, rest @ ..] if name == "agent" => agent::task(rest),
+        _ => bail!("usage: cargo xtask bench agent|boot|deploy [--json FILE]"),
     }
 }

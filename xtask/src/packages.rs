@@ -53,7 +53,7 @@ const HOST_PACKAGES: &[&str] = &[
     "systemd",
 ];
 
-/// Servers and load programs that `cargo xtask bench boot` measures beside ours. They are unpacked
+/// Servers and load programs that `cargo xtask bench` measures beside ours. They are unpacked
 /// and never installed: Debian starts an installed server at once, and two of them exclude each other.
 const PEERS: &[&str] = &[
     "atftpd",
@@ -61,6 +61,7 @@ const PEERS: &[&str] = &[
     "isc-dhcp-server",
     "kea-admin", // perfdhcp
     "kea-dhcp4-server",
+    "libarchive-tools", // bsdtar
     "nginx-light",
     "tftpd-hpa",
 ];

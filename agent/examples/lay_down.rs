@@ -1,0 +1,59 @@
+//! Lays down an image on a disk of this machine as a job would: for `cargo xtask bench agent`.
+//!
+//! Prints its largest memory use in bytes.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use kaltstart_agent::image::fetch::{FetchError, ImageSource};
+use kaltstart_agent::install::Paths;
+use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::image::Manifest;
+use std::fs::{self, File};
+use std::io::{Read, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [image, device, mount] = args.as_slice() else {
+        eprintln!("usage: lay_down IMAGE_DIRECTORY /dev/DEVICE MOUNT_POINT");
+        return ExitCode::from(64);
+    };
+    let text = fs::read_to_string(Path::new(image).join("manifest.json")).expect("a manifest");
+    let manifest: Manifest = serde_json::from_str(&text).expect("a manifest");
+    let source = OnDisk(Path::new(image).join(&manifest.file));
+    let mut ordered = common::order(&[], 0, manifest.compression);
+    ordered.image = manifest;
+    let name = device.trim_start_matches("/dev/");
+    let size = fs::read_to_string(format!("/sys/block/{name}/size")).expect("a block device");
+    let size = size.trim().parse::<u64>().expect("a number") * 512;
+    let disk = Disk { name: name.into(), serial: "S1".into(), size, sector_size: 512, ..Disk::default() };
+    let agent = std::env::current_exe().expect("this program");
+    let paths = Paths { mount: mount.into(), agent, ..Paths::default() };
+    let installed = common::install(&ordered, &[disk], &source, &paths, &common::Watch::default());
+    if let Err(stop) = installed {
+        eprintln!("not installed: {stop:?}");
+        return ExitCode::FAILURE;
+    }
+    let status = fs::read_to_string("/proc/self/status").expect("procfs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+    println!("{}", peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024);
+    ExitCode::SUCCESS
+}
+
+/// An image in a file.
+struct OnDisk(PathBuf);
+
+impl ImageSource for OnDisk {
+    fn open(&self, offset: u64) -> Result<Box<dyn Read + Send>, FetchError> {
+        let open = || {
+            let mut file = File::open(&self.0)?;
+            file.seek(SeekFrom::Start(offset)).map(|_| file)
+        };
+        match open() {
+            Ok(file) => Ok(Box::new(file)),
+            Err(error) => Err(FetchError::Transport(error.to_string())),
+        }
+    }
+}
