@@ -17,7 +17,8 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 
-const NODE: &str = "db-07";
+/// The machine.
+pub(crate) const NODE: &str = "db-07";
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x77];
 const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
 
@@ -157,17 +158,17 @@ pub(crate) fn named(server: &Server<'_>, node: &str, code: &str, words: &str) ->
 }
 
 /// A server that expects the machine.
-struct Site<'a> {
+pub(crate) struct Site<'a> {
     lab: &'a Lab,
-    server: Server<'a>,
+    pub(crate) server: Server<'a>,
 }
 
 impl<'a> Site<'a> {
-    fn start(lab: &'a Lab, change: impl FnOnce(ServerConfig) -> ServerConfig) -> Result<Self> {
+    pub(crate) fn start(lab: &'a Lab, change: impl FnOnce(ServerConfig) -> ServerConfig) -> Result<Self> {
         Self::start_as(lab, "authoritative", change)
     }
 
-    fn start_as(
+    pub(crate) fn start_as(
         lab: &'a Lab,
         wanted: &str,
         change: impl FnOnce(ServerConfig) -> ServerConfig,
@@ -188,7 +189,7 @@ impl<'a> Site<'a> {
         self.server.get(&format!("/v1/nodes/{NODE}/diagnosis"))?.json()
     }
 
-    fn names(&self, code: &str, words: &str) -> Result<()> {
+    pub(crate) fn names(&self, code: &str, words: &str) -> Result<()> {
         named(&self.server, NODE, code, words)
     }
 
@@ -198,7 +199,7 @@ impl<'a> Site<'a> {
 
     /// Lets time pass: what was seen so far lies so many seconds further back, as an earlier
     /// server would have left it.
-    fn ages(&mut self, seconds: u64) -> Result<()> {
+    pub(crate) fn ages(&mut self, seconds: u64) -> Result<()> {
         let file = self.lab.dir().join("data/trace.jsonl");
         let seen = self.seen()?;
         wait_for("the trace on the disk", secs(20), || {
@@ -218,7 +219,8 @@ impl<'a> Site<'a> {
     }
 }
 
-fn mac_text() -> String {
+/// Its hardware address.
+pub(crate) fn mac_text() -> String {
     MAC.map(|byte| format!("{byte:02x}")).join(":")
 }
 

@@ -3,12 +3,17 @@
 
 use crate::common::{AGENT_LIMIT, NODE, config};
 use crate::local::NETWORK_ASKED;
-use crate::why::named;
+use crate::why::{self, Site, named};
 use anyhow::{Result, ensure};
+use kaltstart_tests::config::ServerConfig;
 use kaltstart_tests::console::Mark;
 use kaltstart_tests::guest::{Firmware, Guest, GuestConfig};
+use kaltstart_tests::lab::Lab;
+use kaltstart_tests::others::{Maker, OtherServer};
+use kaltstart_tests::packets::TFTP_SERVER_PORT;
 use kaltstart_tests::server::Server;
 use kaltstart_tests::story::story;
+use std::fs;
 
 #[test]
 fn ks1024_the_link_flaps() -> Result<()> {
@@ -45,6 +50,7 @@ fn ks1024_the_link_flaps() -> Result<()> {
 fn started(
     name: &str,
     firmware: Firmware,
+    mbit: u32,
     body: impl FnOnce(&Server<'_>, &mut Guest<'_>) -> Result<()>,
 ) -> Result<()> {
     story(name, |lab| {
@@ -53,7 +59,7 @@ fn started(
         let server = Server::start(lab, &artefacts, &config.node(NODE, &machine.mac, None))?;
         let mut guest = Guest::new(lab, machine)?;
         // Slow enough to be caught in the middle of a file.
-        lab.throttle(guest.tap(), 8)?;
+        lab.throttle(guest.tap(), mbit)?;
         guest.power_on()?;
         body(&server, &mut guest)
     })
@@ -61,7 +67,7 @@ fn started(
 
 #[test]
 fn ks1014_the_machine_is_switched_off_in_the_middle_of_its_loader() -> Result<()> {
-    started("why-fw-1014", Firmware::Uefi, |server, guest| {
+    started("why-fw-1014", Firmware::Uefi, 1, |server, guest| {
         guest.console().wait("Downloading NBP file", Mark::default(), AGENT_LIMIT)?;
         guest.power_off();
         named(server, NODE, "KS-1014", "acknowledged nothing more after block")
@@ -70,7 +76,7 @@ fn ks1014_the_machine_is_switched_off_in_the_middle_of_its_loader() -> Result<()
 
 #[test]
 fn ks1015_the_machine_starts_over_in_the_middle_of_its_kernel() -> Result<()> {
-    started("why-fw-1015", Firmware::Bios, |server, guest| {
+    started("why-fw-1015", Firmware::Bios, 8, |server, guest| {
         guest.console().wait("/vmlinuz...", Mark::default(), AGENT_LIMIT)?;
         guest.reset()?;
         named(server, NODE, "KS-1015", "/vmlinuz\": broken off at byte")
@@ -79,7 +85,7 @@ fn ks1015_the_machine_starts_over_in_the_middle_of_its_kernel() -> Result<()> {
 
 #[test]
 fn ks1016_the_machine_starts_over_and_over() -> Result<()> {
-    started("why-fw-1016", Firmware::Bios, |server, guest| {
+    started("why-fw-1016", Firmware::Bios, 8, |server, guest| {
         guest.console().wait("/vmlinuz...", Mark::default(), AGENT_LIMIT)?;
         for _ in 0..3 {
             let mark = guest.console().mark();
@@ -89,5 +95,115 @@ fn ks1016_the_machine_starts_over_and_over() -> Result<()> {
             guest.console().wait("/vmlinuz...", guest.console().mark(), AGENT_LIMIT)?;
         }
         named(server, NODE, "KS-1016", "4 starts in")
+    })
+}
+
+/// The machine that [`Site`]'s server expects, still off.
+fn expected(lab: &Lab, firmware: Firmware) -> Result<Guest<'_>> {
+    Guest::new(lab, GuestConfig { mac: why::mac_text(), ..GuestConfig::new("guest", firmware, 1) })
+}
+
+#[test]
+fn ks1001_its_switch_port_forwards_nothing() -> Result<()> {
+    story("why-fw-1001", |lab| {
+        let mut site = Site::start(lab, |config| config)?;
+        let mut guest = expected(lab, Firmware::Bios)?;
+        guest.power_on()?;
+        lab.set_forwarding(guest.tap(), false)?;
+        site.server.power_observed(why::NODE)?;
+        guest.console().wait_any(&NETWORK_ASKED, Mark::default(), AGENT_LIMIT)?;
+        site.ages(700)?;
+        site.names("KS-1001", "it was switched on")
+    })
+}
+
+#[test]
+fn ks1002_a_firewall_keeps_its_questions_for_files_back() -> Result<()> {
+    story("why-fw-1002", |lab| {
+        let site = Site::start(lab, |config| config)?;
+        lab.block(TFTP_SERVER_PORT)?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        guest.power_on()?;
+        site.names("KS-1002", "snponly.efi")
+    })
+}
+
+#[test]
+fn ks1006_another_machine_has_the_only_address() -> Result<()> {
+    const ONLY: &str = "10.77.0.100";
+    story("why-fw-1006", |lab| {
+        let site = Site::start(lab, |mut config| {
+            config.pool = (ONLY.into(), ONLY.into());
+            config
+        })?;
+        let mut other = Guest::new(lab, GuestConfig::new("other", Firmware::Bios, 2))?;
+        other.power_on()?;
+        other.wait_serial(ONLY, AGENT_LIMIT)?;
+        let mut guest = expected(lab, Firmware::Bios)?;
+        guest.power_on()?;
+        site.names("KS-1006", "no free address")
+    })
+}
+
+#[test]
+fn ks1011_its_loader_is_not_there() -> Result<()> {
+    story("why-fw-1011", |lab| {
+        let empty = lab.dir().join("no-loaders");
+        fs::create_dir(&empty)?;
+        let site = Site::start(lab, |config| ServerConfig { loaders: empty, ..config })?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        guest.power_on()?;
+        site.names("KS-1011", "is not there")
+    })
+}
+
+#[test]
+fn ks1013_its_acknowledgements_are_lost() -> Result<()> {
+    story("why-fw-1013", |lab| {
+        let site = Site::start(lab, |config| config)?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        lab.throttle(guest.tap(), 1)?;
+        guest.power_on()?;
+        guest.console().wait("NBP filename", Mark::default(), AGENT_LIMIT)?;
+        lab.lose(20)?;
+        site.names("KS-1013", "had to be sent again")
+    })
+}
+
+#[test]
+fn ks1023_its_ramdisk_holds_no_agent() -> Result<()> {
+    story("why-fw-1023", |lab| {
+        let empty = lab.dir().join("ramdisk");
+        fs::write(&empty, [0; 512])?;
+        let mut site = Site::start(lab, |config| ServerConfig { discovery: empty, ..config })?;
+        let mut guest = expected(lab, Firmware::Bios)?;
+        guest.power_on()?;
+        guest.console().wait("Kernel panic", Mark::default(), AGENT_LIMIT)?;
+        site.ages(200)?;
+        site.names("KS-1023", "no agent reported")
+    })
+}
+
+#[test]
+fn ks1025_its_subnet_is_another_server_s() -> Result<()> {
+    story("why-fw-1025", |lab| {
+        let _other = OtherServer::start(lab, Maker::Dnsmasq, "")?;
+        let site = Site::start_as(lab, "refused", |config| config)?;
+        let mut guest = expected(lab, Firmware::Bios)?;
+        guest.power_on()?;
+        site.names("KS-1025", "is not served now")
+    })
+}
+
+#[test]
+fn ks1009_it_starts_what_another_server_names() -> Result<()> {
+    story("why-fw-1009", |lab| {
+        let _other = OtherServer::start(lab, Maker::Dnsmasq, "dhcp-boot=other.efi\n")?;
+        let mut site = Site::start_as(lab, "proxy", |config| config.mode("proxy"))?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        guest.power_on()?;
+        guest.console().wait("other.efi", Mark::default(), AGENT_LIMIT)?;
+        site.ages(15)?;
+        site.names("KS-1009", "names a boot file itself: \"other.efi\"")
     })
 }

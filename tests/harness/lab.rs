@@ -119,6 +119,11 @@ impl Lab {
         lose(&self.name, percent)
     }
 
+    /// Loses all UDP packets that come to the server's `port`, as a firewall on the way does.
+    pub fn block(&self, port: u16) -> Result<()> {
+        drop_incoming(&self.name, Some(&format!("udp dport {port}")))
+    }
+
     /// Gives the bridge the server's IPv6 address too.
     pub fn dual_stack(&self) -> Result<()> {
         self.ip(&["address", "add", &format!("{SERVER6}/64"), "dev", BRIDGE, "nodad"])
@@ -336,12 +341,16 @@ fn owner(name: &str) -> Option<u32> {
 /// On the way in, never on the way out: there the kernel would tell the sender (EPERM), and servers
 /// give up a transfer for that.
 pub(crate) fn lose(namespace: &str, percent: u32) -> Result<()> {
+    let share = format!("ip protocol udp numgen random mod 100 < {percent}");
+    drop_incoming(namespace, (percent > 0).then_some(&share))
+}
+
+fn drop_incoming(namespace: &str, which: Option<&str>) -> Result<()> {
     let mut rules = String::from("add table ip loss\ndelete table ip loss\n");
-    if percent > 0 {
+    if let Some(which) = which {
         // A line break ends a statement of nft.
         rules += &format!(
-            "table ip loss {{\nchain input {{\ntype filter hook input priority 0\n\
-             ip protocol udp numgen random mod 100 < {percent} drop\n}}\n}}\n"
+            "table ip loss {{\nchain input {{\ntype filter hook input priority 0\n{which} drop\n}}\n}}\n"
         );
     }
     let mut nft = Command::new("ip");
