@@ -6,10 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kaltstart_protocol::facts::{Cpu, Disk, Facts, Firmware, Nic, System};
+use kaltstart_protocol::facts::{Cpu, Disk, Facts, Firmware, Nic, PciDevice, System};
 use kaltstart_protocol::ids::Mac;
 
-use crate::contents;
+use crate::smbios::{self, Smbios};
+use crate::{contents, sys};
 
 /// Kernel names that are no disks of the machine.
 const NOT_DISKS: [&str; 11] =
@@ -20,20 +21,29 @@ const SIZE_UNIT: u64 = 512;
 const ETHERNET: &str = "1";
 /// Characters kept of any text a device claims.
 const TEXT_CHARS: usize = 200;
+/// Base classes of PCI that are told: storage, network, display, processor, encryption, and
+/// processing accelerator (PCI Code and ID Assignment 1.11).
+const PCI_CLASSES: [&str; 6] = ["01", "02", "03", "0b", "10", "12"];
 
 /// Everything under `root` (`/` on a machine).
 #[must_use]
 pub fn facts(root: &Path, boot_mac: Option<Mac>) -> Facts {
     let nics = nics(root);
+    let table = fs::read(root.join("sys/firmware/dmi/tables/DMI")).unwrap_or_default();
+    let Smbios { processors, modules } = smbios::read(&table);
     Facts {
         system: system(root),
         cpu: cpu(root),
+        processors,
+        modules,
         memory_bytes: memory_bytes(root),
         firmware: if root.join("sys/firmware/efi").exists() { Firmware::Uefi } else { Firmware::Bios },
         secure_boot: secure_boot(root),
         boot_nic: nics.iter().find(|nic| Some(nic.mac) == boot_mac).map(|nic| nic.name.clone()),
         nics,
         disks: disks(root),
+        devices: devices(root),
+        tpm: Some(text(&root.join("sys/class/tpm/tpm0/tpm_version_major"))).filter(|text| !text.is_empty()),
         kernel: text(&root.join("proc/sys/kernel/osrelease")),
     }
 }
@@ -66,6 +76,10 @@ fn system(root: &Path) -> System {
         serial: dmi("product_serial"),
         uuid: dmi("product_uuid").to_ascii_lowercase(),
         bios_version: dmi("bios_version"),
+        chassis_serial: dmi("chassis_serial"),
+        asset_tag: dmi("chassis_asset_tag"),
+        board: dmi("board_name"),
+        board_serial: dmi("board_serial"),
     }
 }
 
@@ -90,7 +104,27 @@ fn memory_bytes(root: &Path) -> u64 {
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// The physical Ethernet interfaces, by name.
+/// Devices of [`PCI_CLASSES`], by address.
+fn devices(root: &Path) -> Vec<PciDevice> {
+    let mut devices: Vec<PciDevice> = names(&root.join("sys/bus/pci/devices"))
+        .filter_map(|address| {
+            let dir = root.join("sys/bus/pci/devices").join(&address);
+            let hex = |file: &str| text(&dir.join(file)).trim_start_matches("0x").to_owned();
+            let class = hex("class");
+            PCI_CLASSES.iter().any(|base| class.starts_with(base)).then(|| PciDevice {
+                class,
+                id: format!("{}:{}", hex("vendor"), hex("device")),
+                driver: link_name(&dir.join("driver")),
+                address,
+            })
+        })
+        .collect();
+    devices.sort_by(|a, b| a.address.cmp(&b.address));
+    devices
+}
+
+/// The physical Ethernet interfaces, by name. What only the kernel can be asked is left out; see
+/// [`ask_drivers`].
 #[must_use]
 pub fn nics(root: &Path) -> Vec<Nic> {
     let mut nics: Vec<Nic> = names(&root.join("sys/class/net"))
@@ -109,12 +143,23 @@ pub fn nics(root: &Path) -> Vec<Nic> {
                     .and_then(|speed| u32::try_from(speed).ok())
                     .filter(|speed| !matches!(*speed, 0 | 65_535 | u32::MAX)),
                 carrier_changes: text(&dir.join("carrier_changes")).parse().unwrap_or_default(),
+                permanent_mac: None,
+                firmware: String::new(),
                 name,
             })
         })
         .collect();
     nics.sort_by(|a, b| a.name.cmp(&b.name));
     nics
+}
+
+/// Adds what the drivers of this machine's interfaces tell, and no file shows.
+pub fn ask_drivers(nics: &mut [Nic]) {
+    for nic in nics {
+        nic.permanent_mac = sys::net::permanent_mac(&nic.name).ok().flatten();
+        nic.firmware =
+            sys::net::firmware_version(&nic.name).map_or_else(|_| String::new(), |text| tidy(&text));
+    }
 }
 
 /// The kernel's names of the machine's disks.
@@ -176,6 +221,8 @@ fn disk(root: &Path, name: &str) -> Disk {
         } else {
             tidy(&format!("{vendor} {model}"))
         },
+        // NVMe has it in full, SCSI four characters of it.
+        firmware: first(&["device/firmware_rev", "device/rev"]),
         size,
         sector_size,
         rotational: number(&dir.join("queue/rotational")) == Some(1),
@@ -397,6 +444,25 @@ mod tests {
         assert_eq!(wwn("t10.ATA     QEMU HARDDISK"), "");
         assert_eq!(wwn("eui.0000000000000000"), "");
         assert_eq!(wwn("eui.0025385b71b0aaaa"), "eui.0025385b71b0aaaa");
+    }
+
+    #[test]
+    fn controllers_and_graphics_are_told_and_bridges_are_not() {
+        let at = |address: &str, file: &str| format!("sys/bus/pci/devices/{address}/{file}");
+        let files = [
+            (at("0000:01:00.0", "class"), "0x010802\n"),
+            (at("0000:01:00.0", "vendor"), "0x144d\n"),
+            (at("0000:01:00.0", "device"), "0xa80a\n"),
+            (at("0000:00:1c.0", "class"), "0x060400\n"),
+            (at("0000:00:02.0", "class"), "0x030000\n"),
+        ];
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
+        let driver = at("0000:01:00.0", "driver");
+        let root = tree(&files, &[(&driver, "../../../../bus/pci/drivers/nvme")]);
+        let found = devices(root.path());
+        let [graphics, disk] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((graphics.class.as_str(), graphics.driver.as_str()), ("030000", ""));
+        assert_eq!((disk.id.as_str(), disk.driver.as_str()), ("144d:a80a", "nvme"));
     }
 
     #[test]

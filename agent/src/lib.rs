@@ -52,6 +52,7 @@ pub mod report;
 #[cfg(feature = "install")]
 pub mod reporter;
 pub mod run;
+pub mod smbios;
 pub mod sys;
 #[cfg(test)]
 mod test_server;

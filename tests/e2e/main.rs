@@ -23,6 +23,8 @@ mod dhcp_relay;
 mod discover;
 /// Every door, for every state of a machine.
 mod doors;
+/// What a machine is made of, and what is wrong with it.
+mod facts;
 /// What is wrong is named.
 mod finding;
 /// The lab itself: every firmware asks the network.

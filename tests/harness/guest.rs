@@ -101,6 +101,34 @@ pub struct DiskConfig {
     pub bus: Bus,
 }
 
+/// A memory module as the machine's firmware shall describe it.
+#[derive(Debug, Clone)]
+pub struct ModuleConfig {
+    /// The slot's name.
+    pub slot: String,
+    /// Size in MiB.
+    pub mib: u16,
+    /// Serial number.
+    pub serial: String,
+}
+
+impl ModuleConfig {
+    /// The structure of SMBIOS (DSP0134 §7.18, type 17): 64 bits wide, and 8 more to correct errors.
+    fn structure(&self, number: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 0x28];
+        (bytes[0], bytes[1], bytes[2], bytes[3]) = (17, 0x28, number, 0x11);
+        (bytes[0x08], bytes[0x0a]) = (72, 64);
+        bytes[0x0c..0x0e].copy_from_slice(&self.mib.to_le_bytes());
+        (bytes[0x10], bytes[0x17], bytes[0x18], bytes[0x1a]) = (1, 2, 3, 4);
+        bytes[0x15..0x17].copy_from_slice(&3200_u16.to_le_bytes());
+        for text in [&self.slot, "Maker", &self.serial, "PART-1", ""] {
+            bytes.extend(text.as_bytes());
+            bytes.push(0);
+        }
+        bytes
+    }
+}
+
 /// A machine to be.
 #[derive(Debug, Clone)]
 pub struct GuestConfig {
@@ -118,6 +146,10 @@ pub struct GuestConfig {
     pub uuid: String,
     /// QEMU's model of the network card: `virtio-net-pci`, `e1000e`.
     pub nic: String,
+    /// Hardware addresses of further network cards (e1000e), which are plugged in nowhere.
+    pub further_nics: Vec<String>,
+    /// Memory modules its firmware describes; none = QEMU's own description. They need not add up.
+    pub modules: Vec<ModuleConfig>,
     /// Disks, in boot order after the network.
     pub disks: Vec<DiskConfig>,
     /// What its clock shows at power-on, as `1970-01-01`; none = the right time.
@@ -138,6 +170,8 @@ impl GuestConfig {
             mac: format!("52:54:00:00:00:{number:02x}"),
             uuid: format!("6b616c74-7374-4172-9400-0000000000{number:02x}"),
             nic: "virtio-net-pci".to_owned(),
+            further_nics: Vec::new(),
+            modules: Vec::new(),
             disks: Vec::new(),
             clock: None,
             bios_asks_network: true,
@@ -148,6 +182,13 @@ impl GuestConfig {
     #[must_use]
     pub fn memory(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// The same with one more memory module in the firmware's description.
+    #[must_use]
+    pub fn module(mut self, slot: &str, mib: u16, serial: &str) -> Self {
+        self.modules.push(ModuleConfig { slot: slot.to_owned(), mib, serial: serial.to_owned() });
         self
     }
 
@@ -226,6 +267,11 @@ impl<'a> Guest<'a> {
         self.config.bios_asks_network = asks;
     }
 
+    /// Opens the machine, while it is off, and changes what is plugged in.
+    pub fn open(&mut self, change: impl FnOnce(&mut GuestConfig)) {
+        change(&mut self.config);
+    }
+
     /// Changes the boot order of UEFI firmware, while the machine is off, as an update of its
     /// system may have done: the network comes last.
     pub fn put_network_last(&self) -> Result<()> {
@@ -242,6 +288,9 @@ impl<'a> Guest<'a> {
         }
         let socket = self.path("qmp");
         fs::remove_file(&socket).ok();
+        for (number, module) in (0..).zip(&self.config.modules) {
+            fs::write(self.path(&format!("module{number}")), module.structure(number))?;
+        }
         let (mut process, keyboard, screen) =
             Process::start_piped(&self.config.name, &mut self.command(&socket), &self.path("qemu.log"))?;
         self.console.follow(screen, &self.path("serial.log"), self.created)?;
@@ -383,6 +432,12 @@ impl<'a> Guest<'a> {
                 add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
                 add("-drive", format!("if=pflash,unit=1,format=raw,file={}", self.path("vars.fd").display()));
             }
+        }
+        for mac in &config.further_nics {
+            add("-device", format!("e1000e,mac={mac},romfile="));
+        }
+        for number in 0..config.modules.len() {
+            add("-smbios", format!("file={}", self.path(&format!("module{number}")).display()));
         }
         for (index, disk) in config.disks.iter().enumerate() {
             let file = disk.file.display();

@@ -11,8 +11,18 @@ use crate::artefacts::cargo;
 use crate::packages;
 
 /// The programs of `tests/fuzz`.
-const TARGETS: [&str; 9] =
-    ["agent_api", "agent_dhcp", "agent_text", "dhcp", "dhcp6", "http_file", "http_head", "syslog", "tftp"];
+const TARGETS: [&str; 10] = [
+    "agent_api",
+    "agent_dhcp",
+    "agent_smbios",
+    "agent_text",
+    "dhcp",
+    "dhcp6",
+    "http_file",
+    "http_head",
+    "syslog",
+    "tftp",
+];
 
 /// Longest input in bytes: a datagram on Ethernet.
 const LENGTH_MAX: u32 = 1500;

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use kaltstart_protocol::ids::Mac;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Longest interface name, without the closing zero byte (`IFNAMSIZ - 1`).
@@ -72,6 +73,65 @@ pub fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
     }
 }
 
+/// The hardware address the interface was made with (`ETHTOOL_GPERMADDR`); none when the driver
+/// knows none, or one that is not of Ethernet.
+///
+/// # Errors
+/// No such interface.
+pub fn permanent_mac(interface: &str) -> io::Result<Option<Mac>> {
+    /// `struct ethtool_perm_addr` with room for `MAX_ADDR_LEN` bytes.
+    #[repr(C)]
+    struct PermanentAddress {
+        command: u32,
+        size: u32,
+        data: [u8; 32],
+    }
+    let mut answer = PermanentAddress { command: 0x20, size: 32, data: [0; 32] };
+    ethtool(interface, &mut answer)?;
+    let mac = answer.data.first_chunk().map(|octets| Mac(*octets));
+    Ok(mac.filter(|mac| answer.size == 6 && mac.0 != [0; 6]))
+}
+
+/// The version of the interface's firmware as its driver tells it (`ETHTOOL_GDRVINFO`); may be empty.
+///
+/// # Errors
+/// No such interface, or its driver tells nothing.
+pub fn firmware_version(interface: &str) -> io::Result<String> {
+    /// `struct ethtool_drvinfo`.
+    #[repr(C)]
+    struct DriverInfo {
+        command: u32,
+        driver: [u8; 32],
+        version: [u8; 32],
+        firmware: [u8; 32],
+        bus: [u8; 32],
+        expansion_rom: [u8; 32],
+        reserved: [u8; 12],
+        numbers: [u32; 5],
+    }
+    let (text, reserved) = ([0; 32], [0; 12]);
+    let mut answer = DriverInfo {
+        command: 0x03,
+        driver: text,
+        version: text,
+        firmware: text,
+        bus: text,
+        expansion_rom: text,
+        reserved,
+        numbers: [0; 5],
+    };
+    ethtool(interface, &mut answer)?;
+    let end = answer.firmware.iter().position(|byte| *byte == 0).unwrap_or(answer.firmware.len());
+    Ok(String::from_utf8_lossy(&answer.firmware[..end]).into_owned())
+}
+
+/// One request of `linux/ethtool.h`; `argument` begins with its number.
+fn ethtool<T>(interface: &str, argument: &mut T) -> io::Result<()> {
+    let mut request = request(interface)?;
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(argument).cast();
+    call(&control()?, libc::SIOCETHTOOL, &mut request)
+}
+
 fn control() -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::DGRAM, None)
 }
@@ -116,6 +176,12 @@ mod tests {
         assert!(set_up("").is_err());
         assert!(set_up("an-interface-name-too-long").is_err());
         assert!(set_up("nosuch0").is_err());
+    }
+
+    #[test]
+    fn the_loopback_has_no_address_of_its_maker_and_a_missing_interface_is_an_error() {
+        assert_eq!(permanent_mac("lo").expect("answered"), None);
+        assert!(permanent_mac("nosuch0").is_err() && firmware_version("nosuch0").is_err());
     }
 
     #[test]

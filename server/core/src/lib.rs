@@ -12,6 +12,7 @@ extern crate std;
 pub mod boot;
 pub mod dhcp;
 pub mod dhcp6;
+pub mod hardware;
 pub mod http_file;
 pub mod http_head;
 pub mod lifecycle;

@@ -1,6 +1,7 @@
 //! A machine as the server knows it: the node, and the job that is running on it.
 
 use crate::boot::UefiLoader;
+use crate::hardware::Part;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -106,6 +107,9 @@ pub struct Node {
     pub last_job: Option<JobId>,
     /// What the agent saw last.
     pub facts: Option<Facts>,
+    /// Parts it had once and has no more.
+    #[serde(default)]
+    pub missing: Vec<Part>,
     /// Address it was given last.
     pub address: Option<IpAddr>,
     /// When it was heard last, by any door.
@@ -137,6 +141,7 @@ impl Node {
             job: None,
             last_job: None,
             facts: None,
+            missing: Vec::new(),
             address: None,
             last_seen: None,
             grant: None,

@@ -12,8 +12,12 @@ use serde::{Deserialize, Serialize};
 pub struct Facts {
     /// SMBIOS identity.
     pub system: System,
-    /// Processors.
+    /// Processors, as the kernel counts them.
     pub cpu: Cpu,
+    /// Processor sockets that are filled, by SMBIOS.
+    pub processors: Vec<Processor>,
+    /// Memory modules that are plugged in, by SMBIOS.
+    pub modules: Vec<Module>,
     /// Memory in bytes, as the kernel counts it.
     pub memory_bytes: u64,
     /// How the machine was started.
@@ -26,6 +30,10 @@ pub struct Facts {
     pub boot_nic: Option<String>,
     /// Disks, by stable identity.
     pub disks: Vec<Disk>,
+    /// Controllers, graphics and accelerators on PCI, by address.
+    pub devices: Vec<PciDevice>,
+    /// Version of the TPM's family (`1` for 1.2, `2`); none where there is no TPM.
+    pub tpm: Option<String>,
     /// Release of the running kernel.
     pub kernel: String,
 }
@@ -44,6 +52,65 @@ pub struct System {
     pub uuid: String,
     /// Version of the firmware.
     pub bios_version: String,
+    /// Serial number of the chassis.
+    pub chassis_serial: String,
+    /// The owner's label on the chassis.
+    pub asset_tag: String,
+    /// Model of the mainboard.
+    pub board: String,
+    /// Serial number of the mainboard.
+    pub board_serial: String,
+}
+
+/// A processor in its socket (DSP0134 type 4).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Processor {
+    /// The socket's name on the board.
+    pub socket: String,
+    /// Model.
+    pub model: String,
+    /// Cores; 0 when the firmware does not tell.
+    pub cores: u16,
+    /// Threads; 0 when the firmware does not tell.
+    pub threads: u16,
+    /// Speed at the last start in MHz; 0 when the firmware does not tell.
+    pub mhz: u16,
+}
+
+/// A memory module in its slot (DSP0134 type 17).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Module {
+    /// The slot's name on the board.
+    pub slot: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Speed it is run at, in MT/s; 0 when the firmware does not tell.
+    pub speed: u32,
+    /// Maker.
+    pub maker: String,
+    /// Part number.
+    pub part: String,
+    /// Serial number; empty when the module has none.
+    pub serial: String,
+    /// Whether it corrects errors: it is wider than what it stores; none when the firmware does not
+    /// tell the widths.
+    pub ecc: Option<bool>,
+}
+
+/// A device on PCI (`/sys/bus/pci/devices`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PciDevice {
+    /// Where: `0000:3b:00.0`.
+    pub address: String,
+    /// What: base class, subclass and interface, six hexadecimal digits.
+    pub class: String,
+    /// Maker and model: `8086:1521`.
+    pub id: String,
+    /// Kernel driver; empty when none has taken it.
+    pub driver: String,
 }
 
 /// Processors.
@@ -72,7 +139,7 @@ pub enum Firmware {
 }
 
 /// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Nic {
     /// Kernel's name.
     pub name: String,
@@ -90,6 +157,12 @@ pub struct Nic {
     /// How often its carrier has come or gone since the kernel knows it.
     #[serde(default)]
     pub carrier_changes: u32,
+    /// The address it was made with, where the driver tells; `mac` may have been changed.
+    #[serde(default)]
+    pub permanent_mac: Option<Mac>,
+    /// Version of its firmware; empty when the driver does not tell.
+    #[serde(default)]
+    pub firmware: String,
 }
 
 /// What a disk's transport can be; removable ones are never chosen.
@@ -108,6 +181,8 @@ pub struct Disk {
     pub wwn: String,
     /// Model.
     pub model: String,
+    /// Revision of its firmware.
+    pub firmware: String,
     /// Size in bytes.
     pub size: u64,
     /// Logical sector size in bytes.
@@ -134,5 +209,23 @@ impl Disk {
             .into_iter()
             .find(|text| !text.is_empty())
             .map_or("", |text| text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_that_older_agents_told_are_still_read() {
+        let stored = r#"{"system":{"vendor":"QEMU","product":"q35","serial":"","uuid":"a","bios_version":"1"},
+            "cpu":{"model":"x","threads":1,"architecture":"x86_64"},"memory_bytes":1,"firmware":"bios",
+            "secure_boot":null,"nics":[{"name":"eth0","mac":"52:54:00:00:00:01","driver":"e1000e","link":true,
+            "speed_mbit":null,"carrier_changes":2}],"boot_nic":"eth0","disks":[{"name":"vda","serial":"d",
+            "wwn":"","model":"","size":1,"sector_size":512,"rotational":true,"removable":false,
+            "read_only":false,"transport":"virtio","path":"p","holds":[]}],"kernel":"6.1"}"#;
+        let facts: Facts = serde_json::from_str(stored).expect("read");
+        assert_eq!((facts.system.vendor.as_str(), facts.disks[0].identity()), ("QEMU", "d"));
+        assert_eq!((facts.nics[0].permanent_mac, facts.modules.len()), (None, 0));
     }
 }

@@ -137,6 +137,10 @@ codes! {
         "If all that the message names may be lost, order again with the `--erase` it tells; else choose another disk by the profile's rule. Nothing was written.";
     GrantRefused = "KS-2108", "the wipe grant is not for what is there",
         "Compare the message with the machine: a disk was changed or moved, something was formatted, or the grant is another machine's or too old. Order again. Nothing was written.";
+    PartMissing = "KS-2202", "a part that was there is gone",
+        "Seat the part in the message anew or replace it; the machine's next job looks again. If it was taken out on purpose, `ks node accept` the machine as it is.";
+    MemoryUneven = "KS-2203", "memory modules differ in size",
+        "Compare the modules in the message with the order: one is wrong, badly seated, or partly switched off by the firmware.";
     ImageMismatch = "KS-3001", "the image's digest is wrong",
         "The stored image is damaged: build or import it again. Nothing bootable was written.";
     ImageTruncated = "KS-3002", "the image ended early",

@@ -5,6 +5,7 @@
 mod api;
 mod boot;
 mod dhcp;
+mod hardware;
 mod output;
 mod waterfall;
 mod why;

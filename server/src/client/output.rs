@@ -2,6 +2,7 @@
 
 use super::Format;
 use super::api::ClientError;
+use super::hardware;
 use crate::exit::Exit;
 use crate::http::api::{JobView, NodeView, ProfileView};
 use crate::store::StoredLine;
@@ -143,25 +144,11 @@ pub(super) fn describe(node: &NodeView) -> String {
     lines.extend(job(&node.job).map(|id| ("JOB", id)));
     lines.extend(job(&node.last_job).map(|id| ("LAST JOB", id)));
     lines.extend(node.last_seen.map(|time| ("LAST SEEN", crate::http::api::rfc3339(time))));
-    if let Some(facts) = &node.facts {
-        let system = &facts.system;
-        lines.push(("SYSTEM", format!("{} {} serial {}", system.vendor, system.product, system.serial)));
-        lines.push(("CPU", format!("{} x {}", facts.cpu.threads, facts.cpu.model)));
-        lines.push(("MEMORY", format!("{} MiB", facts.memory_bytes >> 20)));
-        for disk in &facts.disks {
-            let (identity, gigabytes) = (disk.identity(), disk.size / 1_000_000_000);
-            let text = format!("{} {} GB {} {identity}", disk.transport, gigabytes, disk.model);
-            lines.push(("DISK", text));
-            match &disk.holds {
-                None => lines.push(("  HOLDS", "not known: it could not be read".into())),
-                Some(contents) if contents.is_blank() => lines.push(("  HOLDS", "nothing".into())),
-                Some(contents) => {
-                    lines.extend(contents.0.iter().map(|area| ("  HOLDS", area.to_string())));
-                    lines.push(("  FINGERPRINT", contents.fingerprint().to_string()));
-                }
-            }
-        }
+    for view in &node.findings {
+        lines.push(("FINDING", format!("{} {}: {}", view.finding.code, view.title, view.finding.detail)));
+        lines.push(("  NEXT", view.next.clone()));
     }
+    lines.extend(node.facts.iter().flat_map(hardware::lines));
     if let Some(report) = &node.report {
         lines.push(("INSTALLED", format!("{} · kernel {}", report.os, report.kernel)));
         lines.push(("ROOT", format!("{} UUID {}", report.root_device, report.root_uuid)));

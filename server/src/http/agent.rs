@@ -75,7 +75,7 @@ pub(super) async fn hello(
         boot_id: hello.boot_id,
         running_ms: hello.uptime_ms.saturating_sub(hello.started_uptime_ms),
         uptime_ms: hello.uptime_ms,
-        facts: hello.facts,
+        facts: Box::new(hello.facts),
     });
     let mut outcome = app.apply(Key::BootToken(token), &event).await;
     // A repeated hello: its token is used up, perhaps only just now, by the one before.

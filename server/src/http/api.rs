@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kaltstart_core::boot::UefiLoader;
+use kaltstart_core::hardware;
 use kaltstart_core::lifecycle::event::{Event, Move};
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, PhaseRecord, State as NodeState, System};
 use kaltstart_core::trace::What;
@@ -61,6 +62,9 @@ pub struct NodeView {
     pub last_seen: Option<Millis>,
     /// What the agent saw last.
     pub facts: Option<Facts>,
+    /// What is wrong with its hardware, and what to do.
+    #[serde(default)]
+    pub findings: Vec<FindingView>,
     /// Fingerprint of what lies on each disk, by the disk's identity; of disks that could be read.
     #[serde(default)]
     pub fingerprints: BTreeMap<String, Fingerprint>,
@@ -135,6 +139,12 @@ pub struct FindingView {
     pub next: String,
 }
 
+impl From<Finding> for FindingView {
+    fn from(finding: Finding) -> Self {
+        Self { title: finding.code.title().into(), next: finding.code.next().into(), finding }
+    }
+}
+
 /// What a node is and does, for people.
 pub(super) fn headline(machine: &Machine) -> String {
     let node = &machine.node;
@@ -164,6 +174,7 @@ fn node_view(machine: &Machine) -> NodeView {
         last_job: node.last_job.clone(),
         last_seen: node.last_seen,
         facts: node.facts.clone(),
+        findings: hardware::findings(node).into_iter().map(FindingView::from).collect(),
         fingerprints: node.facts.iter().flat_map(|facts| &facts.disks).filter_map(fingerprint).collect(),
         report: node.system.clone(),
     }
@@ -207,15 +218,7 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
             PhaseView { name: *name, record: record.clone(), usual: *usual, overdue }
         })
         .collect();
-    let findings = job
-        .findings
-        .iter()
-        .map(|finding| FindingView {
-            title: finding.code.title().into(),
-            next: finding.code.next().into(),
-            finding: finding.clone(),
-        })
-        .collect();
+    let findings = job.findings.iter().cloned().map(FindingView::from).collect();
     Ok(JobView {
         id: job.id.clone(),
         node: job.node.clone(),

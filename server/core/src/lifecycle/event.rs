@@ -112,7 +112,7 @@ pub struct Hello {
     /// Milliseconds the kernel has been running.
     pub uptime_ms: u64,
     /// What it saw.
-    pub facts: Facts,
+    pub facts: alloc::boxed::Box<Facts>,
 }
 
 /// An installed system's report, without its token.
@@ -139,7 +139,7 @@ pub struct SystemReport {
 /// What an operator may do to a node besides ordering jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Move {
-    /// It is ours: may be ordered.
+    /// It is ours, as it is: may be ordered, and what it had once is not missed any more.
     Accept,
     /// It is not ours.
     Reject,

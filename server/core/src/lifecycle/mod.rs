@@ -10,6 +10,7 @@ pub mod phases;
 pub(crate) mod table;
 
 use crate::boot::{self, BootDecision};
+use crate::hardware;
 use crate::machine::{Job, JobKind, JobState, Machine, PhaseState, Session, State, System};
 use alloc::format;
 use alloc::string::String;
@@ -256,7 +257,8 @@ impl Draft {
             });
         }
         self.heard();
-        self.machine.node.facts = Some(hello.facts.clone());
+        self.machine.node.missing = hardware::missing(&self.machine.node, &hello.facts);
+        self.machine.node.facts = Some((*hello.facts).clone());
         match hello.mode {
             Mode::Discover => self.inspected(),
             Mode::Install => self.agent_started(hello.running_ms),
@@ -504,6 +506,12 @@ impl Draft {
         if self.live().is_some() {
             return Err(No::Refuse("the node has a job; cancel it first"));
         }
+        if wanted == Move::Accept && !self.machine.node.missing.is_empty() {
+            self.machine.node.missing.clear();
+            if self.machine.node.state != State::Discovered {
+                return Ok(());
+            }
+        }
         let to = match (wanted, self.machine.node.state) {
             (Move::Accept, State::Discovered) => State::Available,
             (Move::Reject, State::Discovered) => State::Retired,
@@ -532,6 +540,7 @@ impl Draft {
         };
         if wanted == Move::Repair {
             self.machine.node.facts = None;
+            self.machine.node.missing.clear();
         }
         self.machine.node.grant = None;
         self.set_state(to);

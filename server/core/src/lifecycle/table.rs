@@ -14,7 +14,6 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Installed, Mode, ReportState};
 use kaltstart_protocol::contents::Contents;
-use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::layout::Layout;
@@ -89,7 +88,7 @@ fn hello(mode: Mode) -> Event {
         boot_id: "b".into(),
         running_ms: 10,
         uptime_ms: 20,
-        facts: Facts::default(),
+        facts: Box::default(),
     })
 }
 

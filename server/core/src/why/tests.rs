@@ -404,10 +404,9 @@ fn ks1024_the_link_comes_and_goes() {
     let nic = |name: &str, carrier_changes| Nic {
         name: name.into(),
         mac: MAC,
-        driver: String::new(),
         link: true,
-        speed_mbit: None,
         carrier_changes,
+        ..Nic::default()
     };
     let up = Past::new().started().saw(What::Agent { mode: Mode::Install });
     let site = Site { networks: vec![], prefixes: vec![], loaders: BTreeMap::new() };

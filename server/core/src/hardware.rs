@@ -1,0 +1,208 @@
+//! What is wrong with a node's hardware, as its own facts tell: parts that are gone, memory modules
+//! that differ.
+
+use crate::machine::Node;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use kaltstart_protocol::facts::{Facts, Module};
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::select;
+use serde::{Deserialize, Serialize};
+
+/// Missing parts that are remembered of a node, the newest of them.
+const MISSING_MAX: usize = 64;
+
+/// A part that is plugged in and can be pulled out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// What it is.
+    pub kind: PartKind,
+    /// What tells it from others of its kind: a serial number, or the like.
+    pub id: String,
+    /// Where it is plugged; empty when that is not known.
+    pub place: String,
+    /// The part for people to read, with slot and serial number.
+    pub text: String,
+}
+
+/// Kinds of parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartKind {
+    /// A memory module.
+    Module,
+    /// A disk that is not removable.
+    Disk,
+    /// A network interface.
+    Nic,
+}
+
+fn parts(facts: &Facts) -> Vec<Part> {
+    let modules = facts.modules.iter().map(|module| Part {
+        kind: PartKind::Module,
+        id: if module.serial.is_empty() { module.slot.clone() } else { module.serial.clone() },
+        place: module.slot.clone(),
+        text: format!("memory module {}", describe(module)),
+    });
+    let disks = facts.disks.iter().filter(|disk| !disk.removable).map(|disk| Part {
+        kind: PartKind::Disk,
+        id: disk.identity().into(),
+        place: disk.path.clone(),
+        text: format!("disk {} at {}", select::describe(disk), disk.path),
+    });
+    let nics = facts.nics.iter().map(|nic| Part {
+        kind: PartKind::Nic,
+        id: nic.mac.to_string(),
+        place: String::new(),
+        text: format!("network interface {} ({}, {})", nic.mac, nic.name, nic.driver),
+    });
+    modules.chain(disks).chain(nics).collect()
+}
+
+fn describe(module: &Module) -> String {
+    let or = |text: &str| if text.is_empty() { "-".to_string() } else { text.to_string() };
+    format!(
+        "in slot {} ({} MiB, {} {}, serial {})",
+        or(&module.slot),
+        module.size >> 20,
+        or(&module.maker),
+        or(&module.part),
+        or(&module.serial)
+    )
+}
+
+/// The parts that `node` had before and has not `now`: those that were missing already, and those
+/// of its last facts. One that comes back, in whatever place, or whose place is taken by a new one,
+/// is missing no more.
+#[must_use]
+pub fn missing(node: &Node, now: &Facts) -> Vec<Part> {
+    let before = node.facts.as_ref().map(parts).unwrap_or_default();
+    let present = parts(now);
+    let same = |a: &Part, b: &Part| a.kind == b.kind && a.id == b.id;
+    let is_new = |part: &Part| !before.iter().any(|old| same(old, part));
+    let there = |part: &Part| {
+        let replaced = |other: &Part| {
+            other.kind == part.kind && !part.place.is_empty() && other.place == part.place && is_new(other)
+        };
+        // No module at all is a table that could not be read.
+        let unreadable = part.kind == PartKind::Module && now.modules.is_empty();
+        unreadable && !node.missing.contains(part)
+            || present.iter().any(|other| same(other, part) || replaced(other))
+    };
+    let mut missing: Vec<Part> = Vec::new();
+    for part in node.missing.iter().chain(&before) {
+        if !there(part) && !missing.iter().any(|other| same(other, part)) {
+            missing.push(part.clone());
+        }
+    }
+    missing.drain(..missing.len().saturating_sub(MISSING_MAX));
+    missing
+}
+
+/// What is wrong with the hardware of `node`, and needs hands.
+#[must_use]
+pub fn findings(node: &Node) -> Vec<Finding> {
+    let gone = node.missing.iter().map(|part| Finding::new(Code::PartMissing, part.text.clone()));
+    gone.chain(node.facts.as_ref().and_then(uneven)).collect()
+}
+
+/// Modules of more than one size: a wrong or a badly seated one, or a slot that failed.
+fn uneven(facts: &Facts) -> Option<Finding> {
+    let first = facts.modules.first()?;
+    if facts.modules.iter().all(|module| module.size == first.size) {
+        return None;
+    }
+    let list: Vec<String> = facts.modules.iter().map(describe).collect();
+    Some(Finding::new(Code::MemoryUneven, list.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::table::idle;
+    use crate::machine::State;
+    use alloc::vec;
+    use kaltstart_protocol::facts::{Disk, Nic};
+    use kaltstart_protocol::ids::Mac;
+
+    fn module(slot: &str, serial: &str) -> Module {
+        Module { slot: slot.into(), serial: serial.into(), size: 8 << 30, ..Module::default() }
+    }
+
+    fn disk(serial: &str, path: &str) -> Disk {
+        Disk { serial: serial.into(), path: path.into(), size: 1 << 40, ..Disk::default() }
+    }
+
+    fn nic(last: u8) -> Nic {
+        Nic { name: "eth0".into(), mac: Mac([2, 0, 0, 0, 0, last]), driver: "igb".into(), ..Nic::default() }
+    }
+
+    fn facts(modules: &[(&str, &str)], disks: &[(&str, &str)], nics: &[u8]) -> Facts {
+        Facts {
+            modules: modules.iter().map(|(slot, serial)| module(slot, serial)).collect(),
+            disks: disks.iter().map(|(serial, path)| disk(serial, path)).collect(),
+            nics: nics.iter().map(|last| nic(*last)).collect(),
+            ..Facts::default()
+        }
+    }
+
+    /// The identifiers of what is missing after each of these starts.
+    fn starts(all: &[Facts]) -> Vec<Vec<String>> {
+        let mut node = idle(State::Available).node;
+        node.facts = None;
+        let mut seen = Vec::new();
+        for facts in all {
+            node.missing = missing(&node, facts);
+            node.facts = Some(facts.clone());
+            seen.push(node.missing.iter().map(|part| part.id.clone()).collect());
+        }
+        seen
+    }
+
+    #[test]
+    fn a_part_is_missing_until_it_is_back_or_another_is_in_its_place() {
+        let none: Vec<String> = vec![];
+        let full = facts(&[("A1", "S1"), ("B1", "S2")], &[("D1", "p1"), ("D2", "p2")], &[1, 2]);
+        let less = facts(&[("A1", "S1")], &[("D1", "p1")], &[1]);
+        let gone: Vec<String> =
+            ["S2", "D2", "02:00:00:00:00:02"].iter().map(|id| (*id).to_string()).collect();
+        // A second start, and a hello that is repeated, do not forget it.
+        let seen = starts(&[full.clone(), less.clone(), less.clone(), full.clone()]);
+        assert_eq!(seen, [none.clone(), gone.clone(), gone, none.clone()]);
+        // Moved, and replaced.
+        let moved = facts(&[("A1", "S1"), ("C1", "S2")], &[("D2", "p1"), ("D1", "p2")], &[2, 1]);
+        assert_eq!(starts(&[full.clone(), moved]), [none.clone(), none.clone()]);
+        let replaced = facts(&[("A1", "S1"), ("B1", "S9")], &[("D1", "p1"), ("D9", "p2")], &[1, 2]);
+        assert_eq!(starts(&[full.clone(), less, replaced]).last(), Some(&none));
+        // What stays moves up into the place of what is gone: that is no replacement.
+        let up = facts(&[("A1", "S1"), ("B1", "S2")], &[("D2", "p1")], &[1, 2]);
+        assert_eq!(starts(&[full.clone(), up])[1], ["D1"]);
+        // No table at all is no news of modules.
+        let untold = facts(&[], &[("D1", "p1"), ("D2", "p2")], &[1, 2]);
+        assert_eq!(starts(&[full, untold])[1], none);
+    }
+
+    #[test]
+    fn removable_disks_come_and_go() {
+        let stick = Facts { disks: vec![Disk { removable: true, ..disk("U", "usb") }], ..Facts::default() };
+        assert_eq!(starts(&[stick, Facts::default()])[1], Vec::<String>::new());
+    }
+
+    #[test]
+    fn findings_name_slot_and_serial_number() {
+        let mut node = idle(State::Available).node;
+        let full = facts(&[("A1", "S1"), ("B1", "S2")], &[], &[]);
+        let mut odd = facts(&[("A1", "S1")], &[], &[]);
+        node.facts = Some(full.clone());
+        assert!(findings(&node).is_empty());
+        node.missing = missing(&node, &odd);
+        odd.modules.push(Module { size: 4 << 30, ..module("C1", "S3") });
+        node.facts = Some(odd);
+        let [gone, uneven] = &findings(&node)[..] else { panic!("{:?}", findings(&node)) };
+        assert_eq!(gone.code, Code::PartMissing);
+        assert!(gone.detail.contains("slot B1") && gone.detail.contains("serial S2"), "{gone}");
+        assert_eq!(uneven.code, Code::MemoryUneven);
+        assert!(uneven.detail.contains("slot C1 (4096 MiB") && uneven.detail.contains("slot A1"), "{uneven}");
+    }
+}

@@ -1,0 +1,75 @@
+//! A machine's hardware, a line for each part.
+
+use kaltstart_protocol::facts::{Disk, Facts, Nic};
+
+/// What the agent saw, as names and texts.
+pub(super) fn lines(facts: &Facts) -> Vec<(&'static str, String)> {
+    let system = &facts.system;
+    let mut lines = vec![
+        ("SYSTEM", words(&[&system.vendor, &system.product, &named("serial", &system.serial)])),
+        ("FIRMWARE", system.bios_version.clone()),
+        ("CHASSIS", words(&[&named("serial", &system.chassis_serial), &named("asset", &system.asset_tag)])),
+        ("BOARD", words(&[&system.board, &named("serial", &system.board_serial)])),
+        ("TPM", facts.tpm.clone().unwrap_or_default()),
+    ];
+    lines.retain(|(_, text)| !text.is_empty());
+    lines.push(("CPU", format!("{} x {}", facts.cpu.threads, facts.cpu.model)));
+    for processor in &facts.processors {
+        let cores =
+            format!("{} cores, {} threads, {} MHz", processor.cores, processor.threads, processor.mhz);
+        lines.push(("  SOCKET", words(&[&processor.socket, &processor.model, &cores])));
+    }
+    lines.push(("MEMORY", format!("{} MiB", facts.memory_bytes >> 20)));
+    for module in &facts.modules {
+        let size = format!("{} MiB", module.size >> 20);
+        let speed = if module.speed > 0 { format!("{} MT/s", module.speed) } else { String::new() };
+        let ecc = if module.ecc == Some(true) { "ECC" } else { "" };
+        let serial = named("serial", &module.serial);
+        lines.push((
+            "  MODULE",
+            words(&[&module.slot, &size, &speed, ecc, &module.maker, &module.part, &serial]),
+        ));
+    }
+    lines.extend(facts.nics.iter().flat_map(nic));
+    lines.extend(facts.disks.iter().flat_map(disk));
+    for device in &facts.devices {
+        lines.push(("PCI", words(&[&device.address, &device.class, &device.id, &device.driver])));
+    }
+    lines
+}
+
+fn nic(nic: &Nic) -> Vec<(&'static str, String)> {
+    let speed = match nic.speed_mbit {
+        _ if !nic.link => "no link".to_owned(),
+        Some(speed) => format!("{speed} Mbit/s"),
+        None => "link".to_owned(),
+    };
+    let firmware = named("firmware", &nic.firmware);
+    vec![("NIC", words(&[&nic.name, &nic.mac.to_string(), &nic.driver, &speed, &firmware]))]
+}
+
+fn disk(disk: &Disk) -> Vec<(&'static str, String)> {
+    let size = format!("{} GB", disk.size / 1_000_000_000);
+    let firmware = named("firmware", &disk.firmware);
+    let mut lines = vec![("DISK", words(&[&disk.transport, &size, &disk.model, disk.identity(), &firmware]))];
+    match &disk.holds {
+        None => lines.push(("  HOLDS", "not known: it could not be read".into())),
+        Some(contents) if contents.is_blank() => lines.push(("  HOLDS", "nothing".into())),
+        Some(contents) => {
+            lines.extend(contents.0.iter().map(|area| ("  HOLDS", area.to_string())));
+            lines.push(("  FINGERPRINT", contents.fingerprint().to_string()));
+        }
+    }
+    lines
+}
+
+/// The words that are not empty.
+fn words(all: &[&str]) -> String {
+    let some: Vec<&str> = all.iter().copied().filter(|word| !word.is_empty()).collect();
+    some.join(" ")
+}
+
+/// `name value`, or nothing where there is no value.
+fn named(name: &str, value: &str) -> String {
+    if value.is_empty() { String::new() } else { format!("{name} {value}") }
+}
