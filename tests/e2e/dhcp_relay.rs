@@ -1,6 +1,7 @@
 //! ISC's relay before the real server, with two networks behind it.
 
 use crate::common::config;
+use crate::why::{Site, named};
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::clients::{DhcpClient, Event, Maker};
 use kaltstart_tests::lab::{Lab, SERVER, Station};
@@ -27,6 +28,22 @@ fn relay(lab: &Lab, station: &Station) -> Result<Process> {
         command.args(["-id", port]);
     }
     Process::start("dhcrelay", command.arg(SERVER.to_string()), &lab.dir().join("dhcrelay.log"))
+}
+
+#[test]
+fn ks1007_a_machine_behind_a_relay_in_a_network_that_is_not_served() -> Result<()> {
+    story("why-relay-1007", |lab| {
+        let station = Station::new(lab)?;
+        station.address(RELAY)?;
+        let [hall, _rack] = PORTS.map(|(port, network)| station.behind(port, &format!("{network}.1/24")));
+        let (hall, name) = (hall?, "hall-1");
+        let mac = hall.mac()?;
+        let site = Site::start(lab, |config| config.node(name, &mac, None))?;
+        let _relay = relay(lab, &station)?;
+        let class = ["-V", "PXEClient:Arch:00007:UNDI:003016", "-x", "0x5d:0007"];
+        let _client = DhcpClient::start_at(lab, hall, Maker::Udhcpc, &class)?;
+        named(&site.server, name, "KS-1007", "through the relay 10.9.0.1")
+    })
 }
 
 /// Each network behind a relay has its addresses, and a machine on a switch port has the port's; they

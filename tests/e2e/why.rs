@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::config::{HTTP_PORT, ServerConfig};
 use kaltstart_tests::disk::SmallDisk;
+use kaltstart_tests::guest::Firmware::Bios;
+use kaltstart_tests::guest::{Guest, GuestConfig};
 use kaltstart_tests::lab::{Lab, SERVER, Station};
 use kaltstart_tests::others::{Maker, OTHER, OtherServer};
 use kaltstart_tests::packets::{self, Answer};
@@ -500,8 +502,11 @@ fn ks1026_the_disk_of_the_leases_is_full() -> Result<()> {
             let answered = firmware.dhcp.recv(&mut [0; 1500]).is_ok();
             Ok(if answered { Poll::pending(format!("{wish} was given")) } else { Poll::Ready(()) })
         })?;
-        firmware.send(&firmware.question())?;
+        let mut guest =
+            Guest::new(lab, GuestConfig { mac: mac_text(), ..GuestConfig::new("guest", Bios, 1) })?;
+        guest.power_on()?;
         site.names("KS-1026", "cannot be stored now")?;
+        guest.power_off();
         data.make_room()?;
         firmware.address()?;
         let causes = site.diagnosis()?["causes"].clone();

@@ -5,15 +5,18 @@ use crate::common::{AGENT_LIMIT, NODE, config};
 use crate::local::NETWORK_ASKED;
 use crate::why::{self, Site, named};
 use anyhow::{Result, ensure};
+use kaltstart_tests::clients::{DhcpClient, Maker as ClientMaker};
 use kaltstart_tests::config::ServerConfig;
 use kaltstart_tests::console::Mark;
 use kaltstart_tests::guest::{Firmware, Guest, GuestConfig};
-use kaltstart_tests::lab::Lab;
+use kaltstart_tests::lab::{Lab, Station};
 use kaltstart_tests::others::{Maker, OtherServer};
 use kaltstart_tests::packets::TFTP_SERVER_PORT;
 use kaltstart_tests::server::Server;
 use kaltstart_tests::story::story;
+use kaltstart_tests::wait::{Poll, wait_for};
 use std::fs;
+use std::net::Ipv4Addr;
 
 #[test]
 fn ks1024_the_link_flaps() -> Result<()> {
@@ -146,6 +149,17 @@ fn ks1006_another_machine_has_the_only_address() -> Result<()> {
 }
 
 #[test]
+fn ks1010_offers_do_not_reach_it() -> Result<()> {
+    story("why-fw-1010", |lab| {
+        let site = Site::start(lab, |config| config)?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        lab.withhold(guest.tap(), "dport 68")?;
+        guest.power_on()?;
+        site.names("KS-1010", "took nothing")
+    })
+}
+
+#[test]
 fn ks1011_its_loader_is_not_there() -> Result<()> {
     story("why-fw-1011", |lab| {
         let empty = lab.dir().join("no-loaders");
@@ -154,6 +168,17 @@ fn ks1011_its_loader_is_not_there() -> Result<()> {
         let mut guest = expected(lab, Firmware::Uefi)?;
         guest.power_on()?;
         site.names("KS-1011", "is not there")
+    })
+}
+
+#[test]
+fn ks1012_large_packets_do_not_reach_it() -> Result<()> {
+    story("why-fw-1012", |lab| {
+        let site = Site::start(lab, |config| config)?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        lab.withhold(guest.tap(), "length > 1000")?;
+        guest.power_on()?;
+        site.names("KS-1012", "not one was acknowledged")
     })
 }
 
@@ -167,6 +192,17 @@ fn ks1013_its_acknowledgements_are_lost() -> Result<()> {
         guest.console().wait("NBP filename", Mark::default(), AGENT_LIMIT)?;
         lab.lose(20)?;
         site.names("KS-1013", "had to be sent again")
+    })
+}
+
+#[test]
+fn ks1020_spanning_tree_keeps_its_first_questions_back() -> Result<()> {
+    story("why-fw-1020", |lab| {
+        let site = Site::start(lab, |config| config)?;
+        lab.spanning_tree()?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        guest.power_on()?;
+        site.names("KS-1020", "it has been asking for")
     })
 }
 
@@ -196,6 +232,20 @@ fn ks1025_its_subnet_is_another_server_s() -> Result<()> {
 }
 
 #[test]
+fn ks1008_it_takes_another_server_s_offer() -> Result<()> {
+    story("why-fw-1008", |lab| {
+        let _other =
+            OtherServer::start(lab, Maker::Dnsmasq, "dhcp-boot=x\ndhcp-option-force=60,PXEClient\n")?;
+        // Ours looks for the address first, so the other's offer is there before.
+        let dhcp = "allow_other_servers = true\nping_check = \"always\"\n";
+        let site = Site::start(lab, |config| ServerConfig { dhcp: dhcp.into(), ..config })?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        guest.power_on()?;
+        site.names("KS-1008", "it took the offer of 10.77.0.")
+    })
+}
+
+#[test]
 fn ks1009_it_starts_what_another_server_names() -> Result<()> {
     story("why-fw-1009", |lab| {
         let _other = OtherServer::start(lab, Maker::Dnsmasq, "dhcp-boot=other.efi\n")?;
@@ -205,5 +255,48 @@ fn ks1009_it_starts_what_another_server_names() -> Result<()> {
         guest.console().wait("other.efi", Mark::default(), AGENT_LIMIT)?;
         site.ages(15)?;
         site.names("KS-1009", "names a boot file itself: \"other.efi\"")
+    })
+}
+
+/// What `ks why` says of udhcpc, which asks as that firmware does.
+fn udhcpc_names(
+    lab: &Lab,
+    server: &Server<'_>,
+    class: &str,
+    further: &[&str],
+    code: &str,
+    words: &str,
+) -> Result<()> {
+    let client = DhcpClient::start(lab, ClientMaker::Udhcpc, &[&["-V", class], further].concat())?;
+    let mac = client.station().mac()?;
+    let node = wait_for("the client's machine", AGENT_LIMIT, || {
+        Ok(server.node_by_mac(&mac)?.map_or_else(|| Poll::pending("not known"), Poll::Ready))
+    })?;
+    named(server, &node.name, code, words)
+}
+
+#[test]
+fn ks1017_a_client_without_a_loader_for_it() -> Result<()> {
+    story("why-fw-1017", |lab| {
+        let site = Site::start(lab, |config| config)?;
+        // 64-bit RISC-V.
+        let (class, option) = ("PXEClient:Arch:00027:UNDI:003016", ["-x", "0x5d:001b"]);
+        udhcpc_names(lab, &site.server, class, &option, "KS-1017", "there is no loader for it")
+    })
+}
+
+#[test]
+fn ks1019_a_client_finds_its_address_taken() -> Result<()> {
+    story("why-fw-1019", |lab| {
+        let taken = Ipv4Addr::new(10, 77, 0, 100);
+        let site = Site::start(lab, |mut config| {
+            config.dhcp = "ping_check = \"never\"\n".into();
+            config.pool = (taken.to_string(), taken.to_string());
+            config
+        })?;
+        let holder = Station::new(lab)?;
+        holder.address(taken)?;
+        let (class, options) = ("PXEClient:Arch:00007:UNDI:003016", ["-a", "-x", "0x5d:0007"]);
+        udhcpc_names(lab, &site.server, class, &options, "KS-1019", "found 10.77.0.100 in use")
     })
 }

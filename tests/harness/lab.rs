@@ -136,6 +136,20 @@ impl Lab {
         self.ip(&[&["link", "set", tap], port].concat())
     }
 
+    /// Keeps those UDP packets from the machine at `tap`, in nft's words, and tells nobody.
+    pub fn withhold(&self, tap: &str, which: &str) -> Result<()> {
+        let rules = format!(
+            "table netdev withheld {{\nchain out {{\ntype filter hook egress device {tap} priority 0\n\
+             udp {which} drop\n}}\n}}\n"
+        );
+        self.run("nft", &[&rules])
+    }
+
+    /// Ports that come up forward only after 30 seconds (spanning tree, IEEE 802.1D).
+    pub fn spanning_tree(&self) -> Result<()> {
+        self.ip(&["link", "set", BRIDGE, "type", "bridge", "stp_state", "1", "forward_delay", "1500"])
+    }
+
     /// Takes the server's address off the bridge, so that nobody answers there.
     pub fn silence(&self) -> Result<()> {
         self.ip(&["address", "flush", "dev", BRIDGE])

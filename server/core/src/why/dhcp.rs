@@ -169,8 +169,8 @@ fn foreign_file(case: &Case<'_>) -> Option<(Millis, Ipv4Addr, String)> {
 /// KS-1008
 pub(super) fn foreign_server(case: &Case<'_>) -> Option<Cause> {
     let (at, server, address) = chosen(case)?;
-    let boots_from_us = case.boot.reached() >= Some(Reached::Loader);
-    if !gives_addresses(case) || boots_from_us || acknowledged(case, at) {
+    let is_up = case.boot.reached() == Some(Reached::System);
+    if !gives_addresses(case) || is_up || fetches_after(case, at) || acknowledged(case, at) {
         return None;
     }
     let mut cause = Cause::new(Code::ForeignServer, High);
@@ -186,6 +186,13 @@ pub(super) fn foreign_server(case: &Case<'_>) -> Option<Cause> {
     Some(cause)
 }
 
+/// Whether it came for a file of ours after `at`.
+fn fetches_after(case: &Case<'_>, at: Millis) -> bool {
+    let fetches =
+        |what: &What| matches!(what, What::Loading(_) | What::Tftp(_) | What::Http(_) | What::Script(_));
+    case.boot.after(at).any(|seen| fetches(&seen.what))
+}
+
 /// KS-1009
 pub(super) fn proxy_ignored(case: &Case<'_>) -> Option<Cause> {
     let (offered, file) = case.boot.asked().find_map(|(at, exchange)| match &exchange.answer {
@@ -193,11 +200,7 @@ pub(super) fn proxy_ignored(case: &Case<'_>) -> Option<Cause> {
         _ => None,
     })?;
     let (at, server, _) = chosen(case)?;
-    let asked_us = case.boot.after(at).any(|seen| match &seen.what {
-        What::Loading(_) | What::Tftp(_) | What::Http(_) | What::Script(_) => true,
-        What::Dhcp(exchange) => matches!(exchange.answer, Answer::Sent { kind: MessageType::Ack, .. }),
-        _ => false,
-    });
+    let asked_us = fetches_after(case, at) || acknowledged(case, at);
     if asked_us || case.now.since(at) < PROXY_MS {
         return None;
     }

@@ -249,6 +249,11 @@ fn ks1007_a_network_that_is_not_served() {
 fn ks1008_another_server_is_chosen() {
     let past = Past::new().offered(UEFI, "snponly.efi").dropped(Request, UEFI, Drop::OtherServer(OTHER));
     past.shows(Code::ForeignServer, Likelihood::High, "took the offer of 10.77.0.254");
+    // The firmware came to us, and the loader it was given went to the other.
+    let past = Past::new().addressed(UEFI, "snponly.efi").fetched("snponly.efi");
+    let past = past.dropped(Request, IPXE, Drop::OtherServer(OTHER));
+    past.shows(Code::ForeignServer, Likelihood::High, "took the offer of 10.77.0.254");
+    past.saw(What::Agent { mode: Mode::Install }).shows_nothing();
     // A system may take whom it likes.
     Past::new().dropped(Request, OS, Drop::OtherServer(OTHER)).shows_nothing();
 }
