@@ -26,6 +26,7 @@ pub mod disk;
 #[cfg(feature = "install")]
 pub mod gate;
 pub mod guard;
+pub mod health;
 pub mod http;
 pub mod http_date;
 #[cfg(feature = "install")]

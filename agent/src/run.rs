@@ -112,6 +112,7 @@ fn facts(settings: &Settings, devices: &Devices) -> Facts {
     let mut facts = inventory::facts(Path::new("/"), settings.boot_mac);
     facts.disks = disks;
     inventory::ask_drivers(&mut facts.nics);
+    inventory::ask_disks(&mut facts.disks);
     // Readable when there is a job, whose installation writes it anew.
     #[cfg(feature = "install")]
     if let Some(finding) = crate::boot_order::look(Path::new(pid1::EFIVARS)).finding() {

@@ -1,6 +1,6 @@
 //! What a machine is made of, and what is wrong with it, from real firmware and emulated parts.
 
-use crate::common::{AGENT_LIMIT, IMAGE, NODE, Ordered, order_only};
+use crate::common::{AGENT_LIMIT, DEPLOY_LIMIT, IMAGE, NODE, Ordered, order_only};
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::api::Job;
 use kaltstart_tests::artefacts::Artefacts;
@@ -15,13 +15,13 @@ use serde_json::Value;
 /// A second network card.
 const SECOND_MAC: &str = "52:54:00:00:01:02";
 
-/// A machine with two memory modules, two cards, an NVMe and a SATA disk, both blank.
+/// A machine with two memory modules, two cards, a virtio disk to start from, a SATA and an NVMe disk, all blank.
 fn machine(lab: &Lab) -> Result<GuestConfig> {
     let mut machine = GuestConfig::new("guest", Firmware::Bios, 1)
         .module("DIMM-A1", 512, "MOD-1")
         .module("DIMM-B1", 512, "MOD-2");
     machine.further_nics.push(SECOND_MAC.to_owned());
-    for (bus, serial) in [(Bus::Nvme, "ON-NVME"), (Bus::Sata, "ON-SATA")] {
+    for (bus, serial) in [(Bus::Virtio, "ON-VIRTIO"), (Bus::Sata, "ON-SATA"), (Bus::Nvme, "ON-NVME")] {
         let file = lab.dir().join(format!("{serial}.raw"));
         disk::blank(&file, 2048)?;
         machine = machine.disk_on(bus, &file, serial);
@@ -57,6 +57,60 @@ fn findings(ordered: &Ordered<'_>) -> Result<Vec<(String, String)>> {
 }
 
 #[test]
+fn a_disk_that_says_it_fails_is_refused_and_no_other() -> Result<()> {
+    /// Reliability degraded.
+    const DEGRADED: u8 = 0x04;
+    story("facts-failing", |lab| {
+        let artefacts = Artefacts::from_env()?;
+        let mut config = ServerConfig::new(&artefacts, "generic", &[IMAGE]);
+        config.profiles[0].disk_serial = Some("ON-NVME".to_owned());
+        let mut other = config.profiles[0].clone();
+        (other.name, other.disk_serial) = ("on-virtio".to_owned(), Some("ON-VIRTIO".to_owned()));
+        config.profiles.push(other);
+        let mut ordered = order_only(lab, machine(lab)?, &artefacts, config, IMAGE)?;
+        ordered.power_on()?;
+        ordered.guest.set_critical_warning(2, DEGRADED)?;
+        let job = ordered.server.wait_ended(&ordered.job, AGENT_LIMIT)?;
+        job.failed_with("KS-2201")?;
+        let told = job.findings.first().map(|finding| finding.detail.clone()).unwrap_or_default();
+        ensure!(told.contains("serial ON-NVME") && told.contains("reliability degraded"), "{told}");
+        ordered.guest.wait_serial("KS-2201", AGENT_LIMIT)?;
+        let used = ordered.guest.disk_use(2)?;
+        ensure!(used.writes == 0 && used.reads > 0, "the disk's use: {used:?}");
+        let node = ordered.server.node(NODE)?;
+        let disks = node.facts["disks"].as_array().cloned().unwrap_or_default();
+        let of = |serial: &str| disks.iter().find(|disk| disk["serial"] == serial).context("no such disk");
+        let (nvme, sata) = (of("ON-NVME")?, of("ON-SATA")?);
+        ensure!(nvme["health"]["verdict"] == "failing" && nvme["health"]["celsius"].is_i64(), "{nvme}");
+        // QEMU's SATA disks keep SMART data, and call their firmware by QEMU's version.
+        ensure!(sata["health"]["verdict"] == "good" && sata["health"]["hours"].is_u64(), "{sata}");
+        ensure!(sata["firmware"].as_str().is_some_and(|text| text.contains('.')), "{sata}");
+        let shown = ordered.server.ks(&["node", "show", NODE], secs(30))?;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        ensure!(shown.contains("FAILING reliability degraded") && shown.contains("KS-2201"), "{shown}");
+
+        // An order cannot give it up, and a job for the other disk goes on beside it.
+        let print: Value = ordered.server.get(&format!("/v1/nodes/{NODE}"))?.json()?;
+        let print = print["fingerprints"]["ON-NVME"].as_str().context("no fingerprint")?;
+        ordered.guest.power_off();
+        ordered.job = ordered.server.order_and_erase(NODE, "deploy", IMAGE, &[("ON-NVME", print)])?.id;
+        ordered.power_on()?;
+        ordered.guest.set_critical_warning(2, DEGRADED)?;
+        ordered.server.wait_ended(&ordered.job, AGENT_LIMIT)?.failed_with("KS-2201")?;
+        ordered.guest.power_off();
+        ordered.job = ordered.server.deploy(NODE, "on-virtio")?.id;
+        ordered.power_on()?;
+        ordered.guest.set_critical_warning(2, DEGRADED)?;
+        ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
+        let used = ordered.guest.disk_use(2)?;
+        ensure!(used.writes == 0, "the failing disk's use: {used:?}");
+        let (code, _) = findings(&ordered)?.pop().context("the failing disk is forgotten")?;
+        ensure!(code == "KS-2201", "{code}");
+        Ok(())
+    })
+}
+
+#[test]
 fn what_is_gone_is_named() -> Result<()> {
     story("facts-gone", |lab| {
         let mut ordered = order(lab, machine(lab)?, "NO-SUCH")?;
@@ -80,7 +134,8 @@ fn what_is_gone_is_named() -> Result<()> {
         }
         ensure!(texts(devices, "id").contains(&"8086:2922"), "the controller of the chipset: {devices}");
         let disks = &facts["disks"];
-        ensure!(texts(disks, "firmware").iter().all(|text| !text.is_empty()), "disks: {disks}");
+        let revisions = texts(disks, "firmware").iter().filter(|text| !text.is_empty()).count();
+        ensure!(revisions == 2, "SATA and NVMe have firmware: {disks}");
         ensure!(findings(&ordered)?.is_empty(), "nothing is wrong: {:?}", findings(&ordered)?);
 
         // A module, a card and a disk are pulled out; the module that stays is a smaller one's neighbour.
@@ -92,7 +147,7 @@ fn what_is_gone_is_named() -> Result<()> {
         ordered.job = ordered.server.deploy(NODE, IMAGE)?.id;
         start(&mut ordered)?.failed_with("KS-2105")?;
         let found = findings(&ordered)?;
-        let named = ["slot DIMM-B1", "serial ON-SATA", SECOND_MAC];
+        let named = ["slot DIMM-B1", "serial ON-NVME", SECOND_MAC];
         ensure!(found.len() == named.len(), "{found:?}");
         for name in named {
             let told = found.iter().any(|(code, detail)| code == "KS-2202" && detail.contains(name));
@@ -115,7 +170,7 @@ fn what_is_gone_is_named() -> Result<()> {
         let found = findings(&ordered)?;
         let codes: Vec<&str> = found.iter().map(|(code, _)| code.as_str()).collect();
         ensure!(codes == ["KS-2202", "KS-2203"], "{found:?}");
-        ensure!(found[0].1.contains("ON-SATA") && found[1].1.contains("DIMM-C1 (256 MiB"), "{found:?}");
+        ensure!(found[0].1.contains("ON-NVME") && found[1].1.contains("DIMM-C1 (256 MiB"), "{found:?}");
         let accepted = ordered.server.ks(&["node", "accept", NODE], secs(30))?;
         ensure!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
         let (code, _) = findings(&ordered)?.pop().context("the uneven modules are forgotten")?;

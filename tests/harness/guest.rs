@@ -328,6 +328,12 @@ impl<'a> Guest<'a> {
         self.qmp()?.call("set_link", &json!({"name": "net0", "up": up})).map(drop)
     }
 
+    /// Lets its NVMe disk `index` say what is wrong with it: the critical warning of its health log.
+    pub fn set_critical_warning(&mut self, index: usize, warning: u8) -> Result<()> {
+        let (path, property) = (format!("/machine/peripheral/device{index}"), "smart_critical_warning");
+        self.qmp()?.call("qom-set", &json!({"path": path, "property": property, "value": warning})).map(drop)
+    }
+
     /// Freezes its processors.
     pub fn stop(&mut self) -> Result<()> {
         self.qmp()?.call("stop", &json!({})).map(drop)
@@ -454,7 +460,10 @@ impl<'a> Guest<'a> {
             // UEFI machines that were set up have their order in their variables.
             let set_up = config.firmware.is_uefi() && config.firmware != Firmware::UefiDelivered;
             let order = if set_up { String::new() } else { format!(",bootindex={}", index + 2) };
-            add("-device", format!("{model},drive=disk{index},serial={}{order}", disk.serial));
+            add(
+                "-device",
+                format!("{model},id=device{index},drive=disk{index},serial={}{order}", disk.serial),
+            );
         }
         command.arg("-nodefaults");
         command

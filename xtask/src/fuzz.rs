@@ -11,9 +11,10 @@ use crate::artefacts::cargo;
 use crate::packages;
 
 /// The programs of `tests/fuzz`.
-const TARGETS: [&str; 10] = [
+const TARGETS: [&str; 11] = [
     "agent_api",
     "agent_dhcp",
+    "agent_health",
     "agent_smbios",
     "agent_text",
     "dhcp",

@@ -1,11 +1,11 @@
-//! What is wrong with a node's hardware, as its own facts tell: parts that are gone, memory modules
-//! that differ.
+//! What is wrong with a node's hardware, as its own facts tell: disks that fail, parts that are gone,
+//! memory modules that differ.
 
 use crate::machine::Node;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use kaltstart_protocol::facts::{Facts, Module};
+use kaltstart_protocol::facts::{Disk, Facts, Module};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::select;
 use serde::{Deserialize, Serialize};
@@ -100,11 +100,19 @@ pub fn missing(node: &Node, now: &Facts) -> Vec<Part> {
     missing
 }
 
+/// What a disk says that fails, with where it is plugged.
+pub(crate) fn failing(disk: &Disk) -> Option<Finding> {
+    let health = disk.health.as_ref().filter(|_| disk.is_failing())?;
+    let detail = format!("{} at {}: {}", select::describe(disk), disk.path, health.said);
+    Some(Finding::new(Code::DiskFailing, detail))
+}
+
 /// What is wrong with the hardware of `node`, and needs hands.
 #[must_use]
 pub fn findings(node: &Node) -> Vec<Finding> {
     let gone = node.missing.iter().map(|part| Finding::new(Code::PartMissing, part.text.clone()));
-    gone.chain(node.facts.as_ref().and_then(uneven)).collect()
+    let disks = node.facts.iter().flat_map(|facts| &facts.disks).filter_map(failing);
+    disks.chain(gone).chain(node.facts.as_ref().and_then(uneven)).collect()
 }
 
 /// Modules of more than one size: a wrong or a badly seated one, or a slot that failed.
@@ -123,7 +131,7 @@ mod tests {
     use crate::lifecycle::table::idle;
     use crate::machine::State;
     use alloc::vec;
-    use kaltstart_protocol::facts::{Disk, Nic};
+    use kaltstart_protocol::facts::Nic;
     use kaltstart_protocol::ids::Mac;
 
     fn module(slot: &str, serial: &str) -> Module {

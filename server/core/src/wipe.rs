@@ -1,5 +1,6 @@
 //! Which disk a job may wipe: chosen by its rule, and lost only if nothing foreign is on it.
 
+use crate::hardware::failing;
 use crate::machine::{Job, Node};
 use alloc::format;
 use alloc::string::String;
@@ -21,11 +22,15 @@ pub const LIFETIME_MS: u64 = 3_600_000;
 /// was granted it before, and nothing has come since.
 ///
 /// # Errors
-/// Those of [`select`]; [`Code::DiskFailed`] when the disk cannot be read, and
+/// Those of [`select`]; [`Code::DiskFailing`] when the disk says that it is; [`Code::DiskFailed`] when the disk cannot be read, and
 /// [`Code::ForeignData`] with what is on it and how to give it up.
 pub fn grant(node: &Node, job: &Job, now: Millis) -> Result<WipeGrant, Finding> {
     let facts = node.facts.clone().unwrap_or_default();
     let disk = select(&job.order.disk, &facts.disks)?;
+    // No order gives leave for this: a system on such a disk would not last.
+    if let Some(finding) = failing(disk) {
+        return Err(finding);
+    }
     let contents = disk.holds.as_ref().ok_or_else(|| {
         Finding::new(Code::DiskFailed, format!("what is on {} cannot be read", describe(disk)))
     })?;
@@ -91,7 +96,7 @@ mod tests {
     use alloc::vec;
     use alloc::vec::Vec;
     use kaltstart_protocol::agent_api::DiskRule;
-    use kaltstart_protocol::facts::Facts;
+    use kaltstart_protocol::facts::{Facts, Health, Verdict};
 
     const NOW: Millis = Millis(5_000_000);
 
@@ -164,6 +169,20 @@ mod tests {
         assert_eq!(code(vec![Disk { holds: None, ..disk("a", vec![]) }]), Err(Code::DiskFailed));
         assert_eq!(code(vec![]), Err(Code::NoDisk));
         assert_eq!(code(vec![disk("a", vec![]), disk("b", vec![])]), Err(Code::AmbiguousDisk));
+    }
+
+    #[test]
+    fn p05_a_failing_disk_is_refused_whatever_the_order_gives_up_and_only_if_it_is_the_chosen_one() {
+        let health = |verdict| Some(Health { verdict, said: "read-only".into(), ..Health::default() });
+        let bad = || Disk { health: health(Verdict::Failing), ..disk("a", vec![]) };
+        let (node, mut job) = case(vec![bad()]);
+        job.order.erase.insert("a".to_string(), Contents::default().fingerprint());
+        let finding = grant(&node, &job, NOW).expect_err("failing");
+        assert_eq!(finding.code, Code::DiskFailing);
+        assert!(finding.detail.contains("serial a") && finding.detail.contains("read-only"), "{finding}");
+        let (node, mut job) = case(vec![bad(), Disk { health: health(Verdict::Good), ..disk("b", vec![]) }]);
+        job.order.disk = DiskRule { serial: Some("b".into()), ..DiskRule::default() };
+        assert_eq!(grant(&node, &job, NOW).expect("well").disk.serial, "b");
     }
 
     #[test]

@@ -199,9 +199,50 @@ pub struct Disk {
     pub path: String,
     /// What lies on it; none when it could not be read, or an older agent did not tell.
     pub holds: Option<Contents>,
+    /// How it says it is; none when it was not asked, or does not say.
+    pub health: Option<Health>,
+}
+
+/// How a disk says it is: NVMe's health log, or ATA's SMART. Counters are none where it keeps none.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// Its own judgement.
+    pub verdict: Verdict,
+    /// Why, or what else it warns of; empty when all is well.
+    pub said: String,
+    /// Temperature in °C.
+    pub celsius: Option<i16>,
+    /// How much of its life the maker reckons is used, in percent; may be above 100.
+    pub worn_percent: Option<u8>,
+    /// Hours it has been on.
+    pub hours: Option<u64>,
+    /// Errors of the medium that it could not correct.
+    pub media_errors: Option<u64>,
+    /// Sectors that it has replaced.
+    pub reallocated: Option<u64>,
+    /// Sectors that it cannot read and has not replaced yet.
+    pub pending: Option<u64>,
+}
+
+/// A disk's judgement of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It is well.
+    #[default]
+    Good,
+    /// It fails, or will soon.
+    Failing,
 }
 
 impl Disk {
+    /// Whether it says that it fails.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| health.verdict == Verdict::Failing)
+    }
+
     /// The most stable name the disk has: WWN, else serial, else where it is plugged.
     #[must_use]
     pub fn identity(&self) -> &str {

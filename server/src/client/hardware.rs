@@ -1,6 +1,6 @@
 //! A machine's hardware, a line for each part.
 
-use kaltstart_protocol::facts::{Disk, Facts, Nic};
+use kaltstart_protocol::facts::{Disk, Facts, Health, Nic, Verdict};
 
 /// What the agent saw, as names and texts.
 pub(super) fn lines(facts: &Facts) -> Vec<(&'static str, String)> {
@@ -52,6 +52,7 @@ fn disk(disk: &Disk) -> Vec<(&'static str, String)> {
     let size = format!("{} GB", disk.size / 1_000_000_000);
     let firmware = named("firmware", &disk.firmware);
     let mut lines = vec![("DISK", words(&[&disk.transport, &size, &disk.model, disk.identity(), &firmware]))];
+    lines.push(("  HEALTH", disk.health.as_ref().map_or_else(|| "not known".into(), health)));
     match &disk.holds {
         None => lines.push(("  HOLDS", "not known: it could not be read".into())),
         Some(contents) if contents.is_blank() => lines.push(("  HOLDS", "nothing".into())),
@@ -61,6 +62,26 @@ fn disk(disk: &Disk) -> Vec<(&'static str, String)> {
         }
     }
     lines
+}
+
+fn health(health: &Health) -> String {
+    let verdict = match health.verdict {
+        Verdict::Good => "good",
+        Verdict::Failing => "FAILING",
+    };
+    let told = |number: Option<u64>, unit: &str| {
+        number.map_or_else(String::new, |number| format!("{number} {unit}"))
+    };
+    words(&[
+        verdict,
+        &health.said,
+        &health.celsius.map_or_else(String::new, |celsius| format!("{celsius} °C")),
+        &told(health.hours, "hours"),
+        &told(health.worn_percent.map(u64::from), "% worn"),
+        &told(health.media_errors, "media errors"),
+        &told(health.reallocated, "reallocated"),
+        &told(health.pending, "pending"),
+    ])
 }
 
 /// The words that are not empty.
