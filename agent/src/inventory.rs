@@ -144,6 +144,7 @@ pub fn nics(root: &Path) -> Vec<Nic> {
                     .filter(|speed| !matches!(*speed, 0 | 65_535 | u32::MAX)),
                 carrier_changes: text(&dir.join("carrier_changes")).parse().unwrap_or_default(),
                 permanent_mac: None,
+                neighbour: None,
                 firmware: String::new(),
                 name,
             })
@@ -151,6 +152,12 @@ pub fn nics(root: &Path) -> Vec<Nic> {
         .collect();
     nics.sort_by(|a, b| a.name.cmp(&b.name));
     nics
+}
+
+/// The names of the physical interfaces.
+#[must_use]
+pub fn nic_names(root: &Path) -> Vec<String> {
+    nics(root).into_iter().map(|nic| nic.name).collect()
 }
 
 /// Adds what the drivers of this machine's interfaces tell, and no file shows.

@@ -43,9 +43,11 @@ pub mod inventory;
 #[cfg(feature = "install")]
 pub mod job;
 pub mod link;
+pub mod lldp;
 pub mod log;
 pub mod log_sender;
 pub mod modules;
+pub mod neighbours;
 pub mod net;
 pub mod pid1;
 #[cfg(feature = "install")]

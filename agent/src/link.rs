@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kaltstart_protocol::agent_api::{
-    Directive, Hello, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
+    Directive, Hello, Installed, LogBatch, Neighbours, Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::secret::Secret;
@@ -113,6 +113,14 @@ impl Link {
     /// See [`CallError`].
     pub fn installed(&self, installed: &Installed) -> Result<Directive, CallError> {
         self.call("installed", installed, CALL_LIMIT)
+    }
+
+    /// Tells which switches were heard, once.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn neighbours(&self, heard: &Neighbours) -> Result<(), CallError> {
+        self.post("neighbours", heard, CALL_LIMIT).map(|_| ())
     }
 
     /// Hands over log lines, once.

@@ -14,6 +14,7 @@ use kaltstart_protocol::secret::Secret;
 use crate::cmdline::{self, Settings};
 use crate::devices::Devices;
 use crate::link::{CallError, Link};
+use crate::neighbours::Listener;
 use crate::sys::kernel::{random_now, uptime_ms};
 use crate::work::{self, End, Jobs};
 use crate::{clock, http, inventory, log, log_sender, net, pid1};
@@ -72,18 +73,22 @@ fn start(settings: &Settings, started: u64) -> ! {
     }
     clock::begin(settings.time);
     let devices = Devices::watch(&read("/proc/sys/kernel/osrelease").unwrap_or_default(), settings.mode);
+    let mut listener = Listener::start();
     // Disks may go on appearing while the network comes up.
     net::bring_up(settings.boot_mac);
     let http = http::pinned(settings.authority, settings.time)
         .unwrap_or_else(|error| stay(&format!("there is no TLS: {error}")));
     let link = Arc::new(Link::new(&settings.server, http, session(&settings.token)));
-    let facts = facts(settings, &devices);
+    let mut facts = facts(settings, &devices);
+    listener.add_to(&mut facts.nics);
     let jobs = jobs(&link, settings, devices, &facts);
     if let Some(end) = greet(&link, settings, facts, started) {
         finish(end);
     }
     let log_link = link.clone();
     std::thread::spawn(move || log_sender::run(&log_link));
+    let told = link.clone();
+    std::thread::spawn(move || listener.tell(&told));
     finish(work::work(&link, jobs.as_deref(), std::thread::sleep))
 }
 

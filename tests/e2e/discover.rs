@@ -1,14 +1,15 @@
 //! The ramdisk for physical servers finds hardware that virtual machines seldom have.
 
 use crate::common::AGENT_LIMIT;
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::config::ServerConfig;
 use kaltstart_tests::disk;
 use kaltstart_tests::guest::{Bus, Firmware, Guest, GuestConfig};
 use kaltstart_tests::server::Server;
 use kaltstart_tests::story::story;
-use kaltstart_tests::wait::{Poll, wait_for};
+use kaltstart_tests::switch::announcement;
+use kaltstart_tests::wait::{Poll, secs, wait_for};
 use serde_json::Value;
 
 #[test]
@@ -41,6 +42,27 @@ fn sata_nvme_and_e1000e() -> Result<()> {
         ensure!(texts(&facts["nics"], "driver") == ["e1000e"], "network cards: {}", facts["nics"]);
         ensure!(facts["firmware"] == "bios", "firmware: {}", facts["firmware"]);
         ensure!(facts["boot_nic"].is_string(), "the agent does not know its boot interface: {facts}");
+
+        // The switch speaks when the agent has said hello long ago; then its port is another.
+        ensure!(facts["nics"][0]["neighbour"].is_null(), "nobody has spoken yet: {}", facts["nics"]);
+        for (port, vlan) in [("Ethernet12", 42), ("Ethernet13", 7)] {
+            let frame = announcement("leaf-3", port, vlan);
+            lab.send_frame(guest.tap(), &frame)?;
+            wait_for("what the switch said", AGENT_LIMIT, || {
+                let node = server.node_by_mac(&guest.config().mac)?.context("the node is gone")?;
+                let neighbour = &node.facts["nics"][0]["neighbour"];
+                let told = neighbour["port"] == port && neighbour["vlan"] == vlan;
+                Ok(if told && neighbour["switch"] == "leaf-3" {
+                    Poll::Ready(())
+                } else {
+                    Poll::pending(format!("neighbour {neighbour}"))
+                })
+            })?;
+        }
+        let name = server.node_by_mac(&guest.config().mac)?.context("the node is gone")?.name;
+        let shown = server.ks(&["node", "show", &name], secs(30))?;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        ensure!(shown.contains("switch leaf-3 port Ethernet13 VLAN 7"), "ks node show tells {shown}");
         Ok(())
     })
 }

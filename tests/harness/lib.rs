@@ -33,6 +33,7 @@ pub mod qmp;
 pub mod server;
 pub mod signing;
 pub mod story;
+pub mod switch;
 pub mod unpacked;
 pub mod variables;
 pub mod wait;

@@ -11,10 +11,11 @@ use crate::artefacts::cargo;
 use crate::packages;
 
 /// The programs of `tests/fuzz`.
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 12] = [
     "agent_api",
     "agent_dhcp",
     "agent_health",
+    "agent_lldp",
     "agent_smbios",
     "agent_text",
     "dhcp",

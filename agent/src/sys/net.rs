@@ -73,6 +73,70 @@ pub fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
     }
 }
 
+/// Hears LLDP on the interfaces it joins.
+pub struct LldpSocket(Socket);
+
+impl LldpSocket {
+    /// EtherType of LLDP (IEEE 802.1AB-2016 §7.4).
+    const ETHER_TYPE: u16 = 0x88cc;
+    /// The group that no bridge forwards, so that the nearest switch is heard and no other (§7.1).
+    const NEAREST_BRIDGE: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
+
+    /// Opens a socket that waits for `wait` at most.
+    ///
+    /// # Errors
+    /// When the caller may not see packets.
+    pub fn open(wait: Duration) -> io::Result<Self> {
+        let protocol = Protocol::from(i32::from(Self::ETHER_TYPE.to_be()));
+        let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
+        socket.set_read_timeout(Some(wait))?;
+        Ok(Self(socket))
+    }
+
+    /// Lets the interface take the frames in; gives its index.
+    ///
+    /// # Errors
+    /// No such interface.
+    pub fn join(&self, interface: &str) -> io::Result<usize> {
+        let index = nix::net::if_::if_nametoindex(interface)?;
+        let mut address = [0; 8];
+        address[..6].copy_from_slice(&Self::NEAREST_BRIDGE);
+        let membership = libc::packet_mreq {
+            mr_ifindex: index.cast_signed(),
+            mr_type: libc::PACKET_MR_MULTICAST as libc::c_ushort,
+            mr_alen: 6,
+            mr_address: address,
+        };
+        // SAFETY: the kernel reads one `packet_mreq` through the pointer, which lives for the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_ADD_MEMBERSHIP,
+                std::ptr::from_ref(&membership).cast(),
+                size_of::<libc::packet_mreq>() as libc::socklen_t,
+            )
+        };
+        if result == 0 { Ok(index as usize) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Waits for a frame; gives the interface's index and what follows the EtherType, or nothing when
+    /// none came.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<(usize, &'a [u8])>> {
+        use nix::errno::Errno;
+        use nix::sys::socket::{LinkAddr, recvfrom};
+        match recvfrom::<LinkAddr>(self.0.as_raw_fd(), buffer) {
+            Ok((length, from)) => Ok(from.map(|from| (from.ifindex(), &buffer[..length]))),
+            // An interface that goes down is no end.
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
 /// The hardware address the interface was made with (`ETHTOOL_GPERMADDR`); none when the driver
 /// knows none, or one that is not of Ethernet.
 ///

@@ -100,6 +100,16 @@ pub fn missing(node: &Node, now: &Facts) -> Vec<Part> {
     missing
 }
 
+/// Gives each interface that has a link, and of which nothing was heard in this start, the neighbour
+/// it had `before`: switches tell it every 30 s only.
+pub fn keep_neighbours(before: Option<&Facts>, now: &mut Facts) {
+    let Some(before) = before else { return };
+    for nic in now.nics.iter_mut().filter(|nic| nic.link && nic.neighbour.is_none()) {
+        nic.neighbour =
+            before.nics.iter().find(|old| old.mac == nic.mac).and_then(|old| old.neighbour.clone());
+    }
+}
+
 /// What a disk says that fails, with where it is plugged.
 pub(crate) fn failing(disk: &Disk) -> Option<Finding> {
     let health = disk.health.as_ref().filter(|_| disk.is_failing())?;
@@ -131,7 +141,7 @@ mod tests {
     use crate::lifecycle::table::idle;
     use crate::machine::State;
     use alloc::vec;
-    use kaltstart_protocol::facts::Nic;
+    use kaltstart_protocol::facts::{Neighbour, Nic};
     use kaltstart_protocol::ids::Mac;
 
     fn module(slot: &str, serial: &str) -> Module {
@@ -189,6 +199,23 @@ mod tests {
         // No table at all is no news of modules.
         let untold = facts(&[], &[("D1", "p1"), ("D2", "p2")], &[1, 2]);
         assert_eq!(starts(&[full, untold])[1], none);
+    }
+
+    #[test]
+    fn a_neighbour_is_kept_while_there_is_a_link_and_nothing_new_is_heard() {
+        let of = |port: &str, link| {
+            let neighbour =
+                (!port.is_empty()).then(|| Neighbour { port: port.into(), ..Neighbour::default() });
+            Facts { nics: vec![Nic { neighbour, link, ..nic(1) }], ..Facts::default() }
+        };
+        for (now, link, kept) in [("", true, "1"), ("2", true, "2"), ("", false, "")] {
+            let mut facts = of(now, link);
+            keep_neighbours(Some(&of("1", true)), &mut facts);
+            assert_eq!(facts, of(kept, link), "{now:?}");
+        }
+        let mut other = facts(&[], &[], &[2]);
+        keep_neighbours(Some(&of("1", true)), &mut other);
+        assert_eq!(other.nics[0].neighbour, None, "another card");
     }
 
     #[test]

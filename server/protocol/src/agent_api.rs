@@ -5,6 +5,7 @@
 //! | `hello` | [`Hello`] | [`Welcome`] |
 //! | `task` | [`TaskRequest`] | [`Task`]; held back until there is one or the wait is over |
 //! | `report` | [`Report`] | [`Directive`] |
+//! | `neighbours` | [`Neighbours`] | 204; whenever a switch says something new after the hello |
 //! | `log` | [`LogBatch`] | 204 |
 //! | `installed` | [`Installed`] | [`Directive`]; `Continue` = stored, restart now |
 //!
@@ -16,7 +17,7 @@
 //! Status 401 means that the session is not known (any more): say hello again is useless, the
 //! token is used up, so restart. 5xx and transport errors are tried again for ever.
 
-use crate::facts::Facts;
+use crate::facts::{Facts, Neighbour};
 use crate::finding::Finding;
 use crate::ids::{JobId, Mac, NodeId};
 use crate::image::SignedManifest;
@@ -262,6 +263,13 @@ pub struct Installed {
     pub machine_id: String,
     /// Whether a UEFI boot entry was written.
     pub boot_entry: bool,
+}
+
+/// Which switch and port each interface is plugged into, by the interface's name in this start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbours {
+    /// All that was heard so far.
+    pub heard: BTreeMap<String, Neighbour>,
 }
 
 /// Lines of the agent's log, from its start on.

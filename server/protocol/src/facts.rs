@@ -4,6 +4,7 @@ use crate::contents::Contents;
 use crate::ids::Mac;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Everything the agent measured.
@@ -160,9 +161,39 @@ pub struct Nic {
     /// The address it was made with, where the driver tells; `mac` may have been changed.
     #[serde(default)]
     pub permanent_mac: Option<Mac>,
+    /// What it is plugged into, as it was heard last (LLDP), if need be in an earlier start.
+    #[serde(default)]
+    pub neighbour: Option<Neighbour>,
     /// Version of its firmware; empty when the driver does not tell.
     #[serde(default)]
     pub firmware: String,
+}
+
+/// The switch and port at the other end of a cable, as they call themselves (IEEE 802.1AB).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Neighbour {
+    /// The switch's name; empty when it does not tell.
+    pub switch: String,
+    /// The chassis' identifier, mostly a hardware address.
+    pub chassis: String,
+    /// The port.
+    pub port: String,
+    /// What people wrote about the port.
+    pub port_description: String,
+    /// The VLAN of untagged frames, when the switch tells.
+    pub vlan: Option<u16>,
+}
+
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let switch = if self.switch.is_empty() { &self.chassis } else { &self.switch };
+        write!(f, "switch {switch} port {}", self.port)?;
+        if !self.port_description.is_empty() && self.port_description != self.port {
+            write!(f, " ({})", self.port_description)?;
+        }
+        self.vlan.map_or(Ok(()), |vlan| write!(f, " VLAN {vlan}"))
+    }
 }
 
 /// What a disk's transport can be; removable ones are never chosen.

@@ -45,7 +45,9 @@ fn nic(nic: &Nic) -> Vec<(&'static str, String)> {
         None => "link".to_owned(),
     };
     let firmware = named("firmware", &nic.firmware);
-    vec![("NIC", words(&[&nic.name, &nic.mac.to_string(), &nic.driver, &speed, &firmware]))]
+    let mut lines = vec![("NIC", words(&[&nic.name, &nic.mac.to_string(), &nic.driver, &speed, &firmware]))];
+    lines.extend(nic.neighbour.as_ref().map(|neighbour| ("  PLUGGED INTO", neighbour.to_string())));
+    lines
 }
 
 fn disk(disk: &Disk) -> Vec<(&'static str, String)> {

@@ -16,7 +16,8 @@ use kaltstart_core::machine::{Job, Machine};
 use kaltstart_core::trace::What;
 use kaltstart_core::wipe;
 use kaltstart_protocol::agent_api::{
-    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
+    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Neighbours, Report, Task, TaskRequest,
+    Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
@@ -240,6 +241,16 @@ fn directive(outcome: Result<crate::app::Applied, AppError>) -> Result<Json<Dire
         Err(AppError::Refused(reason)) => Ok(Json(Directive::Stop { reason })),
         Err(error) => Err(error.into()),
     }
+}
+
+/// `POST /agent/v1/neighbours`
+pub(super) async fn neighbours(
+    State(app): State<Arc<App>>,
+    agent: Agent,
+    Body(told): Body<Neighbours>,
+) -> Result<StatusCode, Problem> {
+    app.apply(Key::Session(agent.session), &Event::NeighboursHeard(told.heard)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /agent/v1/log`

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use kaltstart_protocol::agent_api::{Installed, Mode, ReportState};
-use kaltstart_protocol::facts::Facts;
+use kaltstart_protocol::facts::{Facts, Neighbour};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId};
 use kaltstart_protocol::node_api::BootOrder;
@@ -51,6 +51,8 @@ pub enum Event {
     },
     /// Its agent said hello.
     AgentHello(Hello),
+    /// Its agent heard what its interfaces, by name, are plugged into.
+    NeighboursHeard(BTreeMap<String, Neighbour>),
     /// Its agent took the task of a job.
     TaskTaken {
         /// The job.

@@ -12,11 +12,13 @@ pub(crate) mod table;
 use crate::boot::{self, BootDecision};
 use crate::hardware;
 use crate::machine::{Job, JobKind, JobState, Machine, PhaseState, Session, State, System};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use event::{Asker, Event, Happening, Hello, Move, SystemReport, overdue};
 use kaltstart_protocol::agent_api::{Mode, ReportState};
+use kaltstart_protocol::facts::Neighbour;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::time::Millis;
@@ -77,6 +79,7 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::ScriptServed { grant } => draft.script_served(grant),
         Event::RamdiskServed { bytes } => draft.ramdisk_served(*bytes),
         Event::AgentHello(hello) => draft.hello(hello),
+        Event::NeighboursHeard(heard) => draft.neighbours_heard(heard),
         Event::TaskTaken { job, report_token, wipe } => draft.task_taken(job, *report_token, wipe),
         Event::PhaseReported { .. } => draft.phase_reported(event),
         Event::InstallDone(installed) => draft.install_done(installed),
@@ -258,11 +261,31 @@ impl Draft {
         }
         self.heard();
         self.machine.node.missing = hardware::missing(&self.machine.node, &hello.facts);
-        self.machine.node.facts = Some((*hello.facts).clone());
+        let mut facts = (*hello.facts).clone();
+        hardware::keep_neighbours(self.machine.node.facts.as_ref(), &mut facts);
+        self.machine.node.facts = Some(facts);
         match hello.mode {
             Mode::Discover => self.inspected(),
             Mode::Install => self.agent_started(hello.running_ms),
         }
+        Ok(())
+    }
+
+    fn neighbours_heard(&mut self, heard: &BTreeMap<String, Neighbour>) -> Verdict {
+        let nics = self.machine.node.facts.iter_mut().flat_map(|facts| &mut facts.nics);
+        let mut news = false;
+        for nic in nics {
+            if let Some(neighbour) = heard.get(&nic.name)
+                && nic.neighbour.as_ref() != Some(neighbour)
+            {
+                nic.neighbour = Some(neighbour.clone());
+                news = true;
+            }
+        }
+        if !news {
+            return Err(No::Ignore("nothing new"));
+        }
+        self.heard();
         Ok(())
     }
 

@@ -142,6 +142,7 @@ fn events() -> Vec<(String, Event)> {
         ("ramdisk served", Event::RamdiskServed { bytes: 9 }),
         ("hello to discover", hello(Mode::Discover)),
         ("hello to install", hello(Mode::Install)),
+        ("neighbours heard", Event::NeighboursHeard(BTreeMap::new())),
         ("task taken", task_taken()),
         ("report disk running", reported(Phase::Disk, ReportState::Running)),
         ("report image running", reported(Phase::Image, ReportState::Running)),
