@@ -9,8 +9,9 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ed25519_dalek::SigningKey;
 use kaltstart_protocol::agent_api::{DiskUuids, Identity};
 use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::layout::{Layout, Role, Tmpfs};
 use kaltstart_protocol::node_api::{REPORT_CONFIG, REPORTER};
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -34,8 +35,8 @@ pub struct Written {
     pub ssh_host_keys: Vec<String>,
 }
 
-/// Writes everything. `agent` is this program's file, which sends the first report; `esp` says
-/// whether there is an EFI system partition to mount.
+/// Writes everything. `agent` is this program's file, which sends the first report; `layout` says what
+/// is mounted.
 ///
 /// The identity must have passed [`check`].
 ///
@@ -44,8 +45,8 @@ pub struct Written {
 pub fn write(
     tree: &Tree,
     identity: &Identity,
+    layout: &Layout,
     uuids: &DiskUuids,
-    esp: bool,
     agent: &Path,
 ) -> io::Result<Written> {
     let host = &identity.hostname;
@@ -57,8 +58,8 @@ pub fn write(
 
     tree.write("/etc/hostname", format!("{host}\n").as_bytes(), 0o644)?;
     tree.write("/etc/hosts", hosts(identity).as_bytes(), 0o644)?;
-    tree.write("/etc/fstab", fstab(uuids, esp).as_bytes(), 0o644)?;
-    if esp {
+    tree.write("/etc/fstab", fstab(layout, uuids).as_bytes(), 0o644)?;
+    if layout.partitions.iter().any(|partition| partition.role == Role::Esp) {
         tree.directory("/boot/efi", 0o700)?;
     }
     let network = network(identity);
@@ -153,17 +154,39 @@ fn hosts(identity: &Identity) -> String {
 
 /// Slow controllers and emulators exceed systemd's 90 seconds; a missing EFI system partition
 /// shall not keep a system down that has already started.
-fn fstab(uuids: &DiskUuids, esp: bool) -> String {
-    let mut text = format!("UUID={} / ext4 defaults,x-systemd.device-timeout=600s 0 1\n", uuids.root);
-    if esp {
-        let (high, low) = (uuids.esp >> 16, uuids.esp & 0xFFFF);
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "UUID={high:04X}-{low:04X} /boot/efi vfat umask=0077,nofail,x-systemd.device-timeout=600s 0 2"
-        );
+///
+/// The outer mounts come first, as mount(8) takes the lines in their order.
+fn fstab(layout: &Layout, uuids: &DiskUuids) -> String {
+    const PATIENCE: &str = "x-systemd.device-timeout=600s";
+    let mut lines = BTreeMap::new();
+    let mut swap = String::new();
+    for (at, partition) in layout.partitions.iter().enumerate() {
+        let further = uuids.further.get(at).map_or("", String::as_str);
+        let options: Vec<&str> = partition.options.iter().map(String::as_str).chain([PATIENCE]).collect();
+        let options = options.join(",");
+        match (partition.role, &partition.mount) {
+            (Role::Root, _) => {
+                lines.insert("/", format!("UUID={} / ext4 {options} 0 1\n", uuids.root));
+            }
+            (Role::Data, Some(mount)) => {
+                lines.insert(mount, format!("UUID={further} {mount} ext4 {options} 0 2\n"));
+            }
+            (Role::Esp, _) => {
+                let id = format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xFFFF);
+                lines.insert(
+                    "/boot/efi",
+                    format!("UUID={id} /boot/efi vfat umask=0077,nofail,{PATIENCE} 0 2\n"),
+                );
+            }
+            (Role::Swap, _) => swap += &format!("UUID={further} none swap nofail 0 0\n"),
+            (Role::BiosBoot | Role::Data, _) => {}
+        }
     }
-    text
+    for Tmpfs { mount, options } in &layout.tmpfs {
+        let options = if options.is_empty() { "defaults".into() } else { options.join(",") };
+        lines.insert(mount, format!("tmpfs {mount} tmpfs {options} 0 0\n"));
+    }
+    lines.into_values().collect::<String>() + &swap
 }
 
 /// The hardware address as client identifier lets the DHCP server recognise the machine that
@@ -229,6 +252,7 @@ fn ssh_key(seed: &[u8], check: &[u8], comment: &str) -> (String, String) {
 mod tests {
     use super::*;
     use kaltstart_protocol::ids::{Digest, Mac};
+    use kaltstart_protocol::layout::Partition;
     use kaltstart_protocol::node_api::ReportConfig;
     use kaltstart_protocol::secret::Secret;
     use std::os::unix::fs::PermissionsExt;
@@ -250,7 +274,52 @@ mod tests {
     }
 
     fn uuids() -> DiskUuids {
-        DiskUuids { disk: String::new(), partitions: vec![], root: "r-uuid".into(), esp: 0x00AB_12CD }
+        let further = ["u1", "u2", "u3", "log-uuid", "var-uuid", "swap-uuid"].map(Into::into).into();
+        DiskUuids {
+            disk: String::new(),
+            partitions: vec![],
+            root: "r-uuid".into(),
+            further,
+            esp: 0x00AB_12CD,
+        }
+    }
+
+    fn layout() -> Layout {
+        let partition = |role, mount: Option<&str>, options: &[&str]| Partition {
+            label: String::new(),
+            role,
+            min_mib: 1,
+            max_mib: None,
+            weight: 0,
+            mount: mount.map(Into::into),
+            options: options.iter().map(|&option| option.into()).collect(),
+        };
+        Layout {
+            name: "l".into(),
+            partitions: vec![
+                partition(Role::BiosBoot, None, &[]),
+                partition(Role::Esp, None, &[]),
+                partition(Role::Root, None, &[]),
+                partition(Role::Data, Some("/var/log"), &["nodev", "noexec"]),
+                partition(Role::Data, Some("/var"), &["nodev"]),
+                partition(Role::Swap, None, &[]),
+            ],
+            tmpfs: vec![Tmpfs { mount: "/tmp".into(), options: vec!["nosuid".into()] }],
+        }
+    }
+
+    #[test]
+    fn file_systems_are_mounted_from_the_outside_in() {
+        const PATIENCE: &str = "x-systemd.device-timeout=600s";
+        let lines = [
+            format!("UUID=r-uuid / ext4 {PATIENCE} 0 1\n"),
+            format!("UUID=00AB-12CD /boot/efi vfat umask=0077,nofail,{PATIENCE} 0 2\n"),
+            "tmpfs /tmp tmpfs nosuid 0 0\n".into(),
+            format!("UUID=var-uuid /var ext4 nodev,{PATIENCE} 0 2\n"),
+            format!("UUID=log-uuid /var/log ext4 nodev,noexec,{PATIENCE} 0 2\n"),
+            "UUID=swap-uuid none swap nofail 0 0\n".into(),
+        ];
+        assert_eq!(fstab(&layout(), &uuids()), lines.concat());
     }
 
     #[test]
@@ -259,7 +328,7 @@ mod tests {
         let agent = root.path().join("agent-file");
         std::fs::write(&agent, "binary").expect("write");
         let tree = Tree::open(root.path()).expect("open");
-        let written = write(&tree, &identity(), &uuids(), true, &agent).expect("writes");
+        let written = write(&tree, &identity(), &layout(), &uuids(), &agent).expect("writes");
         let read = |path: &str| std::fs::read_to_string(root.path().join(path)).expect(path);
         let mode = |path: &str| {
             let meta = std::fs::metadata(root.path().join(path)).expect(path);

@@ -3,7 +3,7 @@
 //! 1. Choose exactly one disk, hold the wipe grant against it, plan, and check that the result can
 //!    start — nothing is written.
 //! 2. Clear the ends of the disk: what was on it cannot start any more.
-//! 3. Make the root file system on a partition that only the kernel knows, and fill it.
+//! 3. Make the file systems on partitions that only the kernel knows, and fill them.
 //! 4. Compare size and digest of what was received with the manifest.
 //! 5. Write identity and boot files; read back what must be right to start.
 //! 6. Write the partition table: backup first, boot code and protective MBR last.
@@ -14,18 +14,18 @@
 use crate::bootloader::{self, efi, grub};
 use crate::disk::device::{self, Announced, Device};
 use crate::disk::mkfs::Mounted;
-use crate::disk::{gpt, mkfs};
+use crate::disk::{gpt, mkfs, swap};
 use crate::gate::Gate;
 use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
 use crate::image::tree::Tree;
-use kaltstart_protocol::agent_api::{InstallTask, Installed, ReportState};
+use kaltstart_protocol::agent_api::{DiskUuids, InstallTask, Installed, ReportState};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::layout::Role;
-use kaltstart_protocol::layout::plan::{Plan, PlanError, plan};
+use kaltstart_protocol::layout::plan::{Plan, PlanError, Planned, plan};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::select::describe;
 use kaltstart_protocol::time::Millis;
@@ -119,16 +119,12 @@ pub fn install(
     let image = in_phase(observer, Phase::Disk, || Ok(gate.image(task)?))?;
     let job = Job { task, image: &image, paths, observer };
     let (device, disk, plan) = job.phase(Phase::Disk, || job.choose(gate, disks, now))?;
-    let number = plan.role(Role::Root).map(|root| root.number);
-    // The planner refuses layouts without a root.
-    let number = number.ok_or_else(|| Finding::new(Code::DiskFailed, "the plan has no root"))?;
     let mut target = job.phase(Phase::Disk, || {
         device.clear(&plan)?;
-        let partition = device.announce(&plan, number)?;
-        mkfs::ext4(&paths.mke2fs, &partition.node, &task.uuids.root, observer)?;
-        let mounted = mkfs::mount_ext4(&partition.node, &paths.mount, false)?;
+        let mut target = job.format(&device, &plan)?;
+        target.mount()?;
         job.done(Phase::Disk, None, details(&disk, &plan));
-        Ok(Target { mounted: Some(mounted), partition })
+        Ok(target)
     })?;
     job.phase(Phase::Image, || {
         crate::image::lay_down(&image, source, Retry::default(), &paths.mount, observer)?;
@@ -151,7 +147,7 @@ pub fn install(
         for (offset, bytes) in &boot.writes {
             device.verify(*offset, bytes)?;
         }
-        target.mounted = Some(mkfs::mount_ext4(&target.partition.node, &paths.mount, true)?);
+        target.mount_root_to_read()?;
         let tree =
             Tree::open(&paths.mount).map_err(|error| device::failed("cannot open the tree", &error))?;
         if job.boot_files(&tree)? != before {
@@ -202,22 +198,50 @@ fn details(disk: &Disk, plan: &Plan) -> BTreeMap<String, String> {
         .filter_map(|partition| match partition.role {
             Role::BiosBoot => None,
             Role::Esp => Some("vfat"),
-            Role::Root => Some("ext4"),
+            Role::Root | Role::Data => Some("ext4"),
+            Role::Swap => Some("swap"),
         })
         .collect();
     BTreeMap::from([("disk".to_owned(), describe(disk)), ("file_systems".to_owned(), systems.join(" "))])
 }
 
-/// The root partition while it is filled. Fields are dropped in order: it is unmounted before
-/// the kernel is told to forget it.
+/// The file systems while they are filled. The kernel is told to forget their partitions only after they
+/// are unmounted.
 struct Target<'a> {
-    mounted: Option<Mounted>,
-    partition: Announced<'a>,
+    /// The outer ones first.
+    mounted: Vec<Mounted>,
+    /// Where which partition is mounted, the root first.
+    places: BTreeMap<PathBuf, Announced<'a>>,
 }
 
 impl Target<'_> {
+    /// Mounts all of them, each within those it lies in.
+    fn mount(&mut self) -> Result<(), Finding> {
+        for (path, partition) in &self.places {
+            self.mounted.push(mkfs::mount_ext4(&partition.node, path, false)?);
+        }
+        Ok(())
+    }
+
+    /// Mounts the root file system alone, to see what the disk holds of it.
+    fn mount_root_to_read(&mut self) -> Result<(), Finding> {
+        if let Some((path, partition)) = self.places.first_key_value() {
+            self.mounted.push(mkfs::mount_ext4(&partition.node, path, true)?);
+        }
+        Ok(())
+    }
+
     fn unmount(&mut self) -> Result<(), Finding> {
-        self.mounted.take().map_or(Ok(()), Mounted::unmount)
+        while let Some(mounted) = self.mounted.pop() {
+            mounted.unmount()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Target<'_> {
+    fn drop(&mut self) {
+        while self.mounted.pop().is_some() {}
     }
 }
 
@@ -265,13 +289,46 @@ impl Job<'_> {
         identity::check(&task.identity)?;
         self.grub_files()?;
         self.table(&plan, &[])?;
-        if gpt::Guid::parse(&task.uuids.root).is_none() {
-            return Err(Finding::new(Code::DiskFailed, "the root UUID is not one").into());
+        for planned in &plan.partitions {
+            self.uuid(planned)?;
         }
         tracing::info!("{} {} goes to {}", image.name, image.version, describe(disk));
         device::lock_all(&self.paths.dev, disks);
         let device = Device::open(&permit, &self.paths.dev, &self.paths.sys)?;
         Ok((device, disk.clone(), plan))
+    }
+
+    /// The UUID of what shall lie in a partition; none when it is of another kind.
+    fn uuid(&self, planned: &Planned) -> Result<Option<(&str, gpt::Guid)>, Finding> {
+        let DiskUuids { root, further, .. } = &self.task.uuids;
+        let text = match planned.role {
+            Role::BiosBoot | Role::Esp => return Ok(None),
+            Role::Root => Some(root),
+            Role::Data | Role::Swap => further.get(planned.number as usize - 1),
+        };
+        let uuid = text.and_then(|text| Some((text.as_str(), gpt::Guid::parse(text)?)));
+        let missing = || Finding::new(Code::DiskFailed, format!("partition {:?} has no UUID", planned.label));
+        uuid.map(Some).ok_or_else(missing)
+    }
+
+    /// Step 3, first half: empty file systems and swap space.
+    fn format<'d>(&self, device: &'d Device, plan: &Plan) -> Result<Target<'d>, Stop> {
+        let mut target = Target { mounted: Vec::new(), places: BTreeMap::new() };
+        for planned in &plan.partitions {
+            let Some((text, uuid)) = self.uuid(planned)? else { continue };
+            if planned.role == Role::Swap {
+                let bytes = planned.sectors * plan.sector_size;
+                let page = swap::encode(bytes, uuid, &planned.label)
+                    .ok_or_else(|| Finding::new(Code::DiskTooSmall, "there is no room for swap space"))?;
+                device.write_at(planned.first * plan.sector_size, &page)?;
+                continue;
+            }
+            let partition = device.announce(plan, planned.number)?;
+            mkfs::ext4(&self.paths.mke2fs, &partition.node, text, &planned.label, self.observer)?;
+            let below = planned.mount.as_deref().unwrap_or_default().trim_start_matches('/');
+            target.places.insert(self.paths.mount.join(below), partition);
+        }
+        Ok(target)
     }
 
     fn table(&self, plan: &Plan, boot_code: &[u8]) -> Result<gpt::Gpt, Finding> {
@@ -282,8 +339,7 @@ impl Job<'_> {
     /// Step 5, first half: files in the tree, and boot files out of it.
     fn configure(&self, tree: &Tree, plan: &Plan) -> Result<(Written, bootloader::Boot), Stop> {
         let Self { task, paths, .. } = self;
-        let esp = plan.role(Role::Esp).is_some();
-        let written = identity::write(tree, &task.identity, &task.uuids, esp, &paths.agent)
+        let written = identity::write(tree, &task.identity, &task.layout, &task.uuids, &paths.agent)
             .map_err(|error| device::failed("cannot write the identity", &error))?;
         for (path, text) in self.grub_files()? {
             tree.write(path, text.as_bytes(), 0o644)

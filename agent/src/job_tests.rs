@@ -84,7 +84,13 @@ fn task() -> String {
         layout: serde_json::from_str(LAYOUT).expect("a layout"),
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://127.0.0.1:1/image".into(),
-        uuids: DiskUuids { disk: String::new(), partitions: Vec::new(), root: String::new(), esp: 0 },
+        uuids: DiskUuids {
+            disk: String::new(),
+            partitions: Vec::new(),
+            root: String::new(),
+            further: Vec::new(),
+            esp: 0,
+        },
         identity: Identity {
             hostname: "n1".into(),
             domain: String::new(),

@@ -11,7 +11,7 @@ use kaltstart_protocol::agent_api::ReportState;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Compression;
-use kaltstart_protocol::layout::Role;
+use kaltstart_protocol::layout::{Partition, Role};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use std::fs;
 
@@ -165,6 +165,67 @@ fn check_root(
     assert_eq!(id.trim(), installed.machine_id);
     assert!(config.contains("'root=UUID=0f1e2d3c-4b5a-4978-8796-a5b4c3d2e109' ro 'console=ttyS0,115200'"));
     assert_eq!(kernel.len(), 3_000_000);
+}
+
+#[test]
+fn file_systems_of_their_own_hold_what_lies_there() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    let plain = archive(disk.directory.path());
+    let mut ordered = order(&plain, plain.len() as u64, Compression::None);
+    // The inner one first: what is mounted where does not depend on the order on the disk.
+    for (label, role, mount, mib) in [
+        ("var-log", Role::Data, Some("/var/log"), 24),
+        ("a long label, cut", Role::Data, Some("/var"), 40),
+        ("swap", Role::Swap, None, 16),
+    ] {
+        let mount = mount.map(Into::into);
+        let root = &ordered.task.layout.partitions[2];
+        let further = Partition { label: label.into(), role, mount, min_mib: mib, weight: 0, ..root.clone() };
+        ordered.task.layout.partitions.push(further);
+    }
+    let uuid = |n: u8| format!("0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1{n:02x}");
+    ordered.task.uuids.partitions = (1..7).map(uuid).collect();
+    ordered.task.uuids.further = (10..16).map(uuid).collect();
+    let disks = [disk.disk.clone()];
+    install(&ordered, &disks, &Served(plain), &disk.paths(), &Watch::default()).expect("installs");
+    assert!(disk.is_tidy());
+    assert!(run("sgdisk", &["-v", &disk.node]).contains("No problems found"));
+    let mount = disk.directory.path().join("look");
+    fs::create_dir(&mount).expect("mkdir");
+    for (number, there, absent) in
+        [("3", "etc/fstab", "var/lib"), ("4", "first", "lib"), ("5", "lib/state", "log/first")]
+    {
+        run("partx", &["-a", "--nr", number, &disk.node]);
+        let node = format!("{}p{number}", disk.node);
+        run("e2fsck", &["-fn", &node]);
+        run("mount", &["-o", "ro", &node, mount.to_str().expect("path")]);
+        let found = (mount.join(there).exists(), mount.join(absent).exists());
+        run("umount", &[mount.to_str().expect("path")]);
+        run("partx", &["-d", "--nr", number, &disk.node]);
+        assert_eq!(found, (true, false), "{number}: {there}, {absent}");
+    }
+    // All of it is known as the node's own by a rebuild.
+    let uuids = &ordered.task.uuids;
+    let own: Vec<&String> =
+        [&uuids.disk, &uuids.root].into_iter().chain(&uuids.partitions).chain(&uuids.further).collect();
+    let contents = measured(&disks)[0].holds.clone().expect("read");
+    let known = |id: &String| own.contains(&id) || id == "1234-ABCD";
+    assert!(contents.0.iter().all(|area| known(&area.id)), "{contents}");
+    assert!(contents.0.iter().any(|area| area.kind == "swap" && area.id == uuid(15)), "{contents}");
+
+    // Without an UUID for it nothing is written.
+    let mut few = ordered.clone();
+    few.task.uuids.further.pop();
+    let before = Digest::of(&fs::read(&disk.file).expect("read"));
+    let refused = install(&few, &disks, &Served(Vec::new()), &disk.paths(), &Watch::default());
+    assert!(
+        matches!(&refused, Err(Stop::Failed(finding)) if finding.detail.contains("\"swap\" has no UUID")),
+        "{refused:?}"
+    );
+    assert_eq!(Digest::of(&fs::read(&disk.file).expect("read")), before);
 }
 
 #[test]

@@ -283,6 +283,7 @@ impl App {
             disk: clock::uuid(),
             partitions: layout.partitions.iter().map(|_| clock::uuid()).collect(),
             root: clock::uuid(),
+            further: layout.partitions.iter().map(|_| clock::uuid()).collect(),
             esp: u32::from_be_bytes(clock::random()),
         };
         let order = Order {

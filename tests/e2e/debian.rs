@@ -8,18 +8,28 @@ use kaltstart_tests::disk;
 use kaltstart_tests::guest::{Bus, Firmware, GuestConfig};
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::secs;
+use std::path::Path;
 use std::time::Duration;
 
 /// Debian needs two minutes from its boot loader to its report under emulation, more under load.
 const LIMIT: Duration = secs(900);
-/// Sparse; the image wants 3 GiB.
-const DISK_MIB: u64 = 4096;
+/// Sparse; the image wants 3 GiB, the layout `server` 11.
+const DISK_MIB: u64 = 16 << 10;
 const IMAGE: &str = "debian-12";
 
-fn deploys(name: &str, firmware: Firmware, memory_mib: u32, bus: Bus) -> Result<()> {
+fn deploys(
+    name: &str,
+    firmware: Firmware,
+    memory_mib: u32,
+    bus: Bus,
+    layout: &'static str,
+    mounted: &[&str],
+    check: fn(&Path) -> Result<()>,
+) -> Result<()> {
     story(name, |lab| {
         let artefacts = Artefacts::from_env()?;
-        let config = ServerConfig::new(&artefacts, "generic", &[IMAGE]);
+        let mut config = ServerConfig::new(&artefacts, "generic", &[IMAGE]);
+        config.profiles[0].layout = layout;
         let file = lab.dir().join("disk.raw");
         disk::blank(&file, DISK_MIB)?;
         let machine =
@@ -28,17 +38,32 @@ fn deploys(name: &str, firmware: Firmware, memory_mib: u32, bus: Bus) -> Result<
         let job = ordered.server.wait_deployed(&ordered.job, LIMIT)?;
         let os = ordered.server.node(crate::common::NODE)?.report.unwrap_or_default().os;
         ensure!(os.starts_with("Debian GNU/Linux 12"), "it reports the system {os:?}");
+        for unit in mounted {
+            ordered.guest.wait_serial(&format!("Mounted {unit}"), LIMIT)?;
+        }
         eprintln!("{name}: {:.1} CPU seconds", ordered.guest.cpu_seconds()?);
-        ensure_deployed(&mut ordered, &job)
+        ensure_deployed(&mut ordered, &job)?;
+        check(&file)
     })
 }
 
 #[test]
 fn uefi_with_little_memory() -> Result<()> {
-    deploys("debian-uefi", Firmware::Uefi, 512, Bus::Virtio)
+    let mounted =
+        ["var.mount", "var-log.mount", "var-log-audit.mount", "var-tmp.mount", "home.mount", "tmp.mount"];
+    deploys("debian-uefi", Firmware::Uefi, 512, Bus::Virtio, "server", &mounted, |file| {
+        let root = disk::FileSystem::mount(file, 3)?;
+        let fstab = root.read("/etc/fstab")?;
+        ensure!(fstab.contains(" /var/log/audit ext4 nodev,nosuid,noexec,"), "{fstab}");
+        ensure!(root.read("/var/lib/dpkg/status").is_err(), "/var lies in the root file system");
+        drop(root);
+        let var = disk::FileSystem::mount(file, 4)?;
+        ensure!(var.read("/lib/dpkg/status")?.contains("Package: systemd\n"), "/var holds nothing");
+        Ok(())
+    })
 }
 
 #[test]
 fn bios_on_nvme() -> Result<()> {
-    deploys("debian-bios", Firmware::Bios, 1024, Bus::Nvme)
+    deploys("debian-bios", Firmware::Bios, 1024, Bus::Nvme, "single", &[], |_| Ok(()))
 }

@@ -52,6 +52,8 @@ pub struct Profile {
     pub name: String,
     /// Image to lay down.
     pub image: String,
+    /// How the disk shall look.
+    pub layout: &'static str,
     /// Keys that may log in as root.
     pub authorized_keys: Vec<String>,
     /// Serial number of the disk to use; none = the only one.
@@ -76,6 +78,7 @@ impl ServerConfig {
         let profile = |image: &&str| Profile {
             name: (*image).to_owned(),
             image: (*image).to_owned(),
+            layout: "single",
             authorized_keys: Vec::new(),
             disk_serial: None,
         };
@@ -159,9 +162,9 @@ lease_seconds = 3600
             images = self.images,
             key = self.image_key,
         );
-        for Profile { name, image, authorized_keys, disk_serial } in &self.profiles {
+        for Profile { name, image, layout, authorized_keys, disk_serial } in &self.profiles {
             // Writing to a `String` cannot fail.
-            let _ = write!(text, "\n[[profile]]\nname = {name:?}\nimage = {image:?}\nlayout = \"single\"\n");
+            let _ = write!(text, "\n[[profile]]\nname = {name:?}\nimage = {image:?}\nlayout = {layout:?}\n");
             if !authorized_keys.is_empty() {
                 let _ = writeln!(text, "authorized_keys = {authorized_keys:?}");
             }

@@ -19,10 +19,14 @@ pub const TYPE_BIOS_BOOT: Guid = Guid::from_u128(0x2168_6148_6449_6E6F_744E_6565
 pub const TYPE_ESP: Guid = Guid::from_u128(0xC12A_7328_F81F_11D2_BA4B_00A0_C93E_C93B);
 /// Root file system of an x86-64 machine (Discoverable Partitions Specification).
 pub const TYPE_ROOT_X86_64: Guid = Guid::from_u128(0x4F68_BCE3_E8CD_4DB1_96E7_FBCA_F984_B709);
+/// A Linux file system.
+pub const TYPE_LINUX: Guid = Guid::from_u128(0x0FC6_3DAF_8483_4772_8E79_3D69_D847_7DE4);
+/// Swap space.
+pub const TYPE_SWAP: Guid = Guid::from_u128(0x0657_FD6D_A4AB_43C4_84E5_0933_C84B_4F4F);
 
 /// A GUID in the order its text form has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Guid([u8; 16]);
+pub struct Guid(pub(super) [u8; 16]);
 
 impl Guid {
     /// From the number its hexadecimal digits make.
@@ -117,6 +121,8 @@ pub fn encode(plan: &Plan, uuids: &DiskUuids, boot_code: &[u8]) -> Result<Gpt, G
             Role::BiosBoot => TYPE_BIOS_BOOT,
             Role::Esp => TYPE_ESP,
             Role::Root => TYPE_ROOT_X86_64,
+            Role::Data => TYPE_LINUX,
+            Role::Swap => TYPE_SWAP,
         };
         entry[..16].copy_from_slice(&kind.to_bytes());
         entry[16..32].copy_from_slice(&parse(uuid)?.to_bytes());
@@ -187,6 +193,8 @@ mod tests {
             min_mib,
             max_mib: None,
             weight,
+            mount: None,
+            options: Vec::new(),
         };
         Layout {
             name: "t".into(),
@@ -195,12 +203,19 @@ mod tests {
                 partition("esp", Role::Esp, 260, 0),
                 partition("wurzel-größe", Role::Root, 16, 1),
             ],
+            tmpfs: Vec::new(),
         }
     }
 
     fn uuids() -> DiskUuids {
         let uuid = |n: u8| format!("0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1{n:02x}");
-        DiskUuids { disk: uuid(0), partitions: (1..4).map(uuid).collect(), root: uuid(9), esp: 1 }
+        DiskUuids {
+            disk: uuid(0),
+            partitions: (1..4).map(uuid).collect(),
+            root: uuid(9),
+            further: Vec::new(),
+            esp: 1,
+        }
     }
 
     #[test]

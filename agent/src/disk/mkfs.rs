@@ -1,4 +1,4 @@
-//! The root file system: made by `mke2fs`, mounted for filling, unmounted.
+//! File systems: made by `mke2fs`, mounted for filling, unmounted.
 
 use super::device::failed;
 use super::patiently;
@@ -26,13 +26,23 @@ const RUN_POLL: Duration = Duration::from_millis(20);
 /// How long a killed program may take to be gone; one that waits for a dead disk never is.
 const KILL_MAX: Duration = Duration::from_secs(2);
 
-/// Makes an ext4 file system with that UUID and the label `root`.
+/// Longest label of an ext4 file system, in bytes.
+const LABEL_MAX: usize = 16;
+
+/// Makes an ext4 file system with that UUID, and as much of `label` as it takes.
 ///
 /// # Errors
 /// [`Code::ToolFailed`] with the program's own words, or that it took too long; or cancelled.
-pub fn ext4(mke2fs: &Path, node: &Path, uuid: &str, observer: &dyn Observer) -> Result<(), Stop> {
+pub fn ext4(
+    mke2fs: &Path,
+    node: &Path,
+    uuid: &str,
+    label: &str,
+    observer: &dyn Observer,
+) -> Result<(), Stop> {
+    let label = label.get(..label.floor_char_boundary(LABEL_MAX)).unwrap_or_default();
     let mut command = Command::new(mke2fs);
-    command.args(["-t", "ext4", "-F", "-q", "-L", "root", "-O", FEATURES, "-E", EXTENDED, "-U", uuid]);
+    command.args(["-t", "ext4", "-F", "-q", "-L", label, "-O", FEATURES, "-E", EXTENDED, "-U", uuid]);
     command.arg("--").arg(node);
     run(&mut command, RUN_MAX, observer)
 }
@@ -129,8 +139,8 @@ impl Mounted {
     pub fn unmount(mut self) -> Result<(), Finding> {
         fs::File::open(&self.path)
             .and_then(|directory| nix::unistd::syncfs(directory).map_err(io::Error::from))
-            .map_err(|error| failed("sync of the root file system", &error))?;
-        self.detach().map_err(|error| failed("cannot unmount the root file system", &error))?;
+            .map_err(|error| failed(&format!("sync of {}", self.path.display()), &error))?;
+        self.detach().map_err(|error| failed(&format!("cannot unmount {}", self.path.display()), &error))?;
         self.active = false;
         Ok(())
     }

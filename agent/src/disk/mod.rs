@@ -5,12 +5,14 @@
 //! | [`gpt`] | partition table as bytes | none |
 //! | [`fat`] | EFI system partition as bytes | none |
 //! | [`device`] | the chosen disk: clear, partitions, sync, read back | block device |
-//! | [`mkfs`] | the root file system and its mount | `mke2fs`, `mount` |
+//! | [`swap`] | swap space as bytes | none |
+//! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mount` |
 
 pub mod device;
 pub mod fat;
 pub mod gpt;
 pub mod mkfs;
+pub mod swap;
 
 use std::io;
 use std::time::{Duration, Instant};

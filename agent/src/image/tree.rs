@@ -18,8 +18,7 @@ pub const NAME_MAX: usize = 4096;
 
 const STRICT: ResolveFlag = ResolveFlag::RESOLVE_BENEATH
     .union(ResolveFlag::RESOLVE_NO_SYMLINKS)
-    .union(ResolveFlag::RESOLVE_NO_MAGICLINKS)
-    .union(ResolveFlag::RESOLVE_NO_XDEV);
+    .union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
 const ROOTED: ResolveFlag = ResolveFlag::RESOLVE_IN_ROOT.union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
 
 /// A directory tree.

@@ -232,6 +232,8 @@ pub fn archive(directory: &Path) -> Vec<u8> {
     put("boot/vmlinuz-6.1", &noise);
     put("boot/initrd.img-6.1", b"initrd");
     put("etc/hostname", b"old\n");
+    put("var/lib/state", b"state");
+    put("var/log/first", b"first");
     put("usr/lib/shim/shimx64.efi", &noise[..1_000_000]);
     put("usr/lib/grub/grubx64.efi", &noise[..500_000]);
     let mut boot = vec![0x90; 512];
@@ -277,6 +279,8 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
         min_mib,
         max_mib: None,
         weight,
+        mount: None,
+        options: Vec::new(),
     };
     let uuid = |n: u8| format!("0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1{n:02x}");
     let task = InstallTask {
@@ -291,6 +295,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
                 partition("esp", Role::Esp, 261, 0),
                 partition("root", Role::Root, 64, 1),
             ],
+            tmpfs: Vec::new(),
         },
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://unused".into(),
@@ -298,6 +303,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
             disk: uuid(0),
             partitions: (1..4).map(uuid).collect(),
             root: uuid(9),
+            further: (10..13).map(uuid).collect(),
             esp: 0x1234_ABCD,
         },
         identity: Identity {

@@ -69,7 +69,8 @@ fn is_of(area: &Area, uuids: &DiskUuids) -> bool {
         && match area.kind.as_str() {
             "gpt" => area.id == uuids.disk,
             Area::PARTITION => uuids.partitions.contains(&area.id),
-            "ext4" => area.id == uuids.root,
+            "ext4" => area.id == uuids.root || uuids.further.contains(&area.id),
+            "swap" => uuids.further.contains(&area.id),
             "vfat" => area.id == format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xffff),
             _ => false,
         }
@@ -110,6 +111,7 @@ mod tests {
             disk: id("disk"),
             partitions: vec![id("p1"), id("p2")],
             root: id("root"),
+            further: vec![id("var"), id("swap")],
             esp: n << 16 | 0xab,
         }
     }
@@ -122,6 +124,8 @@ mod tests {
             area(Some(2), Area::PARTITION, &format!("p2-{n}")),
             area(Some(1), "vfat", &format!("{n:04X}-00AB")),
             area(Some(2), "ext4", &format!("root-{n}")),
+            area(Some(2), "ext4", &format!("var-{n}")),
+            area(Some(2), "swap", &format!("swap-{n}")),
         ]
     }
 

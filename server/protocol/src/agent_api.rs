@@ -182,6 +182,13 @@ pub struct DiskUuids {
     pub partitions: Vec<String>,
     /// The root file system.
     pub root: String,
+    /// What else lies in partitions, in the layout's order; only those of [`Role::Data`] and
+    /// [`Role::Swap`] count.
+    ///
+    /// [`Role::Data`]: crate::layout::Role::Data
+    /// [`Role::Swap`]: crate::layout::Role::Swap
+    #[serde(default)]
+    pub further: Vec<String>,
     /// The FAT volume id of the EFI system partition.
     pub esp: u32,
 }

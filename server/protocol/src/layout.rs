@@ -14,6 +14,28 @@ pub struct Layout {
     pub name: String,
     /// Partitions in the order they lie on the disk; the first has number 1.
     pub partitions: Vec<Partition>,
+    /// File systems in memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tmpfs: Vec<Tmpfs>,
+}
+
+impl Layout {
+    /// Every place where something is mounted besides the root file system.
+    pub fn mounts(&self) -> impl Iterator<Item = &str> {
+        let partitions = self.partitions.iter().filter_map(|partition| partition.mount.as_deref());
+        partitions.chain(self.tmpfs.iter().map(|tmpfs| tmpfs.mount.as_str()))
+    }
+}
+
+/// A file system in memory, empty at each start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tmpfs {
+    /// Where it is mounted.
+    pub mount: String,
+    /// Mount options (mount(8)).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
 }
 
 /// One partition.
@@ -32,6 +54,12 @@ pub struct Partition {
     /// Share of the space that is left after all minima; 0 = stays at its minimum.
     #[serde(default)]
     pub weight: u32,
+    /// Where a [`Role::Data`] is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<String>,
+    /// Mount options (mount(8)) of [`Role::Root`] and [`Role::Data`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
 }
 
 /// What a partition is for; decides its type and its file system.
@@ -44,4 +72,8 @@ pub enum Role {
     Esp,
     /// Root file system; ext4.
     Root,
+    /// A file system mounted beneath the root; ext4.
+    Data,
+    /// Space for memory that is swapped out.
+    Swap,
 }

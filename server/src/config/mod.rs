@@ -94,7 +94,10 @@ fn yes() -> bool {
 }
 
 /// Layouts that come with the server.
-const BUILT_IN_LAYOUTS: [&str; 1] = [include_str!("../../../templates/layouts/single.toml")];
+const BUILT_IN_LAYOUTS: [&str; 2] = [
+    include_str!("../../../templates/layouts/single.toml"),
+    include_str!("../../../templates/layouts/server.toml"),
+];
 
 /// Why a configuration is refused; each message names the key.
 #[derive(Debug, thiserror::Error)]

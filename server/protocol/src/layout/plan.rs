@@ -1,6 +1,8 @@
 //! From a layout and a disk to sectors: arithmetic only.
 
 use super::{Layout, Partition, Role};
+use alloc::collections::BTreeSet;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -31,6 +33,8 @@ pub struct Planned {
     pub label: String,
     /// What it is for.
     pub role: Role,
+    /// Where it is mounted, if it is a [`Role::Data`].
+    pub mount: Option<String>,
     /// First sector.
     pub first: u64,
     /// Sectors.
@@ -62,7 +66,7 @@ pub enum PlanError {
         /// Its name.
         layout: String,
         /// What is wrong.
-        problem: &'static str,
+        problem: String,
     },
     /// Neither 512 nor 4096.
     #[error("sector size {0} is not supported")]
@@ -74,7 +78,8 @@ pub enum PlanError {
 /// # Errors
 /// [`PlanError::Layout`] with the first problem.
 pub fn check(layout: &Layout) -> Result<(), PlanError> {
-    let fail = |problem| Err(PlanError::Layout { layout: layout.name.clone(), problem });
+    let fail =
+        |problem: &str| Err(PlanError::Layout { layout: layout.name.clone(), problem: problem.into() });
     if layout.partitions.len() > 128 {
         return fail("more than 128 partitions");
     }
@@ -99,8 +104,69 @@ pub fn check(layout: &Layout) -> Result<(), PlanError> {
         if partition.label.encode_utf16().count() > 36 {
             return fail("a label is longer than 36 characters");
         }
+        if let Some(problem) = mount_problem(partition) {
+            return fail(&format!("partition {:?}: {problem}", partition.label));
+        }
     }
-    Ok(())
+    let boots_by_bios = layout.partitions.iter().any(|p| p.role == Role::BiosBoot);
+    let third = layout.partitions.get(2).is_some_and(|p| p.role == Role::Root);
+    if boots_by_bios && !third {
+        return fail("with a bios_boot partition the root partition must be the third, where GRUB looks");
+    }
+    let mut seen = BTreeSet::new();
+    for mount in layout.mounts() {
+        if let Some(problem) = path_problem(mount) {
+            return fail(&format!("mount {mount:?} {problem}"));
+        }
+        if !seen.insert(mount) {
+            return fail(&format!("mount {mount:?} occurs twice"));
+        }
+    }
+    match layout.tmpfs.iter().find_map(|tmpfs| options_problem(&tmpfs.options)) {
+        Some(problem) => fail(&problem),
+        None => Ok(()),
+    }
+}
+
+/// What its role has, and what it cannot have.
+fn mount_problem(partition: &Partition) -> Option<String> {
+    let mounted = matches!(partition.role, Role::Root | Role::Data);
+    match &partition.mount {
+        None if partition.role == Role::Data => Some("role data needs a mount".into()),
+        Some(_) if partition.role != Role::Data => Some("only role data has a mount".into()),
+        _ if !mounted && !partition.options.is_empty() => Some("only root and data have options".into()),
+        _ => options_problem(&partition.options),
+    }
+}
+
+/// Places that the root file system must hold itself: to mount the others, to start from, or because the
+/// system mounts something there.
+const ROOTS_OWN: [&str; 13] = [
+    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys",
+    "/usr",
+];
+
+/// What is wrong with the place of a mount. It stands in a line of fstab(5) as it is.
+fn path_problem(path: &str) -> Option<&'static str> {
+    let parts: Vec<&str> = path.strip_prefix('/').unwrap_or_default().split('/').collect();
+    let plain = |part: &&str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !part.is_empty() && part.chars().all(known) && !part.chars().all(|c| c == '.')
+    };
+    if !path.starts_with('/') || !parts.iter().all(plain) {
+        return Some("is no absolute path of letters, digits, '-', '_' and '.'");
+    }
+    // Memory that programs share lies below /dev, and is mounted after it.
+    let own =
+        |own: &&str| path.strip_prefix(*own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    (path != "/dev/shm" && ROOTS_OWN.iter().any(own)).then_some("must be a part of the root file system")
+}
+
+/// What is wrong with mount options. They stand between commas in a line of fstab(5).
+fn options_problem(options: &[String]) -> Option<String> {
+    let known = |c: char| c.is_ascii_alphanumeric() || "-_.=:%+/".contains(c);
+    let bad = options.iter().find(|option| option.is_empty() || !option.chars().all(known));
+    bad.map(|option| format!("{option:?} is no mount option"))
 }
 
 /// Lays out `layout` on a disk of `bytes` bytes with sectors of `sector_size` bytes.
@@ -132,6 +198,7 @@ pub fn plan(layout: &Layout, bytes: u64, sector_size: u64) -> Result<Plan, PlanE
             number: u32::try_from(i + 1).unwrap_or(u32::MAX),
             label: partition.label.clone(),
             role: partition.role,
+            mount: partition.mount.clone(),
             first,
             sectors,
         });
@@ -174,16 +241,17 @@ fn share(partitions: &[Partition], mut free: u64) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Tmpfs;
     use alloc::string::ToString;
     use alloc::vec;
     use proptest::prelude::*;
 
     fn partition(role: Role, min_mib: u64, max_mib: Option<u64>, weight: u32) -> Partition {
-        Partition { label: "p".into(), role, min_mib, max_mib, weight }
+        Partition { label: "p".into(), role, min_mib, max_mib, weight, mount: None, options: Vec::new() }
     }
 
     fn layout(partitions: Vec<Partition>) -> Layout {
-        Layout { name: "test".into(), partitions }
+        Layout { name: "test".into(), partitions, tmpfs: Vec::new() }
     }
 
     #[test]
@@ -209,6 +277,26 @@ mod tests {
         assert!(problem(vec![root(), root()]).contains("twice"));
         assert!(problem(vec![root(), partition(Role::Esp, 100, None, 0)]).contains("260"));
         assert!(problem(vec![partition(Role::Root, 10, Some(9), 0)]).contains("max_mib"));
+        assert!(problem(vec![root(), partition(Role::BiosBoot, 1, None, 0)]).contains("third"));
+        let data = |mount: &str| Partition { mount: Some(mount.into()), ..partition(Role::Data, 1, None, 0) };
+        for bad in ["", "var", "/", "/var/", "/var//log", "/var/..", "/a b", "/a,b", "/a\n", "/wür"] {
+            assert!(problem(vec![root(), data(bad)]).contains("no absolute path"), "{bad:?}");
+        }
+        for bad in ["/boot", "/usr", "/usr/local", "/etc", "/run/x", "/dev"] {
+            assert!(problem(vec![root(), data(bad)]).contains("part of the root"), "{bad:?}");
+        }
+        assert!(problem(vec![root(), data("/var"), data("/var")]).contains("twice"));
+        assert!(problem(vec![root(), partition(Role::Data, 1, None, 0)]).contains("needs a mount"));
+        let swap = Partition { mount: Some("/x".into()), ..partition(Role::Swap, 1, None, 0) };
+        assert!(problem(vec![root(), swap]).contains("only role data"));
+        for bad in ["", "a b", "ro,rw", "a\n", "#"] {
+            let data = Partition { options: vec![bad.into()], ..data("/var") };
+            assert!(problem(vec![root(), data]).contains("no mount option"), "{bad:?}");
+        }
+        let tmpfs = |mount: &str| Tmpfs { mount: mount.into(), options: vec!["size=10%".into()] };
+        let with = |mount| Layout { tmpfs: vec![tmpfs(mount)], ..layout(vec![root(), data("/var")]) };
+        assert_eq!((check(&with("/tmp")), check(&with("/dev/shm"))), (Ok(()), Ok(())));
+        assert!(check(&with("/var")).expect_err("twice").to_string().contains("twice"));
         assert_eq!(
             plan(&layout(vec![root()]), 11 << 20, 512),
             Err(PlanError::TooSmall { needed: 12 << 20, available: 11 << 20 })
@@ -226,11 +314,17 @@ mod tests {
         ) {
             let sector = if wide { 4096 } else { 512 };
             let mut partitions: Vec<Partition> = Vec::new();
+            let roles: &[Role] = match shapes.len() {
+                // The fewest, then with both ways to start, then more.
+                1 => &[Role::Root],
+                2 => &[Role::Esp, Role::Root],
+                _ => &[Role::BiosBoot, Role::Esp, Role::Root],
+            };
             for (i, (min, extra, weight)) in shapes.into_iter().enumerate() {
-                // One root; the others take distinct roles or are left out.
-                let role = match i { 0 => Role::Root, 1 => Role::BiosBoot, 2 => Role::Esp, _ => break };
+                let role = roles.get(i).copied().unwrap_or(if i % 2 == 0 { Role::Swap } else { Role::Data });
                 let min = if role == Role::Esp { min + ESP_MIN_MIB } else { min };
-                partitions.push(partition(role, min, extra.map(|e| min + e), weight));
+                let mount = (role == Role::Data).then(|| format!("/srv/{i}"));
+                partitions.push(Partition { mount, ..partition(role, min, extra.map(|e| min + e), weight) });
             }
             let layout = layout(partitions);
             let bytes = mibs * ALIGNMENT + tail;
