@@ -56,9 +56,6 @@ fn uefi_with_little_memory() -> Result<()> {
         let fstab = root.read("/etc/fstab")?;
         ensure!(fstab.contains(" /var/log/audit ext4 nodev,nosuid,noexec,"), "{fstab}");
         ensure!(root.read("/var/lib/dpkg/status").is_err(), "/var lies in the root file system");
-        drop(root);
-        let var = disk::FileSystem::mount(file, 4)?;
-        ensure!(var.read("/lib/dpkg/status")?.contains("Package: systemd\n"), "/var holds nothing");
         Ok(())
     })
 }
