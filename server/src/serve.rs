@@ -194,10 +194,17 @@ async fn serve_dhcp(
     let subnets = app.config.subnets();
     let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
     app.store.put_leases(resumed.writes).await?;
+    let restored = app.store.restored(resumed.now).await?;
+    if restored == Some(resumed.now) {
+        tracing::warn!(
+            "the database is a restored copy: leases given since it was made are not known; free addresses are \
+             offered on a wire when nobody has them, and behind relays once every lost lease has ended"
+        );
+    }
     let (door, watches) = (DhcpDoor::new(app.clone()), app.watches.clone());
     let pinger = pinger.map(Arc::new);
     let ping = pinger.clone().map(|pinger| pinger as Arc<dyn dhcp::Ping>);
-    let service = dhcp::Service::new(door, subnets, watches, resumed.table, resumed.now, ping);
+    let service = dhcp::Service::new(door, subnets, watches, resumed.table, resumed.now, restored, ping);
     app.metrics.watch_dhcp(service.clone(), app.watches.clone());
     // Threads of their own: they sleep in their sockets.
     for listener in listeners {

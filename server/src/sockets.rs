@@ -94,8 +94,9 @@ impl Sockets {
                 Err(error) => tracing::warn!(interface = name, %error, "no router advertisements"),
             }
         }
-        let pinger =
-            config.dhcp.iter().any(Dhcp::pings).then(|| dhcp::Pinger::open(clock::random_bits() as u16));
+        let interfaces = config.dhcp.iter().filter_map(|dhcp| dhcp.interface.as_deref());
+        let pinger = config.dhcp.iter().any(Dhcp::pings);
+        let pinger = pinger.then(|| dhcp::Pinger::open(clock::random_bits() as u16, interfaces));
         let pinger = pinger.and_then(|opened| {
             let told = |error: &io::Error| tracing::warn!(%error, "DHCP: free addresses are offered unchecked (ping_check)");
             opened.inspect_err(told).ok()

@@ -5,11 +5,12 @@ use crate::why::{Site, named};
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::clients::{DhcpClient, Event, Maker};
 use kaltstart_tests::lab::{Lab, SERVER, Station};
-use kaltstart_tests::process::Process;
+use kaltstart_tests::process::{Process, run, tethered};
 use kaltstart_tests::server::Server;
 use kaltstart_tests::story::story;
 use kaltstart_tests::unpacked::Unpacked;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
+use serde_json::Value;
 use std::fs;
 use std::net::Ipv4Addr;
 
@@ -43,6 +44,41 @@ fn ks1007_a_machine_behind_a_relay_in_a_network_that_is_not_served() -> Result<(
         let class = ["-V", "PXEClient:Arch:00007:UNDI:003016", "-x", "0x5d:0007"];
         let _client = DhcpClient::start_at(lab, hall, Maker::Udhcpc, &class)?;
         named(&site.server, name, "KS-1007", "through the relay 10.9.0.1")
+    })
+}
+
+/// Who was given an address after the copy was made, is silent and sits behind a relay cannot be seen; once
+/// its lease must have ended its address is free.
+#[test]
+fn ks1027_old_data_were_restored() -> Result<()> {
+    story("why-relay-1027", |lab| {
+        let station = Station::new(lab)?;
+        station.address(RELAY)?;
+        let (_, network) = PORTS[0];
+        let [hall, _rack] = PORTS.map(|(port, network)| station.behind(port, &format!("{network}.1/24")));
+        let hall = hall?;
+        lab.route(&format!("{network}.0/24"), RELAY)?;
+        let (name, mac) = ("hall-1", hall.mac()?);
+        let mut site = Site::start(lab, |mut config| {
+            config.sections += &format!(
+                "\n[[dhcp]]\nsubnet = \"{network}.0/24\"\naddress = \"{SERVER}\"\n\
+                 pool = [\"{network}.100\", \"{network}.110\"]\nlease_seconds = 60\n"
+            );
+            config.node(name, &mac, None)
+        })?;
+        site.server.kill();
+        let (database, copy) = (lab.dir().join("data/kaltstart.db"), lab.dir().join("copy.db"));
+        run(tethered("cp").arg("--archive").arg(&database).arg(&copy), secs(10))?;
+        fs::rename(&copy, &database)?;
+        site.server.restart()?;
+        let _relay = relay(lab, &station)?;
+        let class = ["-V", "PXEClient:Arch:00007:UNDI:003016", "-x", "0x5d:0007"];
+        let client = DhcpClient::start_at(lab, hall, Maker::Udhcpc, &class)?;
+        named(&site.server, name, "KS-1027", "through the relay 10.9.0.1")?;
+        client.hears(Event::Bound)?;
+        let causes = &site.server.get(&format!("/v1/nodes/{name}/diagnosis"))?.json::<Value>()?["causes"];
+        ensure!(causes[0]["code"] != "KS-1027", "it has an address: {causes}");
+        Ok(())
     })
 }
 

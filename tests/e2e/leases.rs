@@ -228,6 +228,15 @@ fn p31_a_full_disk_stops_new_leases_and_no_old_ones() -> Result<()> {
 
 #[test]
 fn p31_addresses_in_use_are_not_given_again_after_old_data_were_restored() -> Result<()> {
+    old_data_were_restored(false)
+}
+
+#[test]
+fn p31_nor_are_those_of_holders_that_are_silent_to_ping() -> Result<()> {
+    old_data_were_restored(true)
+}
+
+fn old_data_were_restored(silent_to_ping: bool) -> Result<()> {
     let pair = Pair::new()?;
     let (data, copy) = (pair.dir().join("data"), pair.dir().join("copy"));
     let mut site = Site::new(&pair, &data, "after-start")?;
@@ -240,6 +249,9 @@ fn p31_addresses_in_use_are_not_given_again_after_old_data_were_restored() -> Re
     for address in held {
         pair.also_address_client(address)?;
     }
+    if silent_to_ping {
+        pair.in_client(|| Ok(fs::write("/proc/sys/net/ipv4/icmp_echo_ignore_all", "1")?))?;
+    }
     site.kill();
     fs::remove_dir_all(&data)?;
     fs::rename(&copy, &data)?;
@@ -249,6 +261,7 @@ fn p31_addresses_in_use_are_not_given_again_after_old_data_were_restored() -> Re
     ensure!(clients.renew(3, held[0])?, "its holder may go on using {}", held[0]);
     let next = clients.lease_soon(6)?;
     ensure!(!held.contains(&next) && next != new, "{next} was given twice");
+    ensure!(site.log().contains("the database is a restored copy"), "the log does not say so");
     Ok(())
 }
 

@@ -106,6 +106,82 @@ fn expected(lab: &Lab, firmware: Firmware) -> Result<Guest<'_>> {
     Guest::new(lab, GuestConfig { mac: why::mac_text(), ..GuestConfig::new("guest", firmware, 1) })
 }
 
+/// What `ks why` says of a machine that is switched on in a network with a fault.
+fn named_with_a_fault(
+    name: &str,
+    fault: impl FnOnce(&Lab, &Guest<'_>) -> Result<()>,
+    code: &str,
+    words: &str,
+) -> Result<()> {
+    story(name, |lab| {
+        let site = Site::start(lab, |config| config)?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        fault(lab, &guest)?;
+        guest.power_on()?;
+        site.names(code, words)
+    })
+}
+
+#[test]
+fn ks1002_a_firewall_keeps_its_questions_for_files_back() -> Result<()> {
+    named_with_a_fault("why-fw-1002", |lab, _| lab.block(TFTP_SERVER_PORT), "KS-1002", "snponly.efi")
+}
+
+#[test]
+fn ks1010_offers_do_not_reach_it() -> Result<()> {
+    let fault = |lab: &Lab, guest: &Guest<'_>| lab.withhold(guest.tap(), "dport 68");
+    named_with_a_fault("why-fw-1010", fault, "KS-1010", "took nothing")
+}
+
+#[test]
+fn ks1012_large_packets_do_not_reach_it() -> Result<()> {
+    let fault = |lab: &Lab, guest: &Guest<'_>| lab.withhold(guest.tap(), "length > 1000");
+    named_with_a_fault("why-fw-1012", fault, "KS-1012", "not one was acknowledged")
+}
+
+#[test]
+fn ks1020_spanning_tree_keeps_its_first_questions_back() -> Result<()> {
+    let fault = |lab: &Lab, _: &Guest<'_>| lab.spanning_tree();
+    named_with_a_fault("why-fw-1020", fault, "KS-1020", "it has been asking for")
+}
+
+/// The file offset of the first instruction of an EFI program (Microsoft PE Format).
+fn entry_point(program: &[u8]) -> Option<usize> {
+    let number = |at: usize| Some(u32::from_le_bytes(program.get(at..at + 4)?.try_into().ok()?) as usize);
+    let head = number(0x3c)?;
+    let (sections, optional) = (number(head + 6)? & 0xffff, number(head + 20)? & 0xffff);
+    let entry = number(head + 40)?;
+    (0..sections).map(|section| head + 24 + optional + section * 40).find_map(|section| {
+        let (size, address, offset) = (number(section + 16)?, number(section + 12)?, number(section + 20)?);
+        (address..address + size).contains(&entry).then(|| entry - address + offset)
+    })
+}
+
+/// As where a driver in the loader hangs.
+#[test]
+fn ks1022_its_loader_hangs() -> Result<()> {
+    const LOADER: &str = "shimx64.efi";
+    /// `cli`, `hlt`, and back to that.
+    const HANG: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
+    story("why-fw-1022", |lab| {
+        let mut site = Site::start(lab, |config| {
+            let loaders = lab.dir().join("loaders");
+            let mut program = fs::read(config.loaders.join(LOADER)).expect("the loader");
+            let entry = entry_point(&program).expect("an EFI program");
+            program[entry..entry + HANG.len()].copy_from_slice(&HANG);
+            fs::create_dir(&loaders)
+                .and_then(|()| fs::write(loaders.join(LOADER), program))
+                .expect("written");
+            ServerConfig { uefi_loader: "signed", loaders, ..config }
+        })?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        guest.power_on()?;
+        guest.console().wait("NBP file downloaded successfully", Mark::default(), AGENT_LIMIT)?;
+        site.ages(40)?;
+        site.names("KS-1022", "nothing came in the")
+    })
+}
+
 #[test]
 fn ks1001_its_switch_port_forwards_nothing() -> Result<()> {
     story("why-fw-1001", |lab| {
@@ -117,17 +193,6 @@ fn ks1001_its_switch_port_forwards_nothing() -> Result<()> {
         guest.console().wait_any(&NETWORK_ASKED, Mark::default(), AGENT_LIMIT)?;
         site.ages(700)?;
         site.names("KS-1001", "it was switched on")
-    })
-}
-
-#[test]
-fn ks1002_a_firewall_keeps_its_questions_for_files_back() -> Result<()> {
-    story("why-fw-1002", |lab| {
-        let site = Site::start(lab, |config| config)?;
-        lab.block(TFTP_SERVER_PORT)?;
-        let mut guest = expected(lab, Firmware::Uefi)?;
-        guest.power_on()?;
-        site.names("KS-1002", "snponly.efi")
     })
 }
 
@@ -149,17 +214,6 @@ fn ks1006_another_machine_has_the_only_address() -> Result<()> {
 }
 
 #[test]
-fn ks1010_offers_do_not_reach_it() -> Result<()> {
-    story("why-fw-1010", |lab| {
-        let site = Site::start(lab, |config| config)?;
-        let mut guest = expected(lab, Firmware::Uefi)?;
-        lab.withhold(guest.tap(), "dport 68")?;
-        guest.power_on()?;
-        site.names("KS-1010", "took nothing")
-    })
-}
-
-#[test]
 fn ks1011_its_loader_is_not_there() -> Result<()> {
     story("why-fw-1011", |lab| {
         let empty = lab.dir().join("no-loaders");
@@ -168,17 +222,6 @@ fn ks1011_its_loader_is_not_there() -> Result<()> {
         let mut guest = expected(lab, Firmware::Uefi)?;
         guest.power_on()?;
         site.names("KS-1011", "is not there")
-    })
-}
-
-#[test]
-fn ks1012_large_packets_do_not_reach_it() -> Result<()> {
-    story("why-fw-1012", |lab| {
-        let site = Site::start(lab, |config| config)?;
-        let mut guest = expected(lab, Firmware::Uefi)?;
-        lab.withhold(guest.tap(), "length > 1000")?;
-        guest.power_on()?;
-        site.names("KS-1012", "not one was acknowledged")
     })
 }
 
@@ -192,17 +235,6 @@ fn ks1013_its_acknowledgements_are_lost() -> Result<()> {
         guest.console().wait("NBP filename", Mark::default(), AGENT_LIMIT)?;
         lab.lose(20)?;
         site.names("KS-1013", "had to be sent again")
-    })
-}
-
-#[test]
-fn ks1020_spanning_tree_keeps_its_first_questions_back() -> Result<()> {
-    story("why-fw-1020", |lab| {
-        let site = Site::start(lab, |config| config)?;
-        lab.spanning_tree()?;
-        let mut guest = expected(lab, Firmware::Uefi)?;
-        guest.power_on()?;
-        site.names("KS-1020", "it has been asking for")
     })
 }
 

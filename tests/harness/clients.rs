@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// How long a client may take for one step of its life.
-const LIMIT: Duration = secs(40);
+const LIMIT: Duration = secs(90);
 
 /// A client of another maker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -142,6 +142,7 @@ const RULES: &[Rule] = &[
     dhcp6::unknown_network,
     dhcp::lease_not_stored,
     dhcp::subnet_not_served,
+    dhcp::leases_restored,
     dhcp::pool_exhausted,
     dhcp6::pool_exhausted,
     dhcp::address_conflict,

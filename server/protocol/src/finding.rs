@@ -117,6 +117,8 @@ codes! {
         "`ks dhcp status` shows its role: if it is `refused`, another DHCP server was there first; unplug that one, or set `mode = \"proxy\"` or `allow_other_servers = true` for the subnet.";
     LeaseNotStored = "KS-1026", "this server cannot store leases",
         "Make room on the disk of `data_dir`, or see in the server's log why nothing can be written; leases are stored again by themselves.";
+    LeasesRestored = "KS-1027", "new addresses wait since the database was restored",
+        "Wait until the longest lease time has passed since the restore, reserve an address for the machine, or set `ping_check = \"never\"` for the subnet if no lease was given after the copy was made.";
     ForeignDhcpServer = "KS-1030", "another DHCP server answers on this subnet",
         "If it does not belong there, find its hardware address on the switches and unplug it. If it does, nothing is to be done where the subnet's mode is `auto` or `proxy`; where it is `authoritative`, set `mode = \"proxy\"` or `allow_other_servers = true`.";
     ForeignBootServer = "KS-1031", "another boot server answers on this subnet",

@@ -9,7 +9,7 @@ use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::host::Rules;
 use kaltstart_core::dhcp::lease::Pool;
 use kaltstart_core::dhcp::parameters::{LEASE_SECONDS, LEASE_SECONDS_MIN, Parameters};
-use kaltstart_core::dhcp::ping_check::PingCheck;
+use kaltstart_core::dhcp::ping_check::{Looking, PingCheck};
 use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::dhcp::subnet::{Network, Subnet};
 use kaltstart_protocol::dhcp::options::code;
@@ -113,7 +113,8 @@ impl Dhcp {
     #[must_use]
     pub fn decided_upon(&self, http_base: &str, site: &DhcpSite, rules: &Arc<Rules>) -> Subnet {
         let parameters = self.parameters().or(&site.parameters());
-        let longest_seconds = rules.longest_lease().max(parameters.longest_lease());
+        let usual = parameters.lease_seconds.unwrap_or(LEASE_SECONDS);
+        let longest = rules.longest_lease().max(parameters.longest_lease()).unwrap_or(0).max(usual);
         Subnet {
             network: self.subnet,
             server: self.address,
@@ -124,7 +125,11 @@ impl Dhcp {
             parameters,
             rules: rules.clone(),
             local: LocalAnswer::default(),
-            check_ms: self.ping_check.period(longest_seconds),
+            looking: Looking {
+                mode: self.ping_check,
+                longest_ms: u64::from(longest) * 1_000,
+                on_wire: self.interface.is_some(),
+            },
         }
     }
 

@@ -30,6 +30,7 @@ use crate::net::rarely::Rarely;
 use flight::{Batch, Flight};
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite, Usage};
+use kaltstart_core::dhcp::ping_check::Check;
 use kaltstart_core::dhcp::subnet::{Network, Subnet};
 use kaltstart_core::dhcp::{Contact, Decision, Drop, Known, Reply, Seen, View, decide, proxy, triage};
 use kaltstart_core::trace::Exchange;
@@ -141,6 +142,8 @@ pub struct Service<B> {
     watches: Arc<Watches>,
     /// Time of the leases at an instant: it follows no jump of the clock on the wall.
     clock: (Millis, Instant),
+    /// Since when the table is known to be an older copy.
+    restored: Option<Millis>,
     stats: Arc<Stats>,
     /// Clients that declined an address, and relays that are not known, of which the log was told.
     declining: Rarely<Option<Mac>>,
@@ -149,7 +152,8 @@ pub struct Service<B> {
 
 impl<B: Backend> Service<B> {
     /// A service that goes on with `table` at the time `now` of its leases (see
-    /// [`LeaseTable::resume`]), and looks for free addresses by `pinger` before it offers them.
+    /// [`LeaseTable::resume`]), which is known since `restored` to be an older copy, and looks for free
+    /// addresses by `pinger` before it offers them.
     #[must_use]
     pub fn new(
         backend: B,
@@ -157,6 +161,7 @@ impl<B: Backend> Service<B> {
         watches: Arc<Watches>,
         table: LeaseTable,
         now: Millis,
+        restored: Option<Millis>,
         pinger: Option<Arc<dyn Ping>>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -167,6 +172,7 @@ impl<B: Backend> Service<B> {
             flight: Flight::default(),
             checks: PingChecks::new(pinger),
             clock: (now, Instant::now()),
+            restored,
             stats: Arc::default(),
             declining: Rarely::default(),
             strange_relays: Rarely::default(),
@@ -210,13 +216,20 @@ impl<B: Backend> Service<B> {
             if let Some(address) = pinger.receive() {
                 self.heard_from(address);
             }
-            self.release_unanswered(Instant::now());
+            self.release_due(Instant::now());
+        }
+    }
+
+    /// Somebody answers for an address.
+    fn heard_from(self: &Arc<Self>, address: Ipv4Addr) {
+        if let Some(waiting) = self.checks.take(address) {
+            self.let_rest(address, waiting);
         }
     }
 
     /// Somebody has an address that was looked for: it rests, and the client is offered another.
-    fn heard_from(self: &Arc<Self>, address: Ipv4Addr) {
-        let Some(Waiting { answer, link, .. }) = self.checks.in_use(address) else { return };
+    fn let_rest(self: &Arc<Self>, address: Ipv4Addr, waiting: Waiting) {
+        let Waiting { answer, link, .. } = waiting;
         let mac = answer.message.mac().map(tracing::field::display);
         let interface = link.interface();
         warn!(interface, mac, %address, "DHCP: a host has this free address and not from here; it rests for an hour");
@@ -230,10 +243,14 @@ impl<B: Backend> Service<B> {
         self.process(vec![Packet { message: answer.message, port: answer.port }], &link);
     }
 
-    /// Sends the offers for whose address nobody has answered until `now`.
-    fn release_unanswered(&self, now: Instant) {
-        for Waiting { answer, link, .. } in self.checks.unanswered(now) {
-            self.send(&[answer], &*link);
+    /// Sends the offers that have waited until `now`, but for those whose address somebody has.
+    fn release_due(self: &Arc<Self>, now: Instant) {
+        for (address, waiting, in_use) in self.checks.due(now) {
+            if in_use {
+                self.let_rest(address, waiting);
+            } else {
+                self.send(&[waiting.answer], &*waiting.link);
+            }
         }
     }
 
@@ -329,14 +346,15 @@ impl<B: Backend> Service<B> {
         let (known, strangers): (Vec<_>, Vec<_>) =
             seen.into_iter().zip(nodes).partition(|(_, node)| node.is_some());
         let (now, (started, _)) = (self.now(), self.clock);
-        let running_ms = now.since(started);
+        let (running_ms, restored_ms) = (now.since(started), self.restored.map(|at| now.since(at)));
         let mut decided = Decided::new(link.clone());
         // Our machines first: a flood of strangers takes no time and no address from them.
         for ((seen, port), node) in known.into_iter().chain(strangers) {
             let stranger = node.is_none();
             let node = node.unwrap_or(Known::STRANGER);
             let role = self.watches.role(seen.subnet.network);
-            let view = View { table, reserved: &reserved, node: &node, role, now, running_ms, storable };
+            let reserved = &*reserved;
+            let view = View { table, reserved, node: &node, role, now, running_ms, restored_ms, storable };
             let Decision { reply, write, contact, check } = if link.is_boot_server() {
                 proxy::boot_server(&seen, &node, port)
             } else {
@@ -398,7 +416,7 @@ impl<B: Backend> Service<B> {
 
     /// Sends what may leave; offers whose address has to be looked for first wait on.
     fn release(&self, answers: Vec<Answer>, link: &Arc<dyn Link>) {
-        self.send(&self.checks.hold_back(answers, link), &**link);
+        self.send(&self.checks.hold_back(answers, link, &self.stats), &**link);
     }
 
     /// Sends answers, and says what became of each message.
@@ -450,7 +468,7 @@ struct Answer {
     /// Whether it is none of our machines.
     stranger: bool,
     /// Whether the address it offers must be looked for on the network first.
-    check: bool,
+    check: Check,
     outcome: Result<Option<Reply>, Drop>,
 }
 

@@ -4,6 +4,7 @@
 //! before, and the kernel notes who asked (RFC 826).
 
 use kaltstart_protocol::ids::Mac;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 /// The table as text; it belongs to this process' network namespace.
@@ -14,16 +15,26 @@ const COMPLETE: u32 = 2;
 /// Who has `address`; none when nobody on the wire does, or the table cannot be read.
 #[must_use]
 pub fn who_has(address: Ipv4Addr) -> Option<Mac> {
-    find(&std::fs::read_to_string(TABLE).ok()?, address)
+    complete(&std::fs::read_to_string(TABLE).ok()?).find_map(|(of, mac)| (of == address).then_some(mac))
 }
 
-/// Looks into lines of `address, type, flags, hardware address, mask, interface`.
-fn find(table: &str, address: Ipv4Addr) -> Option<Mac> {
-    table.lines().skip(1).find_map(|line| {
+/// All addresses that somebody on a wire has; none when the table cannot be read.
+#[must_use]
+pub fn all() -> BTreeSet<Ipv4Addr> {
+    let table = std::fs::read_to_string(TABLE).unwrap_or_default();
+    complete(&table).map(|(address, _)| address).collect()
+}
+
+/// The complete ones of lines of `address, type, flags, hardware address, mask, interface`.
+fn complete(table: &str) -> impl Iterator<Item = (Ipv4Addr, Mac)> {
+    table.lines().skip(1).filter_map(|line| {
         let mut words = line.split_whitespace();
-        let (of, flags, mac) = (words.next()?, words.nth(1)?, words.next()?);
+        let (address, flags, mac) = (words.next()?, words.nth(1)?, words.next()?);
         let flags = u32::from_str_radix(flags.strip_prefix("0x")?, 16).ok()?;
-        (flags & COMPLETE != 0 && of.parse() == Ok(address)).then(|| mac.parse().ok()).flatten()
+        if flags & COMPLETE == 0 {
+            return None;
+        }
+        Some((address.parse().ok()?, mac.parse().ok()?))
     })
 }
 
@@ -36,8 +47,7 @@ mod tests {
         let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
                      10.77.0.50       0x1         0x2         52:54:00:00:00:01     *        br0\n\
                      10.77.0.51       0x1         0x0         00:00:00:00:00:00     *        br0\n";
-        let who = |last| find(table, Ipv4Addr::new(10, 77, 0, last));
-        assert_eq!(who(50), Some(Mac([0x52, 0x54, 0, 0, 0, 1])));
-        assert_eq!((who(51), who(52)), (None, None));
+        let found: Vec<_> = complete(table).collect();
+        assert_eq!(found, [(Ipv4Addr::new(10, 77, 0, 50), Mac([0x52, 0x54, 0, 0, 0, 1]))]);
     }
 }

@@ -4,6 +4,7 @@
 //! and return when they are durable. Machines carry a version: a change that was decided on an
 //! older one is a [`Commit::Conflict`] and must be decided again.
 
+mod copied;
 mod index;
 mod leases;
 mod leases6;
@@ -167,6 +168,8 @@ pub struct StoredLine {
 
 /// The database.
 pub struct Store {
+    /// Which file it is.
+    file: String,
     reader: Mutex<Connection>,
     writer: Writer,
     index: Arc<RwLock<Index>>,
@@ -180,7 +183,8 @@ impl Store {
     /// When it cannot be opened, or was written by a newer program.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("kaltstart.db");
-        make(&path).map_err(|source| StoreError::Access { path: path.clone(), source })?;
+        let file = make(&path).and_then(|()| copied::identity(&path));
+        let file = file.map_err(|source| StoreError::Access { path: path.clone(), source })?;
         let open = |source| StoreError::Open { path: path.clone(), source };
         let mut connection = connect(&path).map_err(open)?;
         if let Err(found) = migrate::migrate(&mut connection).map_err(open)? {
@@ -194,7 +198,7 @@ impl Store {
         let reader = Mutex::new(connect(&path).map_err(open)?);
         let writer = Writer::start(connection)?;
         let (index, newest_event) = (Arc::new(RwLock::new(index)), watch::Sender::new(newest));
-        Ok(Self { reader, writer, index, newest_event })
+        Ok(Self { file, reader, writer, index, newest_event })
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {

@@ -120,3 +120,20 @@ async fn p31_dhcpv6_leases_and_the_servers_duid_outlive_it() {
     assert_eq!(store.lessee(leases[1].address.into()).expect("read"), None);
     assert_eq!(store.duid().expect("read"), duid);
 }
+
+#[tokio::test]
+async fn p31_a_database_knows_that_it_is_a_copy() {
+    let (dir, store) = open();
+    assert_eq!(store.restored(Millis(1)).await.expect("read"), None, "new");
+    drop(store);
+    let reopened = Store::open(dir.path()).expect("the same database");
+    assert_eq!(reopened.restored(Millis(2)).await.expect("read"), None, "the same");
+    drop(reopened);
+    let (file, copy) = (dir.path().join("kaltstart.db"), dir.path().join("copy"));
+    std::fs::copy(&file, &copy).expect("copied");
+    std::fs::rename(&copy, &file).expect("restored");
+    for now in [Millis(3), Millis(4)] {
+        let store = Store::open(dir.path()).expect("the copy");
+        assert_eq!(store.restored(now).await.expect("read"), Some(Millis(3)), "and goes on knowing it");
+    }
+}

@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
         parameters: Parameters::default(),
         rules: Default::default(),
         local: Default::default(),
-        check_ms: 0,
+        looking: Default::default(),
     }];
     let Ok(seen) = triage(&subnets, message, ip(1)) else { return };
     let (mut table, reserved) = (LeaseTable::default(), BTreeSet::new());
@@ -39,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
     // Twice: the second time it is known.
     for now in [Millis(1), Millis(2)] {
         let role = Role::Authoritative;
-        let view = View { table: &table, reserved: &reserved, node: &node, role, now, running_ms: 0, storable: true };
+        let view = View { table: &table, reserved: &reserved, node: &node, role, now, running_ms: 0, restored_ms: None, storable: true };
         let decision = decide(&seen, view);
         if let Ok(Some(reply)) = &decision.reply {
             Message::decode(&reply.message.encode()).expect("our own answer");

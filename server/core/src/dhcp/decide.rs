@@ -4,6 +4,7 @@ use super::bootfile::LocalAnswer;
 use super::host::Host;
 use super::lease::{Asker, DECLINED_MS, Lease, LeaseState, LeaseWrite, OFFER_MS};
 use super::parameters::Terms;
+use super::ping_check::Check;
 use super::proxy;
 use super::reply::{self, Grant};
 use super::role::Role;
@@ -72,20 +73,20 @@ fn host_of<'a>(seen: &'a Seen<'_>, view: &View<'_>) -> Option<(&'a Host, bool)> 
 struct Outcome {
     reply: Result<Option<Reply>, Drop>,
     write: Option<LeaseWrite>,
-    check: bool,
+    check: Check,
 }
 
 impl Outcome {
     const fn silent(why: Drop) -> Self {
-        Self { reply: Err(why), write: None, check: false }
+        Self { reply: Err(why), write: None, check: Check::None }
     }
 
     const fn answer(reply: Reply, write: Option<LeaseWrite>) -> Self {
-        Self { reply: Ok(Some(reply)), write, check: false }
+        Self { reply: Ok(Some(reply)), write, check: Check::None }
     }
 
     const fn done(write: LeaseWrite) -> Self {
-        Self { reply: Ok(None), write: Some(write), check: false }
+        Self { reply: Ok(None), write: Some(write), check: Check::None }
     }
 }
 
@@ -120,7 +121,12 @@ impl Case<'_> {
         let held = own.is_some_and(|lease| lease.state == LeaseState::Bound && lease.expires >= until);
         let write = (!held).then(|| self.lease(address, LeaseState::Offered, until));
         let known = own.is_some_and(|lease| lease.is_live(now)) || self.asker.reservation == Some(address);
-        let check = !known && self.view.running_ms < self.seen.subnet.check_ms;
+        let View { running_ms, restored_ms, .. } = self.view;
+        let check =
+            if known { Check::None } else { self.seen.subnet.looking.before_offer(running_ms, restored_ms) };
+        if check == Check::Wait {
+            return Outcome::silent(Drop::Restored);
+        }
         let reply = self.grant(seconds).address(MessageType::Offer, address);
         Outcome { check, ..Outcome::answer(reply, write) }
     }

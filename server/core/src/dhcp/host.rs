@@ -72,12 +72,12 @@ impl Rules {
         self.hosts.push(host);
     }
 
-    /// The longest lease that classes and machines may lead to, seconds.
+    /// The longest lease that classes and machines lead to, seconds; none where they leave that to subnets.
     #[must_use]
-    pub fn longest_lease(&self) -> u32 {
+    pub fn longest_lease(&self) -> Option<u32> {
         let classes = self.classes.iter().map(|class| &class.parameters);
         let all = classes.chain(self.hosts.iter().map(|host| &host.parameters));
-        all.map(Parameters::longest_lease).max().unwrap_or(0)
+        all.filter_map(Parameters::longest_lease).max()
     }
 
     /// The machine of that key.

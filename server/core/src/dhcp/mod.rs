@@ -39,6 +39,7 @@ use kaltstart_protocol::dhcp::{Message, MessageType, Operation};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
 use lease::{ClientKey, LeaseTable, LeaseWrite};
+use ping_check::Check;
 use relay::RelayInfo;
 use role::Role;
 use serde::{Deserialize, Serialize};
@@ -181,6 +182,10 @@ pub enum Drop {
     /// The answer would rest on something that cannot be stored now.
     #[error("cannot be stored now")]
     NotStored,
+    /// Leases that were given before an older database was restored are not known, and nothing shows
+    /// from here who has them.
+    #[error("somebody may have been given the address after the restored database was copied")]
+    Restored,
     /// Addresses are another server's here, and nothing else is asked for.
     #[error("addresses are another server's here")]
     Proxy,
@@ -208,6 +213,7 @@ impl Drop {
             Self::PoolExhausted => "pool-exhausted",
             Self::LocalStart => "local-start",
             Self::NotStored => "not-stored",
+            Self::Restored => "restored",
             Self::Proxy => "proxy",
             Self::NoBootFile => "no-boot-file",
             Self::NotServed => "not-served",
@@ -224,9 +230,8 @@ pub struct Decision {
     pub write: Option<LeaseWrite>,
     /// The sign of life.
     pub contact: Contact,
-    /// Whether the offered address must be looked for on the network first: the table says that it
-    /// is free.
-    pub check: bool,
+    /// What must come before the offer goes out; never [`Check::Wait`], which is a [`Drop`].
+    pub check: Check,
 }
 
 /// All that a decision looks at.
@@ -244,6 +249,8 @@ pub struct View<'a> {
     pub now: Millis,
     /// For how long the server runs, ms.
     pub running_ms: u64,
+    /// How long ago the server learned that its leases are an older copy, ms, if they are.
+    pub restored_ms: Option<u64>,
     /// Whether changes can be stored. If not, nothing is promised that is not stored already.
     pub storable: bool,
 }

@@ -73,10 +73,10 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// The longest lease it may lead to, seconds.
+    /// The longest lease this level leads to, seconds; none where it leaves that to the next.
     #[must_use]
-    pub fn longest_lease(&self) -> u32 {
-        self.lease_seconds.unwrap_or(LEASE_SECONDS).max(self.max_lease_seconds.unwrap_or(0))
+    pub fn longest_lease(&self) -> Option<u32> {
+        self.lease_seconds.max(self.max_lease_seconds)
     }
 
     /// The same, with what `further` says where this says nothing.

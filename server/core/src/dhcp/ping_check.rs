@@ -16,14 +16,43 @@ pub enum PingCheck {
     Always,
 }
 
-impl PingCheck {
-    /// For how long after the server's start, ms, if no lease is longer than `longest_seconds`.
+/// What must come before the offer of an address that the table says is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing.
+    None,
+    /// It is looked for, if not too many are already.
+    IfRoom,
+    /// It is looked for.
+    Must,
+    /// Time: somebody may have it, and nothing from here shows who.
+    Wait,
+}
+
+/// How free addresses of a subnet are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Looking {
+    /// When.
+    pub mode: PingCheck,
+    /// How long the longest lease lasts, ms.
+    pub longest_ms: u64,
+    /// Whether this server is on the subnet's wire: there a host can be silent to echo requests, but
+    /// not to ARP.
+    pub on_wire: bool,
+}
+
+impl Looking {
+    /// What must come before an offer of a server that runs for so long, ms, and learned so long ago
+    /// that its database is an older copy, if it is.
     #[must_use]
-    pub fn period(self, longest_seconds: u32) -> u64 {
-        match self {
-            Self::Never => 0,
-            Self::AfterStart => u64::from(longest_seconds) * 1_000,
-            Self::Always => u64::MAX,
+    pub fn before_offer(&self, running_ms: u64, restored_ms: Option<u64>) -> Check {
+        let copied = restored_ms.is_some_and(|ago| ago < self.longest_ms);
+        match self.mode {
+            PingCheck::Never => Check::None,
+            _ if copied && !self.on_wire => Check::Wait,
+            _ if copied => Check::Must,
+            PingCheck::AfterStart if running_ms >= self.longest_ms => Check::None,
+            PingCheck::AfterStart | PingCheck::Always => Check::IfRoom,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::bootfile::{self, BootFile};
 use super::client::{Architecture, Client, HTTP_CLIENT, PXE_CLIENT, Stage};
+use super::ping_check::Check;
 use super::reply;
 use super::{Contact, Decision, Destination, Drop, Known, Reply, Seen};
 use alloc::string::ToString;
@@ -64,7 +65,7 @@ fn told(seen: &Seen<'_>, reply: Result<Option<Reply>, Drop>) -> Decision {
         hostname: seen.message.host_name().map(ToString::to_string),
         unanswered: reply.as_ref().err().copied(),
     };
-    Decision { reply, write: None, contact, check: false }
+    Decision { reply, write: None, contact, check: Check::None }
 }
 
 /// The boot file, without an address.

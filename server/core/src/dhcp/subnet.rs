@@ -5,6 +5,7 @@ use super::bootfile::LocalAnswer;
 use super::host::Rules;
 use super::lease::Pool;
 use super::parameters::Parameters;
+use super::ping_check::Looking;
 use super::relay::RelayInfo;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -72,9 +73,8 @@ pub struct Subnet {
     pub rules: Arc<Rules>,
     /// What firmware is told when it shall start from its own disk.
     pub local: LocalAnswer,
-    /// For how long after the server's start a free address is looked for on the network before it
-    /// is offered, ms; see [`PingCheck::period`].
-    pub check_ms: u64,
+    /// How its free addresses are looked for before they are offered.
+    pub looking: Looking,
 }
 
 /// The subnet a message comes from, heard at the address `arrival`.

@@ -13,6 +13,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use kaltstart_protocol::dhcp::options::{Options, code};
 use parameters::Parameters;
+use ping_check::{Looking, PingCheck};
 
 const SERVER: Ipv4Addr = ip(1);
 const OTHER: Ipv4Addr = ip(2);
@@ -42,7 +43,7 @@ fn subnet() -> Subnet {
         parameters: Parameters { options, ..Parameters::default() },
         rules: Arc::default(),
         local: LocalAnswer::NoBootFile,
-        check_ms: 0,
+        looking: Looking::default(),
     }
 }
 
@@ -56,6 +57,7 @@ pub(super) struct Server {
     pub(super) node: Known,
     pub(super) now: Millis,
     pub(super) storable: bool,
+    restored: Option<Millis>,
 }
 
 impl Server {
@@ -68,6 +70,7 @@ impl Server {
             node: Known { boot: BootDecision::Discover, ..Known::STRANGER },
             now: START,
             storable: true,
+            restored: None,
         }
     }
 
@@ -86,7 +89,7 @@ impl Server {
     }
 
     fn view(&self) -> View<'_> {
-        let Self { table, reserved, node, now, storable, .. } = self;
+        let Self { table, reserved, node, now, storable, restored, .. } = self;
         View {
             table,
             reserved,
@@ -94,6 +97,7 @@ impl Server {
             role: Role::Authoritative,
             now: *now,
             running_ms: now.since(START),
+            restored_ms: restored.map(|at| now.since(at)),
             storable: *storable,
         }
     }
@@ -530,29 +534,56 @@ fn an_undone_lease_was_never_there() {
 }
 
 #[test]
-fn p31_free_addresses_are_looked_for_until_unknown_leases_have_ended() {
-    use ping_check::PingCheck;
+fn p31_free_addresses_are_looked_for() {
+    use Check::{IfRoom, Must, None as No, Wait};
+    const LONGEST: u64 = HOUR;
+    // Running and restored for no time, then for the longest lease's.
+    for (mode, on_wire, restored, expected) in [
+        (PingCheck::Never, true, None, [No, No]),
+        (PingCheck::Never, false, Some(0), [No, No]),
+        (PingCheck::AfterStart, true, None, [IfRoom, No]),
+        (PingCheck::AfterStart, false, None, [IfRoom, No]),
+        (PingCheck::AfterStart, true, Some(0), [Must, No]),
+        (PingCheck::AfterStart, false, Some(0), [Wait, No]),
+        (PingCheck::Always, true, None, [IfRoom, IfRoom]),
+        (PingCheck::Always, true, Some(0), [Must, IfRoom]),
+        (PingCheck::Always, false, Some(0), [Wait, IfRoom]),
+    ] {
+        let looking = Looking { mode, longest_ms: LONGEST, on_wire };
+        let checks = [0, LONGEST].map(|ago| looking.before_offer(ago, restored.map(|_: u64| ago)));
+        assert_eq!(checks, expected, "{mode:?} {on_wire} {restored:?}");
+        // Another start meanwhile changes nothing.
+        let restarted = looking.before_offer(0, restored.map(|_| LONGEST - 1));
+        assert_eq!(restarted, expected[0], "{mode:?} {on_wire} {restored:?}");
+    }
+}
+
+#[test]
+fn p31_only_an_address_that_is_not_known_to_be_the_client_s_is_looked_for() {
     let mut server = Server::new();
+    server.subnets[0].looking = Looking { mode: PingCheck::Always, longest_ms: HOUR, on_wire: true };
     let check = |server: &Server, message: Message| {
         let seen = triage(&server.subnets, message, SERVER).expect("a client's message");
         decide(&seen, server.view()).check
     };
-    for (mode, at_first, an_hour_later) in [
-        (PingCheck::Never, false, false),
-        (PingCheck::AfterStart, true, false),
-        (PingCheck::Always, true, true),
-    ] {
-        server.subnets[0].check_ms = mode.period(3_600);
-        server.now = START;
-        assert_eq!(check(&server, discover(1)), at_first, "{mode:?}");
-        server.now = START.plus(HOUR);
-        assert_eq!(check(&server, discover(1)), an_hour_later, "{mode:?}");
-    }
     server.bind(1);
-    assert!(!check(&server, discover(1)), "its own lease");
-    assert!(check(&server, discover(2)));
+    assert_eq!(check(&server, discover(1)), Check::None, "its own lease");
+    assert_eq!(check(&server, discover(2)), Check::IfRoom);
     server.node.reservation = Some(ip(50));
-    assert!(!check(&server, discover(2)), "kept free for it");
+    assert_eq!(check(&server, discover(2)), Check::None, "kept free for it");
+}
+
+#[test]
+fn p31_behind_relays_a_restored_server_waits_until_all_lost_leases_have_ended() {
+    let mut server = Server::new();
+    let held = server.bind(1);
+    server.subnets[0].looking = Looking { mode: PingCheck::AfterStart, longest_ms: 2 * HOUR, on_wire: false };
+    server.restored = Some(server.now);
+    assert_eq!(server.ask(&discover(2)), Err(Drop::Restored));
+    assert_eq!(server.offered(1), held, "its lease is in the copy");
+    assert_eq!(server.acked(&extending(3, ip(12))), ip(12), "whoever renews has the address");
+    server.now = server.now.plus(2 * HOUR);
+    server.offered(2);
 }
 
 #[test]

@@ -122,6 +122,16 @@ pub(super) fn lease_not_stored(case: &Case<'_>) -> Option<Cause> {
     })
 }
 
+/// KS-1027
+pub(super) fn leases_restored(case: &Case<'_>) -> Option<Cause> {
+    let (at, exchange) = dropped(case, |why| why == Drop::Restored).next_back()?;
+    (!acknowledged(case, at)).then(|| {
+        let asked = format!("{} ({}) {}", exchange.kind, exchange.client, through(exchange));
+        let text = format!("{asked} was not answered: {}", Drop::Restored);
+        Cause::new(Code::LeasesRestored, High).seen(at, text)
+    })
+}
+
 /// KS-1006
 pub(super) fn pool_exhausted(case: &Case<'_>) -> Option<Cause> {
     let (at, exchange) = dropped(case, |why| why == Drop::PoolExhausted).next_back()?;

@@ -123,6 +123,8 @@ pub(super) fn secure_boot_refused(case: &Case<'_>) -> Option<Cause> {
                 format!("{:?} carries no signature: with Secure Boot on no firmware starts it", refused.file);
             Some(refused.cause(Code::SecureBootRefused, likelihood).seen(refused.at, text))
         }
+        // Firmware that refuses one goes on to its next entry.
+        Some(_) if refused.again.is_none() => Some(refused.cause(Code::SecureBootRefused, Low)),
         _ => Some(refused.cause(Code::SecureBootRefused, Medium)),
     }
 }
@@ -131,7 +133,9 @@ pub(super) fn secure_boot_refused(case: &Case<'_>) -> Option<Cause> {
 pub(super) fn loader_silent(case: &Case<'_>) -> Option<Cause> {
     let refused = refused(case)?;
     let bios = refused.client.architecture == Architecture::Bios;
-    let mut cause = refused.cause(Code::LoaderSilent, if bios { Medium } else { Low });
+    let signed = refused.loader.is_some_and(|loader| loader.signed);
+    let likely = bios || (signed && refused.again.is_none());
+    let mut cause = refused.cause(Code::LoaderSilent, if likely { Medium } else { Low });
     if refused.again.is_none() {
         cause = cause
             .seen(case.now, format!("nothing came in the {} s since", case.now.since(refused.at) / 1_000));

@@ -371,8 +371,10 @@ fn ks1018_secure_boot_refuses_the_loader() {
     past.offered(UEFI, "snponly.efi").shows(Code::SecureBootRefused, Likelihood::High, "no signature");
     let past = Past::new().addressed(UEFI, "snponly.efi").fetched("snponly.efi").wait(40);
     past.shows(Code::SecureBootRefused, Likelihood::Medium, "fetched whole");
+    // A loader whose signature is not believed: the firmware goes on; a silent one hangs.
+    let past = past.offered(UEFI, "snponly.efi");
     let signed = past.diagnosis(true, AMD64);
-    past.shows_of(&signed, Code::SecureBootRefused, Likelihood::Medium, "fetched whole");
+    past.shows_of(&signed, Code::SecureBootRefused, Likelihood::Medium, "began again");
 }
 
 #[test]
@@ -451,9 +453,18 @@ fn ks1026_a_lease_cannot_be_stored() {
 }
 
 #[test]
+fn ks1027_the_leases_are_an_older_copy() {
+    let past = Past::new().dropped(Discover, UEFI, Drop::Restored);
+    past.shows(Code::LeasesRestored, Likelihood::High, "after the restored database was copied");
+}
+
+#[test]
 fn ks1022_a_loader_does_nothing() {
     let past = Past::new().addressed(BIOS, "undionly.kpxe").fetched("undionly.kpxe").wait(30);
     past.shows(Code::LoaderSilent, Likelihood::Medium, "nothing came in the 30 s");
+    let past = Past::new().addressed(UEFI, "snponly.efi").fetched("snponly.efi").wait(40);
+    let signed = past.diagnosis(true, AMD64);
+    past.shows_of(&signed, Code::LoaderSilent, Likelihood::Medium, "nothing came in the 40 s");
 }
 
 #[test]

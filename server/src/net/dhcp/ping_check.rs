@@ -1,10 +1,13 @@
 //! Offers that wait until nobody has answered for their address (RFC 2131 §2.2).
 
-use super::{Answer, Link};
+use super::neighbours::Neighbours;
+use super::{Answer, Link, Stats};
+use crate::net::neighbours;
+use kaltstart_core::dhcp::ping_check::Check;
 use nix::sys::socket::SockaddrIn;
 use nix::sys::socket::{MsgFlags, recvfrom, sendto};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd as _;
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 /// How long somebody who has the address may take to answer. Firmware waits longer for an offer.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Addresses that are looked for at once. Each that nobody has takes an entry of the kernel's table
-/// of neighbours for seconds, and that has 1,024; in a storm further ones are offered unchecked.
+/// of neighbours for seconds, and that has 1,024.
 const AT_ONCE_MAX: usize = 256;
 /// How long the receiver waits for an answer before it looks what is due.
 const RECEIVE_WAIT: Duration = Duration::from_millis(20);
@@ -27,30 +30,36 @@ const ECHO: u8 = 8;
 
 /// Asks an address for a sign of life.
 pub trait Ping: Send + Sync + 'static {
-    /// Sends an echo request.
+    /// Sends an echo request, on a wire after asking by ARP.
     ///
     /// # Errors
     /// When it cannot be sent.
     fn ping(&self, address: Ipv4Addr) -> io::Result<()>;
+
+    /// The addresses on wires for which somebody has answered ARP.
+    fn on_wires(&self) -> BTreeSet<Ipv4Addr>;
 }
 
-/// A raw ICMP socket.
+/// A raw ICMP socket, and the tables of neighbours.
 #[derive(Debug)]
 pub struct Pinger {
     socket: Socket,
     /// Tells our echo requests from those of others on this machine.
     identifier: [u8; 2],
+    wires: Vec<Neighbours>,
 }
 
 impl Pinger {
-    /// Opens the socket. Needs the capability `NET_RAW`.
+    /// Opens the sockets, for addresses on the wires of `interfaces` and behind relays. Needs the
+    /// capabilities `NET_RAW` and, to forget what ARP told earlier, `NET_ADMIN`.
     ///
     /// # Errors
     /// When the right is missing.
-    pub fn open(identifier: u16) -> io::Result<Self> {
+    pub fn open<'a>(identifier: u16, interfaces: impl IntoIterator<Item = &'a str>) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
         socket.set_read_timeout(Some(RECEIVE_WAIT))?;
-        Ok(Self { socket, identifier: identifier.to_be_bytes() })
+        let wires = interfaces.into_iter().map(Neighbours::open).collect::<io::Result<_>>()?;
+        Ok(Self { socket, identifier: identifier.to_be_bytes(), wires })
     }
 
     /// The sender of an answer to one of ours; none when none came for a while.
@@ -64,10 +73,18 @@ impl Pinger {
 
 impl Ping for Pinger {
     fn ping(&self, address: Ipv4Addr) -> io::Result<()> {
+        // Who has had the address may be gone: the kernel must ask anew.
+        for wire in &self.wires {
+            wire.forget(address)?;
+        }
         let to = SockaddrIn::from(SocketAddrV4::new(address, 0));
         let request = echo_request(self.identifier);
         sendto(self.socket.as_raw_fd(), &request, &to, MsgFlags::MSG_DONTWAIT)?;
         Ok(())
+    }
+
+    fn on_wires(&self) -> BTreeSet<Ipv4Addr> {
+        neighbours::all()
     }
 }
 
@@ -111,8 +128,9 @@ impl PingChecks {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the offers that must wait, and returns the other answers.
-    pub(super) fn hold_back(&self, answers: Vec<Answer>, link: &Arc<dyn Link>) -> Vec<Answer> {
+    /// Takes the offers that must wait, and returns the other answers. Where there is no room for one
+    /// that must, nobody is answered: the client asks again.
+    pub(super) fn hold_back(&self, answers: Vec<Answer>, link: &Arc<dyn Link>, stats: &Stats) -> Vec<Answer> {
         let Some(pinger) = &self.pinger else { return answers };
         let mut waiting = self.waiting();
         let mut ready = Vec::with_capacity(answers.len());
@@ -124,10 +142,14 @@ impl PingChecks {
             if let Some(one) = waiting.get_mut(&address) {
                 // The client repeats itself; its last word counts.
                 one.answer = answer;
-            } else if answer.check && waiting.len() < AT_ONCE_MAX && pinger.ping(address).is_ok() {
+            } else if answer.check == Check::None {
+                ready.push(answer);
+            } else if waiting.len() < AT_ONCE_MAX && pinger.ping(address).is_ok() {
                 let due = Instant::now() + ANSWER_MAX;
                 waiting.insert(address, Waiting { due, answer, link: link.clone() });
                 self.began.notify_one();
+            } else if answer.check == Check::Must {
+                stats.dropped("unchecked");
             } else {
                 ready.push(answer);
             }
@@ -142,14 +164,18 @@ impl PingChecks {
         !began.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Takes out the offer of an address that somebody has.
-    pub(super) fn in_use(&self, address: Ipv4Addr) -> Option<Waiting> {
+    /// Takes out the offer of an address.
+    pub(super) fn take(&self, address: Ipv4Addr) -> Option<Waiting> {
         self.waiting().remove(&address)
     }
 
-    /// Takes out the offers of addresses for which nobody has answered until `now`.
-    pub(super) fn unanswered(&self, now: Instant) -> Vec<Waiting> {
-        self.waiting().extract_if(.., |_, one| one.due <= now).map(|(_, one)| one).collect()
+    /// Takes out the offers that have waited until `now` without an answer to the echo request, and says
+    /// whether somebody on a wire has the address.
+    pub(super) fn due(&self, now: Instant) -> Vec<(Ipv4Addr, Waiting, bool)> {
+        let due: Vec<_> = self.waiting().extract_if(.., |_, one| one.due <= now).collect();
+        let on_wires = self.pinger.iter().filter(|_| !due.is_empty()).flat_map(|pinger| pinger.on_wires());
+        let on_wires: BTreeSet<_> = on_wires.collect();
+        due.into_iter().map(|(address, one)| (address, one, on_wires.contains(&address))).collect()
     }
 }
 

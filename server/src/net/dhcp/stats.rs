@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Reasons for which a message is not answered, or an answer not sent: those of
 /// [`Drop`](kaltstart_core::dhcp::Drop) and those of the service itself.
-const REASONS: [&str; 17] = [
+const REASONS: [&str; 19] = [
     "malformed",
     "from-server",
     "type",
@@ -18,11 +18,13 @@ const REASONS: [&str; 17] = [
     "pool-exhausted",
     "local-start",
     "not-stored",
+    "restored",
     "proxy",
     "no-boot-file",
     "not-served",
     "send",
     "in-use",
+    "unchecked",
 ];
 
 /// How many messages of which kind were received, sent and dropped.
@@ -97,6 +99,7 @@ mod tests {
             Drop::PoolExhausted,
             Drop::LocalStart,
             Drop::NotStored,
+            Drop::Restored,
             Drop::Proxy,
             Drop::NoBootFile,
             Drop::NotServed,

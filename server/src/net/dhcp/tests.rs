@@ -4,6 +4,7 @@ use kaltstart_core::dhcp::Destination;
 use kaltstart_core::dhcp::bootfile::LocalAnswer;
 use kaltstart_core::dhcp::lease::{ClientKey, LeaseState, Pool};
 use kaltstart_core::dhcp::parameters::Parameters;
+use kaltstart_core::dhcp::ping_check::{Looking, PingCheck};
 use kaltstart_core::dhcp::subnet::Network;
 use kaltstart_protocol::dhcp::CLIENT_PORT;
 use kaltstart_protocol::dhcp::options::code;
@@ -81,22 +82,35 @@ struct Site {
 
 /// Remembers what was looked for.
 #[derive(Default)]
-struct Pinged(Mutex<Vec<Ipv4Addr>>);
+struct Pinged {
+    looked_for: Mutex<Vec<Ipv4Addr>>,
+    /// Whether nothing can be sent.
+    fails: bool,
+    /// Who answers ARP.
+    on_wire: BTreeSet<Ipv4Addr>,
+}
 
 impl Ping for Pinged {
     fn ping(&self, address: Ipv4Addr) -> std::io::Result<()> {
-        self.0.lock().expect("no panic").push(address);
+        if self.fails {
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        self.looked_for.lock().expect("no panic").push(address);
         Ok(())
+    }
+
+    fn on_wires(&self) -> BTreeSet<Ipv4Addr> {
+        self.on_wire.clone()
     }
 }
 
 impl Site {
     fn new() -> Self {
-        Self::checking(0)
+        Self::checking(Looking { mode: PingCheck::Never, ..Looking::default() }, None, Pinged::default())
     }
 
-    /// A site that looks for free addresses for so long after its start.
-    fn checking(check_ms: u64) -> Self {
+    /// A site that looks for free addresses, whose leases may be an older copy.
+    fn checking(looking: Looking, restored: Option<Millis>, ping: Pinged) -> Self {
         let subnet = Subnet {
             network: Network { address: SERVER, prefix: 24 },
             server: SERVER,
@@ -107,15 +121,16 @@ impl Site {
             parameters: Parameters::default(),
             rules: Arc::default(),
             local: LocalAnswer::default(),
-            check_ms,
+            looking,
         };
-        let (fake, ping) = (Arc::new(Fake::default()), Arc::new(Pinged::default()));
+        let (fake, ping) = (Arc::new(Fake::default()), Arc::new(ping));
         let service = Service::new(
             fake.clone(),
             vec![subnet],
             Arc::new(Watches::new([], START)),
             LeaseTable::default(),
             START,
+            restored,
             Some(ping.clone()),
         );
         Self { fake, ping, wire: Arc::default(), service }
@@ -290,6 +305,8 @@ fn the_log_hears_of_a_declined_address_and_of_a_strange_relay_but_not_of_every_p
     assert!(second.contains("relay=192.168.0.2 "), "{second}");
 }
 
+const ALWAYS: Looking = Looking { mode: PingCheck::Always, longest_ms: 3_600_000, on_wire: true };
+
 /// Later than any wait for somebody's answer.
 fn later() -> Instant {
     Instant::now() + Duration::from_secs(60)
@@ -297,14 +314,18 @@ fn later() -> Instant {
 
 #[test]
 fn p31_a_free_address_is_looked_for_before_it_is_offered() {
-    let site = Site::checking(u64::MAX);
+    let site = Site::checking(ALWAYS, None, Pinged::default());
     site.arrive([discover(1)]);
     let again = Message { xid: 77, ..discover(1) };
     site.arrive([again]);
-    site.service.release_unanswered(Instant::now());
+    site.service.release_due(Instant::now());
     assert_eq!(site.kinds(), [], "somebody may still answer");
-    assert_eq!(*site.ping.0.lock().expect("no panic"), [FIRST], "asked once, however often the client asks");
-    site.service.release_unanswered(later());
+    assert_eq!(
+        *site.ping.looked_for.lock().expect("no panic"),
+        [FIRST],
+        "asked once, however often the client asks"
+    );
+    site.service.release_due(later());
     let offers = site.sent();
     assert_eq!(
         offers.iter().map(|offer| (offer.message.yiaddr, offer.message.xid)).collect::<Vec<_>>(),
@@ -316,7 +337,7 @@ fn p31_a_free_address_is_looked_for_before_it_is_offered() {
 
 #[test]
 fn p31_an_address_that_answers_rests_and_the_client_gets_another() {
-    let site = Site::checking(u64::MAX);
+    let site = Site::checking(ALWAYS, None, Pinged::default());
     site.arrive([discover(1)]);
     site.service.heard_from(Ipv4Addr::new(10, 77, 0, 99));
     site.service.heard_from(FIRST);
@@ -324,8 +345,29 @@ fn p31_an_address_that_answers_rests_and_the_client_gets_another() {
     let [(leases, _)] = commits.as_slice() else { panic!("{commits:?}") };
     assert_eq!((leases[0].address, leases[0].lease.state), (FIRST, LeaseState::InUse), "durable");
     site.land(Ok(()));
-    site.service.release_unanswered(later());
+    site.service.release_due(later());
     let second = Ipv4Addr::new(10, 77, 0, 11);
-    assert_eq!(*site.ping.0.lock().expect("no panic"), [FIRST, second]);
+    assert_eq!(*site.ping.looked_for.lock().expect("no panic"), [FIRST, second]);
     assert_eq!(site.sent().iter().map(|offer| offer.message.yiaddr).collect::<Vec<_>>(), [second]);
+}
+
+#[test]
+fn p31_who_answers_arp_alone_has_the_address_too() {
+    let second = Ipv4Addr::new(10, 77, 0, 11);
+    let site = Site::checking(ALWAYS, None, Pinged { on_wire: [FIRST].into(), ..Pinged::default() });
+    site.arrive([discover(1)]);
+    site.service.release_due(later());
+    site.land(Ok(()));
+    assert_eq!(site.kinds(), []);
+    site.service.release_due(later());
+    assert_eq!(site.sent().iter().map(|offer| offer.message.yiaddr).collect::<Vec<_>>(), [second]);
+}
+
+#[test]
+fn p31_what_cannot_be_looked_for_is_not_offered_after_a_restore() {
+    for (restored, offers) in [(None, vec![MessageType::Offer]), (Some(START), vec![])] {
+        let site = Site::checking(ALWAYS, restored, Pinged { fails: true, ..Pinged::default() });
+        site.arrive([discover(1)]);
+        assert_eq!(site.kinds(), offers, "{restored:?}");
+    }
 }

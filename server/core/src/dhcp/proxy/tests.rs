@@ -3,6 +3,7 @@ use crate::boot::BootDecision;
 use crate::dhcp::bootfile::{LocalAnswer, MISSING_FILE};
 use crate::dhcp::lease::{LeaseTable, Pool};
 use crate::dhcp::parameters::Parameters;
+use crate::dhcp::ping_check::Looking;
 use crate::dhcp::role::Role;
 use crate::dhcp::subnet::{Network, Subnet};
 use crate::dhcp::{Destination, View, triage};
@@ -32,7 +33,7 @@ fn subnet() -> Subnet {
         parameters: Parameters::default(),
         rules: Arc::default(),
         local: LocalAnswer::MissingFile,
-        check_ms: 0,
+        looking: Looking::default(),
     }
 }
 
@@ -65,6 +66,7 @@ fn decided(message: &Message, boot: BootDecision, role: Role, boot_port: bool) -
         role,
         now: Millis(1),
         running_ms: 0,
+        restored_ms: None,
         storable: true,
     };
     Some(crate::dhcp::decide(&seen, view))

@@ -1,0 +1,55 @@
+//! Whether the database is a copy that was put in place of the one that was written last.
+
+use super::{Store, StoreError};
+use kaltstart_protocol::time::Millis;
+use rusqlite::{Connection, OptionalExtension as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+/// Keys in the table `meta`.
+const FILE: &str = "file";
+const RESTORED: &str = "restored";
+
+/// What tells a file from its copies: its number, which a file system may give again, and its birth
+/// where the file system notes it.
+pub(super) fn identity(path: &Path) -> io::Result<String> {
+    let file = fs::metadata(path)?;
+    let born = file.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+    Ok(format!("{} {}", file.ino(), born.unwrap_or_default().as_nanos()))
+}
+
+impl Store {
+    /// Since when the database is known to be a copy: what was written after it was made is lost. That
+    /// is noted at `now` when its file is another than the one that was written last. A copy that was
+    /// written into the same file, or a whole file system set back, is not noticed.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written.
+    pub async fn restored(&self, now: Millis) -> Result<Option<Millis>, StoreError> {
+        let file = self.file.clone();
+        self.transact(move |transaction| {
+            let connection = transaction.connection();
+            let written: Option<String> = get(connection, FILE)?;
+            if written.as_ref() != Some(&file) {
+                put(connection, FILE, &file)?;
+                if written.is_some() {
+                    put(connection, RESTORED, &now.0.to_string())?;
+                }
+            }
+            let restored = get(connection, RESTORED)?;
+            Ok(restored.and_then(|at| at.parse().ok()).map(Millis))
+        })
+        .await
+    }
+}
+
+fn get(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
+}
+
+fn put(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", [key, value]).map(|_| ())
+}
