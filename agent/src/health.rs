@@ -1,6 +1,6 @@
 //! How a disk says it is: NVMe's health log, ATA's SMART.
 
-use kaltstart_protocol::facts::{Health, Verdict};
+use kaltstart_protocol::facts::{self, Health, Verdict};
 
 /// Bits of NVMe's critical warning (NVM Express Base 2.0, figure 207) that tell of a failing disk.
 const NVME_FAILING: [(u8, &str); 4] = [
@@ -60,13 +60,9 @@ pub fn identity(data: &[u8]) -> Option<Identity> {
         .map(word)
         .collect::<Option<Vec<_>>>()
         .map(|words| words.iter().flat_map(|w| w.to_be_bytes()).collect());
-    let text = String::from_utf8_lossy(&text?).into_owned();
     // Words 82 and 85 count where bits 15 and 14 of word 83 are 01.
     let valid = word(83)? & 0xc000 == 0x4000;
-    Some(Identity {
-        firmware: text.chars().filter(|c| !c.is_control()).collect::<String>().trim().into(),
-        smart: valid && word(82)? & 1 == 1 && word(85)? & 1 == 1,
-    })
+    Some(Identity { firmware: facts::text(&text?), smart: valid && word(82)? & 1 == 1 && word(85)? & 1 == 1 })
 }
 
 /// What a disk said to `SMART RETURN STATUS`, by the middle and high bytes of the LBA that it gave

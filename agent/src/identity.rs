@@ -152,8 +152,8 @@ fn hosts(identity: &Identity) -> String {
     )
 }
 
-/// Slow controllers and emulators exceed systemd's 90 seconds; a missing EFI system partition
-/// shall not keep a system down that has already started.
+/// Slow controllers and emulators exceed systemd's 90 seconds; a missing EFI system partition or
+/// swap space shall not keep a system down that has already started.
 ///
 /// The outer mounts come first, as mount(8) takes the lines in their order.
 fn fstab(layout: &Layout, uuids: &DiskUuids) -> String {

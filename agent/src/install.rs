@@ -318,8 +318,7 @@ impl Job<'_> {
             let Some((text, uuid)) = self.uuid(planned)? else { continue };
             if planned.role == Role::Swap {
                 let bytes = planned.sectors * plan.sector_size;
-                let page = swap::encode(bytes, uuid, &planned.label)
-                    .ok_or_else(|| Finding::new(Code::DiskTooSmall, "there is no room for swap space"))?;
+                let page = swap::encode(bytes, uuid, &planned.label);
                 device.write_at(planned.first * plan.sector_size, &page)?;
                 continue;
             }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kaltstart_protocol::facts::{Cpu, Disk, Facts, Firmware, Nic, PciDevice, System};
+use kaltstart_protocol::facts::{self, Cpu, Disk, Facts, Firmware, Nic, PciDevice, System};
 use kaltstart_protocol::ids::Mac;
 
 use crate::smbios::{self, Smbios};
@@ -19,8 +19,6 @@ const NOT_DISKS: [&str; 11] =
 const SIZE_UNIT: u64 = 512;
 /// ARP hardware type of Ethernet in `/sys/class/net/*/type`.
 const ETHERNET: &str = "1";
-/// Characters kept of any text a device claims.
-const TEXT_CHARS: usize = 200;
 /// Base classes of PCI that are told: storage, network, display, processor, encryption, and
 /// processing accelerator (PCI Code and ID Assignment 1.11).
 const PCI_CLASSES: [&str; 6] = ["01", "02", "03", "0b", "10", "12"];
@@ -56,12 +54,7 @@ fn secure_boot(root: &Path) -> Option<bool> {
 
 /// A file's text as one line, without control characters; empty when there is none.
 fn text(path: &Path) -> String {
-    fs::read(path).map_or_else(|_| String::new(), |bytes| tidy(&String::from_utf8_lossy(&bytes)))
-}
-
-fn tidy(text: &str) -> String {
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    clean.trim().chars().take(TEXT_CHARS).collect()
+    fs::read(path).map_or_else(|_| String::new(), |bytes| facts::text(&bytes))
 }
 
 fn number(path: &Path) -> Option<u64> {
@@ -92,7 +85,7 @@ fn cpu(root: &Path) -> Cpu {
             .map(|(_, value)| value)
     };
     Cpu {
-        model: tidy(values("model name").next().unwrap_or_default()),
+        model: facts::text(values("model name").next().unwrap_or_default().as_bytes()),
         threads: u32::try_from(values("processor").count()).unwrap_or(u32::MAX),
         architecture: std::env::consts::ARCH.into(),
     }
@@ -164,8 +157,8 @@ pub fn nic_names(root: &Path) -> Vec<String> {
 pub fn ask_drivers(nics: &mut [Nic]) {
     for nic in nics {
         nic.permanent_mac = sys::net::permanent_mac(&nic.name).ok().flatten();
-        nic.firmware =
-            sys::net::firmware_version(&nic.name).map_or_else(|_| String::new(), |text| tidy(&text));
+        nic.firmware = sys::net::firmware_version(&nic.name)
+            .map_or_else(|_| String::new(), |text| facts::text(text.as_bytes()));
     }
 }
 
@@ -193,7 +186,7 @@ fn ask_ata(disk: &mut Disk, device: &fs::File) {
     let Some(identity) = sys::disk::ata_identify(device).ok().and_then(|data| health::identity(&data)) else {
         return;
     };
-    disk.firmware = tidy(&identity.firmware);
+    disk.firmware = identity.firmware;
     if !identity.smart {
         return;
     }
@@ -261,7 +254,7 @@ fn disk(root: &Path, name: &str) -> Disk {
         model: if vendor.is_empty() || vendor == "ATA" || vendor.starts_with("0x") {
             model
         } else {
-            tidy(&format!("{vendor} {model}"))
+            facts::text(format!("{vendor} {model}").as_bytes())
         },
         // NVMe has it in full, SCSI four characters of it.
         firmware: first(&["device/firmware_rev", "device/rev"]),
@@ -281,7 +274,7 @@ fn disk(root: &Path, name: &str) -> Disk {
 /// The serial number of SCSI's vital product data page 80h: four bytes of head, then text.
 fn vpd_serial(path: &Path) -> String {
     let bytes = fs::read(path).unwrap_or_default();
-    bytes.get(4..).map_or_else(String::new, |serial| tidy(&String::from_utf8_lossy(serial)))
+    bytes.get(4..).map_or_else(String::new, facts::text)
 }
 
 /// The world-wide name, when `wwid` holds one: `naa.…` and `eui.…` are unique by standard, while

@@ -1,9 +1,7 @@
 //! What a switch says of itself and of the port (LLDP, IEEE 802.1AB-2016).
 
-use kaltstart_protocol::facts::Neighbour;
+use kaltstart_protocol::facts::{Neighbour, text};
 
-/// Characters kept of a text.
-const TEXT_CHARS: usize = 255;
 /// Types of TLVs (§8.4).
 const END: u8 = 0;
 const CHASSIS: u8 = 1;
@@ -66,12 +64,6 @@ fn identifier(value: &[u8], mac: u8, address: u8) -> Option<String> {
         id => text(id),
     };
     (!told.is_empty()).then_some(told)
-}
-
-fn text(bytes: &[u8]) -> String {
-    let clean: String =
-        String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    clean.trim().chars().take(TEXT_CHARS).collect()
 }
 
 #[cfg(test)]

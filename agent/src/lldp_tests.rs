@@ -87,7 +87,7 @@ proptest! {
         let whole = pdu(MAC, b"\x05p", 9, &further);
         if let Some(found) = read(&whole[..cut.min(whole.len())]) {
             for text in [&found.switch, &found.chassis, &found.port, &found.port_description] {
-                prop_assert!(text.chars().count() <= TEXT_CHARS && !text.chars().any(char::is_control));
+                prop_assert!(text.chars().count() <= kaltstart_protocol::facts::TEXT_CHARS && !text.chars().any(char::is_control));
             }
         }
     }

@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-#[cfg(feature = "install")]
-use kaltstart_protocol::agent_api::InstallTask;
 use kaltstart_protocol::agent_api::{Hello, Mode};
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -101,8 +99,8 @@ fn jobs(
     facts: &Facts,
 ) -> Option<Box<Jobs<'static>>> {
     let (link, installer) = (link.clone(), crate::installer::Real::new(settings, devices, facts));
-    let jobs = move |task: &InstallTask| crate::job::carry_out(&link, task, &installer);
-    (settings.mode == Mode::Install).then(|| Box::new(jobs) as Box<Jobs<'_>>)
+    let jobs: Box<Jobs<'_>> = Box::new(move |task| crate::job::carry_out(&link, task, &installer));
+    (settings.mode == Mode::Install).then_some(jobs)
 }
 
 /// This program only looks.

@@ -4,12 +4,10 @@
 //! is left out, the rest is kept. (The crate `dmidecode` panics on such tables, and gives up a
 //! structure for one bad string.)
 
-use kaltstart_protocol::facts::{Module, Processor};
+use kaltstart_protocol::facts::{self, Module, Processor};
 
 /// Structures that are looked at: the largest servers have some hundreds.
 const STRUCTURES_MAX: usize = 4096;
-/// Characters kept of a text.
-const TEXT_CHARS: usize = 64;
 /// Texts with which makers say that they have nothing to say, in lower case.
 const NOTHING: [&str; 13] = [
     "not specified",
@@ -95,13 +93,8 @@ impl Structure<'_> {
     fn text(&self, offset: usize) -> String {
         let number = usize::from(self.byte(offset).unwrap_or(0));
         let string = number.checked_sub(1).and_then(|index| self.strings.split(|byte| *byte == 0).nth(index));
-        let text = String::from_utf8_lossy(string.unwrap_or_default());
-        let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let clean = clean.trim();
-        if NOTHING.contains(&clean.to_ascii_lowercase().as_str()) {
-            return String::new();
-        }
-        clean.chars().take(TEXT_CHARS).collect()
+        let text = facts::text(string.unwrap_or_default());
+        if NOTHING.contains(&text.to_ascii_lowercase().as_str()) { String::new() } else { text }
     }
 }
 

@@ -132,7 +132,7 @@ proptest! {
         }
         let found = read(&table);
         for text in found.modules.iter().flat_map(|module| [&module.slot, &module.serial, &module.part]) {
-            prop_assert!(text.chars().count() <= TEXT_CHARS && !text.chars().any(char::is_control));
+            prop_assert!(text.chars().count() <= kaltstart_protocol::facts::TEXT_CHARS && !text.chars().any(char::is_control));
         }
         prop_assert!(found.modules.iter().all(|module| module.size > 0));
     }

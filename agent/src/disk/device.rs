@@ -85,29 +85,37 @@ impl Device {
         Ok(Self { file, name, dev: dev.into(), sys: sys.into(), size, sector_size: u64::from(sector) })
     }
 
-    /// Makes whatever was on the disk unbootable: forgets its partitions, zeroes the first and last
-    /// [`CLEARED`] bytes of it and of each planned partition, and waits until that is on the
-    /// medium. The very first sectors go first.
+    /// Makes whatever was on the disk unbootable: zeroes its first sector, then its first and last
+    /// [`CLEARED`] bytes, then those of each planned partition, and forgets its partitions. Each step is on
+    /// the medium before the next begins: wherever the power fails, no table shows a system that is
+    /// partly gone.
     ///
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn clear(&self, plan: &Plan) -> Result<(), Finding> {
-        let partitions = plan
-            .partitions
-            .iter()
-            .map(|partition| (partition.first * plan.sector_size, partition.sectors * plan.sector_size));
-        let zeros = vec![0; CLEARED as usize];
-        for (start, size) in std::iter::once((0, self.size)).chain(partitions) {
-            let length = CLEARED.min(size);
-            for offset in [start, start + size - length] {
-                self.write_at(offset, &zeros[..length as usize])?;
-            }
+        let partitions = plan.partitions.iter();
+        let partitions =
+            partitions.map(|planned| (planned.first * plan.sector_size, planned.sectors * plan.sector_size));
+        for step in [vec![(0, self.sector_size)], vec![(0, self.size)], partitions.collect()] {
+            self.zero_ends(step)?;
+            self.sync()?;
         }
-        self.sync()?;
         for number in 1..=OLD_PARTITIONS_MAX {
             if self.sys.join("class/block").join(self.partition_name(number)).exists() {
                 patiently(|| block::delete_partition(&self.file, number))
                     .map_err(|error| failed(&format!("cannot drop old partition {number}"), &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeroes the first and last [`CLEARED`] bytes of areas of the disk, given as start and length.
+    fn zero_ends(&self, areas: Vec<(u64, u64)>) -> Result<(), Finding> {
+        let zeros = vec![0; CLEARED as usize];
+        for (start, size) in areas {
+            let length = CLEARED.min(size);
+            for offset in [start, start + size - length] {
+                self.write_at(offset, &zeros[..length as usize])?;
             }
         }
         Ok(())

@@ -7,9 +7,9 @@ pub const PAGE: u64 = 4096;
 /// Bytes of the name.
 const NAME: usize = 16;
 
-/// The first page of swap space of `bytes` bytes; none when there is room for that page alone.
+/// The first page of swap space of `bytes` bytes, which are more than that page.
 #[must_use]
-pub fn encode(bytes: u64, uuid: Guid, name: &str) -> Option<[u8; PAGE as usize]> {
+pub fn encode(bytes: u64, uuid: Guid, name: &str) -> [u8; PAGE as usize] {
     let last = u32::try_from(bytes / PAGE - 1).unwrap_or(u32::MAX);
     let mut page = [0; PAGE as usize];
     // Version, last page, number of bad pages.
@@ -21,7 +21,7 @@ pub fn encode(bytes: u64, uuid: Guid, name: &str) -> Option<[u8; PAGE as usize]>
         *slot = byte;
     }
     page[PAGE as usize - 10..].copy_from_slice(b"SWAPSPACE2");
-    (last > 0).then_some(page)
+    page
 }
 
 #[cfg(test)]
@@ -33,12 +33,11 @@ mod tests {
     fn swaplabel_reads_it() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let uuid = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0";
-        let page = encode(64 << 20, Guid::parse(uuid).expect("a UUID"), "swap").expect("room");
+        let page = encode(64 << 20, Guid::parse(uuid).expect("a UUID"), "swap");
         std::fs::write(file.path(), page).expect("written");
         file.as_file().set_len(64 << 20).expect("sparse");
         let output = Command::new("swaplabel").arg(file.path()).output().expect("swaplabel");
         let words = String::from_utf8_lossy(&output.stdout);
         assert!(words.contains(uuid) && words.contains("LABEL: swap"), "{words} {output:?}");
-        assert!(encode(PAGE, Guid::parse(uuid).expect("a UUID"), "").is_none());
     }
 }

@@ -7,6 +7,18 @@ use alloc::vec::Vec;
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
+/// Longest text of hardware that is told, in characters.
+pub const TEXT_CHARS: usize = 255;
+
+/// Text as hardware or firmware tells it, in one line: without control characters and blanks at its ends, not
+/// longer than [`TEXT_CHARS`].
+#[must_use]
+pub fn text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    clean.trim().chars().take(TEXT_CHARS).collect()
+}
+
 /// Everything the agent measured.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

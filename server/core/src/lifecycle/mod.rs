@@ -5,6 +5,7 @@
 //! an agent work on it. A failed job never changes the state.
 
 pub mod event;
+mod moves;
 pub mod phases;
 #[cfg(test)]
 pub(crate) mod table;
@@ -529,44 +530,18 @@ impl Draft {
         if self.live().is_some() {
             return Err(No::Refuse("the node has a job; cancel it first"));
         }
-        if wanted == Move::Accept && !self.machine.node.missing.is_empty() {
-            self.machine.node.missing.clear();
-            if self.machine.node.state != State::Discovered {
-                return Ok(());
-            }
+        let node = &mut self.machine.node;
+        let to = moves::target(wanted, node.state, !node.missing.is_empty()).map_err(No::Refuse)?;
+        if matches!(wanted, Move::Accept | Move::Repair) {
+            node.missing.clear();
         }
-        let to = match (wanted, self.machine.node.state) {
-            (Move::Accept, State::Discovered) => State::Available,
-            (Move::Reject, State::Discovered) => State::Retired,
-            (Move::Release, State::Allocated | State::Deployed) => State::Releasing,
-            (Move::Break, State::Broken | State::Retired) => {
-                return Err(No::Refuse("the node is broken or retired already"));
-            }
-            (Move::Break, _) => State::Broken,
-            // It is looked at again at its next start, before anybody relies on it.
-            (Move::Repair, State::Broken) => State::Discovered,
-            (
-                Move::Retire,
-                State::Expected | State::Discovered | State::Available | State::Releasing | State::Broken,
-            ) => State::Retired,
-            (Move::Accept | Move::Reject, _) => {
-                return Err(No::Refuse("only a discovered node can be accepted or rejected"));
-            }
-            (Move::Release, _) => {
-                return Err(No::Refuse("only an allocated or deployed node can be released"));
-            }
-            (Move::Repair, _) => return Err(No::Refuse("only a broken node can be repaired")),
-            (Move::Retire, State::Allocated | State::Deployed) => {
-                return Err(No::Refuse("release the node first"));
-            }
-            (Move::Retire, State::Retired) => return Err(No::Refuse("the node is retired already")),
-        };
         if wanted == Move::Repair {
-            self.machine.node.facts = None;
-            self.machine.node.missing.clear();
+            node.facts = None;
         }
-        self.machine.node.grant = None;
-        self.set_state(to);
+        if to != node.state {
+            node.grant = None;
+            self.set_state(to);
+        }
         Ok(())
     }
 }
