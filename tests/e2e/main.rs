@@ -41,6 +41,8 @@ mod interrupted;
 mod leases;
 /// What asking the network adds to the start of a machine's own system.
 mod local;
+/// The power fails at any write.
+mod powercut;
 /// Secure Boot stays on.
 mod secure_boot;
 /// TFTP clients of other makers.

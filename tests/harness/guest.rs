@@ -7,6 +7,7 @@ use crate::console::{Console, Mark};
 use crate::lab::Lab;
 use crate::process::Process;
 use crate::qmp::{DiskUse, Qmp};
+use crate::recording::SECTOR;
 use crate::variables;
 use crate::wait::{Poll, secs, wait_for};
 use anyhow::{Context as _, Result, bail};
@@ -99,6 +100,8 @@ pub struct DiskConfig {
     pub serial: String,
     /// How it is attached.
     pub bus: Bus,
+    /// Where everything is recorded that is written to it, see [`Recording`](crate::recording::Recording).
+    pub recording: Option<PathBuf>,
 }
 
 /// A memory module as the machine's firmware shall describe it.
@@ -201,7 +204,8 @@ impl GuestConfig {
     /// The same with one more disk.
     #[must_use]
     pub fn disk_on(mut self, bus: Bus, file: &Path, serial: &str) -> Self {
-        self.disks.push(DiskConfig { file: file.to_owned(), serial: serial.to_owned(), bus });
+        let (file, serial) = (file.to_owned(), serial.to_owned());
+        self.disks.push(DiskConfig { file, serial, bus, recording: None });
         self
     }
 }
@@ -448,10 +452,21 @@ impl<'a> Guest<'a> {
         for (index, disk) in config.disks.iter().enumerate() {
             let file = disk.file.display();
             // The host outlives every power cut tried here, so its page cache is safe enough.
-            add(
-                "-drive",
-                format!("if=none,id=disk{index},format=raw,cache=unsafe,discard=unmap,file={file}"),
-            );
+            match &disk.recording {
+                None => add(
+                    "-drive",
+                    format!("if=none,id=disk{index},format=raw,cache=unsafe,discard=unmap,file={file}"),
+                ),
+                Some(log) => add(
+                    "-blockdev",
+                    format!(
+                        "driver=blklogwrites,node-name=disk{index},discard=unmap,log-sector-size={SECTOR},\
+                         file.driver=file,file.filename={file},file.cache.no-flush=on,file.discard=unmap,\
+                         log.driver=file,log.filename={},log.cache.no-flush=on",
+                        log.display()
+                    ),
+                ),
+            }
             let model = match disk.bus {
                 Bus::Virtio => "virtio-blk-pci".to_owned(),
                 Bus::Nvme => "nvme".to_owned(),

@@ -9,6 +9,7 @@
 //! | [`others`] | DHCP servers of other makers |
 //! | [`clients`] | DHCP clients of other makers |
 //! | [`disk`] | disk files: made, filled, looked into |
+//! | [`recording`] | what a machine wrote to a disk, and what a power cut leaves of it |
 //! | [`story`] | one test: runs in a lab of its own, keeps evidence when it fails |
 //! | [`wait`] | waiting for a state, with a limit, saying what was seen last |
 //!
@@ -30,6 +31,7 @@ pub mod packets;
 pub mod pair;
 pub mod process;
 pub mod qmp;
+pub mod recording;
 pub mod server;
 pub mod signing;
 pub mod story;
