@@ -9,7 +9,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ed25519_dalek::SigningKey;
 use kaltstart_protocol::agent_api::{DiskUuids, Identity};
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::layout::{Layout, Role, Tmpfs};
+use kaltstart_protocol::layout::{ESP_MOUNT, Layout, Role, Tmpfs};
 use kaltstart_protocol::node_api::{REPORT_CONFIG, REPORTER};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -60,7 +60,7 @@ pub fn write(
     tree.write("/etc/hosts", hosts(identity).as_bytes(), 0o644)?;
     tree.write("/etc/fstab", fstab(layout, uuids).as_bytes(), 0o644)?;
     if layout.partitions.iter().any(|partition| partition.role == Role::Esp) {
-        tree.directory("/boot/efi", 0o700)?;
+        tree.directory(ESP_MOUNT, 0o700)?;
     }
     let network = network(identity);
     tree.write("/etc/systemd/network/10-kaltstart.network", network.as_bytes(), 0o644)?;
@@ -174,8 +174,8 @@ fn fstab(layout: &Layout, uuids: &DiskUuids) -> String {
             (Role::Esp, _) => {
                 let id = format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xFFFF);
                 lines.insert(
-                    "/boot/efi",
-                    format!("UUID={id} /boot/efi vfat umask=0077,nofail,{PATIENCE} 0 2\n"),
+                    ESP_MOUNT,
+                    format!("UUID={id} {ESP_MOUNT} vfat umask=0077,nofail,{PATIENCE} 0 2\n"),
                 );
             }
             (Role::Swap, _) => swap += &format!("UUID={further} none swap nofail 0 0\n"),

@@ -20,12 +20,13 @@ use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
 use crate::image::tree::Tree;
 use kaltstart_protocol::agent_api::{DiskUuids, InstallTask, Installed, ReportState};
-use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::facts::{Disk, Firmware};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::layout::Role;
-use kaltstart_protocol::layout::plan::{Plan, PlanError, Planned, plan};
+use kaltstart_protocol::layout::fit::fit;
+use kaltstart_protocol::layout::plan::{Plan, Planned};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::select::describe;
 use kaltstart_protocol::time::Millis;
@@ -274,18 +275,8 @@ impl Job<'_> {
         }
         let permit = gate.admit(task, disks, now)?;
         let disk = permit.disk();
-        if disk.size < image.min_disk {
-            let detail = format!("{}: the image needs {} bytes", describe(disk), image.min_disk);
-            return Err(Finding::new(Code::DiskTooSmall, detail).into());
-        }
-        let plan = plan(&task.layout, disk.size, u64::from(disk.sector_size)).map_err(|error| {
-            let code = match error {
-                PlanError::TooSmall { .. } => Code::DiskTooSmall,
-                PlanError::Layout { .. } | PlanError::SectorSize(_) => Code::DiskFailed,
-            };
-            Finding::new(code, format!("{}: {error}", describe(disk)))
-        })?;
-        bootloader::check(image, &plan, self.paths.efivars.is_some())?;
+        let firmware = if self.paths.efivars.is_some() { Firmware::Uefi } else { Firmware::Bios };
+        let plan = fit(&task.layout, Some(image), disk, firmware)?;
         identity::check(&task.identity)?;
         self.grub_files()?;
         self.table(&plan, &[])?;

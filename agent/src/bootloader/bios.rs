@@ -3,9 +3,8 @@
 //! Offsets are those of `include/grub/i386/pc/boot.h` and `grub-core/boot/i386/pc/*.S` of GRUB 2.
 
 use crate::disk::gpt::BOOT_CODE_SIZE;
+use kaltstart_protocol::layout::fit::BIOS_SECTOR;
 
-/// The only sector size BIOS and GRUB's `boot.img` know.
-pub const SECTOR: u64 = 512;
 /// `boot.img`: where the first sector of `core.img` is (u64).
 const KERNEL_SECTOR: usize = 0x5C;
 /// `boot.img`: which drive to load from; FF = the one the BIOS started from.
@@ -44,13 +43,13 @@ pub fn patch(
     first: u64,
     room: u64,
 ) -> Result<(Vec<u8>, Vec<u8>), BiosError> {
-    if boot_img.len() != SECTOR as usize || boot_img[510..] != [0x55, 0xAA] {
+    if boot_img.len() != BIOS_SECTOR as usize || boot_img[510..] != [0x55, 0xAA] {
         return Err(BiosError::BootImg);
     }
     let wrong = || BiosError::CoreImg { size: core_img.len(), room };
-    let sectors = core_img.len().div_ceil(SECTOR as usize);
+    let sectors = core_img.len().div_ceil(BIOS_SECTOR as usize);
     let rest = u16::try_from(sectors.saturating_sub(1)).map_err(|_| wrong())?;
-    if rest == 0 || sectors as u64 * SECTOR > room {
+    if rest == 0 || sectors as u64 * BIOS_SECTOR > room {
         return Err(wrong());
     }
     let mut code = boot_img[..BOOT_CODE_SIZE].to_vec();
@@ -58,7 +57,7 @@ pub fn patch(
     code[BOOT_DRIVE] = 0xFF;
     code[DRIVE_CHECK..DRIVE_CHECK + 2].fill(0x90);
     let mut core = core_img.to_vec();
-    core.resize(sectors * SECTOR as usize, 0);
+    core.resize(sectors * BIOS_SECTOR as usize, 0);
     core[BLOCK_LIST..BLOCK_LIST + 8].copy_from_slice(&(first + 1).to_le_bytes());
     core[BLOCK_LIST + 8..BLOCK_LIST + 10].copy_from_slice(&rest.to_le_bytes());
     core[BLOCK_LIST + 10..BLOCK_LIST + 12].copy_from_slice(&SEGMENT.to_le_bytes());

@@ -5,10 +5,10 @@
 //! then the disk; [`boot_order`] keeps it so. All of this is a convenience: a disk also starts by
 //! its removable path.
 
-use super::REMOVABLE_PATH;
 use crate::boot_order;
 use crate::disk::gpt::Guid;
 use crate::sys::block;
+use kaltstart_protocol::layout::fit::REMOVABLE_PATH;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

@@ -16,12 +16,11 @@ use crate::image::tree::Tree;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::layout::Role;
+use kaltstart_protocol::layout::fit::BIOS_SECTOR;
 use kaltstart_protocol::layout::plan::Plan;
 
 /// Largest boot file, in bytes.
 const BOOT_FILE_MAX: u64 = 64 << 20;
-/// Where UEFI looks without any boot entry (UEFI 2.10 §3.5.1.1, x86-64).
-pub const REMOVABLE_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
 /// Where Debian's signed GRUB looks for its configuration, wherever it was started from.
 const GRUB_STUBS: [&str; 2] = ["EFI/debian/grub.cfg", "EFI/BOOT/grub.cfg"];
 
@@ -32,37 +31,6 @@ pub struct Boot {
     pub writes: Vec<(u64, Vec<u8>)>,
     /// First bytes of the master boot record; empty without BIOS support.
     pub boot_code: Vec<u8>,
-}
-
-/// Whether manifest, layout and firmware fit together, before anything is written. `uefi` says
-/// how this machine was started, and so how it will start the disk.
-///
-/// # Errors
-/// [`Code::BootloaderFailed`] with what is missing.
-pub fn check(manifest: &Manifest, plan: &Plan, uefi: bool) -> Result<(), Finding> {
-    let missing = if uefi {
-        if plan.role(Role::Esp).is_none() {
-            Some("the machine starts by UEFI, and the layout has no EFI system partition")
-        } else if !manifest.boot.efi.iter().any(|(_, to)| is_removable_path(to)) {
-            Some("the machine starts by UEFI, and the image gives no EFI/BOOT/BOOTX64.EFI")
-        } else {
-            None
-        }
-    } else if plan.role(Role::BiosBoot).is_none() {
-        Some("the machine starts by BIOS, and the layout has no BIOS boot partition")
-    } else if manifest.boot.bios.is_none() {
-        Some("the machine starts by BIOS, and the image gives no boot.img and core.img")
-    } else if plan.sector_size != bios::SECTOR {
-        Some("the machine starts by BIOS, and the disk has sectors of 4096 bytes")
-    } else {
-        None
-    };
-    missing.map_or(Ok(()), |detail| Err(Finding::new(Code::BootloaderFailed, detail)))
-}
-
-/// Whether `path` is [`REMOVABLE_PATH`]; FAT knows neither case nor direction of slashes.
-fn is_removable_path(path: &str) -> bool {
-    path.replace('\\', "/").trim_start_matches('/').eq_ignore_ascii_case(REMOVABLE_PATH)
 }
 
 /// Reads the boot files out of the extracted tree. Both ways of starting are prepared as far as
@@ -82,7 +50,7 @@ pub fn prepare(
         tree.read(path, BOOT_FILE_MAX).map_err(|error| failed(format!("{path} of the image: {error}")))
     };
     let mut boot = Boot::default();
-    if let (Some((boot_img, core_img)), Some(partition), bios::SECTOR) =
+    if let (Some((boot_img, core_img)), Some(partition), BIOS_SECTOR) =
         (&manifest.boot.bios, plan.role(Role::BiosBoot), plan.sector_size)
     {
         let room = partition.sectors * plan.sector_size;

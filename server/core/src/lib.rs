@@ -17,6 +17,7 @@ pub mod http_file;
 pub mod http_head;
 pub mod lifecycle;
 pub mod machine;
+pub mod placement;
 pub mod tftp;
 pub mod trace;
 pub mod usual;

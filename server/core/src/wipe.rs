@@ -4,7 +4,7 @@ use crate::hardware::failing;
 use crate::machine::{Job, Node};
 use alloc::format;
 use alloc::string::String;
-use kaltstart_protocol::agent_api::DiskUuids;
+use kaltstart_protocol::agent_api::{DiskRule, DiskUuids};
 use kaltstart_protocol::contents::{Area, Contents};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -15,6 +15,16 @@ use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, WipeGrant};
 /// How long a grant may be used, in milliseconds: the agent asks when it is about to begin.
 pub const LIFETIME_MS: u64 = 3_600_000;
 
+/// The disk that a job with this rule is for, whatever is on it.
+///
+/// # Errors
+/// Those of [`select`]; [`Code::DiskFailing`] when the disk says that it is.
+pub fn choose<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Finding> {
+    let disk = select(rule, disks)?;
+    // No order gives leave for this: a system on such a disk would not last.
+    failing(disk).map_or(Ok(disk), Err)
+}
+
 /// The grant for `job` on the machine whose agent has just told its facts.
 ///
 /// The disk may be lost if it is blank; if all that is on it is of an installation of this node, an
@@ -22,15 +32,11 @@ pub const LIFETIME_MS: u64 = 3_600_000;
 /// was granted it before, and nothing has come since.
 ///
 /// # Errors
-/// Those of [`select`]; [`Code::DiskFailing`] when the disk says that it is; [`Code::DiskFailed`] when the disk cannot be read, and
+/// Those of [`choose`]; [`Code::DiskFailed`] when the disk cannot be read, and
 /// [`Code::ForeignData`] with what is on it and how to give it up.
 pub fn grant(node: &Node, job: &Job, now: Millis) -> Result<WipeGrant, Finding> {
     let facts = node.facts.clone().unwrap_or_default();
-    let disk = select(&job.order.disk, &facts.disks)?;
-    // No order gives leave for this: a system on such a disk would not last.
-    if let Some(finding) = failing(disk) {
-        return Err(finding);
-    }
+    let disk = choose(&job.order.disk, &facts.disks)?;
     let contents = disk.holds.as_ref().ok_or_else(|| {
         Finding::new(Code::DiskFailed, format!("what is on {} cannot be read", describe(disk)))
     })?;
@@ -96,7 +102,6 @@ mod tests {
     use alloc::string::ToString;
     use alloc::vec;
     use alloc::vec::Vec;
-    use kaltstart_protocol::agent_api::DiskRule;
     use kaltstart_protocol::facts::{Facts, Health, Verdict};
 
     const NOW: Millis = Millis(5_000_000);

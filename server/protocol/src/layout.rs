@@ -1,5 +1,6 @@
 //! Declarative disk layouts and the one planner that turns them into sectors.
 
+pub mod fit;
 pub mod plan;
 
 use alloc::string::String;
@@ -54,13 +55,29 @@ pub struct Partition {
     /// Share of the space that is left after all minima; 0 = stays at its minimum.
     #[serde(default)]
     pub weight: u32,
-    /// Where a [`Role::Data`] is mounted.
+    /// Where it is mounted; of the role `data` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
-    /// Mount options (mount(8)) of [`Role::Root`] and [`Role::Data`].
+    /// Mount options (mount(8)); of the roles `root` and `data` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
+
+impl Partition {
+    /// Where the installed system mounts it, if it does.
+    #[must_use]
+    pub fn mounted_at(&self) -> Option<&str> {
+        match self.role {
+            Role::Root => Some("/"),
+            Role::Esp => Some(ESP_MOUNT),
+            Role::Data => self.mount.as_deref(),
+            Role::BiosBoot | Role::Swap => None,
+        }
+    }
+}
+
+/// Where the installed system mounts its [`Role::Esp`].
+pub const ESP_MOUNT: &str = "/boot/efi";
 
 /// What a partition is for; decides its type and its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

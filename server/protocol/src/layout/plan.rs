@@ -1,6 +1,7 @@
 //! From a layout and a disk to sectors: arithmetic only.
 
 use super::{Layout, Partition, Role};
+use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
@@ -8,6 +9,9 @@ use alloc::vec::Vec;
 
 /// Partitions start at multiples of this many bytes.
 pub const ALIGNMENT: u64 = 1 << 20;
+
+/// Space in MiB besides the partitions: one in front for the primary table, one behind for the backup.
+const TABLES_MIB: u64 = 2;
 
 /// Smallest EFI system partition, in MiB: below it FAT32 on 4096-byte sectors has too few
 /// clusters and becomes FAT16, which firmware need not read.
@@ -33,7 +37,7 @@ pub struct Planned {
     pub label: String,
     /// What it is for.
     pub role: Role,
-    /// Where it is mounted, if it is a [`Role::Data`].
+    /// Where the installed system mounts it, if it does.
     pub mount: Option<String>,
     /// First sector.
     pub first: u64,
@@ -169,6 +173,17 @@ fn options_problem(options: &[String]) -> Option<String> {
     bad.map(|option| format!("{option:?} is no mount option"))
 }
 
+/// Bytes of the smallest disk that `layout` fits on.
+#[must_use]
+pub fn smallest_disk(layout: &Layout) -> u64 {
+    least_mib(layout).saturating_mul(ALIGNMENT)
+}
+
+/// All minima and the tables, in MiB.
+fn least_mib(layout: &Layout) -> u64 {
+    layout.partitions.iter().fold(TABLES_MIB, |sum, p| u64::saturating_add(sum, p.min_mib))
+}
+
 /// Lays out `layout` on a disk of `bytes` bytes with sectors of `sector_size` bytes.
 ///
 /// Every partition gets its minimum; what is left is shared by weight, up to each maximum.
@@ -181,14 +196,10 @@ pub fn plan(layout: &Layout, bytes: u64, sector_size: u64) -> Result<Plan, PlanE
     if sector_size != 512 && sector_size != 4096 {
         return Err(PlanError::SectorSize(sector_size));
     }
-    // One unit of alignment in front for the primary table, one behind for the backup.
-    let usable = (bytes / ALIGNMENT).saturating_sub(2);
-    let minimum: u64 = layout.partitions.iter().fold(0, |sum, p| u64::saturating_add(sum, p.min_mib));
-    if minimum > usable {
-        let needed = minimum.saturating_add(2).saturating_mul(ALIGNMENT);
-        return Err(PlanError::TooSmall { needed, available: bytes });
-    }
-    let sizes = share(&layout.partitions, usable - minimum);
+    let Some(free) = (bytes / ALIGNMENT).checked_sub(least_mib(layout)) else {
+        return Err(PlanError::TooSmall { needed: smallest_disk(layout), available: bytes });
+    };
+    let sizes = share(&layout.partitions, free);
     let unit = ALIGNMENT / sector_size;
     let mut first = unit;
     let mut partitions = Vec::with_capacity(sizes.len());
@@ -198,7 +209,7 @@ pub fn plan(layout: &Layout, bytes: u64, sector_size: u64) -> Result<Plan, PlanE
             number: u32::try_from(i + 1).unwrap_or(u32::MAX),
             label: partition.label.clone(),
             role: partition.role,
-            mount: partition.mount.clone(),
+            mount: partition.mounted_at().map(ToOwned::to_owned),
             first,
             sectors,
         });
@@ -329,7 +340,11 @@ mod tests {
             let layout = layout(partitions);
             let bytes = mibs * ALIGNMENT + tail;
             match plan(&layout, bytes, sector) {
-                Err(PlanError::TooSmall { needed, .. }) => prop_assert!(needed > bytes - tail),
+                Err(PlanError::TooSmall { needed, .. }) => {
+                    prop_assert!(needed > bytes);
+                    prop_assert!(plan(&layout, needed, sector).is_ok());
+                    prop_assert_eq!(needed, smallest_disk(&layout));
+                }
                 Err(other) => prop_assert!(false, "{other}"),
                 Ok(first) => {
                     prop_assert_eq!(&plan(&layout, bytes, sector), &Ok(first.clone()));

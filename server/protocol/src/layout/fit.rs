@@ -1,0 +1,160 @@
+//! Whether layout, image, disk and firmware fit together: the agent asks before it writes, the server for
+//! people who try a layout.
+
+use super::plan::{Plan, PlanError, plan};
+use super::{Layout, Role};
+use crate::facts::{Disk, Firmware};
+use crate::finding::{Code, Finding};
+use crate::image::Manifest;
+use crate::select::describe;
+use alloc::format;
+
+/// Where UEFI looks without any boot entry (UEFI 2.10 §3.5.1.1, x86-64).
+pub const REMOVABLE_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
+
+/// Bytes of the only sectors that BIOS and `boot.img` know.
+pub const BIOS_SECTOR: u64 = 512;
+
+/// What `layout` makes of `disk`. Without an `image`, or with [`Firmware::Unknown`], what depends on it is
+/// not asked.
+///
+/// # Errors
+/// [`Code::DiskTooSmall`] when layout or image need more room, [`Code::DiskFailed`] when there is no plan for
+/// another reason, [`Code::BootloaderFailed`] with what is missing to start from the disk.
+pub fn fit(
+    layout: &Layout,
+    image: Option<&Manifest>,
+    disk: &Disk,
+    firmware: Firmware,
+) -> Result<Plan, Finding> {
+    if let Some(image) = image.filter(|image| disk.size < image.min_disk) {
+        let detail = format!("{}: the image needs {} bytes", describe(disk), image.min_disk);
+        return Err(Finding::new(Code::DiskTooSmall, detail));
+    }
+    let plan = plan(layout, disk.size, u64::from(disk.sector_size)).map_err(|error| {
+        let code = match error {
+            PlanError::TooSmall { .. } => Code::DiskTooSmall,
+            PlanError::Layout { .. } | PlanError::SectorSize(_) => Code::DiskFailed,
+        };
+        Finding::new(code, format!("{}: {error}", describe(disk)))
+    })?;
+    match missing_to_start(image, &plan, firmware) {
+        Some(missing) => Err(Finding::new(Code::BootloaderFailed, missing)),
+        None => Ok(plan),
+    }
+}
+
+fn missing_to_start(image: Option<&Manifest>, plan: &Plan, firmware: Firmware) -> Option<&'static str> {
+    let lacks = |what: fn(&Manifest) -> bool| image.is_some_and(what);
+    match firmware {
+        Firmware::Uefi if plan.role(Role::Esp).is_none() => {
+            Some("the machine starts by UEFI, and the layout has no EFI system partition")
+        }
+        Firmware::Uefi if lacks(|image| !image.boot.efi.iter().any(|(_, to)| is_removable_path(to))) => {
+            Some("the machine starts by UEFI, and the image gives no EFI/BOOT/BOOTX64.EFI")
+        }
+        Firmware::Bios if plan.role(Role::BiosBoot).is_none() => {
+            Some("the machine starts by BIOS, and the layout has no BIOS boot partition")
+        }
+        Firmware::Bios if lacks(|image| image.boot.bios.is_none()) => {
+            Some("the machine starts by BIOS, and the image gives no boot.img and core.img")
+        }
+        Firmware::Bios if plan.sector_size != BIOS_SECTOR => {
+            Some("the machine starts by BIOS, and the disk has sectors of 4096 bytes")
+        }
+        Firmware::Uefi | Firmware::Bios | Firmware::Unknown => None,
+    }
+}
+
+/// Whether `path` is [`REMOVABLE_PATH`]; FAT knows neither case nor direction of slashes.
+fn is_removable_path(path: &str) -> bool {
+    path.replace('\\', "/").trim_start_matches('/').eq_ignore_ascii_case(REMOVABLE_PATH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Digest;
+    use crate::image::{Boot, Compression, Format};
+    use crate::layout::Partition;
+    use alloc::string::{String, ToString};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    fn layout(roles: &[Role]) -> Layout {
+        let partition = |role: &Role| Partition {
+            label: "p".into(),
+            role: *role,
+            min_mib: 300,
+            max_mib: None,
+            weight: 0,
+            mount: None,
+            options: Vec::new(),
+        };
+        Layout { name: "l".into(), partitions: roles.iter().map(partition).collect(), tmpfs: Vec::new() }
+    }
+
+    /// An image that starts both ways.
+    fn image() -> Manifest {
+        Manifest {
+            schema: 1,
+            name: "i".into(),
+            version: "1".into(),
+            digest: Digest::of(b""),
+            size: 1,
+            unpacked_size: 1,
+            format: Format::Tar,
+            compression: Compression::None,
+            file: "i.tar".into(),
+            min_disk: 2 << 30,
+            boot: Boot {
+                kernel: "/k".into(),
+                initrd: "/i".into(),
+                cmdline: String::new(),
+                efi: vec![("/shim".into(), "efi\\boot\\bootx64.efi".into())],
+                bios: Some(("/boot.img".into(), "/core.img".into())),
+            },
+            packages: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused_before_anything_is_written() {
+        let roles = [Role::BiosBoot, Role::Esp, Role::Root];
+        let disk = |gib: u64, sector_size| Disk { size: gib << 30, sector_size, ..Disk::default() };
+        let outcome = |roles: &[Role], image: Option<&Manifest>, disk: &Disk, firmware| {
+            let outcome = fit(&layout(roles), image, disk, firmware);
+            outcome.map(|plan| plan.partitions.len()).map_err(|finding| (finding.code, finding.detail))
+        };
+        let refused = |roles: &[Role], image: &Manifest, disk: &Disk, firmware, code, word: &str| {
+            let (got, detail) = outcome(roles, Some(image), disk, firmware).expect_err("refused");
+            assert!(got == code && detail.contains(word), "{got} {detail}");
+        };
+        for firmware in [Firmware::Uefi, Firmware::Bios, Firmware::Unknown] {
+            assert_eq!(outcome(&roles, Some(&image()), &disk(2, 512), firmware), Ok(3));
+            assert_eq!(outcome(&roles, None, &disk(1, 512), firmware), Ok(3), "nobody asks for 2 GiB");
+            refused(
+                &roles,
+                &image(),
+                &disk(1, 512),
+                firmware,
+                Code::DiskTooSmall,
+                "the image needs 2147483648",
+            );
+        }
+        refused(&roles, &image(), &disk(2, 520), Firmware::Unknown, Code::DiskFailed, "sector size 520");
+        let without = |change: fn(&mut Boot)| {
+            let mut image = image();
+            change(&mut image.boot);
+            image
+        };
+        let (no_efi, no_bios) = (without(|boot| boot.efi.clear()), without(|boot| boot.bios = None));
+        let failed = Code::BootloaderFailed;
+        refused(&roles[2..], &image(), &disk(2, 512), Firmware::Uefi, failed, "no EFI system partition");
+        refused(&roles, &no_efi, &disk(2, 512), Firmware::Uefi, failed, REMOVABLE_PATH);
+        refused(&roles[1..], &image(), &disk(2, 512), Firmware::Bios, failed, "no BIOS boot partition");
+        refused(&roles, &no_bios, &disk(2, 512), Firmware::Bios, failed, "core.img");
+        refused(&roles, &image(), &disk(2, 4096), Firmware::Bios, failed, &4096.to_string());
+        assert_eq!(outcome(&roles, Some(&no_bios), &disk(2, 4096), Firmware::Uefi), Ok(3));
+    }
+}
