@@ -2,6 +2,8 @@
 
 pub mod fit;
 pub mod plan;
+#[cfg(test)]
+mod schema;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a disk shall look. Written by people as TOML under `templates/layouts`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
     /// Name, as in profiles.
@@ -30,6 +33,7 @@ impl Layout {
 
 /// A file system in memory, empty at each start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Tmpfs {
     /// Where it is mounted.
@@ -41,6 +45,7 @@ pub struct Tmpfs {
 
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Partition {
     /// Name in the partition table.
@@ -48,6 +53,7 @@ pub struct Partition {
     /// What it is for.
     pub role: Role,
     /// Smallest size in MiB.
+    #[cfg_attr(test, schemars(range(min = 1)))]
     pub min_mib: u64,
     /// Largest size in MiB; none = no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +87,7 @@ pub const ESP_MOUNT: &str = "/boot/efi";
 
 /// What a partition is for; decides its type and its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// GRUB's core image for BIOS machines; no file system.
