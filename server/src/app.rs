@@ -16,6 +16,8 @@ use kaltstart_core::lifecycle::{self, Step, phases};
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order};
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
+use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
 use std::collections::BTreeMap;
@@ -257,6 +259,27 @@ impl App {
         Ok(())
     }
 
+    /// The profile of that name, and its image.
+    ///
+    /// # Errors
+    /// When there is no such profile, or its image cannot be used.
+    pub fn profile(&self, name: &str) -> Result<(&config::Profile, Manifest), AppError> {
+        let profile = self.config.profile(name).ok_or_else(|| {
+            AppError::NotFound(format!("there is no profile {name:?}; `ks profile list` shows all"))
+        })?;
+        Ok((profile, self.images.find(&profile.image)?.manifest))
+    }
+
+    /// The layout of that name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn layout(&self, name: &str) -> Result<&Layout, AppError> {
+        self.config.layouts.get(name).ok_or_else(|| {
+            AppError::NotFound(format!("there is no layout {name:?}; `ks layout list` shows all"))
+        })
+    }
+
     /// Orders a job, and gives up what lies on the disks that `erase` names by identity and
     /// fingerprint.
     ///
@@ -269,15 +292,8 @@ impl App {
         profile: &str,
         erase: BTreeMap<String, Fingerprint>,
     ) -> Result<Machine, AppError> {
-        let profile = self.config.profile(profile).ok_or_else(|| {
-            AppError::NotFound(format!("there is no profile {profile:?}; `ks profile list` shows all"))
-        })?;
-        let image = self.images.find(&profile.image)?.manifest;
-        let layout = self
-            .config
-            .layouts
-            .get(&profile.layout)
-            .ok_or_else(|| AppError::NotFound(format!("there is no layout {:?}", profile.layout)))?;
+        let (profile, image) = self.profile(profile)?;
+        let layout = self.layout(&profile.layout)?;
         let now = clock::now();
         let uuids = DiskUuids {
             disk: clock::uuid(),

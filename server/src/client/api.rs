@@ -172,10 +172,10 @@ impl Api {
         segments.iter().map(|segment| format!("/{}", encoded(segment))).collect()
     }
 
-    /// The same with what stands behind the question mark.
-    pub(super) fn path_with(segments: &[&str], query: &[(&str, String)]) -> String {
-        let query: Vec<String> =
-            query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    /// The same with what stands behind the question mark; what is none is left out.
+    pub(super) fn path_with(segments: &[&str], query: &[(&str, Option<String>)]) -> String {
+        let given = query.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let query: Vec<String> = given.map(|(name, value)| format!("{name}={}", encoded(value))).collect();
         format!("{}?{}", Self::path(segments), query.join("&"))
     }
 

@@ -63,8 +63,6 @@ pub(super) async fn run(api: &Api, command: BootCommand, format: Format) -> Resu
         }
         BootCommand::Try { node, arch, loader } => {
             let asked = [("arch", arch), ("loader", loader.map(|loader| loader.name().to_owned()))];
-            let asked: Vec<(&str, String)> =
-                asked.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
             let path = Api::path_with(&["v1", "boot", &node], &asked);
             let trial: Trial = api.get(&path).await?;
             match format {

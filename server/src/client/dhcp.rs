@@ -42,8 +42,7 @@ pub(super) async fn run(api: &Api, command: DhcpCommand, format: Format) -> Resu
             output::list(&subnets, format)
         }
         DhcpCommand::Leases { who, limit } => {
-            let of = who.iter().map(|who| ("of", who.clone()));
-            let query: Vec<_> = of.chain([("limit", limit.to_string())]).collect();
+            let query = [("of", who.clone()), ("limit", Some(limit.to_string()))];
             let Leases { leases, truncated } =
                 api.get(&Api::path_with(&["v1", "dhcp", "leases"], &query)).await?;
             if let Some(who) = who.filter(|_| leases.is_empty()) {

@@ -50,7 +50,8 @@ fn nic(nic: &Nic) -> Vec<(&'static str, String)> {
     lines
 }
 
-fn disk(disk: &Disk) -> Vec<(&'static str, String)> {
+/// A disk: what it is, how it is, and what lies on it.
+pub(super) fn disk(disk: &Disk) -> Vec<(&'static str, String)> {
     let size = format!("{} GB", disk.size / 1_000_000_000);
     let firmware = named("firmware", &disk.firmware);
     let mut lines = vec![("DISK", words(&[&disk.transport, &size, &disk.model, disk.identity(), &firmware]))];

@@ -6,6 +6,7 @@ mod api;
 mod boot;
 mod dhcp;
 mod hardware;
+mod layout;
 mod output;
 mod waterfall;
 mod why;
@@ -74,6 +75,9 @@ pub enum ClientCommand {
     /// Images
     #[command(subcommand)]
     Image(ListCommand),
+    /// Layouts, and what one would make of a node's disk
+    #[command(subcommand)]
+    Layout(layout::LayoutCommand),
     /// DHCP: how it is served, other servers, and what to tell them
     #[command(subcommand)]
     Dhcp(dhcp::DhcpCommand),
@@ -247,6 +251,7 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
             let images: Vec<kaltstart_protocol::image::Manifest> = api.get("/v1/images").await?;
             output::list(&images, format)
         }
+        ClientCommand::Layout(command) => layout::run(&api, command, format).await,
         ClientCommand::Dhcp(command) => dhcp::run(&api, command, format).await,
         ClientCommand::Deploy(order) => place(&api, JobKind::Deploy, &order, format).await,
         ClientCommand::Rebuild { order, confirm } => {

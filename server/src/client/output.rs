@@ -4,7 +4,7 @@ use super::Format;
 use super::api::ClientError;
 use super::hardware;
 use crate::exit::Exit;
-use crate::http::api::{JobView, NodeView, ProfileView};
+use crate::http::api::{FindingView, JobView, NodeView, ProfileView};
 use crate::store::StoredLine;
 use comfy_table::{Table, presets};
 use kaltstart_core::machine::JobState;
@@ -154,8 +154,22 @@ pub(super) fn describe(node: &NodeView) -> String {
         lines.push(("ROOT", format!("{} UUID {}", report.root_device, report.root_uuid)));
         lines.extend(report.ssh_host_keys.iter().map(|key| ("SSH HOST KEY", key.clone())));
     }
+    named(&lines)
+}
+
+/// Names and texts, a line each.
+pub(super) fn named(lines: &[(&str, String)]) -> String {
     let line = |(name, text): &(&str, String)| format!("{name:<13} {}", printable(text));
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A size for people: MiB below one GiB, else GiB.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes >> 20 {
+        mib @ ..1024 => format!("{mib} MiB"),
+        // Cut, not rounded: nobody is promised what is not there.
+        mib => format!("{}.{} GiB", mib / 1024, mib % 1024 * 10 / 1024),
+    }
 }
 
 pub(super) fn structured(value: &impl Serialize, format: Format) -> Result<String, ClientError> {
@@ -180,16 +194,31 @@ fn table<R: Row>(rows: &[R]) -> String {
     table.trim_fmt()
 }
 
+/// Says on stderr what is wrong and what to do.
+pub(super) fn tell(view: &FindingView) {
+    let code = view.finding.code;
+    eprintln!("{code} {}: {}", view.title, printable(&view.finding.detail));
+    eprintln!("  next: {}", view.next);
+    eprintln!("        ks explain {code}");
+}
+
 /// Says on stderr how a job ended, and chooses the exit code.
 pub(super) fn explain(job: &JobView) -> Exit {
-    for finding in &job.findings {
-        eprintln!("{} {}: {}", finding.finding.code, finding.title, printable(&finding.finding.detail));
-        eprintln!("  next: {}", finding.next);
-        eprintln!("        ks explain {}", finding.finding.code);
-    }
+    job.findings.iter().for_each(tell);
     eprintln!("{} on {}: {}", job.id, job.node_name, word(&job.state));
     match job.state {
         JobState::Succeeded => Exit::Done,
         _ => Exit::JobFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_never_told_larger_than_they_are() {
+        let told = [0, (1 << 20) - 1, 1023 << 20, 1 << 30, (2 << 30) - 1, 1500 << 30].map(size);
+        assert_eq!(told, ["0 MiB", "0 MiB", "1023 MiB", "1.0 GiB", "1.9 GiB", "1500.0 GiB"]);
     }
 }

@@ -81,7 +81,7 @@ pub struct Config {
     /// Machines that are expected.
     #[serde(default)]
     pub node: Vec<Node>,
-    /// Layouts by name: the built-in ones, and those of `layouts`.
+    /// Layouts by name: the built-in ones, and `own_layouts`, which may take their place.
     #[serde(skip)]
     pub layouts: BTreeMap<String, Layout>,
     /// Further layouts.
@@ -168,9 +168,7 @@ fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     }
     let mut problems = Vec::new();
     twice(&mut problems, "layout.name", config.own_layouts.iter().map(|layout| layout.name.clone()));
-    for layout in std::mem::take(&mut config.own_layouts) {
-        config.layouts.insert(layout.name.clone(), layout);
-    }
+    config.layouts.extend(config.own_layouts.iter().map(|layout| (layout.name.clone(), layout.clone())));
     problems.extend(config.problems());
     if problems.is_empty() {
         Ok(config)
@@ -184,6 +182,12 @@ impl Config {
     #[must_use]
     pub fn profile(&self, name: &str) -> Option<&Profile> {
         self.profile.iter().find(|profile| profile.name == name)
+    }
+
+    /// Whether the layout of that name stands in the configuration.
+    #[must_use]
+    pub fn owns_layout(&self, name: &str) -> bool {
+        self.own_layouts.iter().any(|layout| layout.name == name)
     }
 
     /// The `[[dhcp]]` section of that interface; the only one for none.

@@ -14,6 +14,7 @@ pub mod error;
 mod events;
 mod extract;
 mod files;
+pub mod layout;
 pub mod listen;
 mod patience;
 
@@ -43,6 +44,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/nodes/{node}/boot", get(boot_view::shown))
         .route("/v1/nodes/{node}/trace", get(diagnosis::trace))
         .route("/v1/nodes/{node}/diagnosis", get(diagnosis::diagnosis))
+        .route("/v1/nodes/{node}/layout", get(layout::try_layout))
         .route("/v1/nodes/{node}/power", post(api::power))
         .route("/v1/nodes/{node}/{move}", post(api::move_node))
         .route("/v1/jobs", get(api::jobs))
@@ -55,6 +57,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/dhcp/options/{server}", get(dhcp::options))
         .route("/v1/profiles", get(api::profiles))
         .route("/v1/images", get(api::images))
+        .route("/v1/layouts", get(layout::layouts))
+        .route("/v1/layouts/{layout}", get(layout::layout))
         .route("/v1/events", get(events::all))
         .route_layer(middleware::from_fn_with_state(app.clone(), only_admin))
         .route("/agent/v1/hello", post(agent::hello))

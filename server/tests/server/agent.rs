@@ -32,12 +32,13 @@ fn token(script: &str) -> Option<String> {
     word.map(str::to_owned)
 }
 
-struct Agent<'a> {
+/// An agent on its machine.
+pub(crate) struct Agent<'a> {
     site: &'a Site,
     token: String,
     session: String,
     mode: Mode,
-    facts: Facts,
+    pub(crate) facts: Facts,
 }
 
 /// A machine with one disk, on which these things lie.
@@ -49,7 +50,7 @@ fn with_disk(areas: Vec<Area>) -> Facts {
 
 impl<'a> Agent<'a> {
     /// Starts over the network: fetches script and ramdisk.
-    async fn boot(site: &'a Site, n: u32, session: u32, mode: Mode) -> Agent<'a> {
+    pub(crate) async fn boot(site: &'a Site, n: u32, session: u32, mode: Mode) -> Agent<'a> {
         let token = token(&script(site, n).await).expect("it may start");
         let path = format!("/boot/{}/ramdisk", mac(n));
         site.ask(Method::GET, &path, None, None::<&()>).await.expect("answered");
@@ -57,7 +58,7 @@ impl<'a> Agent<'a> {
         Agent { site, token, session: format!("kst_session_{session:064}"), mode, facts }
     }
 
-    async fn hello(&self) -> Answer {
+    pub(crate) async fn hello(&self) -> Answer {
         let hello = Hello {
             token: Secret::new(self.token.clone()),
             session: Secret::new(self.session.clone()),

@@ -14,11 +14,11 @@ use std::process::{Command, Output, Stdio};
 const DONE: i32 = 0;
 const FAILED: i32 = 1;
 const LOGIN: i32 = 4;
-const NOT_FOUND: i32 = 5;
-const CONFLICT: i32 = 6;
+pub(crate) const NOT_FOUND: i32 = 5;
+pub(crate) const CONFLICT: i32 = 6;
 const JOB_FAILED: i32 = 7;
 const WAIT_TIMED_OUT: i32 = 8;
-const USAGE: i32 = 64;
+pub(crate) const USAGE: i32 = 64;
 
 /// How a command ended.
 pub(crate) struct Said {
@@ -47,14 +47,14 @@ fn command(program: &Path, words: &str) -> Command {
 }
 
 /// Runs the client against `site`.
-async fn ks(site: &Site, words: &str) -> Said {
+pub(crate) async fn ks(site: &Site, words: &str) -> Said {
     let mut command = command(Path::new(PROGRAM), words);
     command.env("KS_SERVER", &site.base).env("KS_TOKEN_FILE", site.token_file());
     tokio::task::spawn_blocking(move || command.output().expect("it runs").into()).await.expect("joined")
 }
 
 /// Checks the exit code, that data and words go where they belong, and tells the words.
-async fn refused(site: &Site, words: &str, code: i32) -> String {
+pub(crate) async fn refused(site: &Site, words: &str, code: i32) -> String {
     let said = ks(site, words).await;
     assert_eq!((said.code, said.out.as_str()), (code, ""), "{words}: {}", said.err);
     assert!(!said.err.trim().is_empty(), "{words}: says why");

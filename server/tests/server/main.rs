@@ -5,6 +5,7 @@ mod api;
 mod client;
 mod durability;
 mod http;
+mod layout;
 mod privileges;
 mod site;
 mod tls;

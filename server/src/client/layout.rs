@@ -1,0 +1,167 @@
+//! `ks layout`: how disks are divided.
+
+use super::Format;
+use super::api::{Api, ClientError};
+use super::hardware;
+use super::output::{self, Row, word};
+use crate::exit::Exit;
+use crate::http::layout::{LayoutTrial, LayoutView, Origin, PlacedPartition};
+use clap::Subcommand;
+use kaltstart_protocol::finding::Code;
+use kaltstart_protocol::layout::{Layout, Partition, Tmpfs};
+
+/// `ks layout …`
+#[derive(Debug, Subcommand)]
+pub enum LayoutCommand {
+    /// All layouts
+    List,
+    /// One layout
+    Show {
+        /// Layout
+        layout: String,
+    },
+    /// How a node's disk would be divided, or why not; nothing is changed
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+    Try {
+        /// Name, identifier or MAC
+        node: String,
+        /// Layout; that of the profile when left out
+        #[arg(long, group = "what")]
+        layout: Option<String>,
+        /// Profile whose disk rule and image are taken; when left out, any disk fits
+        #[arg(long, group = "what")]
+        profile: Option<String>,
+    },
+}
+
+impl Row for LayoutView {
+    const HEADER: &'static [&'static str] = &["NAME", "FROM", "PARTITIONS", "SMALLEST DISK"];
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let from = match self.origin {
+            Origin::BuiltIn => "built in",
+            Origin::Configuration => "configuration",
+        };
+        let gib = format!("{} GiB", self.min_disk.div_ceil(1 << 30));
+        vec![self.name.clone(), from.to_owned(), self.partitions.to_string(), gib]
+    }
+}
+
+impl Row for Partition {
+    const HEADER: &'static [&'static str] =
+        &["LABEL", "ROLE", "MIN MIB", "MAX MIB", "WEIGHT", "MOUNT", "OPTIONS"];
+
+    fn name(&self) -> String {
+        self.label.clone()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.label.clone(),
+            word(&self.role),
+            self.min_mib.to_string(),
+            self.max_mib.map_or_else(none, |max| max.to_string()),
+            self.weight.to_string(),
+            self.mounted_at().map_or_else(none, str::to_owned),
+            self.options.join(","),
+        ]
+    }
+}
+
+impl Row for Tmpfs {
+    const HEADER: &'static [&'static str] = &["IN MEMORY", "OPTIONS"];
+
+    fn name(&self) -> String {
+        self.mount.clone()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.mount.clone(), self.options.join(",")]
+    }
+}
+
+impl Row for PlacedPartition {
+    const HEADER: &'static [&'static str] = &["PARTITION", "LABEL", "ROLE", "SIZE", "MOUNT", "OPTIONS"];
+
+    fn name(&self) -> String {
+        self.label.clone()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.number.to_string(),
+            self.label.clone(),
+            word(&self.role),
+            output::size(self.size),
+            self.mount.clone().unwrap_or_else(none),
+            self.options.join(","),
+        ]
+    }
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+/// Carries out `command`.
+pub(super) async fn run(api: &Api, command: LayoutCommand, format: Format) -> Result<Exit, ClientError> {
+    match command {
+        LayoutCommand::List => {
+            let layouts: Vec<LayoutView> = api.get("/v1/layouts").await?;
+            output::list(&layouts, format)
+        }
+        LayoutCommand::Show { layout } => {
+            show(&api.get(&Api::path(&["v1", "layouts", &layout])).await?, format)
+        }
+        LayoutCommand::Try { node, layout, profile } => {
+            let asked = [("layout", layout), ("profile", profile)];
+            let path = Api::path_with(&["v1", "nodes", &node, "layout"], &asked);
+            tried(&api.get(&path).await?, format)
+        }
+    }
+}
+
+fn show(layout: &Layout, format: Format) -> Result<Exit, ClientError> {
+    match format {
+        Format::Table => {
+            output::list(&layout.partitions, format)?;
+            if !layout.tmpfs.is_empty() {
+                output::print("")?;
+                output::list(&layout.tmpfs, format)?;
+            }
+        }
+        Format::Name => output::print(&layout.name)?,
+        Format::Json | Format::Yaml => output::print(&output::structured(layout, format)?)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn tried(trial: &LayoutTrial, format: Format) -> Result<Exit, ClientError> {
+    match format {
+        Format::Table => {
+            let mut lines = vec![("NODE", trial.node.clone()), ("LAYOUT", trial.layout.clone())];
+            lines.extend(trial.disk.iter().flat_map(hardware::disk));
+            output::print(&output::named(&lines))?;
+            if !trial.partitions.is_empty() {
+                output::print("")?;
+                output::list(&trial.partitions, format)?;
+            }
+        }
+        Format::Name => drop(output::list(&trial.partitions, format)?),
+        Format::Json | Format::Yaml => output::print(&output::structured(trial, format)?)?,
+    }
+    Ok(match &trial.finding {
+        Some(finding) => {
+            output::tell(finding);
+            if finding.finding.code == Code::AmbiguousDisk && trial.profile.is_none() {
+                eprintln!("        or let a profile's disk rule choose: --profile NAME");
+            }
+            Exit::Conflict
+        }
+        None => Exit::Done,
+    })
+}

@@ -1,0 +1,153 @@
+//! `/v1`: which layouts there are, and what one would make of a node's disk. Nothing is changed.
+
+use super::api::{self, FindingView};
+use super::error::Problem;
+use super::extract::{Path, Query};
+use crate::app::{App, AppError};
+use axum::Json;
+use axum::extract::State;
+use kaltstart_core::placement::place;
+use kaltstart_protocol::agent_api::DiskRule;
+use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::layout::plan::{Plan, smallest_disk};
+use kaltstart_protocol::layout::{Layout, Role};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A layout in a list.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LayoutView {
+    /// Name.
+    pub name: String,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// How many partitions it has.
+    pub partitions: usize,
+    /// Smallest disk, in bytes, that it fits on.
+    pub min_disk: u64,
+}
+
+/// Where a layout comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It comes with the server.
+    BuiltIn,
+    /// It stands in the configuration.
+    Configuration,
+}
+
+/// What a layout would make of a node's disk.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LayoutTrial {
+    /// The node's name.
+    pub node: String,
+    /// The layout's name.
+    pub layout: String,
+    /// The profile whose disk rule and image were taken; none: any disk fits, and no image is asked.
+    pub profile: Option<String>,
+    /// The disk, as the node's agent saw it last; none when exactly one cannot be chosen.
+    pub disk: Option<Disk>,
+    /// What would lie on it, in the order on the disk; empty when there is a finding.
+    pub partitions: Vec<PlacedPartition>,
+    /// The finding with which a job would fail.
+    pub finding: Option<FindingView>,
+}
+
+/// A partition with its place.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PlacedPartition {
+    /// Number in the table, from 1.
+    pub number: u32,
+    /// Name in the table.
+    pub label: String,
+    /// What it is for.
+    pub role: Role,
+    /// Where the installed system mounts it, if it does.
+    pub mount: Option<String>,
+    /// The layout's mount options.
+    pub options: Vec<String>,
+    /// First byte on the disk.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// `GET /v1/layouts`
+pub(super) async fn layouts(State(app): State<Arc<App>>) -> Json<Vec<LayoutView>> {
+    let view = |layout: &Layout| LayoutView {
+        name: layout.name.clone(),
+        origin: if app.config.owns_layout(&layout.name) { Origin::Configuration } else { Origin::BuiltIn },
+        partitions: layout.partitions.len(),
+        min_disk: smallest_disk(layout),
+    };
+    Json(app.config.layouts.values().map(view).collect())
+}
+
+/// `GET /v1/layouts/{layout}`
+pub(super) async fn layout(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Layout>, Problem> {
+    Ok(Json(app.layout(&name)?.clone()))
+}
+
+/// What may be asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    layout: Option<String>,
+    profile: Option<String>,
+}
+
+/// `GET /v1/nodes/{node}/layout?layout=&profile=`: where that layout, else that of the profile, would lie
+/// on the node's disk.
+pub(super) async fn try_layout(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<LayoutTrial>, Problem> {
+    let node = api::find(&app, &node)?.node;
+    let (profile, image) = asked.profile.as_deref().map(|name| app.profile(name)).transpose()?.unzip();
+    let name = asked.layout.as_deref().or(profile.map(|profile| profile.layout.as_str()));
+    let name = name.ok_or_else(|| {
+        Problem::bad_request(
+            "name a layout, a profile or both, as ?layout=NAME&profile=NAME; `ks layout list` shows layouts",
+        )
+    })?;
+    let layout = app.layout(name)?;
+    let facts = node.facts.ok_or_else(|| {
+        AppError::Refused(format!(
+            "the hardware of {} is not known yet: start it over the network, and it is looked at",
+            node.name
+        ))
+    })?;
+    let rule = profile.map_or_else(DiskRule::default, |profile| profile.disk.clone());
+    let placement = place(&facts, &rule, layout, image.as_ref());
+    let (partitions, finding) = match placement.plan {
+        Ok(plan) => (placed(layout, &plan), None),
+        Err(finding) => (Vec::new(), Some(finding.into())),
+    };
+    Ok(Json(LayoutTrial {
+        node: node.name,
+        layout: layout.name.clone(),
+        profile: asked.profile,
+        disk: placement.disk.cloned(),
+        partitions,
+        finding,
+    }))
+}
+
+fn placed(layout: &Layout, plan: &Plan) -> Vec<PlacedPartition> {
+    let pairs = layout.partitions.iter().zip(&plan.partitions);
+    let placed = pairs.map(|(wanted, planned)| PlacedPartition {
+        number: planned.number,
+        label: planned.label.clone(),
+        role: planned.role,
+        mount: planned.mount.clone(),
+        options: wanted.options.clone(),
+        start: planned.first * plan.sector_size,
+        size: planned.sectors * plan.sector_size,
+    });
+    placed.collect()
+}
