@@ -9,64 +9,73 @@ use kaltstart_tests::process::{run, tethered};
 use kaltstart_tests::recording::{self, Recording, Step};
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// What SeaBIOS says when the disk's first sector starts nothing.
 const NOTHING_STARTS: &str = "not a bootable disk";
 
-/// Where the power fails.
-#[derive(Debug, Clone, Copy)]
-enum Cut {
-    /// After that share of the steps, in thousandths, and so many steps later.
-    At(usize, usize),
-    /// So many steps before the last, the flush of the first sector.
-    BeforeEnd(usize),
-}
-
-impl Cut {
-    fn of(self, steps: usize) -> usize {
-        match self {
-            Self::At(share, further) => (steps * share / 1_000 + further).min(steps),
-            Self::BeforeEnd(count) => steps.saturating_sub(count),
-        }
-    }
-}
+/// Starts of one job at which the power fails; a job has one more.
+const CUTS_OF_A_JOB: u32 = 4;
+/// Says that only every so manyth step is tried.
+const EVERY: &str = "KALTSTART_POWERCUT_EVERY";
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     run(tethered("cp").arg("--sparse=always").arg(from).arg(to), secs(60)).map(drop)
 }
 
-/// A machine whose disk is recorded.
+/// A machine that is laid down anew and anew, and its recorded disk.
 struct Recorded<'a> {
     lab: &'a Lab,
     ordered: Ordered<'a>,
     log: PathBuf,
     /// The disk as it was before the latest start.
     before: PathBuf,
+    /// Starts of the present job so far.
+    starts: u32,
 }
 
 impl<'a> Recorded<'a> {
     /// A machine with a system of its own that is to be laid down anew.
-    fn rebuild(lab: &'a Lab) -> Result<Self> {
-        let mut ordered = order(lab, machine(lab, Firmware::Bios)?.0)?;
-        ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
-        ordered.guest.power_off();
-        ordered.job = ordered.server.order(NODE, "rebuild", IMAGE)?.id;
+    fn new(lab: &'a Lab) -> Result<Self> {
+        let ordered = order(lab, machine(lab, Firmware::Bios)?.0)?;
         let (log, before) = (lab.dir().join("writes"), lab.dir().join("before.raw"));
-        Ok(Self { lab, ordered, log, before })
+        let mut machine = Self { lab, ordered, log, before, starts: 1 };
+        machine.end_job()?;
+        machine.rebuild()?;
+        Ok(machine)
     }
 
-    /// Lays the system down at that start of the job, out of reach of the server from the moment on when the
-    /// whole image is there, until everything is on the disk.
-    fn lay_down(&mut self, attempt: u32) -> Result<(Recording, usize)> {
-        let Self { lab, ordered, log, before } = self;
-        copy(&ordered.disk, before)?;
-        recording::prepare(log, ordered.disk.metadata()?.len())?;
-        ordered.guest.open(|machine| machine.disks[0].recording = Some(log.clone()));
-        ordered.power_on()?;
+    fn rebuild(&mut self) -> Result<()> {
+        self.starts = 0;
+        self.ordered.job = self.ordered.server.order(NODE, "rebuild", IMAGE)?.id;
+        Ok(())
+    }
+
+    fn power_on(&mut self, recording: Option<PathBuf>) -> Result<()> {
+        self.starts += 1;
+        self.ordered.guest.open(|machine| machine.disks[0].recording = recording);
+        self.ordered.power_on()
+    }
+
+    /// Waits until the job has succeeded, and switches the machine off.
+    fn end_job(&mut self) -> Result<()> {
+        let job = self.ordered.server.wait_deployed(&self.ordered.job, DEPLOY_LIMIT)?;
+        ensure!(job.attempt == self.starts, "started {} times, the job says {}", self.starts, job.attempt);
+        ensure_deployed(&mut self.ordered, &job)
+    }
+
+    /// Lays the system down, out of reach of the server from the moment on when the whole image is there,
+    /// until everything is on the disk; that took so many steps.
+    fn lay_down(&mut self) -> Result<(Recording, usize)> {
+        copy(&self.ordered.disk, &self.before)?;
+        recording::prepare(&self.log, self.ordered.disk.metadata()?.len())?;
+        self.power_on(Some(self.log.clone()))?;
+        let Self { lab, ordered, log, starts, .. } = self;
         ordered.server.wait_job(&ordered.job, "the image phase to end", DEPLOY_LIMIT, |job| {
             let image = job.phase_named("image");
-            job.attempt == attempt && image.is_some_and(|phase| phase.state == "done")
+            job.attempt == *starts && image.is_some_and(|phase| phase.state == "done")
         })?;
         lab.set_forwarding(ordered.guest.tap(), false)?;
         let end = wait_for("the whole installation", AGENT_LIMIT, || {
@@ -80,7 +89,7 @@ impl<'a> Recorded<'a> {
     }
 
     /// What the firmware finds on the disk, without the network.
-    fn starts(&mut self) -> Result<bool> {
+    fn disk_starts(&mut self) -> Result<bool> {
         let guest = &mut self.ordered.guest;
         guest.open(|machine| machine.disks[0].recording = None);
         guest.set_bios_asks_network(false);
@@ -90,6 +99,27 @@ impl<'a> Recorded<'a> {
         guest.power_off();
         guest.set_bios_asks_network(true);
         Ok(said.contains(UP))
+    }
+
+    /// Lays the system down, proves that every cut is safe, makes that one, and lets the firmware try what is
+    /// left: the system that was there, nothing, or the whole new one. Tells how many steps there were.
+    fn cut(&mut self, at: impl Fn(usize) -> usize) -> Result<usize> {
+        let (recording, end) = self.lay_down()?;
+        let writes = recording.steps()[..end].iter().filter(|step| **step != Step::Flush).count();
+        recording.prove(&self.before, end).with_context(|| format!("of {end} steps"))?;
+        let at = at(end).min(end);
+        let disk = &self.ordered.disk;
+        copy(&self.before, disk)?;
+        recording.cut(at, coin(at as u64), disk)?;
+        let mut first = [0; recording::SECTOR as usize];
+        File::open(disk)?.read_exact(&mut first)?;
+        let starts = self.disk_starts()?;
+        println!(
+            "{writes} writes, {} flushes: every cut is safe; after step {at} the disk starts: {starts}",
+            end - writes
+        );
+        ensure!(starts == first.iter().any(|byte| *byte != 0), "after step {at} the disk starts: {starts}");
+        Ok(end)
     }
 }
 
@@ -102,30 +132,36 @@ fn coin(mut state: u64) -> impl FnMut() -> bool {
     }
 }
 
-/// Cuts the power in one job after the other start, lets the firmware try the disk, and lets the last start
-/// end the job.
-fn cut(lab: &Lab, cuts: &[Cut]) -> Result<()> {
-    let mut machine = Recorded::rebuild(lab)?;
-    for (attempt, cut) in (1..).zip(cuts) {
-        let (recording, end) = machine.lay_down(attempt)?;
-        let writes = recording.steps()[..end].iter().filter(|step| **step != Step::Flush).count();
-        recording.prove(&machine.before, end).with_context(|| format!("of {end} steps"))?;
-        let at = cut.of(end);
-        println!("{writes} writes, {} flushes: every cut is safe; cut after step {at}", end - writes);
-        copy(&machine.before, &machine.ordered.disk)?;
-        recording.cut(at, coin(attempt.into()), &machine.ordered.disk)?;
-        let starts = machine.starts()?;
-        ensure!(starts == (at == end), "after step {at} of {end} the disk starts: {starts}");
-    }
-    let mut ordered = machine.ordered;
-    ordered.power_on()?;
-    let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
-    ensure!(job.attempt as usize == cuts.len() + 1, "the machine was started {} times", job.attempt);
-    ensure_deployed(&mut ordered, &job)
-}
-
 #[test]
 fn p12_a_power_cut_leaves_a_disk_that_does_not_start_or_a_complete_one() -> Result<()> {
-    // The old boot sector is gone and its table is not; the image flows; all is there but the first sector.
-    story("powercut", |lab| cut(lab, &[Cut::At(0, 3), Cut::At(500, 0), Cut::BeforeEnd(2)]))
+    story("powercut", |lab| {
+        let mut machine = Recorded::new(lab)?;
+        // The old boot sector is gone and its table is not; the image flows; all is there but the first sector.
+        machine.cut(|_| 3)?;
+        machine.cut(|end| end / 2)?;
+        machine.cut(|end| end - 2)?;
+        machine.power_on(None)?;
+        machine.end_job()
+    })
+}
+
+/// Takes half an hour and more: `cargo xtask powercut`.
+#[test]
+#[ignore = "run by cargo xtask powercut"]
+fn p12_the_power_is_cut_after_every_step() -> Result<()> {
+    let every: usize = std::env::var(EVERY).ok().map_or(Ok(1), |every| every.parse())?;
+    story("powercut-all", |lab| {
+        let mut machine = Recorded::new(lab)?;
+        let (mut at, mut end) = (0, usize::MAX);
+        while at <= end {
+            end = machine.cut(|_| at)?;
+            at += every;
+            if machine.starts == CUTS_OF_A_JOB || at > end {
+                machine.power_on(None)?;
+                machine.end_job()?;
+                machine.rebuild()?;
+            }
+        }
+        Ok(())
+    })
 }

@@ -37,6 +37,7 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
     ("demo", "[OPTIONS]", "install a machine, watch it, prove it (--help shows the options)", demo::task),
     ("test", "", "run all tests", test::task),
     ("e2e", "[FILTER]", "run the end-to-end stories only", test::stories),
+    ("powercut", "[--every N]", "cut the power after every step of an installation", test::powercut),
     ("bench", "agent [--quick] [--json FILE]", "measure laying down an image beside archivers", bench::task),
     ("bench", "deploy [--json FILE]", "measure deploys, and print figures", bench::task),
     (

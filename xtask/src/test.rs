@@ -1,4 +1,4 @@
-//! `cargo xtask test` and `cargo xtask e2e`: all tests, and the end-to-end stories alone.
+//! `cargo xtask test`, `e2e` and `powercut`: all tests, and end-to-end stories alone.
 
 use std::os::unix::process::CommandExt;
 
@@ -35,8 +35,23 @@ fn step(args: &[&str]) -> Result<()> {
     SaidNo::check(cargo().args(args).status().context("cannot start cargo")?)
 }
 
+/// `cargo xtask powercut [--every N]`
+pub(crate) fn powercut(args: &[String]) -> Result<()> {
+    let every = match args {
+        [] => "1",
+        [option, every] if option == "--every" && every.parse().is_ok_and(|every: usize| every > 0) => every,
+        _ => bail!("usage: cargo xtask powercut [--every N], with N from 1 on"),
+    };
+    let filter = ["powercut::p12_the_power_is_cut_after_every_step", "--ignored", "--nocapture"];
+    run_stories(&filter.map(String::from), &[("KALTSTART_POWERCUT_EVERY", every)])
+}
+
 /// `cargo xtask e2e [FILTER]`
 pub(crate) fn stories(args: &[String]) -> Result<()> {
+    run_stories(args, &[])
+}
+
+fn run_stories(args: &[String], variables: &[(&str, &str)]) -> Result<()> {
     let dir = artefacts::build(&["cloud", "generic"], &["e2e", "e2e-gzip", "debian-12"])?;
     let clients = packages::clients()?;
     let evidence = dir.with_file_name("evidence");
@@ -44,6 +59,7 @@ pub(crate) fn stories(args: &[String]) -> Result<()> {
     command
         .args(["test", "--package", "kaltstart-tests", "--test", "e2e", "--", THREADS])
         .args(args)
+        .envs(variables.iter().copied())
         .env("KALTSTART_ARTEFACTS", &dir)
         .env("KALTSTART_EVIDENCE", &evidence)
         .env("KALTSTART_CLIENTS", &clients)
