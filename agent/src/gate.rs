@@ -2,15 +2,15 @@
 //!
 //! Without a [`Permit`] no disk is opened for writing, and with one only its disk.
 
-use kaltstart_protocol::agent_api::InstallTask;
+use kaltstart_protocol::agent_api::{EraseDisk, EraseTask, InstallTask};
 use kaltstart_protocol::contents::Contents;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::PublicKey;
 use kaltstart_protocol::image::Manifest;
-use kaltstart_protocol::select::select;
+use kaltstart_protocol::select::{describe, fixed, select};
 use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::{HostIdentity, Reality};
+use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, Reality};
 use kaltstart_trust::images::ImageTrust;
 
 /// The right to write to one disk, as long as nothing but what it allows to lose is on it.
@@ -57,6 +57,33 @@ impl Gate {
         let reality = Reality { host: &self.host, disk, job: &task.job, attempt: task.attempt, now };
         let grant = task.grant.verify(&self.key, &reality)?;
         Ok(Permit { disk: disk.clone(), contents: grant.contents })
+    }
+
+    /// The right to erase every disk of `disks` that stays in the machine.
+    ///
+    /// # Errors
+    /// [`Code::GrantRefused`] with what is not as the grants say: a disk without one, or one without its
+    /// disk, included.
+    pub fn admit_all(&self, task: &EraseTask, disks: &[Disk], now: Millis) -> Result<Vec<Permit>, Finding> {
+        let mut permits = Vec::new();
+        for disk in fixed(disks) {
+            let identity = DiskIdentity::of(disk);
+            let granted = task.disks.iter().find(|granted| granted.disk == identity).ok_or_else(|| {
+                Finding::new(Code::GrantRefused, format!("{}: there is none for it", describe(disk)))
+            })?;
+            let reality = Reality { host: &self.host, disk, job: &task.job, attempt: task.attempt, now };
+            let grant = granted.grant.verify(&self.key, &reality)?;
+            permits.push(Permit { disk: disk.clone(), contents: grant.contents });
+        }
+        let there =
+            |granted: &EraseDisk| permits.iter().any(|one| DiskIdentity::of(&one.disk) == granted.disk);
+        match task.disks.iter().find(|granted| !there(granted)) {
+            Some(EraseDisk { disk, .. }) => {
+                let detail = format!("the disk {} with serial {} is not there", disk.model, disk.serial);
+                Err(Finding::new(Code::GrantRefused, detail))
+            }
+            None => Ok(permits),
+        }
     }
 
     /// The image of `task`.

@@ -173,7 +173,7 @@ pub fn install(
 }
 
 /// Runs a part of a phase: says that it runs, and if it fails, why.
-fn in_phase<T>(
+pub(crate) fn in_phase<T>(
     observer: &dyn Observer,
     phase: Phase,
     work: impl FnOnce() -> Result<T, Stop>,

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use kaltstart_protocol::agent_api::{InstallTask, Installed};
+use kaltstart_protocol::agent_api::{EraseTask, Erased, InstallTask, Installed};
 use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::HostIdentity;
 
 use crate::cmdline::Settings;
 use crate::devices::Devices;
+use crate::erase;
 use crate::gate::Gate;
 use crate::http_source::HttpSource;
 use crate::install::{self, Paths, Stop};
-use crate::job::{Installer, NotInstalled};
+use crate::job::{Installer, NotDone};
 use crate::pid1;
 use crate::reporter::Reporter;
 use crate::sys::kernel::wall_seconds;
@@ -37,20 +38,28 @@ impl Installer for Real {
         self.devices.settled_disks()
     }
 
-    fn install(
-        &self,
-        task: &InstallTask,
-        disks: &[Disk],
-        reporter: &Reporter,
-    ) -> Result<Installed, NotInstalled> {
+    fn install(&self, task: &InstallTask, disks: &[Disk], reporter: &Reporter) -> Result<Installed, NotDone> {
         let efivars = Path::new(pid1::EFIVARS);
         let started_by_uefi = std::fs::read_dir(efivars).is_ok_and(|mut dir| dir.next().is_some());
         let paths = Paths { efivars: started_by_uefi.then(|| efivars.into()), ..Paths::default() };
-        let now = Millis(u64::try_from(wall_seconds()).unwrap_or(0).saturating_mul(1000));
         let source = HttpSource::new(&task.image_url);
-        install::install(&self.gate, task, disks, now, &source, &paths, reporter).map_err(|stop| match stop {
-            Stop::Failed(finding) => NotInstalled::Failed(finding),
-            Stop::Cancelled(_) => NotInstalled::Cancelled,
-        })
+        install::install(&self.gate, task, disks, now(), &source, &paths, reporter).map_err(NotDone::from)
     }
+
+    fn erase(&self, task: &EraseTask, disks: &[Disk], reporter: &Reporter) -> Result<Erased, NotDone> {
+        erase::erase(&self.gate, task, disks, now(), &Paths::default(), reporter).map_err(NotDone::from)
+    }
+}
+
+impl From<Stop> for NotDone {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Failed(finding) => Self::Failed(finding),
+            Stop::Cancelled(_) => Self::Cancelled,
+        }
+    }
+}
+
+fn now() -> Millis {
+    Millis(u64::try_from(wall_seconds()).unwrap_or(0).saturating_mul(1000))
 }

@@ -1,10 +1,10 @@
-//! Carries out a job: one installation beside its reporter.
+//! Carries out a job: one installation or erasure beside its reporter.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kaltstart_protocol::agent_api::{Directive, InstallTask, Installed, ReportState};
+use kaltstart_protocol::agent_api::{Directive, EraseTask, Erased, InstallTask, Installed, ReportState};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::phase::Phase;
@@ -12,50 +12,70 @@ use kaltstart_protocol::phase::Phase;
 use crate::install::Observer as _;
 use crate::link::{CallError, Link};
 use crate::reporter::{Reporter, Stop};
-use crate::work::End;
+use crate::work::{DiskTask, End};
 use crate::{log, log_sender};
 
-/// Why an installation did not come to its end.
+/// Why a task did not come to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotInstalled {
+pub enum NotDone {
     /// Something is wrong with machine or image.
     Failed(Finding),
     /// It was told to stop.
     Cancelled,
 }
 
-/// Lays down images. The real one writes disks; tests have others.
+/// Writes to disks. The real one does; tests have others.
 pub trait Installer: Sync {
     /// The machine's disks, as they are now.
     fn disks(&self) -> Vec<Disk>;
 
-    /// Carries out a task, telling `reporter` how it goes and asking it whether to stop.
+    /// Lays down a task's image, telling `reporter` how it goes and asking it whether to stop.
     ///
     /// # Errors
     /// Why the disk is not complete.
-    fn install(
-        &self,
-        task: &InstallTask,
-        disks: &[Disk],
-        reporter: &Reporter,
-    ) -> Result<Installed, NotInstalled>;
+    fn install(&self, task: &InstallTask, disks: &[Disk], reporter: &Reporter) -> Result<Installed, NotDone>;
+
+    /// Erases all disks, telling and asking in the same way.
+    ///
+    /// # Errors
+    /// Why not all of them are empty.
+    fn erase(&self, task: &EraseTask, disks: &[Disk], reporter: &Reporter) -> Result<Erased, NotDone>;
 }
 
 /// Carries out `task`, and tells the server how it goes; gives nothing when the machine shall stay up.
-pub fn carry_out(link: &Link, task: &InstallTask, installer: &dyn Installer) -> Option<End> {
-    tracing::info!("{} attempt {}: installing {}", task.job, task.attempt, task.identity.hostname);
-    let reporter = Reporter::new(task.job.clone(), task.attempt);
+pub fn carry_out(link: &Link, task: &DiskTask, installer: &dyn Installer) -> Option<End> {
+    let (job, attempt) = task.start();
+    let reporter = Reporter::new(job.clone(), attempt);
+    match task {
+        DiskTask::Install(task) => {
+            tracing::info!("{job} attempt {attempt}: installing {}", task.identity.hostname);
+            let work = || installer.install(task, &installer.disks(), &reporter);
+            beside(&reporter, link, work, |installed| announce(link, &installed))
+        }
+        DiskTask::Erase(task) => {
+            tracing::info!("{job} attempt {attempt}: erasing {} disks", task.disks.len());
+            let work = || installer.erase(task, &installer.disks(), &reporter);
+            beside(&reporter, link, work, |erased| tell_erased(link, &erased))
+        }
+    }
+}
+
+/// Does `work` beside its reporter; `done` tells the server that it came to its end.
+fn beside<T>(
+    reporter: &Reporter,
+    link: &Link,
+    work: impl FnOnce() -> Result<T, NotDone>,
+    done: impl FnOnce(T) -> Option<End>,
+) -> Option<End> {
     let result = std::thread::scope(|scope| {
         scope.spawn(|| reporter.run(link));
-        // A defect fails this job only. What it leaves half changed is the disk, which cannot
+        // A defect fails this job only. What it leaves half changed are disks, which cannot
         // start, and the reporter, whose lock is taken for single steps.
-        let result =
-            catch_unwind(AssertUnwindSafe(|| installer.install(task, &installer.disks(), &reporter)));
-        let result = result.unwrap_or_else(|panic| {
+        let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
             let finding = Finding::new(Code::AgentDefect, words(panic.as_ref()));
-            Err(NotInstalled::Failed(finding))
+            Err(NotDone::Failed(finding))
         });
-        if let Err(NotInstalled::Failed(finding)) = &result {
+        if let Err(NotDone::Failed(finding)) = &result {
             log::finding(finding);
             reporter.failed(finding);
         }
@@ -69,7 +89,7 @@ pub fn carry_out(link: &Link, task: &InstallTask, installer: &dyn Installer) -> 
             tracing::warn!("stopped by the server: {reason}");
             None
         }
-        (Ok(installed), None) => announce(link, &installed),
+        (Ok(result), None) => done(result),
         (Err(_), None) => None,
     }
 }
@@ -87,15 +107,34 @@ fn announce(link: &Link, installed: &Installed) -> Option<End> {
     log_sender::flush_and_hold_back();
     match link.insist("reporting the installation", |link| link.installed(installed)) {
         Ok(Directive::Continue) => Some(End::Restart("the system is installed".into())),
+        other => {
+            log_sender::go_on();
+            not_taken("installation", other)
+        }
+    }
+}
+
+/// Says that all disks are empty until the server has noted it. The machine waits for its next order.
+fn tell_erased(link: &Link, erased: &Erased) -> Option<End> {
+    log::console("\n==== erased: all disks are empty ====\nThe machine stays up; it may be switched off.\n");
+    match link.insist("reporting the erasure", |link| link.erased(erased)) {
+        Ok(Directive::Continue) => None,
+        other => not_taken("erasure", other),
+    }
+}
+
+/// The server does not take the last word about a task.
+fn not_taken(what: &str, answer: Result<Directive, CallError>) -> Option<End> {
+    match answer {
         Err(CallError::Unauthorized(text)) => Some(End::Unknown(text)),
         Ok(Directive::Stop { reason: why })
         | Err(
             CallError::Refused { text: why, .. } | CallError::Unreachable(why) | CallError::Untrusted(why),
         ) => {
-            log_sender::go_on();
-            tracing::warn!("the server does not take the installation: {why}");
+            tracing::warn!("the server does not take the {what}: {why}");
             None
         }
+        Ok(Directive::Continue) => None,
     }
 }
 

@@ -41,12 +41,7 @@ impl Installer for Fake {
         Vec::new()
     }
 
-    fn install(
-        &self,
-        task: &InstallTask,
-        _: &[Disk],
-        reporter: &Reporter,
-    ) -> Result<Installed, NotInstalled> {
+    fn install(&self, task: &InstallTask, _: &[Disk], reporter: &Reporter) -> Result<Installed, NotDone> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let progress = Some(Progress { done: 1, total: 2, unit: Unit::Bytes });
         reporter.phase(Phase::Image, ReportState::Running, progress, BTreeMap::new());
@@ -62,16 +57,22 @@ impl Installer for Fake {
                     boot_entry: false,
                 })
             }
-            Act::Fail => Err(NotInstalled::Failed(Finding::new(Code::ImageMismatch, "one bit"))),
+            Act::Fail => Err(NotDone::Failed(Finding::new(Code::ImageMismatch, "one bit"))),
             Act::Panic => panic!("index {} of {}", 3, 2),
             Act::UntilStopped => loop {
                 if let Some(stop) = reporter.stop() {
                     *self.stopped.lock().expect("not poisoned") = Some(stop.reason().into());
-                    return Err(NotInstalled::Cancelled);
+                    return Err(NotDone::Cancelled);
                 }
                 std::thread::yield_now();
             },
         }
+    }
+
+    fn erase(&self, task: &EraseTask, _: &[Disk], reporter: &Reporter) -> Result<Erased, NotDone> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        reporter.phase(Phase::Disk, ReportState::Done, None, BTreeMap::new());
+        Ok(Erased { job: task.job.clone(), attempt: task.attempt, disks: Vec::new() })
     }
 }
 
@@ -126,7 +127,7 @@ fn server(other: impl Fn(&str, &str) -> String + Send + 'static) -> Server {
 /// A start that may carry out jobs, unless it `looks` only.
 fn run(server: &Server, looks: bool, installer: &Fake) -> End {
     let link = Link::new(&server.url(""), server.client(), Secret::new("s".into())).with_pause(|_| {});
-    let jobs = |task: &InstallTask| carry_out(&link, task, installer);
+    let jobs = |task: &DiskTask| carry_out(&link, task, installer);
     work(&link, (!looks).then_some(&jobs as &Jobs<'_>), |_| {})
 }
 
@@ -236,4 +237,26 @@ fn p07_the_same_attempt_is_never_run_twice_in_one_start() {
     let installer = Fake::new(Act::Fail);
     assert_eq!(run(&server, false, &installer), End::Restart("enough".into()));
     assert_eq!(installer.calls.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn p10_an_erasure_is_told_until_it_is_noted_and_the_machine_stays() {
+    let (tasks, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let erase = EraseTask {
+        job: "job_00000000000000000000000001".parse().expect("a job"),
+        attempt: 1,
+        disks: Vec::new(),
+    };
+    let erase = json("200 OK", &serde_json::to_string(&Task::Erase(Box::new(erase))).expect("serialises"));
+    let server = Server::with(move |_, request| match path(request) {
+        "task" if tasks.fetch_add(1, Ordering::Relaxed) == 0 => erase.clone(),
+        "task" => json("200 OK", r#"{"kind":"reboot","reason":"enough"}"#),
+        "erased" if lost.fetch_add(1, Ordering::Relaxed) == 0 => json("503 Service Unavailable", "{}"),
+        _ => json("200 OK", GO_ON),
+    });
+    let installer = Fake::new(Act::Succeed);
+    assert_eq!(run(&server, false, &installer), End::Restart("enough".into()), "asked for work again");
+    assert_eq!(installer.calls.load(Ordering::Relaxed), 1);
+    let told: Vec<String> = server.requests().iter().map(|request| path(request).to_owned()).collect();
+    assert_eq!(told, ["task", "report", "erased", "erased", "task"]);
 }

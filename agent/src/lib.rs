@@ -2,7 +2,7 @@
 //!
 //! [`run`] is a whole start: [`devices`] loads drivers and, when the machine is only looked at,
 //! sets its disks read-only; [`net`] gets an address; [`link`] talks to the server; [`work`] does
-//! what the server asks: with the feature `install`, [`job`] and [`install`] lay down an image. [`report`] is the other face: the same
+//! what the server asks: with the feature `install`, [`job`] and [`install`] lay down an image, and [`erase`] empties disks. [`report`] is the other face: the same
 //! program in the installed system, which tells the server once that it is up.
 //!
 //! Without that feature it is the program for machines that are only looked at. Nothing in it opens a disk
@@ -23,6 +23,8 @@ pub mod devices;
 pub mod dhcp_client;
 #[cfg(feature = "install")]
 pub mod disk;
+#[cfg(feature = "install")]
+pub mod erase;
 #[cfg(feature = "install")]
 pub mod gate;
 pub mod guard;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kaltstart_protocol::agent_api::{
-    Directive, Hello, Installed, LogBatch, Neighbours, Report, Task, TaskRequest, Welcome,
+    Directive, Erased, Hello, Installed, LogBatch, Neighbours, Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::secret::Secret;
@@ -105,6 +105,14 @@ impl Link {
     /// See [`CallError`].
     pub fn report(&self, report: &Report) -> Result<Directive, CallError> {
         self.call("report", report, CALL_LIMIT)
+    }
+
+    /// Says that all disks are empty, once.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn erased(&self, erased: &Erased) -> Result<Directive, CallError> {
+        self.call("erased", erased, CALL_LIMIT)
     }
 
     /// Says that the disk is complete, once.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kaltstart_protocol::agent_api::{InstallTask, Task};
+use kaltstart_protocol::agent_api::{EraseTask, InstallTask, Task};
 use kaltstart_protocol::ids::JobId;
 
 use crate::backoff::{Policy, SERVER};
@@ -24,8 +24,28 @@ pub enum End {
     Unknown(String),
 }
 
+/// A task that writes to disks.
+#[derive(Debug, Clone)]
+pub enum DiskTask {
+    /// Lay down an image.
+    Install(Box<InstallTask>),
+    /// Erase all disks.
+    Erase(Box<EraseTask>),
+}
+
+impl DiskTask {
+    /// The job, and which start of the machine for it this is.
+    #[must_use]
+    pub fn start(&self) -> (&JobId, u32) {
+        match self {
+            Self::Install(task) => (&task.job, task.attempt),
+            Self::Erase(task) => (&task.job, task.attempt),
+        }
+    }
+}
+
 /// Carries out a task; gives nothing when the machine shall stay up.
-pub type Jobs<'a> = dyn Fn(&InstallTask) -> Option<End> + 'a;
+pub type Jobs<'a> = dyn Fn(&DiskTask) -> Option<End> + 'a;
 
 /// Works until the machine has to restart. Without `jobs` this start may only look.
 pub fn work(link: &Link, jobs: Option<&Jobs<'_>>, pause: fn(Duration)) -> End {
@@ -48,24 +68,27 @@ pub fn work(link: &Link, jobs: Option<&Jobs<'_>>, pause: fn(Duration)) -> End {
                 continue;
             }
             Ok(Task::Reboot { reason }) => return End::Restart(reason),
-            Ok(Task::Install(task)) => Ok(task),
+            Ok(Task::Install(task)) => Ok(DiskTask::Install(task)),
+            Ok(Task::Erase(task)) => Ok(DiskTask::Erase(task)),
             Err(CallError::Unauthorized(text)) => return End::Unknown(text),
             Err(error) => Err(error.to_string()),
         };
         let useless = match (task, jobs) {
             (Err(why), _) => why,
             (Ok(task), None) => {
-                format!("task of {} refused: this start may only look, never write", task.job)
-            }
-            (Ok(task), Some(_)) if tried.as_ref() == Some(&(task.job.clone(), task.attempt)) => {
-                format!("{} attempt {} was tried already in this start", task.job, task.attempt)
+                format!("task of {} refused: this start may only look, never write", task.start().0)
             }
             (Ok(task), Some(carry_out)) => {
-                refusals = 0;
-                tried = Some((task.job.clone(), task.attempt));
-                match carry_out(&task) {
-                    Some(end) => return end,
-                    None => continue,
+                let (job, attempt) = task.start();
+                if tried.as_ref().is_some_and(|(j, a)| (j, *a) == (job, attempt)) {
+                    format!("{job} attempt {attempt} was tried already in this start")
+                } else {
+                    refusals = 0;
+                    tried = Some((job.clone(), attempt));
+                    match carry_out(&task) {
+                        Some(end) => return end,
+                        None => continue,
+                    }
                 }
             }
         };

@@ -13,7 +13,7 @@ use crate::trace::Recorder;
 use crate::whereabouts::Claims;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, Step, phases};
-use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order};
+use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order, SystemOrder};
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::image::Manifest;
@@ -280,21 +280,18 @@ impl App {
         })
     }
 
-    /// Orders a job, and gives up what lies on the disks that `erase` names by identity and
-    /// fingerprint.
+    /// The order of a profile as it stands now; it gives up what lies on the disks that `erase` names by
+    /// identity and fingerprint.
     ///
     /// # Errors
-    /// When profile or image are missing, the machine takes no such order, or the store fails.
-    pub async fn order(
+    /// When profile, image or layout are missing.
+    pub fn system_order(
         &self,
-        key: Key<'_>,
-        kind: JobKind,
         profile: &str,
         erase: BTreeMap<String, Fingerprint>,
-    ) -> Result<Machine, AppError> {
+    ) -> Result<Order, AppError> {
         let (profile, image) = self.profile(profile)?;
         let layout = self.layout(&profile.layout)?;
-        let now = clock::now();
         let uuids = DiskUuids {
             disk: clock::uuid(),
             partitions: layout.partitions.iter().map(|_| clock::uuid()).collect(),
@@ -302,7 +299,7 @@ impl App {
             further: layout.partitions.iter().map(|_| clock::uuid()).collect(),
             esp: u32::from_be_bytes(clock::random()),
         };
-        let order = Order {
+        Ok(Order::System(Box::new(SystemOrder {
             profile: profile.name.clone(),
             image: image.name,
             image_digest: image.digest,
@@ -311,7 +308,15 @@ impl App {
             authorized_keys: profile.authorized_keys.clone(),
             uuids,
             erase,
-        };
+        })))
+    }
+
+    /// Orders a job.
+    ///
+    /// # Errors
+    /// When the machine takes no such order, or the store fails.
+    pub async fn order(&self, key: Key<'_>, kind: JobKind, order: Order) -> Result<Machine, AppError> {
+        let now = clock::now();
         let id = JobId::new(now, clock::random_bits());
         let applied = self
             .apply_with(key, |machine| {
@@ -329,7 +334,7 @@ impl App {
                     created_at: now,
                     ended_at: None,
                     findings: Vec::new(),
-                    wipe: None,
+                    wipe: Vec::new(),
                     report_token: None,
                     installed: None,
                 })))

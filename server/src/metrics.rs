@@ -6,7 +6,7 @@ use kaltstart_core::dhcp::role::Role;
 use kaltstart_core::dhcp::subnet::Network;
 use kaltstart_core::dhcp6::subnet::Prefix;
 use kaltstart_core::lifecycle::event::Happening;
-use kaltstart_core::machine::{JobKind, Machine};
+use kaltstart_core::machine::Machine;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -163,11 +163,7 @@ impl Metrics {
             }
             _ => return,
         };
-        let kind = match job.kind {
-            JobKind::Deploy => "deploy",
-            JobKind::Rebuild => "rebuild",
-        };
-        self.jobs.get_or_create(&Ended { kind, outcome }).inc();
+        self.jobs.get_or_create(&Ended { kind: job.kind.name(), outcome }).inc();
     }
 
     /// Watches the DHCP service from now on.

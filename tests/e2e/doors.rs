@@ -363,6 +363,30 @@ impl Life<'_> {
         self.post("/node/v1/report", None, &system).map(drop)
     }
 
+    /// A release of a deployed node up to `last`.
+    fn release(&self, last: &str) -> Result<()> {
+        self.deploy("reported")?;
+        self.server.release(self.name)?;
+        if last == "queued" {
+            return Ok(());
+        }
+        let session = self.hello("install")?;
+        let task = self.post("/agent/v1/task", Some(&session), &json!({"wait_seconds": 0}))?;
+        match last {
+            "failed" => {
+                let finding = json!({"code": "KS-2105", "detail": "none"});
+                self.report(&session, &task, "disk", json!({"is": "failed", "finding": finding}))
+            }
+            "erased" => {
+                let disk = &task["disks"][0]["disk"];
+                let erased = json!({"disk": disk, "method": "overwrite", "duration_ms": 1, "samples": 1});
+                let words = json!({"job": task["job"], "attempt": 1, "disks": [erased]});
+                self.post("/agent/v1/erased", Some(&session), &words).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn reach(&self, situation: &str) -> Result<()> {
         if situation != "discovered" {
             let node = json!({"name": self.name, "mac": self.machine.mac});
@@ -374,7 +398,10 @@ impl Life<'_> {
             "available" => self.hello("discover").map(drop),
             "allocated" => self.deploy("failed"),
             "deployed" | "deployed, job succeeded" => self.deploy("reported"),
-            "releasing" => self.deploy("reported").and_then(|()| self.operator("release")),
+            "releasing" => self.release("failed"),
+            "releasing, job release in queued" => self.release("queued"),
+            "releasing, job release in disk" => self.release("disk"),
+            "available, job release succeeded" => self.release("erased"),
             "allocated, job cancelled" => self.hello("discover").and_then(|_| self.deploy("cancelled")),
             "broken" => self.operator("break"),
             "retired" => self.operator("retire"),

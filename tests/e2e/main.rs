@@ -43,6 +43,8 @@ mod leases;
 mod local;
 /// The power fails at any write.
 mod powercut;
+/// All disks of a node are erased.
+mod release;
 /// Secure Boot stays on.
 mod secure_boot;
 /// TFTP clients of other makers.

@@ -110,6 +110,15 @@ pub fn partitions(path: &Path) -> Result<String> {
     run(Command::new("sgdisk").arg("-p").arg(path), secs(30))
 }
 
+/// The same of a disk with sectors of 4096 bytes.
+pub fn partitions_of_4096(path: &Path) -> Result<String> {
+    let device = run(Command::new("losetup").args(["-b", "4096", "--show", "-f"]).arg(path), secs(30))?;
+    let device = Path::new(device.trim());
+    let table = partitions(device);
+    run(Command::new("losetup").arg("-d").arg(device), secs(30))?;
+    table
+}
+
 /// The ext4 file system on a partition of a machine that is off, mounted.
 ///
 /// The kernel replays its journal, as the next start of the machine would: a machine whose plug

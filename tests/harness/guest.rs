@@ -100,6 +100,8 @@ pub struct DiskConfig {
     pub serial: String,
     /// How it is attached.
     pub bus: Bus,
+    /// Bytes of a sector; SATA here knows 512 alone.
+    pub sector: u32,
     /// Where everything is recorded that is written to it, see [`Recording`](crate::recording::Recording).
     pub recording: Option<PathBuf>,
 }
@@ -205,7 +207,7 @@ impl GuestConfig {
     #[must_use]
     pub fn disk_on(mut self, bus: Bus, file: &Path, serial: &str) -> Self {
         let (file, serial) = (file.to_owned(), serial.to_owned());
-        self.disks.push(DiskConfig { file, serial, bus, recording: None });
+        self.disks.push(DiskConfig { file, serial, bus, sector: 512, recording: None });
         self
     }
 }
@@ -477,7 +479,11 @@ impl<'a> Guest<'a> {
             let order = if set_up { String::new() } else { format!(",bootindex={}", index + 2) };
             add(
                 "-device",
-                format!("{model},id=device{index},drive=disk{index},serial={}{order}", disk.serial),
+                format!(
+                    "{model},id=device{index},drive=disk{index},serial={},logical_block_size={1},\
+                     physical_block_size={1}{order}",
+                    disk.serial, disk.sector
+                ),
             );
         }
         command.arg("-nodefaults");

@@ -145,10 +145,18 @@ impl<'a> Server<'a> {
     ) -> Result<Job> {
         let erase: Map<String, Value> =
             erase.iter().map(|(disk, fingerprint)| ((*disk).to_owned(), json!(fingerprint))).collect();
-        let body = json!({"kind": kind, "profile": profile, "erase": erase});
-        let response = self.request("POST", &format!("/v1/nodes/{node}/jobs"), Some(&body))?;
+        self.order_as(node, &json!({"kind": kind, "profile": profile, "erase": erase}))
+    }
+
+    /// Orders that all disks of a node be erased, and returns the job.
+    pub fn release(&self, node: &str) -> Result<Job> {
+        self.order_as(node, &json!({"kind": "release"}))
+    }
+
+    fn order_as(&self, node: &str, body: &Value) -> Result<Job> {
+        let response = self.request("POST", &format!("/v1/nodes/{node}/jobs"), Some(body))?;
         if response.status != 202 {
-            bail!("the {kind} of {node} was refused: {} {}", response.status, response.text());
+            bail!("{body} for {node} was refused: {} {}", response.status, response.text());
         }
         let location = response.header("location").context("the answer to an order has no Location")?;
         let id = location.rsplit('/').next().unwrap_or(location).to_owned();

@@ -173,6 +173,31 @@ impl Device {
             .map_err(|error| failed(&format!("write at byte {offset}"), &error))
     }
 
+    /// Writes zeros to `length` bytes from `offset` on, by the disk itself where it can.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn overwrite(&self, offset: u64, length: u64) -> Result<(), Finding> {
+        block::zero_out(&self.file, offset, length)
+            .map_err(|error| failed(&format!("overwriting {} at byte {offset}", self.name), &error))
+    }
+
+    /// Reads from byte `offset`.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Finding> {
+        self.file
+            .read_exact_at(bytes, offset)
+            .map_err(|error| failed(&format!("read back at byte {offset}"), &error))
+    }
+
+    /// The kernel's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Waits until everything written is on the medium.
     ///
     /// # Errors
@@ -195,9 +220,7 @@ impl Device {
     /// [`Code::DiskFailed`] when it differs or cannot be read.
     pub fn verify(&self, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
         let mut found = vec![0; bytes.len()];
-        self.file
-            .read_exact_at(&mut found, offset)
-            .map_err(|error| failed(&format!("read back at byte {offset}"), &error))?;
+        self.read_at(offset, &mut found)?;
         if found == bytes {
             return Ok(());
         }

@@ -33,6 +33,7 @@ mod raw {
     nix::ioctl_read_bad!(sszget, request_code_none!(0x12, 104), std::ffi::c_int);
     nix::ioctl_write_ptr_bad!(blkpg, request_code_none!(0x12, 105), Blkpg);
     nix::ioctl_read!(getsize64, 0x12, 114, u64);
+    nix::ioctl_write_ptr_bad!(zeroout, request_code_none!(0x12, 127), [u64; 2]);
     nix::ioctl_read!(getflags, b'f', 1, std::ffi::c_long);
     nix::ioctl_write_ptr!(setflags, b'f', 2, std::ffi::c_long);
 }
@@ -82,6 +83,18 @@ pub fn set_read_only(disk: &File, read_only: bool) -> io::Result<()> {
 pub fn flush_buffers(disk: &File) -> io::Result<()> {
     // SAFETY: takes no argument.
     unsafe { raw::flsbuf(disk.as_raw_fd())? };
+    Ok(())
+}
+
+/// Makes `length` bytes from `offset` on read as zeros (`BLKZEROOUT`): the disk is asked to write them
+/// itself, and where it cannot the kernel does. Both are multiples of the sector size.
+///
+/// # Errors
+/// As the kernel says.
+pub fn zero_out(disk: &File, offset: u64, length: u64) -> io::Result<()> {
+    let area = [offset, length];
+    // SAFETY: the kernel reads two u64 through the pointer, which live for the call.
+    unsafe { raw::zeroout(disk.as_raw_fd(), &raw const area)? };
     Ok(())
 }
 

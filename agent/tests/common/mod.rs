@@ -80,9 +80,14 @@ pub fn measured(disks: &[Disk]) -> Vec<Disk> {
 /// chooses none.
 pub fn granted(task: &InstallTask, disks: &[Disk]) -> InstallTask {
     let Ok(disk) = select(&task.disk, disks) else { return task.clone() };
+    InstallTask { grant: grant(&task.job, task.attempt, disk), ..task.clone() }
+}
+
+/// The right to lose what lies on that disk.
+pub fn grant(job: &JobId, attempt: u32, disk: &Disk) -> SignedGrant {
     let grant = WipeGrant {
-        job: task.job.clone(),
-        attempt: task.attempt,
+        job: job.clone(),
+        attempt,
         host: gate().host,
         disk: DiskIdentity::of(disk),
         contents: disk.holds.clone().unwrap_or_default(),
@@ -91,7 +96,7 @@ pub fn granted(task: &InstallTask, disks: &[Disk]) -> InstallTask {
     };
     let grant = grant.encode();
     let signature = Signature(key().sign(grant.as_bytes()).to_bytes());
-    InstallTask { grant: SignedGrant { grant, signature }, ..task.clone() }
+    SignedGrant { grant, signature }
 }
 
 /// Installs what is granted as things are.

@@ -73,7 +73,7 @@ pub fn decide(machine: &Machine) -> BootDecision {
 pub fn judge(machine: &Machine) -> (BootDecision, &'static str) {
     match &machine.job {
         Some(job) if !job.state.ended() && job.installed.is_none() => {
-            return (BootDecision::Install { job: job.id.clone() }, "its job has a disk to install");
+            return (BootDecision::Install { job: job.id.clone() }, "its job has work on its disks");
         }
         Some(job) if !job.state.ended() => {
             return (BootDecision::Local, "its disk is complete, and its job waits for the system's report");

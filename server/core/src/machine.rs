@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
-use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Installed, Mode};
+use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Erasure, Installed, Mode};
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::{Digest, Fingerprint, JobId, Mac, NodeId};
@@ -120,6 +120,9 @@ pub struct Node {
     pub session: Option<Session>,
     /// What is installed on it.
     pub system: Option<System>,
+    /// How its disks were erased when it was released last.
+    #[serde(default)]
+    pub erasure: Option<ErasureRecord>,
     /// UUIDs of its installations that may be on its disks, the newest last: the verified one, and
     /// those that were begun since.
     #[serde(default)]
@@ -147,6 +150,7 @@ impl Node {
             grant: None,
             session: None,
             system: None,
+            erasure: None,
             own: Vec::new(),
         }
     }
@@ -203,6 +207,17 @@ pub struct System {
     pub ssh_host_keys: Vec<String>,
 }
 
+/// All disks of a node were erased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasureRecord {
+    /// The job.
+    pub job: JobId,
+    /// When its agent told so.
+    pub at: Millis,
+    /// Disk by disk.
+    pub disks: Vec<Erasure>,
+}
+
 /// Kinds of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -211,6 +226,20 @@ pub enum JobKind {
     Deploy,
     /// The same on a deployed machine.
     Rebuild,
+    /// Erase all its disks.
+    Release,
+}
+
+impl JobKind {
+    /// The word in API and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deploy => "deploy",
+            Self::Rebuild => "rebuild",
+            Self::Release => "release",
+        }
+    }
 }
 
 /// How a job stands.
@@ -267,8 +296,8 @@ pub struct Job {
     /// What went wrong.
     pub findings: Vec<Finding>,
     /// What it was granted to lose, when its agent took the task last.
-    #[serde(default)]
-    pub wipe: Option<WipeGrant>,
+    #[serde(default, deserialize_with = "grants")]
+    pub wipe: Vec<WipeGrant>,
     /// Fingerprint of the token with which the installed system reports.
     pub report_token: Option<Digest>,
     /// The disk is complete and bootable: the grant is used up, and the machine starts from it.
@@ -283,9 +312,67 @@ impl Job {
     }
 }
 
-/// What was ordered: a profile as it stood at that moment, and what was drawn for this job.
+/// Documents that were written before jobs had several grants hold one, or none.
+fn grants<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<WipeGrant>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Grants {
+        All(Vec<WipeGrant>),
+        One(Option<alloc::boxed::Box<WipeGrant>>),
+    }
+    Ok(match Grants::deserialize(from)? {
+        Grants::All(grants) => grants,
+        Grants::One(grant) => grant.map(|grant| *grant).into_iter().collect(),
+    })
+}
+
+/// What was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
+#[serde(untagged)]
+pub enum Order {
+    /// A system.
+    System(alloc::boxed::Box<SystemOrder>),
+    /// Empty disks.
+    Release(ReleaseOrder),
+}
+
+impl Order {
+    /// The system, if one was ordered.
+    #[must_use]
+    pub fn system(&self) -> Option<&SystemOrder> {
+        match self {
+            Self::System(order) => Some(order),
+            Self::Release(_) => None,
+        }
+    }
+
+    /// The profile's name; empty where none belongs to it.
+    #[must_use]
+    pub fn profile(&self) -> &str {
+        self.system().map_or("", |order| &order.profile)
+    }
+
+    /// What was given up: a disk's identity, and the fingerprint of what lies on it.
+    #[must_use]
+    pub fn erase(&self) -> &BTreeMap<String, Fingerprint> {
+        match self {
+            Self::System(order) => &order.erase,
+            Self::Release(order) => &order.erase,
+        }
+    }
+}
+
+/// Order to erase all disks of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseOrder {
+    /// What was given up: a disk's identity, and the fingerprint of what lies on it.
+    pub erase: BTreeMap<String, Fingerprint>,
+}
+
+/// Order of a system: a profile as it stood at that moment, and what was drawn for this job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemOrder {
     /// Name of the profile.
     pub profile: String,
     /// Name of the image.
@@ -346,5 +433,31 @@ impl PhaseRecord {
     #[must_use]
     pub fn duration(&self, now: Millis) -> Option<u64> {
         self.started_at.map(|start| self.ended_at.unwrap_or(now).since(start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::table::job;
+
+    #[test]
+    fn p37_jobs_of_before_there_were_releases_are_read() {
+        let deploy = job(JobKind::Deploy);
+        let mut text = serde_json::to_value(&deploy).expect("JSON");
+        for none in [serde_json::Value::Null, serde_json::json!([])] {
+            text["wipe"] = none;
+            assert_eq!(serde_json::from_value::<Job>(text.clone()).expect("read"), deploy);
+        }
+        let grant = serde_json::json!({
+            "job": deploy.id, "attempt": 1, "host": {"uuid": "", "serial": "", "macs": []},
+            "disk": {"wwn": "", "serial": "s", "model": "", "size": 1, "path": ""}, "contents": [],
+            "issued": 1, "expires": 2,
+        });
+        text["wipe"] = grant;
+        let read: Job = serde_json::from_value(text.clone()).expect("one grant");
+        assert_eq!(read.wipe.iter().map(|grant| grant.disk.serial.as_str()).collect::<Vec<_>>(), ["s"]);
+        text["order"].as_object_mut().expect("an object").remove("uuids");
+        assert!(serde_json::from_value::<Job>(text).is_err(), "half a system is no release");
     }
 }

@@ -1,14 +1,15 @@
 //! Which disk a job may wipe: chosen by its rule, and lost only if nothing foreign is on it.
 
-use crate::hardware::failing;
-use crate::machine::{Job, Node};
+use crate::hardware::{PartKind, failing};
+use crate::machine::{Job, Node, Order};
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids};
 use kaltstart_protocol::contents::{Area, Contents};
-use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::select::{describe, select};
+use kaltstart_protocol::select::{describe, fixed, select};
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, WipeGrant};
 
@@ -25,48 +26,77 @@ pub fn choose<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Findin
     failing(disk).map_or(Ok(disk), Err)
 }
 
-/// The grant for `job` on the machine whose agent has just told its facts.
+/// The grants for `job` on the machine whose agent has just told its facts: for a system the disk that its
+/// rule chooses, for a release every disk.
 ///
-/// The disk may be lost if it is blank; if all that is on it is of an installation of this node, an
+/// A disk may be lost if it is blank; if all that is on it is of an installation of this node, an
 /// interrupted one of this job included; if the order gave up exactly what is on it; or if this job
 /// was granted it before, and nothing has come since.
 ///
 /// # Errors
-/// Those of [`choose`]; [`Code::DiskFailed`] when the disk cannot be read, and
-/// [`Code::ForeignData`] with what is on it and how to give it up.
-pub fn grant(node: &Node, job: &Job, now: Millis) -> Result<WipeGrant, Finding> {
+/// Those of [`choose`]; [`Code::DiskFailed`] when a disk cannot be read, or is to be erased and cannot be written;
+/// [`Code::PartMissing`] when one that is to be erased is not there; and [`Code::ForeignData`] with what is
+/// on the disks and how to give it up.
+pub fn grants(node: &Node, job: &Job, now: Millis) -> Result<Vec<WipeGrant>, Finding> {
     let facts = node.facts.clone().unwrap_or_default();
-    let disk = choose(&job.order.disk, &facts.disks)?;
-    let contents = disk.holds.as_ref().ok_or_else(|| {
-        Finding::new(Code::DiskFailed, format!("what is on {} cannot be read", describe(disk)))
-    })?;
-    if !may_be_lost(node, job, disk, contents) {
-        return Err(Finding::new(Code::ForeignData, foreign(job, disk, contents)));
+    let disks = match &job.order {
+        Order::System(order) => Vec::from([choose(&order.disk, &facts.disks)?]),
+        Order::Release(_) => all_disks(node, &facts)?,
+    };
+    let mut all = Vec::with_capacity(disks.len());
+    let mut foreign = Vec::new();
+    for disk in disks {
+        let contents = disk.holds.as_ref().ok_or_else(|| {
+            Finding::new(Code::DiskFailed, format!("what is on {} cannot be read", describe(disk)))
+        })?;
+        if !may_be_lost(node, job, disk, contents) {
+            foreign.push((disk, contents));
+        }
+        all.push(WipeGrant {
+            job: job.id.clone(),
+            attempt: job.attempt,
+            host: HostIdentity::of(&facts),
+            disk: DiskIdentity::of(disk),
+            contents: contents.clone(),
+            issued: now,
+            expires: now.plus(LIFETIME_MS),
+        });
     }
-    Ok(WipeGrant {
-        job: job.id.clone(),
-        attempt: job.attempt,
-        host: HostIdentity::of(&facts),
-        disk: DiskIdentity::of(disk),
-        contents: contents.clone(),
-        issued: now,
-        expires: now.plus(LIFETIME_MS),
-    })
+    if foreign.is_empty() { Ok(all) } else { Err(foreign_data(job, &foreign)) }
+}
+
+/// Every disk of a node that is released.
+fn all_disks<'a>(node: &Node, facts: &'a Facts) -> Result<Vec<&'a Disk>, Finding> {
+    if let Some(part) = node.missing.iter().find(|part| part.kind == PartKind::Disk) {
+        let detail =
+            format!("{} cannot be erased: it is not there; put it back, or `ks node accept`", part.text);
+        return Err(Finding::new(Code::PartMissing, detail));
+    }
+    let disks: Vec<&Disk> = fixed(&facts.disks).collect();
+    match disks.iter().find(|disk| disk.read_only) {
+        Some(disk) => {
+            let detail = format!("{} cannot be erased: it is read-only", describe(disk));
+            Err(Finding::new(Code::DiskFailed, detail))
+        }
+        None => Ok(disks),
+    }
 }
 
 fn may_be_lost(node: &Node, job: &Job, disk: &Disk, contents: &Contents) -> bool {
+    let uuids = job.order.system().map(|order| &order.uuids);
     let own = |uuids: &DiskUuids| contents.0.iter().all(|area| is_of(area, uuids));
-    let given_up = || job.order.erase.get(disk.identity()) == Some(&contents.fingerprint());
+    let given_up = || job.order.erase().get(disk.identity()) == Some(&contents.fingerprint());
     // An agent that was interrupted while clearing leaves a part of what was there, and pieces.
     let rest = || {
-        job.wipe.as_ref().is_some_and(|before| {
-            let known = |area: &Area| {
-                before.contents.0.contains(area) || is_of(area, &job.order.uuids) || area.kind == Area::DATA
-            };
-            before.disk == DiskIdentity::of(disk) && contents.0.iter().all(known)
+        job.wipe.iter().filter(|before| before.disk == DiskIdentity::of(disk)).any(|before| {
+            contents.0.iter().all(|area| {
+                before.contents.0.contains(area)
+                    || uuids.is_some_and(|uuids| is_of(area, uuids))
+                    || area.kind == Area::DATA
+            })
         })
     };
-    contents.is_blank() || node.own.iter().any(own) || own(&job.order.uuids) || given_up() || rest()
+    contents.is_blank() || node.own.iter().chain(uuids).any(own) || given_up() || rest()
 }
 
 /// Whether an installation with these UUIDs has written it.
@@ -82,23 +112,29 @@ fn is_of(area: &Area, uuids: &DiskUuids) -> bool {
         }
 }
 
-fn foreign(job: &Job, disk: &Disk, contents: &Contents) -> String {
-    let (identity, fingerprint) = (disk.identity(), contents.fingerprint());
-    let other = match job.order.erase.get(identity) {
-        Some(other) => format!(" The order gives up {other}, which is not what is there."),
-        None => String::new(),
-    };
-    format!(
-        "{} holds {contents}.{other} If all of it may be lost, order again with --erase '{identity}={fingerprint}'",
-        describe(disk)
-    )
+fn foreign_data(job: &Job, disks: &[(&Disk, &Contents)]) -> Finding {
+    let (mut words, mut options) = (Vec::new(), Vec::new());
+    for (disk, contents) in disks {
+        let (identity, fingerprint) = (disk.identity(), contents.fingerprint());
+        let other = match job.order.erase().get(identity) {
+            Some(other) => format!(" The order gives up {other}, which is not what is there."),
+            None => String::new(),
+        };
+        words.push(format!("{} holds {contents}.{other}", describe(disk)));
+        options.push(format!("--erase '{identity}={fingerprint}'"));
+    }
+    let (words, options) = (words.join(" "), options.join(" "));
+    let detail = format!("{words} If all of it may be lost, order again with {options}");
+    Finding::new(Code::ForeignData, detail)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hardware::Part;
     use crate::lifecycle::table::{idle, job};
-    use crate::machine::{JobKind, State};
+    use crate::machine::{JobKind, ReleaseOrder, State, SystemOrder};
+    use alloc::collections::BTreeMap;
     use alloc::string::ToString;
     use alloc::vec;
     use alloc::vec::Vec;
@@ -144,8 +180,22 @@ mod tests {
         node.own = vec![uuids(1)];
         node.facts = Some(Facts { disks, ..Facts::default() });
         let mut job = job(JobKind::Deploy);
-        job.order.uuids = uuids(2);
+        system(&mut job).uuids = uuids(2);
         (node, job)
+    }
+
+    fn system(job: &mut Job) -> &mut SystemOrder {
+        match &mut job.order {
+            Order::System(order) => order,
+            Order::Release(_) => panic!("a release"),
+        }
+    }
+
+    /// The only grant.
+    fn grant(node: &Node, job: &Job, now: Millis) -> Result<WipeGrant, Finding> {
+        let all = grants(node, job, now)?;
+        let [grant] = <[WipeGrant; 1]>::try_from(all).expect("one disk");
+        Ok(grant)
     }
 
     fn code(disks: Vec<Disk>) -> Result<(), Code> {
@@ -185,12 +235,12 @@ mod tests {
         let health = |verdict| Some(Health { verdict, said: "read-only".into(), ..Health::default() });
         let bad = || Disk { health: health(Verdict::Failing), ..disk("a", vec![]) };
         let (node, mut job) = case(vec![bad()]);
-        job.order.erase.insert("a".to_string(), Contents::default().fingerprint());
+        system(&mut job).erase.insert("a".to_string(), Contents::default().fingerprint());
         let finding = grant(&node, &job, NOW).expect_err("failing");
         assert_eq!(finding.code, Code::DiskFailing);
         assert!(finding.detail.contains("serial a") && finding.detail.contains("read-only"), "{finding}");
         let (node, mut job) = case(vec![bad(), Disk { health: health(Verdict::Good), ..disk("b", vec![]) }]);
-        job.order.disk = DiskRule { serial: Some("b".into()), ..DiskRule::default() };
+        system(&mut job).disk = DiskRule { serial: Some("b".into()), ..DiskRule::default() };
         assert_eq!(grant(&node, &job, NOW).expect("well").disk.serial, "b");
     }
 
@@ -203,12 +253,12 @@ mod tests {
         assert!(finding.detail.contains("ext4 A"), "{finding}");
         assert!(finding.detail.ends_with(&format!("--erase 'a={fingerprint}'")), "{finding}");
 
-        job.order.erase.insert("b".to_string(), fingerprint);
+        system(&mut job).erase.insert("b".to_string(), fingerprint);
         assert!(grant(&node, &job, NOW).is_err(), "another disk");
-        job.order.erase.insert("a".to_string(), Contents::new(installed(3)).fingerprint());
+        system(&mut job).erase.insert("a".to_string(), Contents::new(installed(3)).fingerprint());
         let finding = grant(&node, &job, NOW).expect_err("other contents");
         assert!(finding.detail.contains("not what is there"), "{finding}");
-        job.order.erase.insert("a".to_string(), fingerprint);
+        system(&mut job).erase.insert("a".to_string(), fingerprint);
         let granted = grant(&node, &job, NOW).expect("given up");
         assert_eq!((granted.job, granted.attempt, granted.disk.serial.as_str()), (job.id, 1, "a"));
         assert_eq!((granted.issued, granted.expires), (NOW, NOW.plus(LIFETIME_MS)));
@@ -218,8 +268,8 @@ mod tests {
     fn p12_a_job_that_was_interrupted_while_clearing_gets_its_right_again() {
         let before = || vec![area(None, "gpt", "G"), area(Some(1), "ext4", "A")];
         let (mut node, mut job) = case(vec![disk("a", before())]);
-        job.order.erase.insert("a".to_string(), Contents::new(before()).fingerprint());
-        job.wipe = Some(grant(&node, &job, NOW).expect("given up"));
+        system(&mut job).erase.insert("a".to_string(), Contents::new(before()).fingerprint());
+        job.wipe = grants(&node, &job, NOW).expect("given up");
         let mut now_on = |disk: Disk| {
             node.facts = Some(Facts { disks: vec![disk], ..Facts::default() });
             grant(&node, &job, NOW).map(drop).map_err(|finding| finding.code)
@@ -234,9 +284,49 @@ mod tests {
     #[test]
     fn p04_the_rule_chooses_and_not_what_is_on_the_disks() {
         let (node, mut job) = case(vec![disk("a", vec![]), disk("b", vec![area(None, "xfs", "A")])]);
-        job.order.disk = DiskRule { serial: Some("b".into()), ..DiskRule::default() };
+        system(&mut job).disk = DiskRule { serial: Some("b".into()), ..DiskRule::default() };
         assert_eq!(grant(&node, &job, NOW).expect_err("foreign").code, Code::ForeignData);
-        job.order.disk.serial = Some("a".into());
+        system(&mut job).disk.serial = Some("a".into());
         assert_eq!(grant(&node, &job, NOW).expect("blank").disk.serial, "a");
+    }
+
+    #[test]
+    fn p10_a_release_is_granted_all_fixed_disks_or_none() {
+        let of = |disks: Vec<Disk>| {
+            let (node, _) = case(disks);
+            (node, job(JobKind::Release))
+        };
+        let removable = Disk { removable: true, ..disk("stick", vec![area(None, "ext4", "A")]) };
+        let (node, release) = of(vec![disk("a", installed(1)), removable, disk("b", vec![])]);
+        let serials = |all: Vec<WipeGrant>| all.into_iter().map(|one| one.disk.serial).collect::<Vec<_>>();
+        assert_eq!(grants(&node, &release, NOW).map(serials), Ok(vec!["a".to_string(), "b".to_string()]));
+
+        let foreign = || disk("b", vec![area(None, "xfs", "A")]);
+        let (node, mut release) = of(vec![disk("c", vec![area(None, "lvm", "L")]), foreign()]);
+        let finding = grants(&node, &release, NOW).expect_err("foreign");
+        assert_eq!(finding.code, Code::ForeignData);
+        let options = finding.detail.rsplit_once("order again with ").expect("how").1.to_string();
+        let given_up: BTreeMap<_, _> = node
+            .facts
+            .iter()
+            .flat_map(|facts| &facts.disks)
+            .map(|disk| {
+                let fingerprint = disk.holds.as_ref().expect("read").fingerprint();
+                assert!(options.contains(&format!("--erase '{}={fingerprint}'", disk.serial)), "{options}");
+                (disk.serial.clone(), fingerprint)
+            })
+            .collect();
+        release.order = Order::Release(ReleaseOrder { erase: given_up });
+        assert_eq!(grants(&node, &release, NOW).map(serials), Ok(vec!["c".to_string(), "b".to_string()]));
+
+        let refused = |node: &Node| grants(node, &release, NOW).map_err(|finding| finding.code);
+        let (node, _) = of(vec![Disk { read_only: true, ..disk("a", vec![]) }]);
+        assert_eq!(refused(&node), Err(Code::DiskFailed), "it cannot be erased");
+        let (mut node, _) = of(vec![disk("a", vec![])]);
+        let part = |kind| Part { kind, id: "z".into(), place: String::new(), text: "disk z".into() };
+        node.missing = vec![part(PartKind::Module)];
+        assert!(refused(&node).is_ok(), "memory keeps nothing");
+        node.missing = vec![part(PartKind::Disk)];
+        assert_eq!(refused(&node), Err(Code::PartMissing), "what is on it is not erased");
     }
 }

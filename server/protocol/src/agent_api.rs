@@ -8,6 +8,7 @@
 //! | `neighbours` | [`Neighbours`] | 204; whenever a switch says something new after the hello |
 //! | `log` | [`LogBatch`] | 204 |
 //! | `installed` | [`Installed`] | [`Directive`]; `Continue` = stored, restart now |
+//! | `erased` | [`Erased`] | [`Directive`]; `Continue` = stored, stay up |
 //!
 //! All of it over TLS 1.3, and only to a server of the authority in [`ARG_PIN`].
 //!
@@ -25,7 +26,7 @@ use crate::layout::Layout;
 use crate::node_api::ReportConfig;
 use crate::phase::{Phase, Progress};
 use crate::secret::Secret;
-use crate::wipe::SignedGrant;
+use crate::wipe::{DiskIdentity, SignedGrant};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -117,6 +118,8 @@ pub enum Task {
     },
     /// Lay down an image.
     Install(Box<InstallTask>),
+    /// Erase all disks.
+    Erase(Box<EraseTask>),
 }
 
 /// Everything needed to lay down an image.
@@ -141,6 +144,27 @@ pub struct InstallTask {
     pub uuids: DiskUuids,
     /// Who the system shall be.
     pub identity: Identity,
+}
+
+/// Everything needed to erase the disks of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EraseTask {
+    /// The job this is for.
+    pub job: JobId,
+    /// Which start of the machine for this job, from 1.
+    pub attempt: u32,
+    /// The disks, each with the grant for what may be lost on it. There must be no others that can be
+    /// written.
+    pub disks: Vec<EraseDisk>,
+}
+
+/// A disk that is erased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EraseDisk {
+    /// Which.
+    pub disk: DiskIdentity,
+    /// What may be lost on it.
+    pub grant: SignedGrant,
 }
 
 /// Which disk: all given fields must hold, and exactly one disk must remain.
@@ -270,6 +294,38 @@ pub struct Installed {
     pub machine_id: String,
     /// Whether a UEFI boot entry was written.
     pub boot_entry: bool,
+}
+
+/// All disks are erased, and were read back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erased {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// One record for each disk of the task.
+    pub disks: Vec<Erasure>,
+}
+
+/// How a disk was erased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// The disk.
+    pub disk: DiskIdentity,
+    /// How.
+    pub method: EraseMethod,
+    /// What that took, reading back included, in milliseconds.
+    pub duration_ms: u64,
+    /// Blocks that were read back from all over the disk, and held nothing.
+    pub samples: u64,
+}
+
+/// A way to erase a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EraseMethod {
+    /// Zeros were written to every sector, by the disk itself where it can.
+    Overwrite,
 }
 
 /// Which switch and port each interface is plugged into, by the interface's name in this start.

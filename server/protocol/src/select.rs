@@ -19,8 +19,7 @@ const GIB: u64 = 1 << 30;
 /// [`Code::NoDisk`] when no disk may take part, [`Code::NoMatchingDisk`] when none of them fits,
 /// [`Code::AmbiguousDisk`] when several do; the detail lists the disks in question.
 pub fn select<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Finding> {
-    let usable: Vec<&Disk> =
-        disks.iter().filter(|disk| !disk.removable && !disk.read_only && disk.size > 0).collect();
+    let usable: Vec<&Disk> = fixed(disks).filter(|disk| !disk.read_only).collect();
     if usable.is_empty() {
         let detail = if disks.is_empty() {
             "no disk was found".to_owned()
@@ -35,6 +34,11 @@ pub fn select<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Findin
         [] => Err(Finding::new(Code::NoMatchingDisk, list(usable.into_iter()))),
         _ => Err(Finding::new(Code::AmbiguousDisk, list(fitting.into_iter()))),
     }
+}
+
+/// The disks that stay in the machine, read-only ones included: neither removable nor without a medium.
+pub fn fixed(disks: &[Disk]) -> impl Iterator<Item = &Disk> {
+    disks.iter().filter(|disk| !disk.removable && disk.size > 0)
 }
 
 /// Whether every field that `rule` gives holds. Text is compared without surrounding blanks,

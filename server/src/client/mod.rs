@@ -92,6 +92,15 @@ pub enum ClientCommand {
         #[arg(long)]
         confirm: String,
     },
+    /// Erase all disks of a node whose purpose is gone; then it is free again
+    Release {
+        /// What is ordered
+        #[command(flatten)]
+        work: Work,
+        /// The node's name once more: proof that it is meant
+        #[arg(long)]
+        confirm: String,
+    },
     /// Why a machine does not start: the likeliest cause, its proof, what to do next
     Why {
         /// Name, identifier or MAC; also of a machine nobody declared
@@ -107,11 +116,18 @@ pub enum ClientCommand {
 /// An order's words.
 #[derive(Debug, Args)]
 pub struct Order {
-    /// Name, identifier or MAC
-    node: String,
     /// Profile
     #[arg(long)]
     profile: String,
+    #[command(flatten)]
+    work: Work,
+}
+
+/// What every order says.
+#[derive(Debug, Args)]
+pub struct Work {
+    /// Name, identifier or MAC
+    node: String,
     /// What may be lost: a disk and the fingerprint of what lies on it, as `ks node show` tells them
     #[arg(long, value_name = "DISK=FINGERPRINT", value_parser = given_up)]
     erase: Vec<(String, Fingerprint)>,
@@ -165,11 +181,6 @@ pub enum NodeCommand {
     },
     /// A discovered node is not ours
     Reject {
-        /// Name, identifier or MAC
-        node: String,
-    },
-    /// The node's purpose is gone
-    Release {
         /// Name, identifier or MAC
         node: String,
     },
@@ -253,14 +264,16 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         }
         ClientCommand::Layout(command) => layout::run(&api, command, format).await,
         ClientCommand::Dhcp(command) => dhcp::run(&api, command, format).await,
-        ClientCommand::Deploy(order) => place(&api, JobKind::Deploy, &order, format).await,
-        ClientCommand::Rebuild { order, confirm } => {
-            let node: NodeView = api.get(&Api::path(&["v1", "nodes", &order.node])).await?;
-            if confirm != node.name {
-                let say = format!("--confirm={confirm} does not name the node; type --confirm={}", node.name);
-                return Err(ClientError::Usage(say));
-            }
-            place(&api, JobKind::Rebuild, &order, format).await
+        ClientCommand::Deploy(Order { profile, work }) => {
+            place(&api, JobKind::Deploy, Some(profile), &work, format).await
+        }
+        ClientCommand::Rebuild { order: Order { profile, work }, confirm } => {
+            ensure_meant(&api, &work.node, &confirm).await?;
+            place(&api, JobKind::Rebuild, Some(profile), &work, format).await
+        }
+        ClientCommand::Release { work, confirm } => {
+            ensure_meant(&api, &work.node, &confirm).await?;
+            place(&api, JobKind::Release, None, &work, format).await
         }
         ClientCommand::Why { node } => {
             let diagnosis: DiagnosisView = api.get(&Api::path(&["v1", "nodes", &node, "diagnosis"])).await?;
@@ -308,7 +321,6 @@ async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, C
         }
         NodeCommand::Accept { node } => (node, Move::Accept),
         NodeCommand::Reject { node } => (node, Move::Reject),
-        NodeCommand::Release { node } => (node, Move::Release),
         NodeCommand::Break { node } => (node, Move::Break),
         NodeCommand::Repair { node } => (node, Move::Repair),
         NodeCommand::Retire { node } => (node, Move::Retire),
@@ -363,18 +375,31 @@ async fn log(api: &Api, target: &str, follow: bool, format: Format) -> Result<Ex
     }
 }
 
-async fn place(api: &Api, kind: JobKind, order: &Order, format: Format) -> Result<Exit, ClientError> {
-    let body = crate::http::api::OrderJob {
-        kind,
-        profile: order.profile.clone(),
-        erase: order.erase.iter().cloned().collect(),
-    };
-    let mut job: JobView = api.post(&Api::path(&["v1", "nodes", &order.node, "jobs"]), &body).await?;
-    if !order.wait {
+/// Refuses an order that loses data unless it names the node a second time.
+async fn ensure_meant(api: &Api, node: &str, confirm: &str) -> Result<(), ClientError> {
+    let node: NodeView = api.get(&Api::path(&["v1", "nodes", node])).await?;
+    if confirm == node.name {
+        return Ok(());
+    }
+    let say = format!("--confirm={confirm} does not name the node; type --confirm={}", node.name);
+    Err(ClientError::Usage(say))
+}
+
+async fn place(
+    api: &Api,
+    kind: JobKind,
+    profile: Option<String>,
+    work: &Work,
+    format: Format,
+) -> Result<Exit, ClientError> {
+    let erase = work.erase.iter().cloned().collect();
+    let body = crate::http::api::OrderJob { kind, profile, erase };
+    let mut job: JobView = api.post(&Api::path(&["v1", "nodes", &work.node, "jobs"]), &body).await?;
+    if !work.wait {
         eprintln!("ordered; follow it with: ks watch {}", job.id);
         return output::one(&job, format);
     }
-    let waited = tokio::time::timeout(Duration::from_secs(order.timeout), async {
+    let waited = tokio::time::timeout(Duration::from_secs(work.timeout), async {
         while !job.state.ended() {
             job = api.get_patiently(&format!("/v1/jobs/{}?wait=30s", job.id)).await?;
         }
@@ -383,7 +408,7 @@ async fn place(api: &Api, kind: JobKind, order: &Order, format: Format) -> Resul
     match waited.await {
         Ok(outcome) => outcome?,
         Err(_) => {
-            eprintln!("still running after {} s; follow it with: ks watch {}", order.timeout, job.id);
+            eprintln!("still running after {} s; follow it with: ks watch {}", work.timeout, job.id);
             return Ok(Exit::WaitTimedOut);
         }
     }

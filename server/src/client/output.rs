@@ -8,6 +8,7 @@ use crate::http::api::{FindingView, JobView, NodeView, ProfileView};
 use crate::store::StoredLine;
 use comfy_table::{Table, presets};
 use kaltstart_core::machine::JobState;
+use kaltstart_protocol::agent_api::Erasure;
 use kaltstart_protocol::image::Manifest;
 use serde::Serialize;
 use std::io::{ErrorKind, Write as _};
@@ -50,7 +51,7 @@ impl Row for JobView {
             self.id.to_string(),
             self.node_name.clone(),
             word(&self.kind),
-            self.profile.clone(),
+            self.profile.clone().unwrap_or_default(),
             word(&self.state),
             self.phase.name().to_owned(),
             finding,
@@ -153,6 +154,13 @@ pub(super) fn describe(node: &NodeView) -> String {
         lines.push(("INSTALLED", format!("{} · kernel {}", report.os, report.kernel)));
         lines.push(("ROOT", format!("{} UUID {}", report.root_device, report.root_uuid)));
         lines.extend(report.ssh_host_keys.iter().map(|key| ("SSH HOST KEY", key.clone())));
+    }
+    if let Some(record) = &node.erasure {
+        let when = crate::http::api::rfc3339(record.at);
+        lines.extend(record.disks.iter().map(|Erasure { disk, method, samples, .. }| {
+            let disk = format!("{} serial {} ({} bytes)", disk.model, disk.serial, disk.size);
+            ("ERASED", format!("{when} {disk} by {}, {samples} samples read back empty", word(method)))
+        }));
     }
     named(&lines)
 }

@@ -133,7 +133,7 @@ pub(super) fn text(job: &JobView, style: Style) -> String {
         "{} {} -> {}   elapsed {}   {state}{attempt}\n",
         job.id,
         job.node_name,
-        job.profile,
+        job.profile.as_deref().unwrap_or(job.kind.name()),
         clock(end.since(start) / 1000),
     );
     for phase in &job.phases {
@@ -243,9 +243,9 @@ mod tests {
             node_name: "demo-1".into(),
             kind: JobKind::Deploy,
             state: JobState::Running,
-            profile: "debian-12".into(),
-            image: "debian-12".into(),
-            image_digest: Digest::of(b""),
+            profile: Some("debian-12".into()),
+            image: Some("debian-12".into()),
+            image_digest: Some(Digest::of(b"")),
             attempt: 1,
             phase: Phase::Inventory,
             phases: phases.collect(),

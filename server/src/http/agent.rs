@@ -12,17 +12,18 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
-use kaltstart_core::machine::{Job, Machine};
+use kaltstart_core::machine::{Job, Machine, SystemOrder};
 use kaltstart_core::trace::What;
 use kaltstart_core::wipe;
 use kaltstart_protocol::agent_api::{
-    Directive, Hello, Identity, InstallTask, Installed, LogBatch, Neighbours, Report, Task, TaskRequest,
-    Welcome,
+    Directive, EraseDisk, EraseTask, Erased, Hello, Identity, InstallTask, Installed, LogBatch, Neighbours,
+    Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::wipe::{SignedGrant, WipeGrant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,13 +127,72 @@ pub(super) async fn task(
         (Assignment::Reboot, _) => {
             Ok(Json(Task::Reboot { reason: "there is a job for this machine".into() }))
         }
-        (Assignment::Install(job), machine) => hand_out(&app, key, &machine, &job).await.map(Json),
+        (Assignment::Job(job), machine) => match job.order.system() {
+            Some(order) => hand_out_system(&app, key, &machine, &job, order).await.map(Json),
+            None => hand_out_release(&app, key, &job).await.map(Json),
+        },
     }
 }
 
-/// Hands out a job's task, with what it may lose and a new token for the installed system's report.
-async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Result<Task, Problem> {
-    let image = match image(app, job) {
+/// Hands out the task to erase all disks.
+async fn hand_out_release(app: &App, key: Key<'_>, job: &Job) -> Result<Task, Problem> {
+    let grants = match grants(app, key, job, None).await? {
+        Ok(grants) => grants,
+        Err(task) => return Ok(task),
+    };
+    let sign = |grant: WipeGrant| Ok(EraseDisk { grant: sign(app, &grant)?, disk: grant.disk });
+    let disks = grants.into_iter().map(sign).collect::<Result<_, Problem>>()?;
+    Ok(Task::Erase(Box::new(EraseTask { job: job.id.clone(), attempt: job.attempt, disks })))
+}
+
+/// Notes that a job's task is handed out, and what it may lose; or the task there is instead.
+async fn grants(
+    app: &App,
+    key: Key<'_>,
+    job: &Job,
+    report_token: Option<&Secret>,
+) -> Result<Result<Vec<WipeGrant>, Task>, Problem> {
+    let mut granted = None;
+    app.apply_with(key, |machine| {
+        let Assignment::Job(job) = assignment(machine) else {
+            return Err(AppError::Refused("the job has ended".into()));
+        };
+        let outcome = wipe::grants(&machine.node, &job, clock::now());
+        let event = match &outcome {
+            Ok(wipe) => Event::TaskTaken {
+                job: job.id.clone(),
+                report_token: report_token.map(Secret::fingerprint),
+                wipe: wipe.clone(),
+            },
+            Err(finding) => Event::Hindered(finding.clone()),
+        };
+        granted = Some((job.id, outcome));
+        Ok(event)
+    })
+    .await?;
+    Ok(match granted {
+        Some((id, Ok(grants))) if id == job.id => Ok(grants),
+        Some((_, Err(finding))) => Err(Task::Failed { finding }),
+        _ => Err(Task::Wait),
+    })
+}
+
+fn sign(app: &App, grant: &WipeGrant) -> Result<SignedGrant, Problem> {
+    app.tls.sign(grant).map_err(|error| {
+        tracing::error!(%error, "wipe grant");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the wipe grant cannot be signed")
+    })
+}
+
+/// Hands out the task to lay down a system, with a new token for its report.
+async fn hand_out_system(
+    app: &App,
+    key: Key<'_>,
+    machine: &Machine,
+    job: &Job,
+    order: &SystemOrder,
+) -> Result<Task, Problem> {
+    let image = match image(app, order) {
         Ok(image) => image,
         Err(finding) => {
             app.apply(key, &Event::Hindered(finding.clone())).await?;
@@ -140,47 +200,26 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
         }
     };
     let report_token = clock::token("kst_report_");
-    let mut granted = None;
-    app.apply_with(key, |machine| {
-        let Assignment::Install(job) = assignment(machine) else {
-            return Err(AppError::Refused("the job has ended".into()));
-        };
-        let outcome = wipe::grant(&machine.node, &job, clock::now());
-        let event = match &outcome {
-            Ok(wipe) => Event::TaskTaken {
-                job: job.id.clone(),
-                report_token: report_token.fingerprint(),
-                wipe: Box::new(wipe.clone()),
-            },
-            Err(finding) => Event::Hindered(finding.clone()),
-        };
-        granted = Some(outcome);
-        Ok(event)
-    })
-    .await?;
-    let grant = match granted {
-        Some(Ok(grant)) if grant.job == job.id => app.tls.sign(&grant).map_err(|error| {
-            tracing::error!(%error, "wipe grant");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the wipe grant cannot be signed")
-        })?,
-        Some(Err(finding)) => return Ok(Task::Failed { finding }),
-        _ => return Ok(Task::Wait),
+    let granted = match grants(app, key, job, Some(&report_token)).await? {
+        Ok(granted) => granted,
+        Err(task) => return Ok(task),
     };
+    let [grant] = granted.as_slice() else { return Ok(Task::Wait) };
     let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
     Ok(Task::Install(Box::new(InstallTask {
         job: job.id.clone(),
         attempt: job.attempt,
-        disk: job.order.disk.clone(),
-        grant,
-        layout: job.order.layout.clone(),
+        disk: order.disk.clone(),
+        grant: sign(app, grant)?,
+        layout: order.layout.clone(),
         image_url: format!("{}/images/{}", app.config.http_base(), image.manifest.digest),
         image: image.signed,
-        uuids: job.order.uuids.clone(),
+        uuids: order.uuids.clone(),
         identity: Identity {
             hostname: machine.node.name.clone(),
             domain: String::new(),
             mac: boot_mac,
-            authorized_keys: job.order.authorized_keys.clone(),
+            authorized_keys: order.authorized_keys.clone(),
             report: ReportConfig {
                 url: format!("{}/node/v1/report", app.config.https_base()),
                 token: report_token,
@@ -192,8 +231,8 @@ async fn hand_out(app: &App, key: Key<'_>, machine: &Machine, job: &Job) -> Resu
 }
 
 /// The image that was ordered, or why it cannot be laid down any more.
-fn image(app: &App, job: &Job) -> Result<Image, Finding> {
-    let name = &job.order.image;
+fn image(app: &App, order: &SystemOrder) -> Result<Image, Finding> {
+    let name = &order.image;
     let image = app.images.find(name).map_err(|error| {
         let code = match error {
             ImageError::Unsigned { .. } | ImageError::Untrusted { .. } => Code::ImageUntrusted,
@@ -201,7 +240,7 @@ fn image(app: &App, job: &Job) -> Result<Image, Finding> {
         };
         Finding::new(code, error.to_string())
     })?;
-    if image.manifest.digest == job.order.image_digest {
+    if image.manifest.digest == order.image_digest {
         Ok(image)
     } else {
         let detail = format!("image {name:?} was replaced by another version since the order; order again");
@@ -233,6 +272,15 @@ pub(super) async fn installed(
     Body(installed): Body<Installed>,
 ) -> Result<Json<Directive>, Problem> {
     directive(app.apply(Key::Session(agent.session), &Event::InstallDone(installed)).await)
+}
+
+/// `POST /agent/v1/erased`
+pub(super) async fn erased(
+    State(app): State<Arc<App>>,
+    agent: Agent,
+    Body(erased): Body<Erased>,
+) -> Result<Json<Directive>, Problem> {
+    directive(app.apply(Key::Session(agent.session), &Event::DisksErased(erased)).await)
 }
 
 fn directive(outcome: Result<crate::app::Applied, AppError>) -> Result<Json<Directive>, Problem> {

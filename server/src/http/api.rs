@@ -14,7 +14,10 @@ use axum::response::{IntoResponse, Response};
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::hardware;
 use kaltstart_core::lifecycle::event::{Event, Move};
-use kaltstart_core::machine::{Job, JobKind, JobState, Machine, PhaseRecord, State as NodeState, System};
+use kaltstart_core::machine::{
+    ErasureRecord, Job, JobKind, JobState, Machine, Order, PhaseRecord, ReleaseOrder, State as NodeState,
+    System,
+};
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX, Usual};
 use kaltstart_protocol::facts::{Disk, Facts};
@@ -70,6 +73,9 @@ pub struct NodeView {
     pub fingerprints: BTreeMap<String, Fingerprint>,
     /// What the installed system told.
     pub report: Option<System>,
+    /// How its disks were erased when it was released last.
+    #[serde(default)]
+    pub erasure: Option<ErasureRecord>,
 }
 
 /// A job as clients see it.
@@ -85,12 +91,15 @@ pub struct JobView {
     pub kind: JobKind,
     /// How it stands.
     pub state: JobState,
-    /// Profile that is laid down.
-    pub profile: String,
+    /// Profile that is laid down, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// Image that is laid down.
-    pub image: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Its digest.
-    pub image_digest: Digest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<Digest>,
     /// Starts of the machine for this job.
     pub attempt: u32,
     /// The current phase.
@@ -150,11 +159,18 @@ pub(super) fn headline(machine: &Machine) -> String {
     let node = &machine.node;
     match &machine.job {
         Some(job) if job.state == JobState::Queued => "waiting for the machine".to_owned(),
+        Some(job) if !job.state.ended() && job.kind == JobKind::Release => {
+            format!("releasing · {}", job.phase.name())
+        }
         Some(job) if !job.state.ended() => format!("deploying · {}", job.phase.name()),
-        Some(job) if job.state == JobState::Failed && node.state == NodeState::Allocated => {
-            let why =
-                job.findings.last().map_or_else(String::new, |f| format!(" · {} {}", f.code, f.code.title()));
-            format!("deploy failed{why}")
+        Some(job) if job.state == JobState::Failed => {
+            let failed = match (node.state, job.kind) {
+                (NodeState::Allocated, _) => "deploy failed",
+                (NodeState::Releasing, JobKind::Release) => "release failed",
+                _ => return node.state.to_string(),
+            };
+            let why = job.findings.last().map(|f| format!(" · {} {}", f.code, f.code.title()));
+            format!("{failed}{}", why.unwrap_or_default())
         }
         _ => node.state.to_string(),
     }
@@ -177,6 +193,7 @@ fn node_view(machine: &Machine) -> NodeView {
         findings: hardware::findings(node).into_iter().map(FindingView::from).collect(),
         fingerprints: node.facts.iter().flat_map(|facts| &facts.disks).filter_map(fingerprint).collect(),
         report: node.system.clone(),
+        erasure: node.erasure.clone(),
     }
 }
 
@@ -191,7 +208,7 @@ fn good_jobs(app: &App, profile: &str) -> Result<Vec<Job>, Problem> {
 }
 
 fn job_view(app: &App, job: &Job) -> Result<JobView, Problem> {
-    let mut view = job_view_among(app, job, &good_jobs(app, &job.order.profile)?)?;
+    let mut view = job_view_among(app, job, &good_jobs(app, job.order.profile())?)?;
     if let Some(found) = app.store.machine(Key::Id(&job.node))?
         && found.machine.node.job.as_ref() == Some(&job.id)
     {
@@ -219,15 +236,16 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
         })
         .collect();
     let findings = job.findings.iter().cloned().map(FindingView::from).collect();
+    let system = job.order.system();
     Ok(JobView {
         id: job.id.clone(),
         node: job.node.clone(),
         node_name,
         kind: job.kind,
         state: job.state,
-        profile: job.order.profile.clone(),
-        image: job.order.image.clone(),
-        image_digest: job.order.image_digest,
+        profile: system.map(|order| order.profile.clone()),
+        image: system.map(|order| order.image.clone()),
+        image_digest: system.map(|order| order.image_digest),
         attempt: job.attempt,
         phase: job.phase,
         phases,
@@ -323,8 +341,9 @@ pub(super) async fn node(
 pub struct OrderJob {
     /// What kind.
     pub kind: JobKind,
-    /// Profile to lay down.
-    pub profile: String,
+    /// Profile to lay down; none for a release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// What is given up: a disk's identity, and the fingerprint of what lies on it.
     #[serde(default)]
     pub erase: BTreeMap<String, Fingerprint>,
@@ -337,7 +356,13 @@ pub(super) async fn order(
     Body(wanted): Body<OrderJob>,
 ) -> Result<Response, Problem> {
     let id = find(&app, &node)?.node.id;
-    let machine = app.order(Key::Id(&id), wanted.kind, &wanted.profile, wanted.erase).await?;
+    let order = match (wanted.kind, wanted.profile) {
+        (JobKind::Release, None) => Order::Release(ReleaseOrder { erase: wanted.erase }),
+        (JobKind::Release, Some(_)) => return Err(Problem::bad_request("a release lays no profile down")),
+        (JobKind::Deploy | JobKind::Rebuild, Some(profile)) => app.system_order(&profile, wanted.erase)?,
+        (kind, None) => return Err(Problem::bad_request(format!("a {} needs a profile", kind.name()))),
+    };
+    let machine = app.order(Key::Id(&id), wanted.kind, order).await?;
     let job = machine.job.ok_or_else(|| Problem::not_found("the job has gone"))?;
     let location = format!("/v1/jobs/{}", job.id);
     let view = job_view(&app, &job)?;
@@ -374,7 +399,7 @@ pub(super) async fn power(
     Ok(Json(node_view(&app.apply(Key::Id(&id), &Event::PowerSeen).await?.machine)))
 }
 
-/// `POST /v1/nodes/{node}/{accept|reject|release|break|repair|retire}`
+/// `POST /v1/nodes/{node}/{accept|reject|break|repair|retire}`
 pub(super) async fn move_node(
     State(app): State<Arc<App>>,
     Path((node, word)): Path<(String, String)>,
@@ -393,9 +418,9 @@ pub(super) async fn jobs(State(app): State<Arc<App>>) -> Result<Json<Vec<JobView
     let mut good = BTreeMap::new();
     let mut views = Vec::with_capacity(jobs.len());
     for job in &jobs {
-        let profile = &job.order.profile;
+        let profile = job.order.profile();
         if !good.contains_key(profile) {
-            good.insert(profile.clone(), good_jobs(&app, profile)?);
+            good.insert(profile.to_owned(), good_jobs(&app, profile)?);
         }
         views.push(job_view_among(&app, job, good.get(profile).map_or(&[], Vec::as_slice))?);
     }

@@ -65,6 +65,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/agent/v1/task", post(agent::task))
         .route("/agent/v1/report", post(agent::report))
         .route("/agent/v1/installed", post(agent::installed))
+        .route("/agent/v1/erased", post(agent::erased))
         .route("/agent/v1/neighbours", post(agent::neighbours))
         .route("/agent/v1/log", post(agent::log))
         .route("/node/v1/report", post(agent::system_report))

@@ -116,7 +116,7 @@ pub(super) fn put_machine(
                 "INSERT OR REPLACE INTO jobs (id, node, profile, state, deadline, doc) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
-            .execute(params![job.id.as_str(), id, job.order.profile, state, deadline, to_json(job)?])?;
+            .execute(params![job.id.as_str(), id, job.order.profile(), state, deadline, to_json(job)?])?;
     }
     Ok(Commit::Done)
 }

@@ -2,7 +2,8 @@
 
 use crate::site::{Answer, IMAGE, LIMIT, Site, mac, put_image};
 use kaltstart_protocol::agent_api::{
-    Directive, Hello, Installed, LogBatch, LogLine, Mode, Report, ReportState, Task, TaskRequest,
+    Directive, EraseMethod, EraseTask, Erased, Erasure, Hello, Installed, LogBatch, LogLine, Mode, Report,
+    ReportState, Task, TaskRequest,
 };
 use kaltstart_protocol::contents::{Area, Contents};
 use kaltstart_protocol::facts::{Disk, Facts};
@@ -12,7 +13,7 @@ use kaltstart_protocol::node_api::{BootOrder, NodeReport};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::{HostIdentity, Reality};
+use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, Reality};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::json;
@@ -403,4 +404,53 @@ async fn an_image_that_was_replaced_since_the_order_fails_the_job_with_a_named_f
     let ended = site.get(&format!("/v1/jobs/{job}")).await.json;
     assert_eq!(ended["findings"][0]["code"], Code::ImageMissing.number(), "{ended}");
     assert!(tokio::time::timeout(LIMIT, agent.task()).await.is_ok_and(|task| matches!(task, Task::Wait)));
+}
+
+#[tokio::test]
+async fn p10_a_released_node_is_free_when_all_its_disks_are_told_erased_and_not_before() {
+    let mut site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    let job: JobId = site.order("n1", "deploy").await.parse().expect("an identifier");
+    let agent = Agent::boot(&site, 1, 1, Mode::Install).await;
+    agent.hello().await;
+    let Task::Install(task) = agent.task().await else { panic!("no task") };
+    assert_eq!(agent.twice("installed", &installed(&job, 1)).await, Directive::Continue);
+    let report = system_report(&task.identity.report.token, &task.uuids.root);
+    assert_eq!(tell(&site, &report).await, StatusCode::NO_CONTENT);
+
+    let ordered = site.post("/v1/nodes/n1/jobs", &json!({"kind": "release"})).await;
+    assert_eq!(ordered.status, StatusCode::ACCEPTED, "{ordered:?}");
+    assert_eq!((&ordered.json["kind"], &ordered.json["profile"]), (&json!("release"), &json!(null)));
+    let job: JobId = ordered.json["id"].as_str().expect("text").parse().expect("an identifier");
+    assert_eq!(site.get("/v1/nodes/n1").await.json["state"], "releasing");
+    let agent = Agent::boot(&site, 1, 2, Mode::Install).await;
+    agent.hello().await;
+    let Task::Erase(lost) = agent.task().await else { panic!("no task") };
+    let Task::Erase(task) = agent.task().await else { panic!("no task") };
+    let disk = |task: &EraseTask| task.disks.iter().map(|one| one.disk.clone()).collect::<Vec<_>>();
+    assert_eq!((&task.job, task.attempt, disk(&task).len()), (&job, 1, 1));
+    assert_eq!(disk(&lost), disk(&task), "the answer was lost");
+    assert!(stopped(&agent.twice("installed", &installed(&job, 1)).await), "nothing is installed");
+
+    let erasure = |disk| Erasure { disk, method: EraseMethod::Overwrite, duration_ms: 5, samples: 66 };
+    let all: Vec<Erasure> = disk(&task).into_iter().map(erasure).collect();
+    let other = erasure(DiskIdentity { serial: "other".into(), ..DiskIdentity::default() });
+    let told = |attempt, disks| Erased { job: job.clone(), attempt, disks };
+    for wrong in [
+        told(2, all.clone()),
+        told(1, vec![]),
+        told(1, vec![other.clone()]),
+        told(1, [all.clone(), vec![other]].concat()),
+    ] {
+        assert!(stopped(&agent.twice("erased", &wrong).await), "{wrong:?}");
+    }
+    assert_eq!(site.get("/v1/nodes/n1").await.json["state"], "releasing");
+    assert_eq!(agent.twice("erased", &told(1, all.clone())).await, Directive::Continue);
+    site.kill();
+    site.power_on().await;
+    let node = site.get("/v1/nodes/n1").await.json;
+    assert_eq!((&node["state"], &node["report"]), (&json!("available"), &json!(null)), "{node}");
+    assert_eq!(node["erasure"]["disks"], serde_json::to_value(&all).expect("JSON"), "{node}");
+    assert_eq!(site.get(&format!("/v1/jobs/{job}")).await.json["state"], "succeeded");
+    site.order("n1", "deploy").await;
 }

@@ -99,8 +99,13 @@ async fn what_does_not_fit_is_a_problem_that_tells_why() {
     for body in [json!({"name": "N 1", "mac": "52:54:00:00:00:02"}), json!({"name": "n2"}), json!([])] {
         site.post("/v1/nodes", &body).await.problem(bad.0, bad.1);
     }
-    let extra = json!({"kind": "deploy", "profile": "good", "owner": "me"});
-    site.post("/v1/nodes/n1/jobs", &extra).await.problem(bad.0, bad.1);
+    for order in [
+        json!({"kind": "deploy", "profile": "good", "owner": "me"}),
+        json!({"kind": "deploy"}),
+        json!({"kind": "release", "profile": "good"}),
+    ] {
+        site.post("/v1/nodes/n1/jobs", &order).await.problem(bad.0, bad.1);
+    }
     for path in ["/agent/v1/hello", "/node/v1/report"] {
         site.post(path, &json!({"token": 1})).await.problem(bad.0, bad.1);
         let huge = json!({"token": "x".repeat(2 << 20)});
@@ -145,7 +150,8 @@ async fn a_node_is_declared_ordered_cancelled_and_moved() {
     assert_eq!(cancelled.json["state"], "cancelled", "{cancelled:?}");
     site.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await.problem(StatusCode::CONFLICT, "refused");
     assert_eq!(site.get("/v1/nodes/n1").await.json["state"], "expected", "nobody touched it");
-    site.post("/v1/nodes/n1/release", &json!({})).await.problem(StatusCode::CONFLICT, "refused");
+    let release = json!({"kind": "release"});
+    site.post("/v1/nodes/n1/jobs", &release).await.problem(StatusCode::CONFLICT, "refused");
     for (wanted, state) in [("break", "broken"), ("repair", "discovered")] {
         let moved = site.post(&format!("/v1/nodes/n1/{wanted}"), &json!({})).await;
         assert_eq!(moved.json["state"], state, "{moved:?}");

@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
-use kaltstart_protocol::agent_api::{Installed, Mode, ReportState};
+use kaltstart_protocol::agent_api::{Erased, Installed, Mode, ReportState};
 use kaltstart_protocol::facts::{Facts, Neighbour};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId};
@@ -57,10 +57,10 @@ pub enum Event {
     TaskTaken {
         /// The job.
         job: JobId,
-        /// Fingerprint of the token with which the installed system will report.
-        report_token: Digest,
+        /// Fingerprint of the token with which the installed system will report, if one is installed.
+        report_token: Option<Digest>,
         /// What it may lose.
-        wipe: alloc::boxed::Box<WipeGrant>,
+        wipe: Vec<WipeGrant>,
     },
     /// Its agent reported about a phase.
     PhaseReported {
@@ -79,6 +79,8 @@ pub enum Event {
     },
     /// Its agent says that the disk is complete.
     InstallDone(Installed),
+    /// Its agent says that all disks are erased.
+    DisksErased(Erased),
     /// The installed system reported itself.
     SystemReported(SystemReport),
     /// Somebody ordered a job.
@@ -145,8 +147,6 @@ pub enum Move {
     Accept,
     /// It is not ours.
     Reject,
-    /// Its purpose is gone.
-    Release,
     /// Its hardware is bad.
     Break,
     /// Its hardware is good again.
@@ -157,8 +157,7 @@ pub enum Move {
 
 impl Move {
     /// All moves.
-    pub const ALL: [Self; 6] =
-        [Self::Accept, Self::Reject, Self::Release, Self::Break, Self::Repair, Self::Retire];
+    pub const ALL: [Self; 5] = [Self::Accept, Self::Reject, Self::Break, Self::Repair, Self::Retire];
 
     /// The word in API and client.
     #[must_use]
@@ -166,7 +165,6 @@ impl Move {
         match self {
             Self::Accept => "accept",
             Self::Reject => "reject",
-            Self::Release => "release",
             Self::Break => "break",
             Self::Repair => "repair",
             Self::Retire => "retire",

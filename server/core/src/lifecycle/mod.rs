@@ -12,13 +12,15 @@ pub(crate) mod table;
 
 use crate::boot::{self, BootDecision};
 use crate::hardware;
-use crate::machine::{Job, JobKind, JobState, Machine, PhaseState, Session, State, System};
+use crate::machine::{
+    ErasureRecord, Job, JobKind, JobState, Machine, PhaseState, Session, State, System, SystemOrder,
+};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use event::{Asker, Event, Happening, Hello, Move, SystemReport, overdue};
-use kaltstart_protocol::agent_api::{Mode, ReportState};
+use kaltstart_protocol::agent_api::{Erased, Mode, ReportState};
 use kaltstart_protocol::facts::Neighbour;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::phase::Phase;
@@ -82,6 +84,7 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::AgentHello(hello) => draft.hello(hello),
         Event::NeighboursHeard(heard) => draft.neighbours_heard(heard),
         Event::TaskTaken { job, report_token, wipe } => draft.task_taken(job, *report_token, wipe),
+        Event::DisksErased(erased) => draft.disks_erased(erased),
         Event::PhaseReported { .. } => draft.phase_reported(event),
         Event::InstallDone(installed) => draft.install_done(installed),
         Event::SystemReported(report) => draft.system_reported(report),
@@ -158,6 +161,14 @@ impl Draft {
             self.machine.node.job = None;
             self.machine.node.last_job = Some(id);
         }
+    }
+
+    /// Ends the live job, which was verified; the node becomes `state`.
+    fn succeed(&mut self, state: State) {
+        self.happenings.push(Happening::PhaseDone(Phase::Verify));
+        self.close(JobState::Succeeded);
+        self.happenings.push(Happening::JobSucceeded);
+        self.set_state(state);
     }
 
     fn fail(&mut self, finding: Finding) {
@@ -316,8 +327,8 @@ impl Draft {
     fn task_taken(
         &mut self,
         id: &kaltstart_protocol::ids::JobId,
-        report_token: kaltstart_protocol::ids::Digest,
-        wipe: &WipeGrant,
+        report_token: Option<kaltstart_protocol::ids::Digest>,
+        wipe: &[WipeGrant],
     ) -> Verdict {
         let granted = self.granted(id);
         match self.live() {
@@ -325,16 +336,17 @@ impl Draft {
                 if granted
                     && job.id == *id
                     && job.installed.is_none()
-                    && (&wipe.job, wipe.attempt) == (id, job.attempt) =>
+                    && wipe.iter().all(|wipe| (&wipe.job, wipe.attempt) == (id, job.attempt)) =>
             {
-                job.report_token = Some(report_token);
-                job.wipe = Some(wipe.clone());
-                let uuids = job.order.uuids.clone();
-                let own = &mut self.machine.node.own;
-                own.retain(|other| *other != uuids);
-                own.push(uuids);
-                if own.len() > OWN_MAX {
-                    own.remove(0);
+                job.report_token = report_token;
+                job.wipe = wipe.to_vec();
+                if let Some(uuids) = job.order.system().map(|order| order.uuids.clone()) {
+                    let own = &mut self.machine.node.own;
+                    own.retain(|other| *other != uuids);
+                    own.push(uuids);
+                    if own.len() > OWN_MAX {
+                        own.remove(0);
+                    }
                 }
                 self.heard();
                 self.reach(Phase::Disk);
@@ -398,7 +410,7 @@ impl Draft {
         else {
             return Err(No::Refuse("the job has ended or was started again"));
         };
-        if !granted {
+        if !granted || job.order.system().is_none() {
             return Err(No::Refuse(NOT_GRANTED));
         }
         if job.installed.is_some() {
@@ -407,6 +419,32 @@ impl Draft {
         job.installed = Some(installed.clone());
         self.heard();
         self.reach(Phase::Restart);
+        Ok(())
+    }
+
+    /// The node is clean if each disk that it was granted to lose is, and free for the next order.
+    fn disks_erased(&mut self, erased: &Erased) -> Verdict {
+        if self.machine.node.erasure.as_ref().is_some_and(|record| record.job == erased.job) {
+            return Err(No::Ignore("already known"));
+        }
+        let granted = self.granted(&erased.job);
+        let Some(job) = self.live().filter(|j| j.id == erased.job && j.attempt == erased.attempt) else {
+            return Err(No::Refuse("the job has ended or was started again"));
+        };
+        if !granted || job.kind != JobKind::Release {
+            return Err(No::Refuse(NOT_GRANTED));
+        }
+        let is_erased = |wipe: &WipeGrant| erased.disks.iter().any(|erasure| erasure.disk == wipe.disk);
+        if !job.wipe.iter().all(is_erased) || job.wipe.len() != erased.disks.len() {
+            return Err(No::Refuse("the disks that are told are not those that were granted"));
+        }
+        self.heard();
+        self.reach(Phase::Verify);
+        let node = &mut self.machine.node;
+        node.erasure =
+            Some(ErasureRecord { job: erased.job.clone(), at: self.now, disks: erased.disks.clone() });
+        (node.system, node.own) = (None, Vec::new());
+        self.succeed(State::Available);
         Ok(())
     }
 
@@ -421,14 +459,15 @@ impl Draft {
         self.reach(Phase::Verify);
         let (node, now) = (&mut self.machine.node, self.now);
         node.session = None;
-        let Some(job) = self.machine.job.as_ref() else { return Ok(()) };
-        if let Some(difference) = difference(&node.name, job, report) {
+        let order = self.machine.job.as_ref().and_then(|job| Some((job, job.order.system()?)));
+        let Some((job, order)) = order else { return Err(No::Refuse("no job waits for this report")) };
+        if let Some(difference) = difference(&node.name, job, order, report) {
             self.fail(Finding::new(Code::ReportDiffers, difference));
             return Ok(());
         }
         node.system = Some(System {
             reported_at: now,
-            image: job.order.image_digest,
+            image: order.image_digest,
             hostname: report.hostname.clone(),
             os: report.os.clone(),
             kernel: report.kernel.clone(),
@@ -437,14 +476,11 @@ impl Draft {
             machine_id: report.machine_id.clone(),
             ssh_host_keys: report.ssh_host_keys.clone(),
         });
-        node.own = Vec::from([job.order.uuids.clone()]);
+        node.own = Vec::from([order.uuids.clone()]);
         if let (Some(finding), Some(job)) = (report.boot_order.finding(), self.machine.job.as_mut()) {
             job.findings.push(Finding::new(finding.code, cut(&finding.detail, FINDING_CHARS_MAX)));
         }
-        self.happenings.push(Happening::PhaseDone(Phase::Verify));
-        self.close(JobState::Succeeded);
-        self.happenings.push(Happening::JobSucceeded);
-        self.set_state(State::Deployed);
+        self.succeed(State::Deployed);
         Ok(())
     }
 
@@ -454,7 +490,11 @@ impl Draft {
         }
         match (self.machine.node.state, job.kind) {
             (State::Expected | State::Available | State::Allocated, JobKind::Deploy)
-            | (State::Deployed, JobKind::Rebuild) => {}
+            | (State::Deployed, JobKind::Rebuild)
+            | (State::Allocated | State::Deployed | State::Releasing, JobKind::Release) => {}
+            (_, JobKind::Release) => {
+                return Err(No::Refuse("only an allocated, deployed or releasing node can be released"));
+            }
             (State::Discovered, _) => {
                 return Err(No::Refuse("the node is not accepted yet; `ks node accept` it first"));
             }
@@ -465,14 +505,17 @@ impl Draft {
                 return Err(No::Refuse("the node is not deployed; `ks deploy` it"));
             }
             (State::Releasing | State::Broken | State::Retired, _) => {
-                return Err(No::Refuse("a releasing, broken or retired node takes no orders"));
+                return Err(No::Refuse(
+                    "a broken or retired node takes no orders, and a releasing one none but `ks release`",
+                ));
             }
         }
         self.machine.node.job = Some(job.id.clone());
         self.machine.job = Some(Job { from: self.machine.node.state, ..job.clone() });
         self.happenings.push(Happening::JobQueued);
-        if self.machine.node.state != State::Allocated {
-            self.set_state(State::Allocated);
+        let state = if job.kind == JobKind::Release { State::Releasing } else { State::Allocated };
+        if self.machine.node.state != state {
+            self.set_state(state);
         }
         Ok(())
     }
@@ -480,7 +523,7 @@ impl Draft {
     fn cancelled(&mut self) -> Verdict {
         let Some(job) = self.live() else { return Err(No::Refuse("the job has ended")) };
         // As long as no agent took the task, the disk is what it was before the order.
-        let untouched = job.report_token.is_none().then_some(job.from);
+        let untouched = job.wipe.is_empty().then_some(job.from);
         self.close(JobState::Cancelled);
         self.happenings.push(Happening::JobCancelled);
         if let Some(before) = untouched.filter(|before| *before != self.machine.node.state) {
@@ -531,7 +574,7 @@ impl Draft {
             return Err(No::Refuse("the node has a job; cancel it first"));
         }
         let node = &mut self.machine.node;
-        let to = moves::target(wanted, node.state, !node.missing.is_empty()).map_err(No::Refuse)?;
+        let to = moves::target(wanted, node).map_err(No::Refuse)?;
         if matches!(wanted, Move::Accept | Move::Repair) {
             node.missing.clear();
         }
@@ -552,11 +595,11 @@ fn cut(text: &str, max: usize) -> String {
 }
 
 /// What is wrong with an installed system's report, if anything.
-fn difference(name: &str, job: &Job, report: &SystemReport) -> Option<String> {
+fn difference(name: &str, job: &Job, order: &SystemOrder, report: &SystemReport) -> Option<String> {
     let machine_id = job.installed.as_ref().map_or("", |installed| &installed.machine_id);
     [
         ("host name", report.hostname.split('.').next().unwrap_or(""), name),
-        ("root file system", report.root_uuid.as_str(), job.order.uuids.root.as_str()),
+        ("root file system", report.root_uuid.as_str(), order.uuids.root.as_str()),
         ("machine id", report.machine_id.as_str(), machine_id),
     ]
     .into_iter()
@@ -572,7 +615,7 @@ pub enum Assignment {
     /// Start again over the network: there is a job for which it was not started.
     Reboot,
     /// Carry out the job.
-    Install(alloc::boxed::Box<Job>),
+    Job(alloc::boxed::Box<Job>),
 }
 
 /// What the agent of `machine` shall do now.
@@ -583,7 +626,7 @@ pub fn assignment(machine: &Machine) -> Assignment {
         (BootDecision::Install { job: wanted }, Some(job)) => {
             let failed = job.phases.iter().any(|record| record.state == PhaseState::Failed);
             if started_for == Some(&wanted) && !failed {
-                Assignment::Install(alloc::boxed::Box::new(job.clone()))
+                Assignment::Job(alloc::boxed::Box::new(job.clone()))
             } else {
                 Assignment::Reboot
             }

@@ -1,23 +1,25 @@
 //! What operators may do with a node that has no job.
 
 use super::event::Move;
-use crate::machine::State;
+use crate::machine::{Node, State};
 
-/// The state a node comes to; `parts_missing` says whether it has lost parts that it had before.
+/// The state that `node` comes to.
 ///
 /// # Errors
 /// Why it may not, in words for the operator.
-pub(super) fn target(wanted: Move, state: State, parts_missing: bool) -> Result<State, &'static str> {
+pub(super) fn target(wanted: Move, node: &Node) -> Result<State, &'static str> {
+    let state = node.state;
     Ok(match (wanted, state) {
         (Move::Accept, State::Discovered) => State::Available,
-        // Without them it is as it shall be.
-        (Move::Accept, _) if parts_missing => state,
+        // Without the parts that it had it is as it shall be.
+        (Move::Accept, _) if !node.missing.is_empty() => state,
         (Move::Reject, State::Discovered) => State::Retired,
-        (Move::Release, State::Allocated | State::Deployed) => State::Releasing,
         (Move::Break, State::Broken | State::Retired) => {
             return Err("the node is broken or retired already");
         }
         (Move::Break, _) => State::Broken,
+        // Nobody else gets it while somebody's system may be on its disks.
+        (Move::Repair, State::Broken) if !node.own.is_empty() => State::Allocated,
         // It is looked at again at its next start, before anybody relies on it.
         (Move::Repair, State::Broken) => State::Discovered,
         (
@@ -25,9 +27,8 @@ pub(super) fn target(wanted: Move, state: State, parts_missing: bool) -> Result<
             State::Expected | State::Discovered | State::Available | State::Releasing | State::Broken,
         ) => State::Retired,
         (Move::Accept | Move::Reject, _) => return Err("only a discovered node can be accepted or rejected"),
-        (Move::Release, _) => return Err("only an allocated or deployed node can be released"),
         (Move::Repair, _) => return Err("only a broken node can be repaired"),
-        (Move::Retire, State::Allocated | State::Deployed) => return Err("release the node first"),
+        (Move::Retire, State::Allocated | State::Deployed) => return Err("`ks release` the node first"),
         (Move::Retire, State::Retired) => return Err("the node is retired already"),
     })
 }

@@ -6,13 +6,17 @@
 use super::event::{Asker, Event, Happening, Hello, Move, SystemReport};
 use super::{Assignment, Step, assignment, phases, step};
 use crate::boot::{self, BootDecision};
-use crate::machine::{Grant, Job, JobKind, JobState, Machine, Node, Order, Session, State};
+use crate::machine::{
+    Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder, Session, State, SystemOrder,
+};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
-use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Installed, Mode, ReportState};
+use kaltstart_protocol::agent_api::{
+    DiskRule, DiskUuids, EraseMethod, Erased, Erasure, Installed, Mode, ReportState,
+};
 use kaltstart_protocol::contents::Contents;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
@@ -39,27 +43,35 @@ fn job_id(n: u128) -> JobId {
     JobId::new(Millis(1), n)
 }
 
+fn system_order() -> SystemOrder {
+    SystemOrder {
+        profile: "p".into(),
+        image: "i".into(),
+        image_digest: Digest::of(b"image"),
+        layout: Layout { name: "l".into(), partitions: Vec::new(), tmpfs: Vec::new() },
+        disk: DiskRule::default(),
+        authorized_keys: Vec::new(),
+        uuids: DiskUuids {
+            disk: String::new(),
+            partitions: Vec::new(),
+            root: "root".into(),
+            further: Vec::new(),
+            esp: 1,
+        },
+        erase: BTreeMap::new(),
+    }
+}
+
 pub(crate) fn job(kind: JobKind) -> Job {
+    let order = match kind {
+        JobKind::Deploy | JobKind::Rebuild => Order::System(Box::new(system_order())),
+        JobKind::Release => Order::Release(ReleaseOrder::default()),
+    };
     Job {
         id: job_id(1),
         node: NodeId::new(Millis(1), 1),
         kind,
-        order: Order {
-            profile: "p".into(),
-            image: "i".into(),
-            image_digest: Digest::of(b"image"),
-            layout: Layout { name: "l".into(), partitions: Vec::new(), tmpfs: Vec::new() },
-            disk: DiskRule::default(),
-            authorized_keys: Vec::new(),
-            uuids: DiskUuids {
-                disk: String::new(),
-                partitions: Vec::new(),
-                root: "root".into(),
-                further: Vec::new(),
-                esp: 1,
-            },
-            erase: BTreeMap::new(),
-        },
+        order,
         from: State::Expected,
         state: JobState::Queued,
         attempt: 1,
@@ -69,7 +81,7 @@ pub(crate) fn job(kind: JobKind) -> Job {
         created_at: Millis(0),
         ended_at: None,
         findings: Vec::new(),
-        wipe: None,
+        wipe: Vec::new(),
         report_token: None,
         installed: None,
     }
@@ -108,7 +120,18 @@ fn task_taken() -> Event {
         issued: NOW,
         expires: NOW.plus(1),
     };
-    Event::TaskTaken { job: job_id(1), report_token: token(), wipe: Box::new(wipe) }
+    Event::TaskTaken { job: job_id(1), report_token: Some(token()), wipe: Vec::from([wipe]) }
+}
+
+/// So many disks are erased, the first of them that of [`task_taken`].
+fn erased(disks: u64) -> Event {
+    let erasure = |size| Erasure {
+        disk: DiskIdentity { size, ..DiskIdentity::default() },
+        method: EraseMethod::Overwrite,
+        duration_ms: 1,
+        samples: 1,
+    };
+    Event::DisksErased(Erased { job: job_id(1), attempt: 1, disks: (0..disks).map(erasure).collect() })
 }
 
 fn grant(mode: Mode, job: Option<JobId>) -> Grant {
@@ -160,6 +183,10 @@ fn events() -> Vec<(String, Event)> {
         ("system report, other root", system_report("other")),
         ("deploy ordered", Event::JobOrdered(Box::new(job(JobKind::Deploy)))),
         ("rebuild ordered", Event::JobOrdered(Box::new(job(JobKind::Rebuild)))),
+        ("release ordered", Event::JobOrdered(Box::new(job(JobKind::Release)))),
+        ("disks erased", erased(1)),
+        ("disks erased, not all", erased(0)),
+        ("disks erased, and another", erased(2)),
         ("job cancelled", Event::JobCancelled),
         ("server hindered", Event::Hindered(Finding::new(Code::ImageMissing, "gone"))),
         ("deadline passed", Event::DeadlinePassed { shown: None }),
@@ -219,6 +246,17 @@ pub(crate) fn situations() -> Vec<(String, Machine)> {
     }
     let failed = apply(idle(State::Available), &[Event::JobOrdered(Box::new(job(JobKind::Deploy)))]);
     all.push(("allocated, job cancelled".into(), apply(failed, &[Event::JobCancelled])));
+    let started = [
+        Event::JobOrdered(Box::new(job(JobKind::Release))),
+        Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) },
+        hello(Mode::Install),
+        task_taken(),
+    ];
+    let releasing = apply(idle(State::Deployed), &started[..1]);
+    all.push(("releasing, job release in queued".into(), releasing.clone()));
+    let erasing = apply(releasing, &started[1..]);
+    all.push(("releasing, job release in disk".into(), erasing.clone()));
+    all.push(("available, job release succeeded".into(), apply(erasing, &[erased(1)])));
     all
 }
 
@@ -288,13 +326,25 @@ fn p07_a_task_is_taken_with_a_grant_of_its_job_and_start_alone() {
     let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
     let machine = apply(idle(State::Expected), &[order, script, hello(Mode::Install)]);
     let Event::TaskTaken { job, report_token, wipe } = task_taken() else { unreachable!() };
-    for wrong in [WipeGrant { job: job_id(2), ..*wipe.clone() }, WipeGrant { attempt: 2, ..*wipe.clone() }] {
-        let event = Event::TaskTaken { job: job.clone(), report_token, wipe: Box::new(wrong) };
+    let right = || wipe[0].clone();
+    for wrong in [WipeGrant { job: job_id(2), ..right() }, WipeGrant { attempt: 2, ..right() }] {
+        let event = Event::TaskTaken { job: job.clone(), report_token, wipe: Vec::from([right(), wrong]) };
         assert!(matches!(step(&machine, &event, NOW), Step::Refused(_)), "{event:?}");
     }
     let taken = apply(machine, &[task_taken(), task_taken()]);
-    assert_eq!(taken.node.own, [taken.job.clone().expect("it has one").order.uuids], "once");
-    assert_eq!(taken.job.and_then(|job| job.wipe), Some(*wipe));
+    assert_eq!(taken.node.own, [system_order().uuids], "once");
+    assert_eq!(taken.job.map(|job| job.wipe), Some(wipe));
+}
+
+#[test]
+fn p10_a_repaired_node_is_not_free_while_a_system_of_its_own_may_be_on_it() {
+    let repair = |own: &[DiskUuids]| {
+        let mut machine = idle(State::Deployed);
+        machine.node.own = own.to_vec();
+        apply(machine, &[Event::Operator(Move::Break), Event::Operator(Move::Repair)]).node.state
+    };
+    assert_eq!(repair(&[system_order().uuids]), State::Allocated);
+    assert_eq!(repair(&[]), State::Discovered);
 }
 
 #[test]
@@ -454,9 +504,9 @@ proptest! {
             let live = machine.job.as_ref().is_some_and(|job| !job.state.ended());
             prop_assert_eq!(live, machine.node.job.is_some());
             if let BootDecision::Install { .. } = boot::decide(&machine) {
-                prop_assert!(live && machine.node.state == State::Allocated);
+                prop_assert!(live && matches!(machine.node.state, State::Allocated | State::Releasing));
             }
-            if let Assignment::Install(job) = assignment(&machine) {
+            if let Assignment::Job(job) = assignment(&machine) {
                 prop_assert!(live && job.installed.is_none());
                 let session = machine.node.session.as_ref().expect("an agent runs");
                 prop_assert_eq!(session.mode, Mode::Install);
