@@ -8,6 +8,7 @@ use crate::data_dir;
 use crate::doors::{Dhcp6Door, DhcpDoor, SyslogDoor, TftpCounter, TftpDoor};
 use crate::exit::Exit;
 use crate::http::listen::{self, Routes};
+use crate::net::interfaces::Interfaces;
 use crate::net::{self, dhcp, dhcp6, tftp};
 use crate::sockets::Sockets;
 use crate::store::{Key, Store};
@@ -17,6 +18,7 @@ use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseTable;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::trace::What;
+use kaltstart_protocol::finding::Code;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -84,6 +86,9 @@ async fn serve(config: Config, gate: &Gate) -> Result<()> {
     // Held until the end of the process, however it ends.
     let _alone = data_dir::lock(&config.data_dir)?;
     let sockets = Sockets::bind(&config).await?;
+    let wires = config.dhcp.iter().map(|dhcp| &dhcp.interface);
+    let wires = wires.chain(config.dhcp6.iter().map(|dhcp6| &dhcp6.interface));
+    let interfaces = Interfaces::now(wires.filter_map(Option::as_deref));
     gate.open(Some(Confinement::begin(&config)?));
     let store = Store::open(&config.data_dir)?;
     let admin = data_dir::admin_token(&config.data_dir)?;
@@ -114,18 +119,22 @@ async fn serve(config: Config, gate: &Gate) -> Result<()> {
     let authority = app.tls.authority();
     let (http, https) = (app.config.http.listen, app.config.http.tls_listen());
     tracing::info!(%http, %https, %authority, data = %app.config.data_dir.display(), "serving");
-    tokio::select! {
-        () = told => {}
+    let outcome = tokio::select! {
+        () = told => Ok(()),
+        name = interfaces.made_anew() => Err(anyhow::anyhow!(
+            "the interface {name} was made anew, and the sockets are bound to the old one; the server must be \
+             started again (the systemd unit does)"
+        )),
         ended = doors.join_next() => {
-            anyhow::bail!("a service ended by itself: {ended:?}; the log says why");
+            Err(anyhow::anyhow!("a service ended by itself: {ended:?}; the log says why"))
         }
-    }
+    };
     tracing::info!("stopping");
     stop.cancel();
     if tokio::time::timeout(DRAIN_MAX, async { while doors.join_next().await.is_some() {} }).await.is_err() {
         tracing::info!("open requests were cut off");
     }
-    Ok(())
+    outcome
 }
 
 /// Answers HTTP, TFTP and DHCP until `stop`.
@@ -195,10 +204,14 @@ async fn serve_dhcp(
     let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
     app.store.put_leases(resumed.writes).await?;
     let restored = app.store.restored(resumed.now).await?;
-    if restored == Some(resumed.now) {
+    let longest_ms = subnets.iter().map(|subnet| subnet.looking.longest_ms).max().unwrap_or(0);
+    let left_ms = restored.map_or(0, |at| longest_ms.saturating_sub(resumed.now.since(at)));
+    if left_ms > 0 {
         tracing::warn!(
-            "the database is a restored copy: leases given since it was made are not known; free addresses are \
-             offered on a wire when nobody has them, and behind relays once every lost lease has ended"
+            code = Code::LeasesRestored.number(),
+            minutes_left = left_ms.div_ceil(60_000),
+            "the database is a restored copy: leases given since it was made are not known; until all of them must \
+             have ended free addresses are offered on a wire when nobody has them, and behind relays not at all"
         );
     }
     let (door, watches) = (DhcpDoor::new(app.clone()), app.watches.clone());

@@ -265,6 +265,41 @@ fn old_data_were_restored(silent_to_ping: bool) -> Result<()> {
     Ok(())
 }
 
+/// A system's network that is restarted may take an interface away and make it anew.
+#[test]
+fn p36_an_interface_that_is_made_anew_ends_the_server_and_the_next_one_serves_it() -> Result<()> {
+    const WIRE: &str = "wire0";
+    let pair = Pair::new()?;
+    let ip = |words: &[&str]| run(pair.server_command("ip").args(words), secs(10)).map(drop);
+    let make = || {
+        ip(&["link", "add", WIRE, "type", "bridge"])?;
+        ip(&["address", "add", "10.98.0.1/24", "dev", WIRE])?;
+        ip(&["link", "set", WIRE, "up"])
+    };
+    make()?;
+    let mut site = Site::new(&pair, &pair.dir().join("data"), "never")?;
+    site.kill();
+    let file = pair.dir().join("server.toml");
+    let section = format!(
+        "[[dhcp]]\ninterface = \"{WIRE}\"\nsubnet = \"10.98.0.0/24\"\naddress = \"10.98.0.1\"\n\
+         pool = [\"10.98.0.10\", \"10.98.0.20\"]\n"
+    );
+    fs::write(&file, fs::read_to_string(&file)? + &section)?;
+    site.start()?;
+    let clients = Clients::new(&pair, PATIENTLY)?;
+    let address = clients.lease_soon(2)?;
+    ip(&["link", "delete", WIRE])?;
+    ensure!(clients.renew(2, address)?, "the other interface is served on");
+    make()?;
+    let server = site.server.as_mut().context("it was started")?;
+    let status = server.wait(secs(30))?;
+    ensure!(!status.success(), "who supervises it must see that it failed: {status}");
+    ensure!(site.log().contains("the interface wire0 was made anew"), "the log does not say why");
+    site.start()?;
+    clients.lease_soon(3)?;
+    Ok(())
+}
+
 #[test]
 fn p32_a_reserved_host_gets_its_address_while_strangers_empty_the_pool() -> Result<()> {
     let pair = Pair::new()?;

@@ -239,6 +239,16 @@ fn ks1013_its_acknowledgements_are_lost() -> Result<()> {
 }
 
 #[test]
+fn ks1028_nobody_gives_it_an_address() -> Result<()> {
+    story("why-fw-1028", |lab| {
+        let site = Site::start_as(lab, "proxy", |config| config.mode("proxy"))?;
+        let mut guest = expected(lab, Firmware::Uefi)?;
+        guest.power_on()?;
+        site.names("KS-1028", "nobody was seen to offer an address")
+    })
+}
+
+#[test]
 fn ks1023_its_ramdisk_holds_no_agent() -> Result<()> {
     story("why-fw-1023", |lab| {
         let empty = lab.dir().join("ramdisk");

@@ -149,6 +149,7 @@ const RULES: &[Rule] = &[
     dhcp::foreign_server,
     dhcp::proxy_ignored,
     dhcp::offer_not_requested,
+    dhcp::no_address_server,
     start::wrong_architecture,
     fetch::boot_file_missing,
     fetch::path_mtu,
@@ -190,7 +191,7 @@ pub fn commands(code: Code, node: &str, mac: Option<Mac>) -> Vec<String> {
         Code::PathMtu | Code::PacketLoss | Code::TransferStopped => {
             all.push(alloc::format!("tcpdump -eni any 'ether host {mac} and udp'"));
         }
-        Code::SubnetNotServed => all.push("ks dhcp status".into()),
+        Code::SubnetNotServed | Code::NoAddressServer => all.push("ks dhcp status".into()),
         Code::LeaseNotStored => all.push("df -h".into()),
         Code::DiskNotBootable => all.push(alloc::format!("ks node show {node}")),
         _ => {}

@@ -119,6 +119,8 @@ codes! {
         "Make room on the disk of `data_dir`, or see in the server's log why nothing can be written; leases are stored again by themselves.";
     LeasesRestored = "KS-1027", "new addresses wait since the database was restored",
         "Wait until the longest lease time has passed since the restore, reserve an address for the machine, or set `ping_check = \"never\"` for the subnet if no lease was given after the copy was made.";
+    NoAddressServer = "KS-1028", "nobody gives it an address",
+        "Start the DHCP server that gives addresses on this subnet, or let this one give them: `mode = \"auto\"` or `\"authoritative\"` and a `pool`.";
     ForeignDhcpServer = "KS-1030", "another DHCP server answers on this subnet",
         "If it does not belong there, find its hardware address on the switches and unplug it. If it does, nothing is to be done where the subnet's mode is `auto` or `proxy`; where it is `authoritative`, set `mode = \"proxy\"` or `allow_other_servers = true`.";
     ForeignBootServer = "KS-1031", "another boot server answers on this subnet",

@@ -2,6 +2,7 @@
 
 pub mod dhcp;
 pub mod dhcp6;
+pub mod interfaces;
 pub mod neighbours;
 pub mod ra;
 pub(crate) mod rarely;

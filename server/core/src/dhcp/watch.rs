@@ -23,11 +23,13 @@ pub const QUIET_AFTER_SERVER_AUTO: u32 = 50;
 /// Between probes, ms: another server is found within ten seconds, although some take three to see
 /// whether the address is free (dnsmasq). Ten DISCOVERs of one client a minute are no load to it.
 pub const PROBE_EVERY_MS: u64 = 6_000;
-/// Between the first probes when the mode is authoritative, ms: machines wait for an answer.
-pub const PROBE_SOON_MS: u64 = 500;
-/// Between the first probes when the mode is auto, ms: long enough for a server that first tries
-/// whether an address is free (dnsmasq: 3 s).
+/// Between the first probes when the mode is authoritative, ms: machines wait for an answer, but a server
+/// may first try whether an address is free (dnsmasq: 3 s).
+pub const PROBE_SOON_MS: u64 = 1_200;
+/// Between the first probes when the mode is auto, ms.
 pub const PROBE_AUTO_MS: u64 = 2_000;
+/// From a client's word about a server to the probe that shows it, ms.
+const PROBE_PROOF_MS: u64 = 500;
 /// Who answers so long after the start was there before us, ms: it is slow, and no newcomer.
 pub const START_MS: u64 = 10_000;
 /// A server that was there first and comes back so long after this one began in its place, ms, has it
@@ -152,7 +154,7 @@ impl Watch {
         self.quiet = 0;
         if sighting.mac.is_none() && self.servers.get(&sighting.server).is_some_and(|one| one.mac.is_none()) {
             // Its hardware address is not known yet: it answers a probe.
-            self.next_probe = self.next_probe.min(now.plus(PROBE_SOON_MS));
+            self.next_probe = self.next_probe.min(now.plus(PROBE_PROOF_MS));
         }
         News { tell, role: self.become_role(self.after_server(sighting.server, now), now) }
     }

@@ -250,6 +250,31 @@ pub(super) fn offer_not_requested(case: &Case<'_>) -> Option<Cause> {
     )
 }
 
+/// KS-1028
+pub(super) fn no_address_server(case: &Case<'_>) -> Option<Cause> {
+    let chose = case.boot.dhcp().any(|(_, exchange)| exchange.kind == MessageType::Request);
+    if chose || case.boot.seen().iter().any(|seen| matches!(seen.what, What::ForeignOffer(_))) {
+        return None;
+    }
+    let named = || {
+        case.boot.asked().filter_map(|(at, exchange)| match &exchange.answer {
+            Answer::Sent { kind: MessageType::Offer, address: None, file: Some(file) } => Some((at, file)),
+            _ => None,
+        })
+    };
+    let ((first, file), count) = (named().next()?, named().count());
+    if case.now.since(first) < CHOICE_MS {
+        return None;
+    }
+    let text = format!("asked {count} times; nobody was seen to offer an address");
+    let cause = Cause::new(Code::NoAddressServer, if count > 1 { High } else { Medium });
+    Some(
+        cause
+            .seen(first, format!("{file:?} was named, without an address"))
+            .seen(named().next_back()?.0, text),
+    )
+}
+
 /// KS-1020
 pub(super) fn link_delay(case: &Case<'_>) -> Option<Cause> {
     let (at, exchange) = case.boot.asked().find(|(_, exchange)| exchange.kind == MessageType::Discover)?;

@@ -453,6 +453,16 @@ fn ks1026_a_lease_cannot_be_stored() {
 }
 
 #[test]
+fn ks1028_nobody_gives_it_an_address() {
+    let asked = || Past::new().ask(Discover, UEFI, sent(Offer, None, "snponly.efi")).wait(12);
+    asked().shows(Code::NoAddressServer, Likelihood::Medium, "without an address");
+    let again = asked().ask(Discover, UEFI, sent(Offer, None, "snponly.efi"));
+    again.shows(Code::NoAddressServer, Likelihood::High, "asked 2 times");
+    let offer = ForeignOffer { server: OTHER, mac: None, address: Some(ADDRESS), file: None };
+    asked().saw(What::ForeignOffer(offer)).shows_nothing();
+}
+
+#[test]
 fn ks1027_the_leases_are_an_older_copy() {
     let past = Past::new().dropped(Discover, UEFI, Drop::Restored);
     past.shows(Code::LeasesRestored, Likelihood::High, "after the restored database was copied");

@@ -113,8 +113,9 @@ impl Watches {
     pub fn new(subjects: impl IntoIterator<Item = Subject>, now: Millis) -> Self {
         let watched = |subject: Subject| {
             let Subject { mode, has_pool, others_allowed, .. } = subject;
-            let watch = Mutex::new(Watch::new(mode, has_pool, others_allowed, now));
-            Watched { subject, watch, probe_mac: OnceLock::new() }
+            let watch = Watch::new(mode, has_pool, others_allowed, now);
+            tracing::info!(interface = subject.interface, %mode, role = %watch.role(), "DHCP");
+            Watched { subject, watch: Mutex::new(watch), probe_mac: OnceLock::new() }
         };
         Self { subnets: subjects.into_iter().map(watched).collect(), clock: (now, Instant::now()) }
     }
@@ -196,6 +197,9 @@ impl Watches {
         // Where addresses are another server's business, that server is expected.
         let expected = watch.mode() == Mode::Proxy || one.subject.others_allowed;
         drop(watch);
+        if let Some(role) = news.role {
+            one.tell_role(role);
+        }
         let Some(OtherServer { mac, gives, .. }) = known.filter(|_| news.tell) else { return };
         let finding = foreign::finding(gives, sighting.server, mac);
         let (code, interface) = (finding.code.number(), &one.subject.interface);
@@ -203,9 +207,6 @@ impl Watches {
             tracing::info!(interface, code, %finding, "DHCP");
         } else {
             tracing::warn!(interface, code, %finding, next = finding.code.next(), "DHCP");
-        }
-        if let Some(role) = news.role {
-            one.tell_role(role);
         }
     }
 
