@@ -212,6 +212,12 @@ impl App {
                 }
             };
             let before = machine.node.clone();
+            if before.declared && before.name != wanted.name && !wanted.renames {
+                return Err(AppError::Refused(format!(
+                    "{} belongs to {1}; retire that node first (`ks node retire {1}`), or choose another MAC",
+                    wanted.mac, before.name
+                )));
+            }
             if before.job.is_some() && before.name != wanted.name {
                 return Err(AppError::Refused(format!(
                     "{} has a job and cannot become {} now; wait for the job's end or cancel it",

@@ -26,6 +26,7 @@ fn wanted(name: &str, n: u32, address: Option<[u8; 4]>) -> config::Declaration {
         mac: mac(n),
         address: address.map(Into::into),
         uefi_loader: None,
+        renames: false,
     }
 }
 
@@ -43,4 +44,24 @@ async fn p31_names_and_reserved_addresses_belong_to_one_machine() {
     app.declare(&wanted("n1", 1, Some([10, 0, 0, 1]))).await.expect("a repeated declaration is harmless");
     let index = app.store.index();
     assert_eq!((index.machines(), index.undeclared(), index.reserved().len()), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn p31_a_declared_machine_is_renamed_by_the_configuration_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let app = app(dir.path()).await;
+    let address = Some([10, 0, 0, 8]);
+    app.declare(&wanted("db-08", 8, address)).await.expect("declared");
+    let refused = app.declare(&wanted("db-09", 8, None)).await.expect_err("declared as db-08");
+    assert!(matches!(&refused, AppError::Refused(why) if why.contains("ks node retire db-08")), "{refused}");
+    let kept = app.machine(Key::Mac(mac(8))).expect("still there").machine.node;
+    assert_eq!((kept.name.as_str(), kept.reservation), ("db-08", address.map(Into::into)));
+    let by_file = config::Declaration { renames: true, ..wanted("db-09", 8, address) };
+    assert_eq!(app.declare(&by_file).await.expect("the operator's word").node.id, kept.id);
+    // One that was only seen is adopted.
+    let seen = Node::new(NodeId::new(clock::now(), 1), "seen".into(), mac(9), false);
+    let machine = Machine { node: seen, job: None };
+    assert_eq!(app.store.commit(&machine, 0, &[], clock::now()).await.expect("stored"), Commit::Done);
+    let adopted = app.declare(&wanted("db-10", 9, None)).await.expect("adopted").node;
+    assert_eq!((adopted.id, adopted.declared), (machine.node.id, true));
 }

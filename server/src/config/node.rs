@@ -66,6 +66,8 @@ pub struct Declaration {
     pub address: Option<Ipv4Addr>,
     /// How it is started if it has UEFI; none: as the site says.
     pub uefi_loader: Option<UefiLoader>,
+    /// Whether a machine with that address that was declared under another name gets this one.
+    pub renames: bool,
 }
 
 impl Node {
@@ -73,7 +75,8 @@ impl Node {
     #[must_use]
     pub fn declaration(&self) -> Option<Declaration> {
         let (name, uefi_loader) = (self.name.clone(), self.uefi_loader);
-        Some(Declaration { name, mac: self.mac?, address: self.address, uefi_loader })
+        // The file is the operator's word on the whole site: its names hold.
+        Some(Declaration { name, mac: self.mac?, address: self.address, uefi_loader, renames: true })
     }
 
     /// As the DHCP decisions want it: by what it is recognised, and what it gets.

@@ -322,7 +322,9 @@ pub(super) async fn declare(
     if let Some(Err(problem)) = address.map(|address| app.config.reservable(address)) {
         return Err(Problem::bad_request(format!("address {problem}")));
     }
-    let machine = app.declare(&config::Declaration { name, mac, address, uefi_loader }).await?;
+    // A name is easily given to the wrong MAC, and would take the other node's reservation along.
+    let wanted = config::Declaration { name, mac, address, uefi_loader, renames: false };
+    let machine = app.declare(&wanted).await?;
     let location = format!("/v1/nodes/{}", machine.node.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(node_view(&machine))).into_response())
 }
