@@ -261,14 +261,21 @@ async fn serve_dhcp6(
     Ok(())
 }
 
-/// Listens for SIGINT and SIGTERM from now on; the future ends with the first of them.
+/// Listens for SIGINT, SIGTERM and SIGHUP from now on; the future ends with the first SIGINT or SIGTERM.
 fn told_to_stop() -> Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    // Administrators send it to have a configuration read anew; unheard, it would end the process.
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return,
+                _ = terminate.recv() => return,
+                _ = hangup.recv() => tracing::warn!(
+                    "SIGHUP: the configuration is read at the start alone; restart the server to have it read anew"
+                ),
+            }
         }
     })
 }

@@ -1,5 +1,6 @@
 use crate::site::{DISCOVERY, IMAGE, LIMIT, Site, mac};
 use kaltstart_protocol::ids::Digest;
+use nix::sys::signal::{Signal, kill};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::time::Instant;
@@ -260,4 +261,16 @@ async fn health_and_metrics_are_open_and_a_stop_is_clean() {
     );
     assert!(metrics.text.ends_with("# EOF\n") && !metrics.text.contains("n1"), "{metrics:?}");
     assert_eq!(site.stop().code(), Some(0), "{}", site.log());
+}
+
+#[tokio::test]
+async fn a_hangup_is_answered_in_the_log_and_ends_nothing() {
+    let mut site = Site::start().await;
+    kill(site.pid(), Signal::SIGHUP).expect("told");
+    let began = Instant::now();
+    while !site.log().contains("restart the server") {
+        assert!(began.elapsed() < LIMIT, "{}", site.log());
+        assert_eq!(site.get("/v1/nodes").await.status, StatusCode::OK);
+    }
+    assert!(site.stop().success(), "{}", site.log());
 }
