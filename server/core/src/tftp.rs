@@ -84,7 +84,10 @@ pub enum Refusal {
     /// The file cannot be sent in the mode asked for.
     #[error("file too large for this mode")]
     TooLarge,
-    /// The file cannot be read now.
+    /// The server cannot open a file that it should have.
+    #[error("file not readable")]
+    Unreadable,
+    /// The server cannot answer now.
     #[error("temporarily unavailable")]
     Unavailable,
 }
@@ -97,7 +100,7 @@ impl Refusal {
             Self::NotFound => ErrorCode::NOT_FOUND,
             Self::Denied | Self::ReadOnly => ErrorCode::ACCESS,
             Self::Mode => ErrorCode::ILLEGAL,
-            Self::TooLarge | Self::Unavailable => ErrorCode::UNDEFINED,
+            Self::TooLarge | Self::Unreadable | Self::Unavailable => ErrorCode::UNDEFINED,
         };
         Packet::Error { code, message: self.to_string() }
     }
@@ -111,6 +114,7 @@ impl Refusal {
             Self::ReadOnly => "read_only",
             Self::Mode => "mode",
             Self::TooLarge => "too_large",
+            Self::Unreadable => "unreadable",
             Self::Unavailable => "unavailable",
         }
     }

@@ -85,8 +85,8 @@ codes! {
         "Update the firmware, or enter this server and its boot file at the other DHCP server.";
     OfferNotRequested = "KS-1010", "an address was offered, but never requested",
         "Answers do not reach the machine: check the relay, the VLAN and DHCP snooping on the way back.";
-    BootFileMissing = "KS-1011", "a boot file was asked for that is not there",
-        "If the name in the proof is one of the loaders that docs/configuration.md lists, put that file into `boot.loaders`; under another name nothing of that directory is given out: correct who names it.";
+    BootFileMissing = "KS-1011", "a boot file was asked for that is not there, or cannot be read",
+        "If the proof names a key of the configuration, the file is this server's own: put it there and let the server's user read it; `ks boot try` names it. If the name in the proof is one of the loaders that docs/configuration.md lists, put that file into `boot.loaders`; under another name nothing of that directory is given out: correct who names it.";
     PathMtu = "KS-1012", "large packets do not reach the machine",
         "Check the MTU of every link on the way, and firewalls that drop ICMP; small packets do pass.";
     PacketLoss = "KS-1013", "packets are lost on the way",

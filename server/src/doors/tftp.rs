@@ -87,15 +87,28 @@ impl Resolver for TftpDoor {
         let Some(file) = File::named(name) else { return Err(Refusal::NotFound) };
         let outcome = self.content(client, file).await;
         outcome.map_err(|why| match why {
-            Refused::NotOffered(_) | Refused::Files(_) => {
+            Refused::NotOffered(_) | Refused::Files(Refusal::NotFound) => {
                 tracing::info!(%client, file = name, %why, "not served");
-                if let Refused::Files(refusal) = why { refusal } else { Refusal::NotFound }
+                Refusal::NotFound
+            }
+            // The name is one of ours, so it is the file that is at fault.
+            Refused::Files(Refusal::Denied) => {
+                tracing::error!(%client, file = name, "boot.loaders: the server's user cannot read it");
+                Refusal::Unreadable
+            }
+            Refused::Files(refusal) => {
+                tracing::info!(%client, file = name, %why, "not served");
+                refusal
             }
             Refused::Another(_) => {
                 tracing::warn!(%client, file = name, %why, "not served");
                 Refusal::Denied
             }
-            Refused::Unreadable { .. } | Refused::Render(_) | Refused::App(_) | Refused::Store(_) => {
+            Refused::Unreadable { .. } => {
+                tracing::error!(%client, file = name, %why, "not served");
+                Refusal::Unreadable
+            }
+            Refused::Render(_) | Refused::App(_) | Refused::Store(_) => {
                 tracing::error!(%client, file = name, %why, "not served");
                 Refusal::Unavailable
             }

@@ -36,7 +36,7 @@ pub struct Trial {
     pub uefi_loader: UefiLoader,
     /// It gets its loader again and again, and nothing comes of it.
     pub looping: bool,
-    /// What each door gives.
+    /// What each door gives; those of DHCPv6 only where it is served.
     pub doors: Vec<DoorTrial>,
 }
 
@@ -47,7 +47,7 @@ pub struct DoorTrial {
     pub door: String,
     /// What it gives.
     pub gives: String,
-    /// What is wrong with it, as a file that is not there.
+    /// What is wrong with it, as a file that is not there or cannot be read.
     pub problem: Option<String>,
 }
 
@@ -103,7 +103,8 @@ fn trial(
     let mut known = app.in_this_site(machine.as_ref().map_or(Known::STRANGER, Known::of), mac);
     known.uefi_loader = loader.or(known.uefi_loader);
     let policy = known.policy();
-    let doors = boot::doors(architecture, mac).into_iter().map(|door| {
+    let is_open = |door: &Door| !matches!(door, Door::Dhcp6(_)) || !app.config.dhcp6.is_empty();
+    let doors = boot::doors(architecture, mac).into_iter().filter(is_open).map(|door| {
         let gives = boot::offer(decision.as_ref(), policy, door);
         DoorTrial { door: door.to_string(), gives: gives.to_string(), problem: problem(app, door, gives) }
     });
@@ -123,17 +124,17 @@ fn trial(
     }
 }
 
-/// What is wrong with what a door gives: the file that is missing.
+/// What is wrong with what a door gives: the file that is missing or cannot be read.
 fn problem(app: &App, door: Door, gives: Offer) -> Option<String> {
     let boot = &app.config.boot;
-    let path = match (gives, door) {
-        (Offer::NameByTftp(loader) | Offer::UrlOfLoader(loader), _) => {
-            boot.path(File::Loader(loader), Offer::File)?
-        }
-        (_, Door::Tftp(file) | Door::Http(file)) => boot.path(file, gives)?,
+    let (file, gives) = match (gives, door) {
+        (Offer::NameByTftp(loader) | Offer::UrlOfLoader(loader), _) => (File::Loader(loader), Offer::File),
+        (_, Door::Tftp(file) | Door::Http(file)) => (file, gives),
         (_, Door::Dhcp(_) | Door::Dhcp6(_)) => return None,
     };
-    std::fs::metadata(&path).err().map(|error| format!("{}: {error}", path.display()))
+    let (path, key) = (boot.path(file, gives)?, file.key()?);
+    // Opened, since one that is there may still not be readable for the server's user.
+    std::fs::File::open(&path).err().map(|error| format!("{key}: {}: {error}", path.display()))
 }
 
 /// `GET /v1/nodes/{node}/boot`: what that machine was given last at each door.

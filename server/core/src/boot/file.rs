@@ -181,6 +181,17 @@ impl File {
         }
     }
 
+    /// The key of the configuration that says where it lies; none for what is made anew for each machine.
+    #[must_use]
+    pub const fn key(self) -> Option<&'static str> {
+        match self {
+            Self::Loader(_) => Some("boot.loaders"),
+            Self::Kernel(_) => Some("boot.kernel"),
+            Self::Ramdisk(_) => Some("boot.ramdisk or boot.discovery"),
+            Self::GrubStart | Self::GrubConfig(_) | Self::IpxeScript(_) => None,
+        }
+    }
+
     /// The machine it is for, if it is for one.
     #[must_use]
     pub const fn mac(self) -> Option<Mac> {

@@ -63,6 +63,7 @@ fn given(what: &What) -> Option<(String, String)> {
                 TftpEnd::Complete => format!("{bytes} bytes"),
                 TftpEnd::Probed => format!("its size{size}"),
                 TftpEnd::NotFound => "not found".into(),
+                TftpEnd::Unreadable => format!("{bytes} bytes{size}: the server cannot read it"),
                 TftpEnd::Refused { why } => format!("refused: {why}"),
                 other => format!("{bytes} bytes{size}, then {other:?}"),
             };

@@ -297,6 +297,7 @@ impl TftpTransfer {
     pub fn refused(file: &str, reason: Refusal) -> Self {
         let end = match reason {
             Refusal::NotFound => TftpEnd::NotFound,
+            Refusal::Unreadable => TftpEnd::Unreadable,
             other => TftpEnd::Refused { why: other.to_string() },
         };
         Self {
@@ -340,7 +341,7 @@ pub enum TftpEnd {
     TimedOut,
     /// The client's port was closed.
     Gone,
-    /// The server could not read the file to its end.
+    /// The server could not open the file, or not read it to its end.
     Unreadable,
 }
 

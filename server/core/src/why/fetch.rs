@@ -3,6 +3,7 @@
 use super::Likelihood::{High, Low, Medium};
 use super::boot::{Reached, file_is_for, is_optional};
 use super::{Case, Cause};
+use crate::boot::File;
 use crate::dhcp::bootfile::MISSING_FILE;
 use crate::trace::{HttpAnswer, TftpEnd, TftpTransfer, What};
 use alloc::format;
@@ -61,20 +62,40 @@ fn path_of(name: &str) -> &str {
     name.split_once("://").and_then(|(_, rest)| Some(rest.split_once('/')?.1)).unwrap_or(name)
 }
 
+/// Where HTTP has the loaders; TFTP has them at its root.
+const HTTP_LOADERS: &str = "boot/files/";
+
+/// The key of the configuration that says where the file lies which was asked for by that name.
+fn key_of(name: &str) -> Option<&'static str> {
+    let name = name.trim_start_matches('/');
+    File::named(name.strip_prefix(HTTP_LOADERS).unwrap_or(name))?.key()
+}
+
+/// Whether a transfer ended for want of its file, and the key if the server cannot read its own one.
+fn missing_by_tftp(transfer: &TftpTransfer) -> Option<Option<&'static str>> {
+    match transfer.end {
+        // It may be another's name, or not be given to this machine.
+        TftpEnd::NotFound => Some(None),
+        TftpEnd::Unreadable => Some(key_of(&transfer.file)),
+        _ => None,
+    }
+}
+
 /// KS-1011
 pub(super) fn boot_file_missing(case: &Case<'_>) -> Option<Cause> {
     let named = case.boot.told_file();
     let is_named = |file: &str| {
         named.is_some_and(|(_, name)| path_of(name).trim_start_matches('/') == file.trim_start_matches('/'))
     };
-    let by_tftp = case.boot.tftp().filter(|(_, transfer)| transfer.end == TftpEnd::NotFound);
-    let by_tftp = by_tftp.map(|(at, transfer)| (at, transfer.file.as_str(), "TFTP"));
+    let by_tftp =
+        case.boot.tftp().filter_map(|(at, it)| Some((at, it.file.as_str(), "TFTP", missing_by_tftp(it)?)));
+    // What is not given to this machine is answered with 403.
     let by_http = case.boot.http().filter(|(_, answer)| answer.status == 404);
-    let by_http = by_http.map(|(at, answer)| (at, answer.path.as_str(), "HTTP"));
-    let missing = by_tftp.chain(by_http).filter(|(_, file, _)| {
+    let by_http = by_http.map(|(at, answer)| (at, answer.path.as_str(), "HTTP", key_of(&answer.path)));
+    let missing = by_tftp.chain(by_http).filter(|(_, file, ..)| {
         !is_optional(file) && file_is_for(file) != Some(Reached::Disk) && !file.ends_with(MISSING_FILE)
     });
-    let (at, file, door) = missing.max_by_key(|(at, ..)| *at)?;
+    let (at, file, door, own) = missing.max_by_key(|(at, ..)| *at)?;
     let went_on = case.boot.after(at).any(|seen| match &seen.what {
         What::Tftp(transfer) => transfer.end == TftpEnd::Complete && !is_optional(&transfer.file),
         What::Http(answer) => answer.status / 100 == 2 && answer.bytes > 0,
@@ -86,13 +107,17 @@ pub(super) fn boot_file_missing(case: &Case<'_>) -> Option<Cause> {
     if went_on || case.is_local() {
         return None;
     }
-    let likelihood = if is_named(file) || door == "HTTP" { High } else { Medium };
-    let cause = Cause::new(Code::BootFileMissing, likelihood);
+    let sure = is_named(file) || door == "HTTP" || own.is_some();
+    let cause = Cause::new(Code::BootFileMissing, if sure { High } else { Medium });
     let cause = match named.filter(|_| is_named(file)) {
         Some((told, name)) => cause.seen(told, format!("it was told to start {name:?}")),
         None => cause,
     };
-    Some(cause.seen(at, format!("{door}: {file:?} was asked for and is not there")))
+    let fault = match own {
+        Some(key) => format!("this server cannot read it: {key} of its configuration"),
+        None => "is not there".into(),
+    };
+    Some(cause.seen(at, format!("{door}: {file:?} was asked for and {fault}")))
 }
 
 /// KS-1012

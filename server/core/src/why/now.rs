@@ -64,7 +64,8 @@ fn tftp(transfer: &TftpTransfer) -> String {
         TftpEnd::NotFound => format!("it asked for {name:?} by TFTP, which is not there"),
         TftpEnd::Refused { why } => format!("it was refused {name:?} by TFTP: {why}"),
         TftpEnd::Aborted { why } => format!("it broke off {name:?} by TFTP: {why}"),
-        TftpEnd::TimedOut | TftpEnd::Gone | TftpEnd::Unreadable => {
+        TftpEnd::Unreadable => format!("it asked for {name:?} by TFTP, which this server cannot read"),
+        TftpEnd::TimedOut | TftpEnd::Gone => {
             format!("its transfer of {name:?} by TFTP stopped after {} bytes", transfer.bytes)
         }
     }

@@ -292,6 +292,25 @@ fn ks1011_the_boot_file_is_not_there() {
 }
 
 #[test]
+fn ks1011_the_server_cannot_read_its_own_file() {
+    let begun = || Past::new().addressed(UEFI, "snponly.efi");
+    let kernel = format!("/boot/{MAC}/vmlinuz");
+    for (name, key) in [("snponly.efi", "boot.loaders"), (&kernel, "boot.kernel")] {
+        let proof = format!("this server cannot read it: {key}");
+        let by_tftp = begun().tftp(name, 512, 0, 0, TftpEnd::Unreadable);
+        by_tftp.shows(Code::BootFileMissing, Likelihood::High, &proof);
+    }
+    for (path, proof) in [
+        (kernel.as_str(), "cannot read it: boot.kernel"),
+        ("/boot/files/snponly.efi", "cannot read it: boot.loaders"),
+        ("/boot/files/pxelinux.0", "is not there"),
+    ] {
+        let answer = HttpAnswer { path: path.into(), status: 404, bytes: 0, total: None };
+        begun().saw(What::Http(answer)).shows(Code::BootFileMissing, Likelihood::High, proof);
+    }
+}
+
+#[test]
 fn ks1012_large_packets_do_not_pass() {
     let stopped = |answered, repeated_acks| {
         let end = TftpTransfer {
