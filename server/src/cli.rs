@@ -84,8 +84,8 @@ impl Cli {
             },
             Command::CheckConfig { config } => match config::load(&config) {
                 Ok(good) => {
-                    for missing in good.boot.missing(&good.node) {
-                        eprintln!("warning: {missing}");
+                    for warning in good.warnings() {
+                        eprintln!("warning: {warning}");
                     }
                     eprintln!("{}: good", config.display());
                     Exit::Done

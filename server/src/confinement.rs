@@ -118,7 +118,10 @@ fn keep_capabilities() -> Result<(), caps::errors::CapsError> {
 }
 
 /// The user to become; none when none is configured and the default one does not exist.
-fn user(configured: Option<&str>) -> Result<Option<User>> {
+///
+/// # Errors
+/// When the configured one does not exist, or users cannot be looked up.
+pub(crate) fn user(configured: Option<&str>) -> Result<Option<User>> {
     let name = configured.unwrap_or(DEFAULT_USER);
     let found = User::from_name(name).with_context(|| format!("cannot look up the user {name:?}"))?;
     match (found, configured) {

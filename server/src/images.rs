@@ -140,14 +140,21 @@ impl Catalog {
         Ok(Image { manifest, signed, file })
     }
 
+    /// The names of all images, whether they are usable or not.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return Vec::new() };
+        let has_manifest = |name: &String| self.dir.join(name).join("manifest.json").exists();
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(has_manifest).collect();
+        names.sort();
+        names
+    }
+
     /// All usable images, by name.
     #[must_use]
     pub fn all(&self) -> Vec<Manifest> {
-        let Ok(entries) = std::fs::read_dir(&self.dir) else { return Vec::new() };
-        let mut names: Vec<String> =
-            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort();
-        names.iter().filter_map(|name| self.find(name).ok()).map(|image| image.manifest).collect()
+        self.names().iter().filter_map(|name| self.find(name).ok()).map(|image| image.manifest).collect()
     }
 
     /// The file with that digest.

@@ -98,7 +98,7 @@ async fn serve(config: Config, gate: &Gate) -> Result<()> {
     for node in app.store.due(None)? {
         app.apply(Key::Id(&node), &Event::ServerStarted).await?;
     }
-    for missing in app.config.boot.missing(&app.config.node) {
+    for missing in app.config.missing() {
         tracing::warn!("{missing}");
     }
     // Before anybody is answered: who is answered may tell it to stop at once.

@@ -6,8 +6,8 @@ use kaltstart_core::dhcp::client::Architecture;
 use kaltstart_protocol::agent_api::Mode;
 use serde::Deserialize;
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// The machines for which there is an agent; loaders for others may be missing.
 const INSTALLED: [Architecture; 2] = [Architecture::Bios, Architecture::UefiX64];
@@ -49,10 +49,8 @@ impl Boot {
         }
     }
 
-    /// What machines need to start and cannot be read now, with what follows. They may come later:
-    /// every file is opened when it is asked for.
-    #[must_use]
-    pub fn missing(&self, nodes: &[Node]) -> Vec<String> {
+    /// What machines need to start and `read` refuses, with what follows.
+    pub(super) fn missing(&self, nodes: &[Node], read: impl Fn(&Path) -> io::Result<()>) -> Vec<String> {
         let mut needed = vec![
             ("boot.kernel", self.kernel.clone(), "no machine can start".to_owned()),
             ("boot.ramdisk", self.ramdisk.clone(), "no job can be carried out".to_owned()),
@@ -70,7 +68,7 @@ impl Boot {
             }
         }
         let problem = |(key, file, follows): (_, PathBuf, _)| {
-            let error = File::open(&file).err()?;
+            let error = read(&file).err()?;
             Some(format!("{key}: {} cannot be read, so {follows}: {error}", file.display()))
         };
         needed.into_iter().filter_map(problem).collect()
@@ -107,7 +105,12 @@ mod tests {
                 let path = problem.split_once(" cannot be read, so ").expect("a reason").0.to_owned();
                 path.rsplit_once('/').expect("a path").1.to_owned()
             };
-            config.boot.missing(&config.node).into_iter().map(names).collect::<Vec<_>>()
+            config
+                .boot
+                .missing(&config.node, |path| fs::File::open(path).map(drop))
+                .into_iter()
+                .map(names)
+                .collect::<Vec<_>>()
         };
         let ipxe = ["vmlinuz", "ramdisk", "discovery", "undionly.kpxe", "snponly.efi"];
         let signed = ["vmlinuz", "ramdisk", "discovery", "undionly.kpxe", "shimx64.efi", "grubx64.efi"];

@@ -15,6 +15,7 @@ mod profile;
 mod ranges;
 mod syslog;
 mod tftp;
+mod warnings;
 
 pub use boot::Boot;
 pub use dhcp::Dhcp;

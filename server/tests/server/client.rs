@@ -191,6 +191,8 @@ async fn a_bad_configuration_is_refused_with_its_key() {
             matches!(loaders[..], [one] if one.contains("undionly.kpxe cannot be read")),
             "{who}: {told}"
         );
+        assert!(told.contains("images.dir (profile hollow): image \"none\": cannot read"), "{who}: {told}");
+        assert!(!told.contains("image \"tiny\""), "{who}: {told}");
     }
     let bad = site.dir.path().join("bad.toml");
     let text = std::fs::read_to_string(&file).expect("read");

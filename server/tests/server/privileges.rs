@@ -88,6 +88,38 @@ async fn p35_started_as_root_it_becomes_its_own_user_and_keeps_what_it_stored() 
 }
 
 #[tokio::test]
+async fn a_file_that_its_user_cannot_read_is_named_with_its_key() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let mut site = Site::start().await;
+    site.stop();
+    fs::set_permissions(site.dir.path(), fs::Permissions::from_mode(0o755)).expect("its own");
+    fs::set_permissions(site.dir.path().join("vmlinuz"), fs::Permissions::from_mode(0o600)).expect("its own");
+    configure(&site, &format!("user = {OTHER_USER:?}"));
+    let config = site.dir.path().join("server.toml");
+    let checked = Command::new(PROGRAM).args(["check-config", "--config"]).arg(config).output();
+    let said = String::from_utf8(checked.expect("the program starts").stderr).expect("text");
+    let told: Vec<&str> = said.lines().filter(|line| line.contains("the user \"nobody\"")).collect();
+    assert!(matches!(told[..], [kernel] if kernel.starts_with("warning: boot.kernel: ")), "{said}");
+    site.power_on().await;
+    assert!(site.log().contains("boot.kernel: "), "{}", site.log());
+    let tried = site.get(&format!("/v1/boot/{}", mac(7))).await;
+    let problems: Vec<&str> = tried.json["doors"]
+        .as_array()
+        .expect("doors")
+        .iter()
+        .filter(|door| door["door"].as_str().is_some_and(|door| door.ends_with("/vmlinuz")))
+        .filter_map(|door| door["problem"].as_str())
+        .collect();
+    assert!(!problems.is_empty(), "{tried:?}");
+    for problem in problems {
+        assert!(problem.starts_with("boot.kernel: ") && problem.contains("Permission denied"), "{problem}");
+    }
+    assert!(!tried.text.contains("dhcp6"), "no [[dhcp6]] is configured: {}", tried.text);
+}
+
+#[tokio::test]
 async fn what_the_server_writes_is_its_owners_alone_whatever_the_umask() {
     let mut site = Site::start().await;
     assert_eq!(site.declare("db-07", mac(7)).await.status, StatusCode::CREATED);
