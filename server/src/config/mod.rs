@@ -112,12 +112,14 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not TOML, an unknown key, or a value of the wrong kind.
-    #[error("cannot understand {path}")]
+    #[error("cannot understand {path}{}", .hint.iter().map(|hint| format!(" ({hint})")).collect::<String>())]
     Parse {
         /// The file.
         path: PathBuf,
+        /// What to write instead, where that is known.
+        hint: Option<String>,
         /// Where and why.
-        source: toml::de::Error,
+        source: Box<toml::de::Error>,
     },
     /// Contradicts itself.
     #[error("{path}: {problems}")]
@@ -161,10 +163,14 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 }
 
 fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-    let parse_error = |source| ConfigError::Parse { path: path.to_path_buf(), source };
-    let mut config: Config = toml::from_str(text).map_err(parse_error)?;
+    let parse_error =
+        |source, hint| ConfigError::Parse { path: path.to_path_buf(), hint, source: Box::new(source) };
+    let mut config: Config = toml::from_str(text).map_err(|error| {
+        let hint = hint(text, &error);
+        parse_error(error, hint)
+    })?;
     for text in BUILT_IN_LAYOUTS {
-        let layout: Layout = toml::from_str(text).map_err(parse_error)?;
+        let layout: Layout = toml::from_str(text).map_err(|error| parse_error(error, None))?;
         config.layouts.insert(layout.name.clone(), layout);
     }
     let mut problems = Vec::new();
@@ -176,6 +182,21 @@ fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     } else {
         Err(ConfigError::Check { path: path.to_path_buf(), problems: problems.join("; ") })
     }
+}
+
+/// What to write instead of the line that `error` is about, for mistakes that many make.
+fn hint(text: &str, error: &toml::de::Error) -> Option<String> {
+    let (before, rest) = text.split_at_checked(error.span()?.start)?;
+    let begin = before.rfind('\n').map_or(0, |at| at + 1);
+    let line = [&before[begin..], rest.lines().next().unwrap_or_default()].concat();
+    let line = line.trim();
+    let key = line.split('=').next().unwrap_or_default().trim();
+    if error.message().starts_with("invalid type: map, expected a sequence") && line.starts_with('[') {
+        let name = line.split(['[', ']']).nth(1)?;
+        return Some(format!("write [[{name}]]: there may be several"));
+    }
+    (key.ends_with("_seconds") && error.message().starts_with("invalid type: string"))
+        .then(|| format!("write {key} as a number of seconds, without quotes"))
 }
 
 impl Config {
@@ -313,7 +334,11 @@ impl Config {
         twice(&mut all, "profile.name", self.profile.iter().map(|profile| profile.name.clone()));
         twice(&mut all, "node.name", self.node.iter().map(|node| node.name.clone()));
         node::shared(&self.node, &mut all);
-        twice(&mut all, "dhcp.interface", self.dhcp.iter().filter_map(|dhcp| dhcp.interface.clone()));
+        let mut shared = Vec::new();
+        twice(&mut shared, "dhcp.interface", self.dhcp.iter().filter_map(|dhcp| dhcp.interface.clone()));
+        all.extend(shared.into_iter().map(|problem| {
+            format!("{problem}: an interface has one [[dhcp]] section; several subnets on one wire cannot be served")
+        }));
         for (at, dhcp) in self.dhcp.iter().enumerate() {
             for other in self.dhcp[..at].iter().filter(|other| other.subnet.overlaps(dhcp.subnet)) {
                 all.push(format!("dhcp {}: subnet overlaps with that of {}", dhcp.title(), other.title()));

@@ -219,6 +219,18 @@ fn refusals_name_the_key() {
         ("address = \"10.77.0.50\"", "uuid = \"12\"", "uuid"),
         ("address = \"10.77.0.50\"", "client_id = \"0xabc\"", "client_id"),
         ("[tftp]", "[log]\nlevel = \"a=b=c\"\n[tftp]", "log.level"),
+        ("[[dhcp]]", "[dhcp]", "write [[dhcp]]: there may be several"),
+        ("[[profile]]", "[profile]", "write [[profile]]"),
+        (
+            "[[profile]]",
+            "lease_seconds = \"10m\"\n[[profile]]",
+            "write lease_seconds as a number of seconds, without quotes",
+        ),
+        (
+            "[[profile]]",
+            "[[dhcp]]\ninterface = \"br0\"\nsubnet = \"10.9.0.0/16\"\naddress = \"10.9.0.1\"\n[[profile]]",
+            "\"br0\" occurs twice: an interface has one [[dhcp]] section",
+        ),
     ] {
         let text = GOOD.replace(from, to);
         assert_ne!(text, GOOD, "{from:?} stands in the good file");
