@@ -76,7 +76,7 @@ codes! {
     ServerUnreachable = "KS-1005", "the agent cannot reach the server",
         "Check the address in the message, routes and firewalls; the agent goes on trying.";
     PoolExhausted = "KS-1006", "no free address in the pool",
-        "Enlarge the pool in the configuration, or reserve an address for this machine.";
+        "See in `ks dhcp leases` who has the addresses. Those that are `in_use` were not given by this server: hosts unknown here answered for them; find these hosts, or `exclude` their addresses. Otherwise enlarge the pool, or reserve an address for this machine.";
     UnknownNetwork = "KS-1007", "it asks from a network that is not served",
         "Add the network to the configuration, or correct the relay's address; the relay is in the proof.";
     ForeignServer = "KS-1008", "another DHCP server answered first",
