@@ -18,7 +18,7 @@ pub enum DhcpCommand {
     Status,
     /// Who has which address, by the stored leases
     Leases {
-        /// IP address or MAC; without, all
+        /// IP address, MAC, or name or identifier of a node; without, all
         who: Option<String>,
         /// Longest list, at most 10000
         #[arg(long, default_value_t = LEASES_USUAL)]
@@ -50,7 +50,7 @@ pub(super) async fn run(api: &Api, command: DhcpCommand, format: Format) -> Resu
             }
             if truncated {
                 eprintln!(
-                    "only the first {limit} leases; there are more: name an address or MAC, or raise --limit"
+                    "only the first {limit} leases; there are more: name an address, MAC or node, or raise --limit"
                 );
             }
             output::list(&leases, format)

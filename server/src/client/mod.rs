@@ -423,7 +423,10 @@ async fn find_job(api: &Api, target: Option<&str>) -> Result<JobView, ClientErro
         Some(node) => {
             let node: NodeView = api.get(&Api::path(&["v1", "nodes", node])).await?;
             let job = node.job.or(node.last_job).ok_or_else(|| {
-                ClientError::NotFound(format!("{} has had no job; order one with: ks deploy {0}", node.name))
+                ClientError::NotFound(format!(
+                    "{} has had no job; order one with: ks deploy {0} --profile PROFILE",
+                    node.name
+                ))
             })?;
             job.to_string()
         }

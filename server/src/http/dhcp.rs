@@ -1,5 +1,6 @@
 //! How DHCP is served, who else serves it, and what another server must be told.
 
+use super::api;
 use super::error::Problem;
 use super::extract::{Path, Query};
 use crate::app::App;
@@ -81,23 +82,36 @@ pub(super) async fn leases(
     Query(Which { of, limit }): Query<Which>,
 ) -> Result<Json<Leases>, Problem> {
     let wanted = match of.as_deref().map(|of| (of, of.parse(), of.parse())) {
-        None => Wanted::All,
-        Some((_, Ok(address), _)) => Wanted::Address(address),
-        Some((_, _, Ok(mac))) => Wanted::Mac(mac),
-        Some((of, ..)) => {
-            return Err(Problem::bad_request(format!("of: {of:?} is neither an IP address nor a MAC")));
-        }
+        None => vec![Wanted::All],
+        Some((_, Ok(address), _)) => vec![Wanted::Address(address)],
+        Some((_, _, Ok(mac))) => vec![Wanted::Mac(mac)],
+        Some((of, ..)) => of_node(&app, of)?,
     };
     let limit = limit.unwrap_or(LEASES_USUAL);
     if !(1..=LEASES_MAX).contains(&limit) {
         return Err(Problem::bad_request(format!("limit: {limit} is not between 1 and {LEASES_MAX}")));
     }
-    let mut found = app.store.find_leases(wanted, limit + 1)?;
+    let mut found = Vec::new();
+    for one in wanted {
+        found.extend(app.store.find_leases(one, limit + 1)?);
+    }
+    found.sort_by_key(|found| found.address);
     let truncated = found.len() > limit;
     found.truncate(limit);
     let now = clock::now();
     let leases = found.into_iter().map(|found| lease_view(found, now)).collect();
     Ok(Json(Leases { leases, truncated }))
+}
+
+/// The leases of all interfaces of a node.
+fn of_node(app: &App, of: &str) -> Result<Vec<Wanted>, Problem> {
+    let node = api::find(app, of).map_err(|problem| match StatusCode::from_u16(problem.status) {
+        Ok(StatusCode::NOT_FOUND) => {
+            Problem::bad_request(format!("of: {of:?} is neither an IP address nor a MAC nor a node"))
+        }
+        _ => problem,
+    })?;
+    Ok(node.node.macs.into_iter().map(Wanted::Mac).collect())
 }
 
 fn lease_view(LeaseWrite { address, lease }: LeaseWrite<IpAddr>, now: Millis) -> LeaseView {

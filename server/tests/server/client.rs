@@ -250,6 +250,9 @@ async fn ks_dhcp_leases_tells_who_has_an_address() {
     ] {
         assert_eq!(done(&site, &format!("dhcp leases {who} -o name")).await.out, names, "{who}");
     }
+    site.declare("db-64", mac(100)).await;
+    let by_name = done(&site, "dhcp leases db-64 -o name").await.out;
+    assert_eq!(by_name, "10.77.0.100\nfd77::1000\n");
     for limit in [1, 2] {
         let some = done(&site, &format!("dhcp leases --limit {limit} -o name")).await;
         assert!(some.out.lines().count() == limit && some.err.contains("more"), "{}", some.err);
