@@ -9,7 +9,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ed25519_dalek::SigningKey;
 use kaltstart_protocol::agent_api::{DiskUuids, Identity};
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::layout::{ESP_MOUNT, Layout, Role, Tmpfs};
+use kaltstart_protocol::layout::{ESP_MOUNT, FileSystem, Layout, Role, Tmpfs};
 use kaltstart_protocol::node_api::{REPORT_CONFIG, REPORTER};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -169,7 +169,11 @@ fn fstab(layout: &Layout, uuids: &DiskUuids) -> String {
                 lines.insert("/", format!("UUID={} / ext4 {options} 0 1\n", uuids.root));
             }
             (Role::Data, Some(mount)) => {
-                lines.insert(mount, format!("UUID={further} {mount} ext4 {options} 0 2\n"));
+                let kind = partition.file_system.unwrap_or_default();
+                // XFS repairs itself when it is mounted; its fsck does nothing.
+                let pass = if kind == FileSystem::Xfs { 0 } else { 2 };
+                let line = format!("UUID={further} {mount} {} {options} 0 {pass}\n", kind.name());
+                lines.insert(mount, line);
             }
             (Role::Esp, _) => {
                 let id = format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xFFFF);
@@ -291,6 +295,7 @@ mod tests {
             min_mib: 1,
             max_mib: None,
             weight: 0,
+            file_system: None,
             mount: mount.map(Into::into),
             options: options.iter().map(|&option| option.into()).collect(),
         };
@@ -320,6 +325,10 @@ mod tests {
             "UUID=swap-uuid none swap nofail 0 0\n".into(),
         ];
         assert_eq!(fstab(&layout(), &uuids()), lines.concat());
+        let mut other = layout();
+        other.partitions[4].file_system = Some(FileSystem::Xfs);
+        let var = format!("UUID=var-uuid /var xfs nodev,{PATIENCE} 0 0\n");
+        assert!(fstab(&other, &uuids()).contains(&var));
     }
 
     #[test]

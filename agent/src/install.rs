@@ -24,9 +24,9 @@ use kaltstart_protocol::facts::{Disk, Firmware};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Manifest;
-use kaltstart_protocol::layout::Role;
 use kaltstart_protocol::layout::fit::fit;
 use kaltstart_protocol::layout::plan::{Plan, Planned};
+use kaltstart_protocol::layout::{FileSystem, Role};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::select::describe;
 use kaltstart_protocol::time::Millis;
@@ -82,8 +82,8 @@ pub struct Paths {
     pub efivars: Option<PathBuf>,
     /// This program, left in the system for its first report.
     pub agent: PathBuf,
-    /// `mke2fs`.
-    pub mke2fs: PathBuf,
+    /// Where `mke2fs` and `mkfs.xfs` are.
+    pub tools: PathBuf,
 }
 
 impl Default for Paths {
@@ -95,7 +95,7 @@ impl Default for Paths {
             mount: "/run/kaltstart/root".into(),
             efivars: None,
             agent: "/init".into(),
-            mke2fs: "/sbin/mke2fs".into(),
+            tools: "/sbin".into(),
         }
     }
 }
@@ -193,16 +193,12 @@ fn check_cancelled(observer: &dyn Observer) -> Result<(), Stop> {
 }
 
 fn details(disk: &Disk, plan: &Plan) -> BTreeMap<String, String> {
-    let systems: Vec<&str> = plan
-        .partitions
-        .iter()
-        .filter_map(|partition| match partition.role {
-            Role::BiosBoot => None,
-            Role::Esp => Some("vfat"),
-            Role::Root | Role::Data => Some("ext4"),
-            Role::Swap => Some("swap"),
-        })
-        .collect();
+    let system = |partition: &Planned| match partition.role {
+        Role::Esp => Some("vfat"),
+        Role::Swap => Some("swap"),
+        _ => partition.file_system.map(FileSystem::name),
+    };
+    let systems: Vec<&str> = plan.partitions.iter().filter_map(system).collect();
     BTreeMap::from([("disk".to_owned(), describe(disk)), ("file_systems".to_owned(), systems.join(" "))])
 }
 
@@ -212,22 +208,22 @@ struct Target<'a> {
     /// The outer ones first.
     mounted: Vec<Mounted>,
     /// Where which partition is mounted, the root first.
-    places: BTreeMap<PathBuf, Announced<'a>>,
+    places: BTreeMap<PathBuf, (FileSystem, Announced<'a>)>,
 }
 
 impl Target<'_> {
     /// Mounts all of them, each within those it lies in.
     fn mount(&mut self) -> Result<(), Finding> {
-        for (path, partition) in &self.places {
-            self.mounted.push(mkfs::mount_ext4(&partition.node, path, false)?);
+        for (path, (kind, partition)) in &self.places {
+            self.mounted.push(mkfs::mount(*kind, &partition.node, path, false)?);
         }
         Ok(())
     }
 
     /// Mounts the root file system alone, to see what the disk holds of it.
     fn mount_root_to_read(&mut self) -> Result<(), Finding> {
-        if let Some((path, partition)) = self.places.first_key_value() {
-            self.mounted.push(mkfs::mount_ext4(&partition.node, path, true)?);
+        if let Some((path, (kind, partition))) = self.places.first_key_value() {
+            self.mounted.push(mkfs::mount(*kind, &partition.node, path, true)?);
         }
         Ok(())
     }
@@ -313,10 +309,11 @@ impl Job<'_> {
                 device.write_at(planned.first * plan.sector_size, &page)?;
                 continue;
             }
+            let kind = planned.file_system.unwrap_or_default();
             let partition = device.announce(plan, planned.number)?;
-            mkfs::ext4(&self.paths.mke2fs, &partition.node, text, &planned.label, self.observer)?;
+            mkfs::make(kind, &self.paths.tools, &partition.node, text, &planned.label, self.observer)?;
             let below = planned.mount.as_deref().unwrap_or_default().trim_start_matches('/');
-            target.places.insert(self.paths.mount.join(below), partition);
+            target.places.insert(self.paths.mount.join(below), (kind, partition));
         }
         Ok(target)
     }

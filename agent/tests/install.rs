@@ -11,7 +11,7 @@ use kaltstart_protocol::agent_api::ReportState;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Compression;
-use kaltstart_protocol::layout::{Partition, Role};
+use kaltstart_protocol::layout::{FileSystem, Partition, Role};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use std::fs;
 
@@ -226,6 +226,41 @@ fn file_systems_of_their_own_hold_what_lies_there() {
         "{refused:?}"
     );
     assert_eq!(Digest::of(&fs::read(&disk.file).expect("read")), before);
+}
+
+#[test]
+fn a_data_partition_may_be_xfs() {
+    if !root() {
+        return;
+    }
+    let disk = Loop::new(512);
+    let plain = archive(disk.directory.path());
+    let mut ordered = order(&plain, plain.len() as u64, Compression::None);
+    // In place of the EFI system partition: the disk has no room for both.
+    ordered.task.layout.partitions[1] = Partition {
+        label: "a long label, cut".into(),
+        role: Role::Data,
+        file_system: Some(FileSystem::Xfs),
+        mount: Some("/var".into()),
+        min_mib: 300,
+        ..ordered.task.layout.partitions[1].clone()
+    };
+    let disks = [disk.disk.clone()];
+    install(&ordered, &disks, &Served(plain), &disk.paths(), &Watch::default()).expect("installs");
+    assert!(disk.is_tidy());
+    let contents = measured(&disks)[0].holds.clone().expect("read");
+    let xfs = contents.0.iter().find(|area| area.kind == "xfs").expect("an XFS");
+    assert_eq!(xfs.id, ordered.task.uuids.further[1], "known as the node's own by a rebuild");
+    let mount = disk.directory.path().join("look");
+    fs::create_dir(&mount).expect("mkdir");
+    run("partx", &["-a", "--nr", "2", &disk.node]);
+    let node = format!("{}p2", disk.node);
+    run("xfs_repair", &["-n", &node]);
+    run("mount", &["-t", "xfs", "-o", "ro", &node, mount.to_str().expect("path")]);
+    let found = (mount.join("lib/state").exists(), mount.join("log/first").exists());
+    run("umount", &[mount.to_str().expect("path")]);
+    run("partx", &["-d", "--nr", "2", &disk.node]);
+    assert_eq!(found, (true, true));
 }
 
 #[test]

@@ -17,6 +17,18 @@ const LIMIT: Duration = secs(900);
 const DISK_MIB: u64 = 16 << 10;
 const IMAGE: &str = "debian-12";
 
+/// A layout with an XFS for data.
+const WITH_XFS: &str = r#"
+[[layout]]
+name = "with-xfs"
+partitions = [
+    { label = "bios-boot", role = "bios_boot", min_mib = 1 },
+    { label = "esp", role = "esp", min_mib = 512 },
+    { label = "root", role = "root", min_mib = 3072, weight = 1 },
+    { label = "srv", role = "data", file_system = "xfs", mount = "/srv", options = ["nodev"], min_mib = 1024, weight = 1 },
+]
+"#;
+
 fn deploys(
     name: &str,
     firmware: Firmware,
@@ -30,6 +42,7 @@ fn deploys(
         let artefacts = Artefacts::from_env()?;
         let mut config = ServerConfig::new(&artefacts, "generic", &[IMAGE]);
         config.profiles[0].layout = layout;
+        config.sections += WITH_XFS;
         let file = lab.dir().join("disk.raw");
         disk::blank(&file, DISK_MIB)?;
         let machine =
@@ -62,5 +75,5 @@ fn uefi_with_little_memory() -> Result<()> {
 
 #[test]
 fn bios_on_nvme() -> Result<()> {
-    deploys("debian-bios", Firmware::Bios, 1024, Bus::Nvme, "single", &[], |_| Ok(()))
+    deploys("debian-bios", Firmware::Bios, 1024, Bus::Nvme, "with-xfs", &["srv.mount"], |_| Ok(()))
 }

@@ -194,6 +194,7 @@ mod tests {
             max_mib: None,
             weight,
             mount: None,
+            file_system: None,
             options: Vec::new(),
         };
         Layout {

@@ -1,9 +1,10 @@
-//! File systems: made by `mke2fs`, mounted for filling, unmounted.
+//! File systems: made by their own programs, mounted for filling, unmounted.
 
 use super::device::failed;
 use super::patiently;
 use crate::install::{Observer, Stop};
 use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::layout::FileSystem;
 use nix::mount::{MntFlags, MsFlags};
 use std::fs;
 use std::io::{self, Read as _};
@@ -19,32 +20,46 @@ const FEATURES: &str = "^metadata_csum_seed,^orphan_file";
 const EXTENDED: &str = "lazy_itable_init=1,lazy_journal_init=1,nodiscard";
 /// Bytes of a program's own words kept in a finding.
 const WORDS_MAX: u64 = 2000;
-/// Longest run of a program. With the options above `mke2fs` takes seconds, even on slow disks.
+/// Longest run of a program. With the options here they take seconds, even on slow disks.
 const RUN_MAX: Duration = Duration::from_secs(300);
 /// Pause between looks at a running program.
 const RUN_POLL: Duration = Duration::from_millis(20);
 /// How long a killed program may take to be gone; one that waits for a dead disk never is.
 const KILL_MAX: Duration = Duration::from_secs(2);
 
-/// Longest label of an ext4 file system, in bytes.
-const LABEL_MAX: usize = 16;
+/// Longest labels of file systems, in bytes.
+const EXT4_LABEL_MAX: usize = 16;
+const XFS_LABEL_MAX: usize = 12;
 
-/// Makes an ext4 file system with that UUID, and as much of `label` as it takes.
+/// Makes a file system with that UUID, and as much of `label` as it takes, by its program in the directory
+/// `tools`.
 ///
 /// # Errors
 /// [`Code::ToolFailed`] with the program's own words, or that it took too long; or cancelled.
-pub fn ext4(
-    mke2fs: &Path,
+pub fn make(
+    kind: FileSystem,
+    tools: &Path,
     node: &Path,
     uuid: &str,
     label: &str,
     observer: &dyn Observer,
 ) -> Result<(), Stop> {
-    let label = label.get(..label.floor_char_boundary(LABEL_MAX)).unwrap_or_default();
-    let mut command = Command::new(mke2fs);
-    command.args(["-t", "ext4", "-F", "-q", "-L", label, "-O", FEATURES, "-E", EXTENDED, "-U", uuid]);
-    command.arg("--").arg(node);
-    run(&mut command, RUN_MAX, observer)
+    let cut = |max| label.get(..label.floor_char_boundary(max)).unwrap_or_default();
+    let mut command = match kind {
+        FileSystem::Ext4 => {
+            let mut command = Command::new(tools.join("mke2fs"));
+            command.args(["-t", "ext4", "-F", "-q", "-L", cut(EXT4_LABEL_MAX), "-U", uuid]);
+            command.args(["-O", FEATURES, "-E", EXTENDED, "--"]);
+            command
+        }
+        FileSystem::Xfs => {
+            let mut command = Command::new(tools.join("mkfs.xfs"));
+            // Discarding is left to the installed system, as above.
+            command.args(["-f", "-q", "-K", "-L", cut(XFS_LABEL_MAX), "-m", &format!("uuid={uuid}")]);
+            command
+        }
+    };
+    run(command.arg(node), RUN_MAX, observer)
 }
 
 /// Runs a program to its end, with nothing to read and its words kept. It is killed when it takes
@@ -113,20 +128,23 @@ pub struct Mounted {
     active: bool,
 }
 
-/// Mounts an ext4 file system on the directory `path`, which is made if need be. Nothing on it
+/// Mounts a file system on the directory `path`, which is made if need be. Nothing on it
 /// can be run, no device on it opened.
 ///
 /// # Errors
 /// [`Code::DiskFailed`].
-pub fn mount_ext4(node: &Path, path: &Path, read_only: bool) -> Result<Mounted, Finding> {
+pub fn mount(kind: FileSystem, node: &Path, path: &Path, read_only: bool) -> Result<Mounted, Finding> {
     fs::create_dir_all(path).map_err(|error| failed(&format!("cannot make {}", path.display()), &error))?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
     if read_only {
         flags |= MsFlags::MS_RDONLY;
     }
-    // The kernel's background initialisation would compete with the image for the disk.
-    let options = Some("noinit_itable");
-    patiently(|| Ok(nix::mount::mount(Some(node), path, Some("ext4"), flags, options)?))
+    let options = match kind {
+        // The kernel's background initialisation would compete with the image for the disk.
+        FileSystem::Ext4 => Some("noinit_itable"),
+        FileSystem::Xfs => None,
+    };
+    patiently(|| Ok(nix::mount::mount(Some(node), path, Some(kind.name()), flags, options)?))
         .map_err(|error| failed(&format!("cannot mount {}", node.display()), &error))?;
     Ok(Mounted { path: path.into(), active: true })
 }

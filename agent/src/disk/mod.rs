@@ -6,7 +6,7 @@
 //! | [`fat`] | EFI system partition as bytes | none |
 //! | [`device`] | the chosen disk: clear, partitions, sync, read back | block device |
 //! | [`swap`] | swap space as bytes | none |
-//! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mount` |
+//! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mkfs.xfs`, `mount` |
 
 pub mod device;
 pub mod fat;

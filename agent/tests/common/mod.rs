@@ -284,6 +284,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
         min_mib,
         max_mib: None,
         weight,
+        file_system: None,
         mount: None,
         options: Vec::new(),
     };

@@ -50,6 +50,7 @@ mod tests {
             min_mib: 1024,
             max_mib: None,
             weight: 1,
+            file_system: None,
             mount: None,
             options: Vec::new(),
         };

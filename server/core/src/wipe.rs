@@ -106,7 +106,7 @@ fn is_of(area: &Area, uuids: &DiskUuids) -> bool {
             "gpt" => area.id == uuids.disk,
             Area::PARTITION => uuids.partitions.contains(&area.id),
             "ext4" => area.id == uuids.root || uuids.further.contains(&area.id),
-            "swap" => uuids.further.contains(&area.id),
+            "xfs" | "swap" => uuids.further.contains(&area.id),
             "vfat" => area.id == format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xffff),
             _ => false,
         }

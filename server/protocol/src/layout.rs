@@ -61,6 +61,9 @@ pub struct Partition {
     /// Share of the space that is left after all minima; 0 = stays at its minimum.
     #[serde(default)]
     pub weight: u32,
+    /// Its file system; of the role `data` alone, ext4 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_system: Option<FileSystem>,
     /// Where it is mounted; of the role `data` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
@@ -80,6 +83,49 @@ impl Partition {
             Role::BiosBoot | Role::Swap => None,
         }
     }
+
+    /// The file system that is made by a program of that file system's, if one is.
+    #[must_use]
+    pub fn made(&self) -> Option<FileSystem> {
+        match self.role {
+            Role::Root => Some(FileSystem::Ext4),
+            Role::Data => Some(self.file_system.unwrap_or_default()),
+            Role::BiosBoot | Role::Esp | Role::Swap => None,
+        }
+    }
+}
+
+/// A file system of Linux.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum FileSystem {
+    /// ext4.
+    #[default]
+    Ext4,
+    /// XFS.
+    Xfs,
+}
+
+impl FileSystem {
+    /// The name in fstab(5).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    /// The smallest that can be made, in MiB.
+    #[must_use]
+    pub const fn min_mib(self) -> u64 {
+        match self {
+            Self::Ext4 => 1,
+            // mkfs.xfs refuses less.
+            Self::Xfs => 300,
+        }
+    }
 }
 
 /// Where the installed system mounts its [`Role::Esp`].
@@ -96,7 +142,7 @@ pub enum Role {
     Esp,
     /// Root file system; ext4.
     Root,
-    /// A file system mounted beneath the root; ext4.
+    /// A file system mounted beneath the root.
     Data,
     /// Space for memory that is swapped out.
     Swap,

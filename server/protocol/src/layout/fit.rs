@@ -88,6 +88,7 @@ mod tests {
             min_mib: 300,
             max_mib: None,
             weight: 0,
+            file_system: None,
             mount: None,
             options: Vec::new(),
         };

@@ -1,6 +1,6 @@
 //! From a layout and a disk to sectors: arithmetic only.
 
-use super::{Layout, Partition, Role};
+use super::{FileSystem, Layout, Partition, Role};
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -39,6 +39,8 @@ pub struct Planned {
     pub role: Role,
     /// Where the installed system mounts it, if it does.
     pub mount: Option<String>,
+    /// The file system that is made in it, see [`Partition::made`].
+    pub file_system: Option<FileSystem>,
     /// First sector.
     pub first: u64,
     /// Sectors.
@@ -108,6 +110,9 @@ pub fn check(layout: &Layout) -> Result<(), PlanError> {
         if partition.label.encode_utf16().count() > 36 {
             return fail("a label is longer than 36 characters");
         }
+        if let Some(made) = partition.made().filter(|made| partition.min_mib < made.min_mib()) {
+            return fail(&format!("{} needs a min_mib of at least {}", made.name(), made.min_mib()));
+        }
         if let Some(problem) = mount_problem(partition) {
             return fail(&format!("partition {:?}: {problem}", partition.label));
         }
@@ -139,6 +144,9 @@ fn mount_problem(partition: &Partition) -> Option<String> {
         None if partition.role == Role::Data => Some("role data needs a mount".into()),
         Some(_) if partition.role != Role::Data => Some("only role data has a mount".into()),
         _ if !mounted && !partition.options.is_empty() => Some("only root and data have options".into()),
+        _ if partition.file_system.is_some() && partition.role != Role::Data => {
+            Some("only role data has a file_system".into())
+        }
         _ => options_problem(&partition.options),
     }
 }
@@ -210,6 +218,7 @@ pub fn plan(layout: &Layout, bytes: u64, sector_size: u64) -> Result<Plan, PlanE
             label: partition.label.clone(),
             role: partition.role,
             mount: partition.mounted_at().map(ToOwned::to_owned),
+            file_system: partition.made(),
             first,
             sectors,
         });
@@ -258,7 +267,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn partition(role: Role, min_mib: u64, max_mib: Option<u64>, weight: u32) -> Partition {
-        Partition { label: "p".into(), role, min_mib, max_mib, weight, mount: None, options: Vec::new() }
+        let (mount, file_system, options) = (None, None, Vec::new());
+        Partition { label: "p".into(), role, min_mib, max_mib, weight, file_system, mount, options }
     }
 
     fn layout(partitions: Vec<Partition>) -> Layout {
@@ -300,6 +310,14 @@ mod tests {
         assert!(problem(vec![root(), partition(Role::Data, 1, None, 0)]).contains("needs a mount"));
         let swap = Partition { mount: Some("/x".into()), ..partition(Role::Swap, 1, None, 0) };
         assert!(problem(vec![root(), swap]).contains("only role data"));
+        let xfs = |role, min_mib| Partition {
+            file_system: Some(FileSystem::Xfs),
+            mount: (role == Role::Data).then(|| "/srv".into()),
+            ..partition(role, min_mib, None, 0)
+        };
+        assert!(problem(vec![root(), xfs(Role::Data, 299)]).contains("at least 300"));
+        assert!(problem(vec![root(), xfs(Role::Swap, 300)]).contains("only role data has a file_system"));
+        assert_eq!(check(&layout(vec![root(), xfs(Role::Data, 300)])), Ok(()));
         for bad in ["", "a b", "ro,rw", "a\n", "#"] {
             let data = Partition { options: vec![bad.into()], ..data("/var") };
             assert!(problem(vec![root(), data]).contains("no mount option"), "{bad:?}");

@@ -114,7 +114,7 @@ impl Watches {
         let watched = |subject: Subject| {
             let Subject { mode, has_pool, others_allowed, .. } = subject;
             let watch = Watch::new(mode, has_pool, others_allowed, now);
-            tracing::info!(interface = subject.interface, %mode, role = %watch.role(), "DHCP");
+            tracing::info!(interface = subject.interface, %mode, role = %watch.role(), "DHCP: role at the start");
             Watched { subject, watch: Mutex::new(watch), probe_mac: OnceLock::new() }
         };
         Self { subnets: subjects.into_iter().map(watched).collect(), clock: (now, Instant::now()) }
