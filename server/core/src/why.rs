@@ -40,6 +40,8 @@ pub struct Site {
     pub prefixes: Vec<Prefix>,
     /// The loaders there are, by file name.
     pub loaders: BTreeMap<String, Loader>,
+    /// Addresses of the pools that hosts unknown here answered for; counted where a pool was used up.
+    pub in_use: u32,
 }
 
 /// How sure a cause is.

@@ -3,9 +3,10 @@
 use super::{App, AppError, Applied};
 use crate::clock;
 use crate::store::Key;
+use kaltstart_core::dhcp::Drop;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::machine::Machine;
-use kaltstart_core::trace::What;
+use kaltstart_core::trace::{Answer, Exchange, Sighting, What};
 use kaltstart_core::why::{self, Diagnosis, HEADER_BYTES, Likelihood, Loader, Site};
 use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::{Mac, NodeId};
@@ -45,8 +46,12 @@ impl App {
     pub fn diagnose(&self, macs: &[Mac], machine: Option<&Machine>) -> Diagnosis {
         let networks = self.config.dhcp.iter().map(|dhcp| dhcp.subnet).collect();
         let prefixes = self.config.dhcp6.iter().map(|subnet| subnet.prefix).collect();
-        let site = Site { networks, prefixes, loaders: loaders(&self.config.boot.loaders) };
-        why::why(&self.trace.of(macs), machine, &site, clock::now())
+        let (trace, now) = (self.trace.of(macs), clock::now());
+        // Counted in the whole table of leases, so only where it matters.
+        let in_use = if trace.iter().any(found_no_address) { self.store.in_use(now) } else { Ok(0) };
+        let in_use = in_use.inspect_err(|error| tracing::error!(%error, "leases")).unwrap_or_default();
+        let site = Site { networks, prefixes, loaders: loaders(&self.config.boot.loaders), in_use };
+        why::why(&trace, machine, &site, now)
     }
 
     /// Lets an overdue job hear of it, and of its cause where packets show one.
@@ -63,6 +68,10 @@ impl App {
         let causes = self.diagnose(&machine.node.macs, Some(machine)).causes;
         causes.first().filter(|cause| cause.likelihood > Likelihood::Low).map(why::Cause::finding)
     }
+}
+
+fn found_no_address(sighting: &Sighting) -> bool {
+    matches!(sighting.what, What::Dhcp(Exchange { answer: Answer::Silent { why: Drop::PoolExhausted }, .. }))
 }
 
 /// What the loaders of the directory are made for; a file that cannot be read tells nothing.

@@ -48,6 +48,19 @@ impl Store {
         })
     }
 
+    /// Addresses of IPv4 for which somebody answered who was not given them, and which are therefore held.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn in_use(&self, now: Millis) -> Result<u32, StoreError> {
+        self.read(|connection| {
+            let state = state_number(LeaseState::InUse);
+            connection
+                .prepare_cached("SELECT count(*) FROM leases WHERE state = ?1 AND expires > ?2")?
+                .query_row(params![state, super::rows::to_i64(now.0)], |row| row.get(0))
+        })
+    }
+
     /// The hardware address of who has, or had last, the lease of `address`.
     ///
     /// # Errors

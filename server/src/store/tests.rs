@@ -143,3 +143,22 @@ async fn p31_a_database_knows_that_it_is_a_copy() {
         assert_eq!(store.restored(now).await.expect("read"), Some(Millis(3)), "and goes on knowing it");
     }
 }
+
+#[tokio::test]
+async fn addresses_that_hosts_unknown_here_answered_for_are_counted_while_they_are_held() {
+    let (_dir, store) = open();
+    let lease = |n: u8, state, expires| {
+        let key = ClientKey::from(vec![1, n]);
+        let lease = Lease { key, mac: None, state, since: Millis(1), expires: Millis(expires) };
+        LeaseWrite { address: [10, 77, 0, n].into(), lease }
+    };
+    let leases = vec![
+        lease(1, LeaseState::InUse, 9),
+        lease(2, LeaseState::InUse, 9),
+        lease(3, LeaseState::InUse, 5),
+        lease(4, LeaseState::Bound, 9),
+    ];
+    store.put_leases(leases).await.expect("stored");
+    assert_eq!(store.in_use(Millis(5)).expect("read"), 2);
+    assert_eq!(store.in_use(Millis(9)).expect("read"), 0);
+}

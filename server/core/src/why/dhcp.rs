@@ -138,7 +138,16 @@ pub(super) fn pool_exhausted(case: &Case<'_>) -> Option<Cause> {
     (!acknowledged(case, at)).then(|| {
         let text =
             format!("{} ({}) {} found no free address", exchange.kind, exchange.client, through(exchange));
-        Cause::new(Code::PoolExhausted, High).seen(at, text)
+        let cause = Cause::new(Code::PoolExhausted, High).seen(at, text);
+        match case.site.in_use {
+            0 => cause,
+            count => cause.seen(
+                case.now,
+                format!(
+                    "addresses in use by hosts unknown here: {count}; `ks dhcp leases` shows them as in_use"
+                ),
+            ),
+        }
     })
 }
 

@@ -120,6 +120,7 @@ impl Past {
             networks: vec![Network { address: Ipv4Addr::new(10, 77, 0, 0), prefix: 24 }],
             prefixes: vec![Prefix { address: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0), length: 64 }],
             loaders: BTreeMap::from([("snponly.efi".into(), loader)]),
+            in_use: 7,
         };
         why(&self.trace, None, &site, Millis(self.now))
     }
@@ -230,6 +231,7 @@ fn a_file_that_is_being_loaded_is_no_fault() {
 fn ks1006_the_pool_is_empty() {
     let past = Past::new().dropped(Discover, UEFI, Drop::PoolExhausted);
     past.shows(Code::PoolExhausted, Likelihood::High, "no free address");
+    past.shows(Code::PoolExhausted, Likelihood::High, "hosts unknown here: 7;");
     past.addressed(UEFI, "snponly.efi").shows_nothing();
 }
 
@@ -435,7 +437,7 @@ fn ks1024_the_link_comes_and_goes() {
         ..Nic::default()
     };
     let up = Past::new().started().saw(What::Agent { mode: Mode::Install });
-    let site = Site { networks: vec![], prefixes: vec![], loaders: BTreeMap::new() };
+    let site = Site { networks: vec![], prefixes: vec![], loaders: BTreeMap::new(), in_use: 0 };
     let mut diagnosis = |boot_nic: &str| {
         let facts = Facts { nics: vec![nic("eth0", 7), nic("eth1", 2)], ..Facts::default() };
         machine.node.facts = Some(Facts { boot_nic: Some(boot_nic.into()), ..facts });
