@@ -85,8 +85,8 @@ impl Config {
 fn readable_for(user: &User, path: &Path) -> io::Result<()> {
     let real = path.canonicalize()?;
     let refused = |at: &Path| {
-        let text =
-            format!("the user {:?} may not {} it", user.name, if at == real { "read" } else { "reach" });
+        let what = if at == real { "read it".to_owned() } else { format!("enter {}", at.display()) };
+        let text = format!("the user {:?} may not {what}", user.name);
         Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     };
     for at in real.ancestors() {
@@ -161,7 +161,7 @@ mod tests {
         };
         assert_eq!(check(0o755, 0o711, 0o644, &stranger), Ok(()));
         assert!(check(0o755, 0o755, 0o600, &stranger).expect_err("its owner's alone").contains("read it"));
-        assert!(check(0o755, 0o744, 0o644, &stranger).expect_err("a closed directory").contains("reach it"));
+        assert!(check(0o755, 0o744, 0o644, &stranger).expect_err("a closed directory").contains("/inner"));
         let of_group = user(us.uid() + 4711, us.gid());
         assert_eq!(check(0o755, 0o755, 0o640, &of_group), Ok(()));
         check(0o755, 0o755, 0o604, &of_group).expect_err("its group is worse off than others");
