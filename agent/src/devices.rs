@@ -30,7 +30,7 @@ const LATER_LOOK: Duration = Duration::from_secs(1);
 /// Every so many later looks drivers are looked for, too.
 const DRIVER_LOOKS: u32 = 10;
 /// File systems, which no device asks for: only an installation does.
-const INSTALL_MODULES: [&str; 2] = ["ext4", "efivarfs"];
+const INSTALL_MODULES: [&str; 3] = ["ext4", "xfs", "efivarfs"];
 
 /// The machine's devices, watched by a thread from the start on.
 #[derive(Clone)]

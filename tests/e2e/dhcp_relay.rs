@@ -75,6 +75,9 @@ fn ks1027_old_data_were_restored() -> Result<()> {
         let class = ["-V", "PXEClient:Arch:00007:UNDI:003016", "-x", "0x5d:0007"];
         let client = DhcpClient::start_at(lab, hall, Maker::Udhcpc, &class)?;
         named(&site.server, name, "KS-1027", "through the relay 10.9.0.1")?;
+        let status = site.server.ks(&["dhcp", "status"], secs(10))?;
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        ensure!(status.contains("(KS-1027)"), "{status}");
         client.hears(Event::Bound)?;
         let causes = &site.server.get(&format!("/v1/nodes/{name}/diagnosis"))?.json::<Value>()?["causes"];
         ensure!(causes[0]["code"] != "KS-1027", "it has an address: {causes}");

@@ -90,7 +90,15 @@ impl Row for SubnetView {
             self.interface.clone(),
             self.mode.to_string(),
             self.role.to_string(),
-            self.leases.map_or_else(|| "-".to_owned(), |it| format!("{} of {}", it.lent, it.pool)),
+            self.leases.map_or_else(
+                || "-".to_owned(),
+                |it| {
+                    let lent = format!("{} of {}", it.lent, it.pool);
+                    let wait =
+                        it.waits_until.map(|until| format!("\nnew ones from {} (KS-1027)", rfc3339(until)));
+                    lent + &wait.unwrap_or_default()
+                },
+            ),
             servers,
         ]
     }

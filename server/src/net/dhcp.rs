@@ -528,7 +528,12 @@ impl<B: Backend> Observed for Service<B> {
 
     fn usage(&self) -> Vec<(Network, Usage)> {
         let now = self.now();
-        // Held for one subnet at a time: packets wait meanwhile.
-        self.subnets.iter().map(|subnet| (subnet.network, self.table().usage(&subnet.pools, now))).collect()
+        let usage = |subnet: &Subnet| {
+            let waits_until = self.restored.and_then(|at| subnet.looking.waits_until(at));
+            let waits_until = waits_until.filter(|until| *until > now);
+            // Held for one subnet at a time: packets wait meanwhile.
+            (subnet.network, Usage { waits_until, ..self.table().usage(&subnet.pools, now) })
+        };
+        self.subnets.iter().map(usage).collect()
     }
 }

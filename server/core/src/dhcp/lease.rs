@@ -248,7 +248,8 @@ impl<A: Address> LeaseTable<A> {
     pub fn usage(&self, pools: &[Pool<A>], now: Millis) -> Usage {
         let held = pools.iter().flat_map(|pool| self.leases.range(pool.first..=pool.last));
         let lent = held.filter(|(_, lease)| lease.is_live(now)).count() as u64;
-        Usage { lent, pool: pools.iter().map(Pool::size).fold(0, u64::saturating_add) }
+        let pool = pools.iter().map(Pool::size).fold(0, u64::saturating_add);
+        Usage { lent, pool, waits_until: None }
     }
 
     /// The change when somebody unknown was found to use an address that is only offered.
@@ -314,6 +315,10 @@ pub struct Usage {
     pub lent: u64,
     /// Addresses of the pools.
     pub pool: u64,
+    /// Until then no new address is given: the leases are an older copy, see
+    /// [`Looking`](super::ping_check::Looking).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_until: Option<Millis>,
 }
 
 /// How to undo a change of the table.

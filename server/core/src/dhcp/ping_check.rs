@@ -1,5 +1,6 @@
 //! Whether a free address is looked for on the network before it is offered (RFC 2131 §2.2).
 
+use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
 
 /// When free addresses are looked for.
@@ -42,6 +43,13 @@ pub struct Looking {
 }
 
 impl Looking {
+    /// When a subnet is served with new addresses again after its leases were found to be an older copy at
+    /// `restored`; none where they are given all the time.
+    #[must_use]
+    pub fn waits_until(&self, restored: Millis) -> Option<Millis> {
+        (self.mode != PingCheck::Never && !self.on_wire).then(|| restored.plus(self.longest_ms))
+    }
+
     /// What must come before an offer of a server that runs for so long, ms, and learned so long ago
     /// that its database is an older copy, if it is.
     #[must_use]

@@ -582,8 +582,11 @@ fn p31_behind_relays_a_restored_server_waits_until_all_lost_leases_have_ended() 
     assert_eq!(server.ask(&discover(2)), Err(Drop::Restored));
     assert_eq!(server.offered(1), held, "its lease is in the copy");
     assert_eq!(server.acked(&extending(3, ip(12))), ip(12), "whoever renews has the address");
+    assert_eq!(server.subnets[0].looking.waits_until(server.now), Some(server.now.plus(2 * HOUR)));
     server.now = server.now.plus(2 * HOUR);
     server.offered(2);
+    server.subnets[0].looking.on_wire = true;
+    assert_eq!(server.subnets[0].looking.waits_until(server.now), None);
 }
 
 #[test]

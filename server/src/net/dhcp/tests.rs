@@ -194,7 +194,7 @@ fn p31_a_batch_is_one_commit_and_its_acks_wait_for_it() {
     let commits = site.fake.commits.lock().expect("no panic");
     assert_eq!((commits.len(), commits[0].0.len()), (1, 50));
     let bound = commits[0].0.iter().all(|write| write.lease.state == LeaseState::Bound);
-    let usage = Usage { lent: 51, pool: 191 };
+    let usage = Usage { lent: 51, pool: 191, waits_until: None };
     assert_eq!(site.service.usage()[0].1, usage, "the offer is kept for its client too");
     assert!(bound && commits[0].0.iter().zip(&acks).all(|(w, ack)| w.address == ack.message.yiaddr));
 }

@@ -139,7 +139,7 @@ fn p13_a_reply_leaves_after_its_lease_is_durable_and_a_batch_is_one_commit() {
     let addresses = [ip(0x10), ip(0x11), ip(0x12)];
     assert_eq!(bound, addresses.map(|address| (address, LeaseState::Bound)));
     assert_eq!(sent, addresses.map(|address| Happened::Sent(MessageType::Reply, Some(address))));
-    assert_eq!(service.usage()[0].1, Usage { lent: 3, pool: 16 });
+    assert_eq!(service.usage()[0].1, Usage { lent: 3, pool: 16, waits_until: None });
 }
 
 #[test]

@@ -226,8 +226,9 @@ fn lent_is_what_nobody_else_may_have_of_the_pools() {
         table.apply(LeaseWrite { address: address(last), lease });
     }
     let pool = |first, last| Pool { first: address(first), last: address(last) };
-    assert_eq!(table.usage(&[pool(10, 14), pool(20, 20)], Millis(5)), Usage { lent: 2, pool: 6 });
-    assert_eq!(table.usage(&[], Millis(5)), Usage { lent: 0, pool: 0 });
+    let usage = |lent, pool| Usage { lent, pool, waits_until: None };
+    assert_eq!(table.usage(&[pool(10, 14), pool(20, 20)], Millis(5)), usage(2, 6));
+    assert_eq!(table.usage(&[], Millis(5)), usage(0, 0));
     let all = Pool { first: Ipv6Addr::UNSPECIFIED, last: Ipv6Addr::from_bits(u128::MAX) };
     assert_eq!(all.size(), u64::MAX, "more than can be counted");
 }
