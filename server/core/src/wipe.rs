@@ -35,7 +35,7 @@ pub fn choose<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Findin
 ///
 /// # Errors
 /// Those of [`choose`]; [`Code::DiskFailed`] when a disk cannot be read, or is to be erased and cannot be written;
-/// [`Code::PartMissing`] when one that is to be erased is not there; and [`Code::ForeignData`] with what is
+/// [`Code::PartMissing`] or [`Code::NoDisk`] when those that are to be erased are not there; and [`Code::ForeignData`] with what is
 /// on the disks and how to give it up.
 pub fn grants(node: &Node, job: &Job, now: Millis) -> Result<Vec<WipeGrant>, Finding> {
     let facts = node.facts.clone().unwrap_or_default();
@@ -73,6 +73,9 @@ fn all_disks<'a>(node: &Node, facts: &'a Facts) -> Result<Vec<&'a Disk>, Finding
         return Err(Finding::new(Code::PartMissing, detail));
     }
     let disks: Vec<&Disk> = fixed(&facts.disks).collect();
+    if disks.is_empty() {
+        return Err(Finding::new(Code::NoDisk, "no disk to erase was found: is its controller seen?"));
+    }
     match disks.iter().find(|disk| disk.read_only) {
         Some(disk) => {
             let detail = format!("{} cannot be erased: it is read-only", describe(disk));
@@ -322,6 +325,7 @@ mod tests {
         let refused = |node: &Node| grants(node, &release, NOW).map_err(|finding| finding.code);
         let (node, _) = of(vec![Disk { read_only: true, ..disk("a", vec![]) }]);
         assert_eq!(refused(&node), Err(Code::DiskFailed), "it cannot be erased");
+        assert_eq!(refused(&of(vec![]).0), Err(Code::NoDisk), "it had one when it was deployed");
         let (mut node, _) = of(vec![disk("a", vec![])]);
         let part = |kind| Part { kind, id: "z".into(), place: String::new(), text: "disk z".into() };
         node.missing = vec![part(PartKind::Module)];

@@ -85,7 +85,8 @@ impl Row for Tmpfs {
 }
 
 impl Row for PlacedPartition {
-    const HEADER: &'static [&'static str] = &["PARTITION", "LABEL", "ROLE", "SIZE", "MOUNT", "OPTIONS"];
+    const HEADER: &'static [&'static str] =
+        &["PARTITION", "LABEL", "ROLE", "SIZE", "MOUNT", "TYPE", "OPTIONS"];
 
     fn name(&self) -> String {
         self.label.clone()
@@ -98,6 +99,7 @@ impl Row for PlacedPartition {
             word(&self.role),
             output::size(self.size),
             self.mount.clone().unwrap_or_else(none),
+            self.file_system.map_or_else(none, |file_system| file_system.name().to_owned()),
             self.options.join(","),
         ]
     }

@@ -10,7 +10,7 @@ use kaltstart_core::placement::place;
 use kaltstart_protocol::agent_api::DiskRule;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::layout::plan::{Plan, smallest_disk};
-use kaltstart_protocol::layout::{Layout, Role};
+use kaltstart_protocol::layout::{FileSystem, Layout, Role};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -65,6 +65,9 @@ pub struct PlacedPartition {
     pub role: Role,
     /// Where the installed system mounts it, if it does.
     pub mount: Option<String>,
+    /// Its file system; left out where it is the role's own, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_system: Option<FileSystem>,
     /// The layout's mount options.
     pub options: Vec<String>,
     /// First byte on the disk.
@@ -145,6 +148,7 @@ fn placed(layout: &Layout, plan: &Plan) -> Vec<PlacedPartition> {
         label: planned.label.clone(),
         role: planned.role,
         mount: planned.mount.clone(),
+        file_system: planned.file_system,
         options: wanted.options.clone(),
         start: planned.first * plan.sector_size,
         size: planned.sectors * plan.sector_size,

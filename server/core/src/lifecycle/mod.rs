@@ -4,17 +4,19 @@
 //! follows from a packet: a job begins with an order, and only a packet that proves a grant lets
 //! an agent work on it. A failed job never changes the state.
 
+mod assignment;
 pub mod event;
 mod moves;
 pub mod phases;
 #[cfg(test)]
 pub(crate) mod table;
+mod verify;
 
-use crate::boot::{self, BootDecision};
+pub use assignment::{Assignment, assignment};
+
+use crate::boot;
 use crate::hardware;
-use crate::machine::{
-    ErasureRecord, Job, JobKind, JobState, Machine, PhaseState, Session, State, System, SystemOrder,
-};
+use crate::machine::{ErasureRecord, Job, JobKind, JobState, Machine, Session, State, System};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -434,8 +436,12 @@ impl Draft {
         if !granted || job.kind != JobKind::Release {
             return Err(No::Refuse(NOT_GRANTED));
         }
-        let is_erased = |wipe: &WipeGrant| erased.disks.iter().any(|erasure| erasure.disk == wipe.disk);
-        if !job.wipe.iter().all(is_erased) || job.wipe.len() != erased.disks.len() {
+        // Grants of an earlier start say nothing of this one.
+        let is_erased = |wipe: &WipeGrant| {
+            wipe.attempt == job.attempt && erased.disks.iter().any(|erasure| erasure.disk == wipe.disk)
+        };
+        let all = job.wipe.len() == erased.disks.len() && job.wipe.iter().all(is_erased);
+        if job.wipe.is_empty() || !all {
             return Err(No::Refuse("the disks that are told are not those that were granted"));
         }
         self.heard();
@@ -461,7 +467,7 @@ impl Draft {
         node.session = None;
         let order = self.machine.job.as_ref().and_then(|job| Some((job, job.order.system()?)));
         let Some((job, order)) = order else { return Err(No::Refuse("no job waits for this report")) };
-        if let Some(difference) = difference(&node.name, job, order, report) {
+        if let Some(difference) = verify::difference(&node.name, job, order, report) {
             self.fail(Finding::new(Code::ReportDiffers, difference));
             return Ok(());
         }
@@ -592,45 +598,4 @@ impl Draft {
 /// The first `max` characters of a text from outside.
 fn cut(text: &str, max: usize) -> String {
     text.chars().take(max).collect()
-}
-
-/// What is wrong with an installed system's report, if anything.
-fn difference(name: &str, job: &Job, order: &SystemOrder, report: &SystemReport) -> Option<String> {
-    let machine_id = job.installed.as_ref().map_or("", |installed| &installed.machine_id);
-    [
-        ("host name", report.hostname.split('.').next().unwrap_or(""), name),
-        ("root file system", report.root_uuid.as_str(), order.uuids.root.as_str()),
-        ("machine id", report.machine_id.as_str(), machine_id),
-    ]
-    .into_iter()
-    .find(|(_, got, want)| got != want)
-    .map(|(what, got, want)| format!("{what} is {got:?}, ordered was {want:?}"))
-}
-
-/// What an agent with this session shall do now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Assignment {
-    /// Nothing: ask again.
-    Wait,
-    /// Start again over the network: there is a job for which it was not started.
-    Reboot,
-    /// Carry out the job.
-    Job(alloc::boxed::Box<Job>),
-}
-
-/// What the agent of `machine` shall do now.
-#[must_use]
-pub fn assignment(machine: &Machine) -> Assignment {
-    let started_for = machine.node.session.as_ref().and_then(|session| session.job.as_ref());
-    match (boot::decide(machine), &machine.job) {
-        (BootDecision::Install { job: wanted }, Some(job)) => {
-            let failed = job.phases.iter().any(|record| record.state == PhaseState::Failed);
-            if started_for == Some(&wanted) && !failed {
-                Assignment::Job(alloc::boxed::Box::new(job.clone()))
-            } else {
-                Assignment::Reboot
-            }
-        }
-        _ => Assignment::Wait,
-    }
 }

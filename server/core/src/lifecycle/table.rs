@@ -337,6 +337,26 @@ fn p07_a_task_is_taken_with_a_grant_of_its_job_and_start_alone() {
 }
 
 #[test]
+fn p10_an_erasure_counts_only_with_the_grants_of_its_own_start() {
+    let started = |attempt: u32| {
+        let mut machine = apply(idle(State::Deployed), &[Event::JobOrdered(Box::new(job(JobKind::Release)))]);
+        machine.job.as_mut().expect("ordered").attempt = attempt;
+        let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
+        apply(machine, &[script, hello(Mode::Install)])
+    };
+    for disks in [0, 1] {
+        let outcome = step(&started(1), &erased(disks), NOW);
+        assert!(matches!(outcome, Step::Refused(_)), "no task was taken: {outcome:?}");
+    }
+    let Event::DisksErased(told) = erased(1) else { unreachable!() };
+    let mut again = started(2);
+    let Event::TaskTaken { wipe, .. } = task_taken() else { unreachable!() };
+    again.job.as_mut().expect("ordered").wipe = wipe;
+    let outcome = step(&again, &Event::DisksErased(Erased { attempt: 2, ..told }), NOW);
+    assert!(matches!(outcome, Step::Refused(_)), "the grants are of the start before: {outcome:?}");
+}
+
+#[test]
 fn p10_a_repaired_node_is_not_free_while_a_system_of_its_own_may_be_on_it() {
     let repair = |own: &[DiskUuids]| {
         let mut machine = idle(State::Deployed);
