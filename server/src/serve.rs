@@ -16,6 +16,7 @@ use crate::tls::{self, Tls};
 use crate::trace;
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseTable;
+use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::trace::What;
 use kaltstart_protocol::finding::Code;
@@ -86,7 +87,7 @@ async fn serve(config: Config, gate: &Gate) -> Result<()> {
     // Held until the end of the process, however it ends.
     let _alone = data_dir::lock(&config.data_dir)?;
     let sockets = Sockets::bind(&config).await?;
-    let wires = config.dhcp.iter().map(|dhcp| &dhcp.interface);
+    let wires = config.dhcp.iter().filter(|dhcp| dhcp.mode != Mode::Off).map(|dhcp| &dhcp.interface);
     let wires = wires.chain(config.dhcp6.iter().map(|dhcp6| &dhcp6.interface));
     let interfaces = Interfaces::now(wires.filter_map(Option::as_deref));
     gate.open(Some(Confinement::begin(&config)?));
