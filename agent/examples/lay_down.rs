@@ -5,7 +5,7 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use kaltstart_agent::image::fetch::{FetchError, ImageSource};
+use kaltstart_agent::image::fetch::{FetchError, ImageSource, Part};
 use kaltstart_agent::install::Paths;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::image::Manifest;
@@ -22,7 +22,8 @@ fn main() -> ExitCode {
     };
     let text = fs::read_to_string(Path::new(image).join("manifest.json")).expect("a manifest");
     let manifest: Manifest = serde_json::from_str(&text).expect("a manifest");
-    let source = OnDisk(Path::new(image).join(&manifest.file));
+    let list = manifest.format.chunks().map(|list| Path::new(image).join(&list.file));
+    let source = OnDisk { image: Path::new(image).join(&manifest.file), list };
     let mut ordered = common::order(&[], 0, manifest.compression);
     ordered.image = manifest;
     let name = device.trim_start_matches("/dev/");
@@ -42,18 +43,23 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// An image in a file.
-struct OnDisk(PathBuf);
+/// An image in files.
+struct OnDisk {
+    image: PathBuf,
+    list: Option<PathBuf>,
+}
 
 impl ImageSource for OnDisk {
-    fn open(&self, offset: u64) -> Result<Box<dyn Read + Send>, FetchError> {
+    fn open(&self, part: Part, offset: u64, end: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError> {
+        let path = match part {
+            Part::Image => &self.image,
+            Part::List => self.list.as_ref().expect("an image in chunks"),
+        };
         let open = || {
-            let mut file = File::open(&self.0)?;
+            let mut file = File::open(path)?;
             file.seek(SeekFrom::Start(offset)).map(|_| file)
         };
-        match open() {
-            Ok(file) => Ok(Box::new(file)),
-            Err(error) => Err(FetchError::Transport(error.to_string())),
-        }
+        let file = open().map_err(|error| FetchError::Transport(error.to_string()))?;
+        Ok(Box::new(file.take(end.map_or(u64::MAX, |end| end - offset))))
     }
 }

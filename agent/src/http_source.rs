@@ -7,49 +7,56 @@ use std::time::Duration;
 use ureq::http::StatusCode;
 
 use crate::http;
-use crate::image::fetch::{FetchError, ImageSource};
+use crate::image::fetch::{FetchError, ImageSource, Part};
 
 /// Longest time without a byte before a connection counts as stalled.
 const STALL_LIMIT: Duration = Duration::from_secs(20);
 
-/// An image at a URL.
+/// An image at a URL, and the list of its chunks at another.
 pub struct HttpSource {
     http: ureq::Agent,
     url: String,
+    list_url: Option<String>,
 }
 
 impl HttpSource {
-    /// Prepares fetching `url`; nothing is sent.
+    /// Prepares fetching; nothing is sent.
     #[must_use]
-    pub fn new(url: &str) -> Self {
-        Self { http: http::plain(), url: url.into() }
+    pub fn new(url: &str, list_url: Option<&str>) -> Self {
+        Self { http: http::plain(), url: url.into(), list_url: list_url.map(Into::into) }
     }
 }
 
 impl ImageSource for HttpSource {
     /// A connection that gives no byte for [`STALL_LIMIT`] is an error of the reader, and so is
     /// an end that comes too early.
-    fn open(&self, offset: u64) -> Result<Box<dyn Read + Send>, FetchError> {
-        let mut request = self.http.get(&self.url);
-        if offset > 0 {
-            request = request.header("Range", format!("bytes={offset}-"));
+    fn open(&self, part: Part, offset: u64, end: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError> {
+        let url = match (part, &self.list_url) {
+            (Part::Image, _) => &self.url,
+            (Part::List, Some(url)) => url,
+            (Part::List, None) => {
+                return Err(FetchError::Missing("the server names no list of chunks".to_owned()));
+            }
+        };
+        let mut request = self.http.get(url);
+        let whole = offset == 0 && end.is_none();
+        if !whole {
+            let last = end.map(|end| (end - 1).to_string()).unwrap_or_default();
+            request = request.header("Range", format!("bytes={offset}-{last}"));
         }
         let limits =
             request.config().timeout_recv_response(Some(STALL_LIMIT)).timeout_per_read(Some(STALL_LIMIT));
         let answer = limits.build().call().map_err(|error| FetchError::Transport(error.to_string()))?;
         let status = answer.status();
         match status {
-            StatusCode::OK if offset == 0 => {}
+            StatusCode::OK if whole => {}
             StatusCode::PARTIAL_CONTENT if starts_at(answer.headers(), offset) => {}
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                return Err(FetchError::Missing(format!("{} answers {status}", self.url)));
+                return Err(FetchError::Missing(format!("{url} answers {status}")));
             }
             StatusCode::RANGE_NOT_SATISFIABLE => return Err(FetchError::PastEnd),
             other => {
-                return Err(FetchError::Transport(format!(
-                    "{} answers {other} for offset {offset}",
-                    self.url
-                )));
+                return Err(FetchError::Transport(format!("{url} answers {other} for offset {offset}")));
             }
         }
         let (_, body) = answer.into_parts();
@@ -96,7 +103,7 @@ mod tests {
     use crate::test_server::Server;
 
     fn read(url: &str, offset: u64) -> Result<io::Result<Vec<u8>>, FetchError> {
-        HttpSource::new(url).open(offset).map(|mut reader| {
+        HttpSource::new(url, None).open(Part::Image, offset, None).map(|mut reader| {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).map(|_| bytes)
         })
@@ -115,6 +122,33 @@ mod tests {
             !server.requests()[0].contains("Range:")
                 && server.requests()[1].to_lowercase().contains("range: bytes=2-")
         );
+    }
+
+    #[test]
+    fn some_bytes_and_the_list_of_chunks() {
+        let server = Server::start(vec![
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-1/5\r\nContent-Length: 2\r\n\r\nim"
+                .into(),
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlist".into(),
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage".into(),
+        ]);
+        let source = HttpSource::new(&server.url("/i"), Some(&server.url("/l")));
+        let read = |part, end| {
+            source.open(part, 0, end).map(|mut reader| {
+                let mut text = String::new();
+                reader.read_to_string(&mut text).map(|_| text).expect("reads")
+            })
+        };
+        assert_eq!(read(Part::Image, Some(2)), Ok("im".to_owned()));
+        assert_eq!(read(Part::List, None), Ok("list".to_owned()));
+        let ignored = read(Part::Image, Some(2));
+        assert!(matches!(ignored, Err(FetchError::Transport(_))), "{ignored:?}");
+        let unnamed = HttpSource::new(&server.url("/i"), None).open(Part::List, 0, None).map(|_| ());
+        assert!(matches!(unnamed, Err(FetchError::Missing(_))), "{unnamed:?}");
+        let requests = server.requests();
+        let asked = |n: usize, text: &str| requests[n].to_lowercase().contains(text);
+        assert!(asked(0, "range: bytes=0-1\r") && asked(1, "get /l "), "{requests:?}");
+        assert!(!asked(1, "range:"), "{requests:?}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! 1. Choose exactly one disk, hold the wipe grant against it, plan, and check that the result can
 //!    start — nothing is written.
 //! 2. Clear the ends of the disk: what was on it cannot start any more.
-//! 3. Make the file systems on partitions that only the kernel knows, and fill them.
+//! 3. Make the file systems on partitions that only the kernel knows, and fill them; or write the one that
+//!    is the image.
 //! 4. Compare size and digest of what was received with the manifest.
 //! 5. Write identity and boot files; read back what must be right to start.
 //! 6. Write the partition table: backup first, boot code and protective MBR last.
@@ -14,11 +15,12 @@
 use crate::bootloader::{self, efi, grub};
 use crate::disk::device::{self, Announced, Device};
 use crate::disk::mkfs::Mounted;
-use crate::disk::{gpt, mkfs, swap};
+use crate::disk::{ext4, gpt, mkfs, swap};
 use crate::gate::Gate;
 use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
 use crate::image::tree::Tree;
+use crate::image::{self, Destination, Source};
 use kaltstart_protocol::agent_api::{DiskUuids, InstallTask, Installed, ReportState};
 use kaltstart_protocol::facts::{Disk, Firmware};
 use kaltstart_protocol::finding::{Code, Finding};
@@ -82,7 +84,7 @@ pub struct Paths {
     pub efivars: Option<PathBuf>,
     /// This program, left in the system for its first report.
     pub agent: PathBuf,
-    /// Where `mke2fs` and `mkfs.xfs` are.
+    /// Where the programs of file systems are.
     pub tools: PathBuf,
 }
 
@@ -123,15 +125,15 @@ pub fn install(
     let mut target = job.phase(Phase::Disk, || {
         device.clear(&plan)?;
         let mut target = job.format(&device, &plan)?;
-        target.mount()?;
+        if !image.format.is_file_system() {
+            target.mount()?;
+        }
         job.done(Phase::Disk, None, details(&disk, &plan));
         Ok(target)
     })?;
     job.phase(Phase::Image, || {
-        crate::image::lay_down(&image, source, Retry::default(), &paths.mount, observer)?;
-        let all = Progress { done: image.size, total: image.size, unit: Unit::Bytes };
-        job.done(Phase::Image, Some(all), BTreeMap::new());
-        Ok(())
+        let reuse = task.attempt > 1 || disk.holds.as_ref().is_none_or(|holds| !holds.is_blank());
+        job.lay_down(source, &plan, &mut target, reuse)
     })?;
     job.phase(Phase::Configure, || {
         let tree =
@@ -311,11 +313,43 @@ impl Job<'_> {
             }
             let kind = planned.file_system.unwrap_or_default();
             let partition = device.announce(plan, planned.number)?;
-            mkfs::make(kind, &self.paths.tools, &partition.node, text, &planned.label, self.observer)?;
+            let comes_whole = planned.role == Role::Root && self.image.format.is_file_system();
+            if !comes_whole {
+                mkfs::make(kind, &self.paths.tools, &partition.node, text, &planned.label, self.observer)?;
+            }
             let below = planned.mount.as_deref().unwrap_or_default().trim_start_matches('/');
             target.places.insert(self.paths.mount.join(below), (kind, partition));
         }
         Ok(target)
+    }
+
+    /// The image, onto what step 3 made.
+    fn lay_down(
+        &self,
+        files: &dyn ImageSource,
+        plan: &Plan,
+        target: &mut Target<'_>,
+        reuse: bool,
+    ) -> Result<(), Stop> {
+        let Self { task, image, paths, observer } = self;
+        let source = Source { files, retry: Retry::default(), observer: *observer };
+        let (done, counts) = match target.places.get(&paths.mount).filter(|_| image.format.is_file_system()) {
+            None => (image.size, image::lay_down(image, source, Destination::Tree(&paths.mount))?),
+            Some((_, partition)) => {
+                let label = plan.role(Role::Root).map_or("", |root| root.label.as_str());
+                let region = partition.region()?;
+                let counts = image::lay_down(image, source, Destination::Region { region: &region, reuse })?;
+                drop(region);
+                ext4::adopt(&paths.tools, &partition.node, &task.uuids.root, label, *observer)?;
+                target.mount()?;
+                (counts.written + counts.kept, counts)
+            }
+        };
+        let all = Progress { done, total: done, unit: Unit::Bytes };
+        let detail = [("fetched_bytes", counts.fetched), ("kept_bytes", counts.kept)];
+        let detail = detail.map(|(name, bytes)| (name.to_owned(), bytes.to_string()));
+        self.done(Phase::Image, Some(all), BTreeMap::from(detail));
+        Ok(())
     }
 
     fn table(&self, plan: &Plan, boot_code: &[u8]) -> Result<gpt::Gpt, Finding> {

@@ -85,6 +85,7 @@ fn task() -> String {
         layout: serde_json::from_str(LAYOUT).expect("a layout"),
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://127.0.0.1:1/image".into(),
+        chunks_url: None,
         uuids: DiskUuids {
             disk: String::new(),
             partitions: Vec::new(),

@@ -102,13 +102,7 @@ impl Cli {
                 }
             }
             Command::Explain(wanted) => explain::run(&wanted),
-            Command::Tls(command) => match command.run() {
-                Ok(text) => say(&text),
-                Err(error) => {
-                    eprintln!("error: {error:#}");
-                    Exit::Failed
-                }
-            },
+            Command::Tls(command) => told(command.run()),
             Command::Client(command) => client::run(command, &self.connection),
         }
     }
@@ -122,6 +116,17 @@ pub(crate) fn say(text: &str) -> Exit {
             Exit::Failed
         }
         _ => Exit::Done,
+    }
+}
+
+/// Prints what came of a command.
+pub(crate) fn told(result: anyhow::Result<String>) -> Exit {
+    match result {
+        Ok(text) => say(&text),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Exit::Failed
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Images on this server: directories `NAME` with `manifest.json`, its signature `manifest.json.minisig`
-//! and the file it names.
+//! and the files it names.
 
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::{Manifest, SignedManifest};
@@ -46,7 +46,7 @@ pub enum ImageError {
         /// Why.
         source: Untrusted,
     },
-    /// The file has another size than its manifest says.
+    /// A file has another size than its manifest says.
     #[error(
         "image {name:?}: {path} has {found} bytes, its manifest says {expected}; build or import it again"
     )]
@@ -71,6 +71,20 @@ pub struct Image {
     pub signed: SignedManifest,
     /// Its file.
     pub file: PathBuf,
+    /// The list of its chunks, if it comes in chunks.
+    pub list: Option<PathBuf>,
+}
+
+impl Image {
+    /// Its file with that digest.
+    fn with_digest(&self, digest: &Digest) -> Option<&PathBuf> {
+        let of_list = self.manifest.format.chunks().is_some_and(|list| list.digest == *digest);
+        if of_list {
+            self.list.as_ref()
+        } else {
+            Some(&self.file).filter(|_| self.manifest.digest == *digest)
+        }
+    }
 }
 
 /// The images of one directory.
@@ -128,16 +142,20 @@ impl Catalog {
             path: path.clone(),
             source,
         })?;
-        if !is_file_name(&manifest.file) {
-            return Err(ImageError::Name(manifest.file));
-        }
-        let file = self.dir.join(name).join(&manifest.file);
-        let found = std::fs::metadata(&file).map_err(|source| read(&file, source))?.len();
-        if found != manifest.size {
-            let (name, expected) = (name.into(), manifest.size);
-            return Err(ImageError::Size { name, path: file, found, expected });
-        }
-        Ok(Image { manifest, signed, file })
+        let present = |file: &str, expected: u64| {
+            if !is_file_name(file) {
+                return Err(ImageError::Name(file.to_owned()));
+            }
+            let path = self.dir.join(name).join(file);
+            let found = std::fs::metadata(&path).map_err(|source| read(&path, source))?.len();
+            if found != expected {
+                return Err(ImageError::Size { name: name.into(), path, found, expected });
+            }
+            Ok(path)
+        };
+        let file = present(&manifest.file, manifest.size)?;
+        let list = manifest.format.chunks().map(|list| present(&list.file, list.size)).transpose()?;
+        Ok(Image { manifest, signed, file, list })
     }
 
     /// The names of all images, whether they are usable or not.
@@ -154,7 +172,11 @@ impl Catalog {
     /// All usable images, by name.
     #[must_use]
     pub fn all(&self) -> Vec<Manifest> {
-        self.names().iter().filter_map(|name| self.find(name).ok()).map(|image| image.manifest).collect()
+        self.usable().map(|image| image.manifest).collect()
+    }
+
+    fn usable(&self) -> impl Iterator<Item = Image> {
+        self.names().into_iter().filter_map(|name| self.find(&name).ok())
     }
 
     /// The file with that digest.
@@ -166,13 +188,12 @@ impl Catalog {
             return Some(found.file.clone());
         }
         known.remove(digest);
-        let name = self.all().into_iter().find(|manifest| manifest.digest == *digest)?.name;
-        let manifest = self.dir.join(&name).join("manifest.json");
+        let image = self.usable().find(|image| image.with_digest(digest).is_some())?;
+        let manifest = self.dir.join(&image.manifest.name).join("manifest.json");
         let stamp = stamp(&manifest)?;
-        let Image { manifest: read, file, .. } = self.find(&name).ok()?;
-        if read.digest != *digest {
-            return None;
-        }
+        // Once more, should it have changed before its stamp was taken.
+        let image = self.find(&image.manifest.name).ok()?;
+        let file = image.with_digest(digest)?.clone();
         known.insert(*digest, Known { file: file.clone(), manifest, stamp });
         Some(file)
     }

@@ -17,6 +17,7 @@ mod doors;
 pub mod exit;
 pub mod explain;
 pub mod http;
+pub mod image_import;
 pub mod images;
 pub mod metrics;
 pub mod net;

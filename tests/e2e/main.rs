@@ -25,6 +25,8 @@ mod discover;
 mod doors;
 /// What a machine is made of, and what is wrong with it.
 mod facts;
+/// Images that are file systems.
+mod file_system;
 /// What is wrong is named.
 mod finding;
 /// The lab itself: every firmware asks the network.

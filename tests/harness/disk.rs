@@ -150,6 +150,13 @@ impl FileSystem {
         let path = self.mounted.join(file.trim_start_matches('/'));
         fs::read_to_string(&path).with_context(|| format!("cannot read {file} of the disk"))
     }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> Result<u64> {
+        let told = run(Command::new("stat").args(["-f", "-c", "%S %b"]).arg(&self.mounted), secs(10))?;
+        let numbers: Vec<u64> = told.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        Ok(numbers.iter().product())
+    }
 }
 
 impl Drop for FileSystem {

@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::image::file_system::{self, Packing};
 use crate::image::sign::Pair;
 use crate::image::{self, Compression};
 use crate::ramdisk::{self, Kind};
@@ -36,8 +37,8 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Builds what is missing and returns the directory, with a server that is quickly built. An image's name may end in `-gzip`: the same
-/// image in that compression.
+/// Builds what is missing and returns the directory, with a server that is quickly built. An image's name may end in `-gzip`, `-raw` or
+/// `-chunked`: the same image in that form.
 pub(crate) fn build(flavours: &[&str], images: &[&str]) -> Result<PathBuf> {
     build_with(&[], flavours, images)
 }
@@ -68,9 +69,11 @@ fn build_with(profile: &[&str], flavours: &[&str], images: &[&str]) -> Result<Pa
     let pair = Pair::of_this_machine()?;
     link(&pair.public(), &dir.join("images.pub"))?;
     for image in images {
-        let built = match image.strip_suffix("-gzip") {
-            None => image::build(image, Compression::Zstd)?,
-            Some(name) => image::build(name, Compression::Gzip)?,
+        let built = match image.rsplit_once('-') {
+            Some((name, "gzip")) => image::build(name, Compression::Gzip)?,
+            Some((name, "raw")) => file_system::build(name, Packing::Raw, &server)?,
+            Some((name, "chunked")) => file_system::build(name, Packing::Chunked, &server)?,
+            _ => image::build(image, Compression::Zstd)?,
         };
         let out = dir.join("images").join(image);
         place_image(&built, image, &out)?;
@@ -122,7 +125,7 @@ fn link(target: &Path, link: &Path) -> Result<()> {
         .with_context(|| format!("cannot link {} to {}", link.display(), target.display()))
 }
 
-/// An image under its name: a manifest of its own beside a link to the file.
+/// An image under its name: a manifest of its own beside links to the files.
 fn place_image(from: &Path, name: &str, to: &Path) -> Result<()> {
     // Written through a link to it, the cache itself would change.
     if to.is_symlink() {
@@ -133,7 +136,9 @@ fn place_image(from: &Path, name: &str, to: &Path) -> Result<()> {
     let mut manifest: Value = serde_json::from_str(&text).context("the manifest is no JSON")?;
     manifest["name"] = name.into();
     let file = manifest["file"].as_str().context("the manifest names no file")?;
-    link(&from.join(file), &to.join(file))?;
+    for file in [Some(file), manifest["format"]["chunked"]["file"].as_str()].into_iter().flatten() {
+        link(&from.join(file), &to.join(file))?;
+    }
     fs::write(to.join("manifest.json"), manifest.to_string()).context("cannot write the manifest")
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask image`: operating system images, as the agent lays them down.
 
 mod busybox;
+pub(crate) mod file_system;
 mod mmdebstrap;
 pub(crate) mod sign;
 
@@ -115,7 +116,7 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
 pub(crate) fn build(name: &str, compression: Compression) -> Result<PathBuf> {
     packages::ensure()?;
     let dir = recipes::dir().join(name);
-    let recipe: Recipe = recipes::read(&dir.join("recipe.toml"))?;
+    let recipe = read_recipe(name)?;
     let grub =
         fs::read_to_string(recipes::dir().join("grub.toml")).context("cannot read images/grub.toml")?;
     let key = cache::key(&[
@@ -162,7 +163,7 @@ fn build_into(recipe: Recipe, compression: Compression, out: &Path) -> Result<()
 
 /// Builds the image once more, from nothing, and compares it with `first`.
 fn check_reproducible(name: &str, compression: Compression, first: &Path) -> Result<()> {
-    let recipe: Recipe = recipes::read(&recipes::dir().join(name).join("recipe.toml"))?;
+    let recipe = read_recipe(name)?;
     let first = read_manifest(first)?;
     let second = cache::scratch(&format!("image-{name}-check"), |dir| {
         build_into(recipe, compression, dir)?;
@@ -188,6 +189,10 @@ fn package_changes(first: &[Package], second: &[Package]) -> String {
         missing.map(|package| format!("\n{sign}{} {}", package.name, package.version)).collect()
     };
     only(first, second, "-") + &only(second, first, "+")
+}
+
+fn read_recipe(name: &str) -> Result<Recipe> {
+    recipes::read(&recipes::dir().join(name).join("recipe.toml"))
 }
 
 fn read_manifest(dir: &Path) -> Result<Manifest> {

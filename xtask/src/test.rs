@@ -52,7 +52,10 @@ pub(crate) fn stories(args: &[String]) -> Result<()> {
 }
 
 fn run_stories(args: &[String], variables: &[(&str, &str)]) -> Result<()> {
-    let dir = artefacts::build(&["cloud", "generic"], &["e2e", "e2e-gzip", "debian-12"])?;
+    let dir = artefacts::build(
+        &["cloud", "generic"],
+        &["e2e", "e2e-gzip", "e2e-raw", "e2e-chunked", "debian-12", "debian-12-chunked"],
+    )?;
     let clients = packages::clients()?;
     let evidence = dir.with_file_name("evidence");
     let mut command = cargo();

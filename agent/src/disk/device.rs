@@ -1,6 +1,7 @@
 //! The chosen disk: opened, checked, cleared, announced to the kernel, written and read back.
 
 use super::patiently;
+use super::region::Region;
 use crate::contents;
 use crate::gate::Permit;
 use crate::sys::block;
@@ -236,6 +237,19 @@ pub struct Announced<'a> {
     number: u32,
     /// Its device node.
     pub node: PathBuf,
+}
+
+impl Announced<'_> {
+    /// Opens it past the kernel's cache.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn region(&self) -> Result<Region, Finding> {
+        let flags = libc::O_DIRECT | libc::O_NOFOLLOW;
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.node);
+        let file = file.map_err(|error| failed(&format!("cannot open {}", self.node.display()), &error))?;
+        Ok(Region::new(file))
+    }
 }
 
 impl Drop for Announced<'_> {

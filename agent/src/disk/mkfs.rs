@@ -28,7 +28,7 @@ const RUN_POLL: Duration = Duration::from_millis(20);
 const KILL_MAX: Duration = Duration::from_secs(2);
 
 /// Longest labels of file systems, in bytes.
-const EXT4_LABEL_MAX: usize = 16;
+pub(super) const EXT4_LABEL_MAX: usize = 16;
 const XFS_LABEL_MAX: usize = 12;
 
 /// Makes a file system with that UUID, and as much of `label` as it takes, by its program in the directory
@@ -44,27 +44,38 @@ pub fn make(
     label: &str,
     observer: &dyn Observer,
 ) -> Result<(), Stop> {
-    let cut = |max| label.get(..label.floor_char_boundary(max)).unwrap_or_default();
     let mut command = match kind {
         FileSystem::Ext4 => {
             let mut command = Command::new(tools.join("mke2fs"));
-            command.args(["-t", "ext4", "-F", "-q", "-L", cut(EXT4_LABEL_MAX), "-U", uuid]);
+            command.args(["-t", "ext4", "-F", "-q", "-L", cut(label, EXT4_LABEL_MAX), "-U", uuid]);
             command.args(["-O", FEATURES, "-E", EXTENDED, "--"]);
             command
         }
         FileSystem::Xfs => {
             let mut command = Command::new(tools.join("mkfs.xfs"));
             // Discarding is left to the installed system, as above.
-            command.args(["-f", "-q", "-K", "-L", cut(XFS_LABEL_MAX), "-m", &format!("uuid={uuid}")]);
+            command.args(["-f", "-q", "-K", "-L", cut(label, XFS_LABEL_MAX), "-m", &format!("uuid={uuid}")]);
             command
         }
     };
-    run(command.arg(node), RUN_MAX, observer)
+    run(command.arg(node), observer)
+}
+
+/// As much of a label as fits into `max` bytes.
+pub(super) fn cut(label: &str, max: usize) -> &str {
+    label.get(..label.floor_char_boundary(max)).unwrap_or_default()
 }
 
 /// Runs a program to its end, with nothing to read and its words kept. It is killed when it takes
-/// longer than `limit`, or when the observer wants an end.
-fn run(command: &mut Command, limit: Duration, observer: &dyn Observer) -> Result<(), Stop> {
+/// longer than [`RUN_MAX`], or when the observer wants an end.
+///
+/// # Errors
+/// As [`make`].
+pub(super) fn run(command: &mut Command, observer: &dyn Observer) -> Result<(), Stop> {
+    run_for(command, RUN_MAX, observer)
+}
+
+fn run_for(command: &mut Command, limit: Duration, observer: &dyn Observer) -> Result<(), Stop> {
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = |what: String| Finding::new(Code::ToolFailed, format!("{name}{what}"));
     let mut child = command
@@ -200,7 +211,7 @@ mod tests {
         let go_on = Wish(None);
         let run = |program: &str, args: &[&str], limit, wish| {
             let start = Instant::now();
-            let result = super::run(Command::new(program).args(args), limit, wish);
+            let result = super::run_for(Command::new(program).args(args), limit, wish);
             assert!(start.elapsed() < Duration::from_secs(20), "{program} was waited for");
             result.map_err(|stop| match stop {
                 Stop::Failed(finding) => format!("{} {}", finding.code, finding.detail),

@@ -5,13 +5,17 @@
 //! | [`gpt`] | partition table as bytes | none |
 //! | [`fat`] | EFI system partition as bytes | none |
 //! | [`device`] | the chosen disk: clear, partitions, sync, read back | block device |
+//! | [`region`] | a partition past the kernel's cache | block device |
+//! | [`ext4`] | a file system that came as a whole | `tune2fs`, `resize2fs` |
 //! | [`swap`] | swap space as bytes | none |
 //! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mkfs.xfs`, `mount` |
 
 pub mod device;
+pub mod ext4;
 pub mod fat;
 pub mod gpt;
 pub mod mkfs;
+pub mod region;
 pub mod swap;
 
 use std::io;

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread;
@@ -20,14 +21,23 @@ const PUBLISH: Duration = Duration::from_millis(200);
 /// Longest pause between two looks at whether the job was cancelled.
 const CANCEL_POLL: Duration = Duration::from_millis(200);
 
+/// Which of an image's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The image itself, as [`Manifest::file`] names it.
+    Image,
+    /// The list of its chunks.
+    List,
+}
+
 /// Where an image comes from.
 pub trait ImageSource: Sync {
-    /// The image's bytes from `offset` on. The reader ends where the image ends; it reports an
-    /// interrupted or stalled connection as an error, within a time of its own.
+    /// The bytes of a file from `offset` on, up to `end` if there is one. The reader ends there, or where
+    /// the file ends; it reports an interrupted or stalled connection as an error, within a time of its own.
     ///
     /// # Errors
     /// Why there are none.
-    fn open(&self, offset: u64) -> Result<Box<dyn Read + Send>, FetchError>;
+    fn open(&self, part: Part, offset: u64, end: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError>;
 }
 
 /// Why a source gives no bytes.
@@ -77,22 +87,19 @@ pub(crate) enum FetchFailure {
 }
 
 /// Fetches the whole image and hands it on. When nobody takes the pieces any more, it goes on
-/// for the digest's sake, until told to `abandon`.
+/// for the digest's sake, until it is abandoned.
 pub(crate) fn run(
     manifest: &Manifest,
-    source: &dyn ImageSource,
-    retry: Retry,
-    observer: &dyn Observer,
-    abandon: &AtomicBool,
+    getting: Getting<'_>,
     out: SyncSender<Vec<u8>>,
 ) -> Result<Digest, FetchFailure> {
-    let mut stream = Resuming { source, retry, observer, abandon, offset: 0, open: None, failures: 0 };
+    let observer = getting.observer;
+    let mut stream = getting.whole(Part::Image, manifest.size);
     let mut hash = Sha256::new();
     let mut meter = Meter::new(manifest.size);
     let mut out = Some(out);
     loop {
-        stream.check()?;
-        let chunk = stream.next_chunk(manifest.size)?;
+        let chunk = stream.next_chunk()?;
         if chunk.is_empty() {
             break;
         }
@@ -108,28 +115,54 @@ pub(crate) fn run(
     Ok(Digest(hash.finalize().into()))
 }
 
-/// One image as one stream over as many connections as it takes.
-struct Resuming<'a> {
-    source: &'a dyn ImageSource,
-    retry: Retry,
-    observer: &'a dyn Observer,
-    abandon: &'a AtomicBool,
-    offset: u64,
-    /// The connection, and whether it has given a byte yet.
-    open: Option<(Box<dyn Read + Send>, bool)>,
-    failures: u32,
+/// How bytes are got, and what ends it.
+#[derive(Clone, Copy)]
+pub(crate) struct Getting<'a> {
+    pub(crate) source: &'a dyn ImageSource,
+    pub(crate) retry: Retry,
+    pub(crate) observer: &'a dyn Observer,
+    pub(crate) abandon: &'a AtomicBool,
 }
 
-impl Resuming<'_> {
+impl<'a> Getting<'a> {
+    /// A whole file of `size` bytes.
+    pub(crate) fn whole(self, part: Part, size: u64) -> Resuming<'a> {
+        Resuming { getting: self, part, offset: 0, size, end: None, open: None, failures: 0 }
+    }
+
+    /// Some bytes of a file.
+    pub(crate) fn range(self, part: Part, bytes: Range<u64>) -> Resuming<'a> {
+        let Range { start, end } = bytes;
+        Resuming { getting: self, part, offset: start, size: end, end: Some(end), open: None, failures: 0 }
+    }
+
     fn check(&self) -> Result<(), FetchFailure> {
         if self.abandon.load(Ordering::Relaxed) {
             return Err(FetchFailure::Abandoned);
         }
         self.observer.cancelled().map_or(Ok(()), |reason| Err(FetchFailure::Cancelled(reason)))
     }
+}
 
-    /// The next piece of an image of `size` bytes; empty at its end.
-    fn next_chunk(&mut self, size: u64) -> Result<Vec<u8>, FetchFailure> {
+/// Bytes of a file as one stream over as many connections as it takes.
+pub(crate) struct Resuming<'a> {
+    getting: Getting<'a>,
+    part: Part,
+    offset: u64,
+    /// Where the stream ends.
+    size: u64,
+    /// The same, if the file goes on there.
+    end: Option<u64>,
+    /// The connection, and whether it has given a byte yet.
+    open: Option<(Box<dyn Read + Send>, bool)>,
+    failures: u32,
+}
+
+impl Resuming<'_> {
+    /// The next piece; empty at the end.
+    pub(crate) fn next_chunk(&mut self) -> Result<Vec<u8>, FetchFailure> {
+        self.getting.check()?;
+        let size = self.size;
         let mut chunk = vec![0; CHUNK];
         loop {
             let (reader, fruitful) = match &mut self.open {
@@ -163,7 +196,7 @@ impl Resuming<'_> {
     }
 
     fn connect(&mut self) -> Result<(), FetchFailure> {
-        match self.source.open(self.offset) {
+        match self.getting.source.open(self.part, self.offset, self.end) {
             Ok(reader) => {
                 self.open = Some((reader, false));
                 Ok(())
@@ -178,17 +211,18 @@ impl Resuming<'_> {
     fn failed(&mut self, detail: &str) -> Result<(), FetchFailure> {
         self.open = None;
         self.failures += 1;
-        if self.failures >= self.retry.failures_max {
+        let retry = self.getting.retry;
+        if self.failures >= retry.failures_max {
             let text = format!("{} attempts in a row at byte {}: {detail}", self.failures, self.offset);
             return Err(FetchFailure::Unfetched(text));
         }
         tracing::warn!(offset = self.offset, failures = self.failures, detail, "image interrupted");
-        let most = self.retry.first.saturating_mul(1 << (self.failures - 1).min(16)).min(self.retry.cap);
+        let most = retry.first.saturating_mul(1 << (self.failures - 1).min(16)).min(retry.cap);
         // Full jitter, from the standard library's random hasher: many machines meet one server.
         let random = RandomState::new().hash_one(self.offset) as u32;
         let until = Instant::now() + most.mul_f64(f64::from(random) / f64::from(u32::MAX));
         loop {
-            self.check()?;
+            self.getting.check()?;
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
@@ -199,18 +233,18 @@ impl Resuming<'_> {
 }
 
 /// Publishes bytes and rate, not too often.
-struct Meter {
+pub(crate) struct Meter {
     total: u64,
     start: Instant,
     last: Option<Instant>,
 }
 
 impl Meter {
-    fn new(total: u64) -> Self {
+    pub(crate) fn new(total: u64) -> Self {
         Self { total, start: Instant::now(), last: None }
     }
 
-    fn publish(&mut self, done: u64, observer: &dyn Observer, always: bool) {
+    pub(crate) fn publish(&mut self, done: u64, observer: &dyn Observer, always: bool) {
         let now = Instant::now();
         if !always && self.last.is_some_and(|last| now - last < PUBLISH) {
             return;
@@ -258,8 +292,9 @@ mod tests {
     }
 
     impl ImageSource for Breaking {
-        fn open(&self, offset: u64) -> Result<Box<dyn Read + Send>, FetchError> {
-            let rest = self.bytes.get(offset as usize..).ok_or(FetchError::PastEnd)?;
+        fn open(&self, _: Part, offset: u64, end: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError> {
+            let end = end.map_or(self.bytes.len(), |end| end as usize);
+            let rest = self.bytes.get(offset as usize..end).ok_or(FetchError::PastEnd)?;
             let limit = self.breaks.lock().expect("lock").pop();
             if limit == Some(0) {
                 return Err(FetchError::Transport("refused".into()));
@@ -307,7 +342,9 @@ mod tests {
             packages: vec![],
         };
         let (out, queue) = sync_channel(1000);
-        let digest = run(&manifest, source, EAGER, observer, &AtomicBool::new(false), out);
+        let abandon = AtomicBool::new(false);
+        let getting = Getting { source, retry: EAGER, observer, abandon: &abandon };
+        let digest = run(&manifest, getting, out);
         (digest, queue.iter().flatten().collect())
     }
 
@@ -341,6 +378,34 @@ mod tests {
         assert_eq!(fetch(&source(99), 100, &Quiet(None)).0, Err(FetchFailure::Truncated(99)));
         assert_eq!(fetch(&source(0), 100, &Quiet(None)).0, Err(FetchFailure::Truncated(0)));
         assert_eq!(fetch(&source(101), 100, &Quiet(None)).0, Err(FetchFailure::TooLong));
+    }
+
+    #[test]
+    fn p12_some_bytes_of_a_file_are_got_over_interruptions_and_never_more() {
+        let bytes: Vec<u8> = (0..100).collect();
+        let range = |source: &dyn ImageSource| {
+            let abandon = AtomicBool::new(false);
+            let getting = Getting { source, retry: EAGER, observer: &Quiet(None), abandon: &abandon };
+            let (mut stream, mut got) = (getting.range(Part::Image, 10..60), Vec::new());
+            loop {
+                match stream.next_chunk() {
+                    Ok(piece) if piece.is_empty() => return Ok(got),
+                    Ok(piece) => got.extend(piece),
+                    Err(failure) => return Err(failure),
+                }
+            }
+        };
+        for clean in [true, false] {
+            let source = Breaking { bytes: bytes.clone(), breaks: Mutex::new(vec![30, 0, 7]), clean };
+            assert_eq!(range(&source), Ok(bytes[10..60].to_vec()));
+        }
+        struct Deaf(Vec<u8>);
+        impl ImageSource for Deaf {
+            fn open(&self, _: Part, from: u64, _: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError> {
+                Ok(Box::new(io::Cursor::new(self.0[from as usize..].to_vec())))
+            }
+        }
+        assert_eq!(range(&Deaf(bytes)), Err(FetchFailure::TooLong));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use kaltstart_agent::contents;
 use kaltstart_agent::gate::Gate;
-use kaltstart_agent::image::fetch::{FetchError, ImageSource};
+use kaltstart_agent::image::fetch::{FetchError, ImageSource, Part};
 use kaltstart_agent::install::{self, Observer, Paths, Stop};
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Identity, InstallTask, Installed, ReportState};
 use kaltstart_protocol::facts::Disk;
@@ -179,8 +179,10 @@ impl Drop for Loop {
 pub struct Served(pub Vec<u8>);
 
 impl ImageSource for Served {
-    fn open(&self, offset: u64) -> Result<Box<dyn Read + Send>, FetchError> {
-        let rest = self.0.get(offset as usize..).ok_or(FetchError::PastEnd)?;
+    fn open(&self, part: Part, offset: u64, end: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError> {
+        assert_eq!(part, Part::Image, "an archive has no list of chunks");
+        let end = end.map_or(self.0.len(), |end| end as usize);
+        let rest = self.0.get(offset as usize..end).ok_or(FetchError::PastEnd)?;
         Ok(Box::new(Cursor::new(rest.to_vec())))
     }
 }
@@ -305,6 +307,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
         },
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://unused".into(),
+        chunks_url: None,
         uuids: DiskUuids {
             disk: uuid(0),
             partitions: (1..4).map(uuid).collect(),

@@ -140,6 +140,9 @@ pub struct InstallTask {
     /// Where it is had: absolute URL; supports `Range`. It may be read on the way, as its digest is
     /// known from `image`.
     pub image_url: String,
+    /// Where the list of its chunks is had, of an image that comes in chunks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks_url: Option<String>,
     /// UUIDs for table and file systems, so that repeating gives the same disk.
     pub uuids: DiskUuids,
     /// Who the system shall be.

@@ -1,8 +1,11 @@
 //! Image manifests: what is written to a disk, and how it starts.
 
+pub mod blocks;
+
 use crate::ids::Digest;
 use alloc::string::String;
 use alloc::vec::Vec;
+use blocks::{DataMap, ListFile};
 use serde::{Deserialize, Serialize};
 
 /// What an image is. Written beside the image by its build; served to the agent within its task.
@@ -18,11 +21,11 @@ pub struct Manifest {
     pub digest: Digest,
     /// Bytes of the file as it is stored and sent.
     pub size: u64,
-    /// Bytes after decompression.
+    /// Bytes after decompression: of the archive, or of the file system.
     pub unpacked_size: u64,
     /// What the decompressed bytes are.
     pub format: Format,
-    /// How the file is compressed.
+    /// How the file is compressed; of a chunked one each chunk by itself.
     pub compression: Compression,
     /// Name of the file beside the manifest.
     pub file: String,
@@ -45,11 +48,44 @@ pub struct SignedManifest {
 }
 
 /// What the decompressed bytes are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// POSIX.1-2001 archive of a root file system.
+    /// POSIX.1-2001 archive of a root file system, for any layout.
     Tar,
+    /// The root file system itself, ext4, from its first byte to its last. Whoever lays it down gives it
+    /// a UUID of its own and lets it grow to the size of its partition.
+    Raw(DataMap),
+    /// The same in chunks that are fetched, checked and written each by itself; the list of them is a
+    /// file of its own.
+    Chunked(ListFile),
+}
+
+impl Format {
+    /// Whether it is a file system and not files, so that a partition is written and not filled.
+    #[must_use]
+    pub fn is_file_system(&self) -> bool {
+        !matches!(self, Self::Tar)
+    }
+
+    /// The list of its chunks, if it comes in chunks.
+    #[must_use]
+    pub fn chunks(&self) -> Option<&ListFile> {
+        match self {
+            Self::Chunked(list) => Some(list),
+            Self::Tar | Self::Raw(_) => None,
+        }
+    }
+
+    /// The word in answers to people.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Tar => "tar",
+            Self::Raw(_) => "raw",
+            Self::Chunked(_) => "chunked",
+        }
+    }
 }
 
 /// How a file is compressed.

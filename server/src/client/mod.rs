@@ -11,9 +11,11 @@ mod output;
 mod waterfall;
 mod why;
 
+use crate::cli::told;
 use crate::exit::Exit;
 use crate::http::api::{Declare, JobView, NodeView, PowerState};
 use crate::http::diagnosis::DiagnosisView;
+use crate::image_import::Import;
 use api::{Api, ClientError};
 use clap::{Args, Subcommand, ValueEnum};
 use kaltstart_core::boot::UefiLoader;
@@ -74,7 +76,7 @@ pub enum ClientCommand {
     Profile(ListCommand),
     /// Images
     #[command(subcommand)]
-    Image(ListCommand),
+    Image(ImageCommand),
     /// Layouts, and what one would make of a node's disk
     #[command(subcommand)]
     Layout(layout::LayoutCommand),
@@ -226,7 +228,16 @@ pub enum JobCommand {
     },
 }
 
-/// `ks profile|image …`
+/// `ks image …`
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// All of them
+    List,
+    /// Make an image of a root file system; needs no server
+    Import(Import),
+}
+
+/// `ks profile …`
 #[derive(Debug, Subcommand)]
 pub enum ListCommand {
     /// All of them
@@ -236,6 +247,9 @@ pub enum ListCommand {
 /// Does one command.
 #[must_use]
 pub fn run(command: ClientCommand, connection: &Connection) -> Exit {
+    if let ClientCommand::Image(ImageCommand::Import(import)) = &command {
+        return told(import.run());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(dispatch(command, connection)),
@@ -258,7 +272,8 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
             let profiles: Vec<crate::http::api::ProfileView> = api.get("/v1/profiles").await?;
             output::list(&profiles, format)
         }
-        ClientCommand::Image(ListCommand::List) => {
+        // An import is done before anybody is asked.
+        ClientCommand::Image(ImageCommand::List | ImageCommand::Import(_)) => {
             let images: Vec<kaltstart_protocol::image::Manifest> = api.get("/v1/images").await?;
             output::list(&images, format)
         }

@@ -206,13 +206,15 @@ async fn hand_out_system(
     };
     let [grant] = granted.as_slice() else { return Ok(Task::Wait) };
     let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
+    let url = |digest: &Digest| format!("{}/images/{digest}", app.config.http_base());
     Ok(Task::Install(Box::new(InstallTask {
         job: job.id.clone(),
         attempt: job.attempt,
         disk: order.disk.clone(),
         grant: sign(app, grant)?,
         layout: order.layout.clone(),
-        image_url: format!("{}/images/{}", app.config.http_base(), image.manifest.digest),
+        image_url: url(&image.manifest.digest),
+        chunks_url: image.manifest.format.chunks().map(|list| url(&list.digest)),
         image: image.signed,
         uuids: order.uuids.clone(),
         identity: Identity {

@@ -78,7 +78,7 @@ impl<'a> Agent<'a> {
         self.site.ask(Method::POST, &path, Some(&self.session), Some(body)).await.expect("answered")
     }
 
-    async fn task(&self) -> Task {
+    pub(crate) async fn task(&self) -> Task {
         let answer = self.post("task", &TaskRequest { wait_seconds: 0 }).await;
         serde_json::from_str(&answer.text).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
     }

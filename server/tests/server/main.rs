@@ -5,6 +5,7 @@ mod api;
 mod client;
 mod durability;
 mod http;
+mod images;
 mod layout;
 mod privileges;
 mod site;

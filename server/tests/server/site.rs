@@ -295,8 +295,14 @@ pub(crate) fn put_image(dir: &Path, bytes: &[u8]) {
     };
     std::fs::write(dir.join("tiny.tar"), bytes).expect("written");
     let text = serde_json::to_string(&manifest).expect("it serialises");
-    let signature = minisign::sign(None, &signer().sk, Cursor::new(&text), None, None).expect("signed");
     std::fs::write(dir.join("manifest.json"), text).expect("written");
+    sign_image(&dir);
+}
+
+/// Signs the manifest of the image in `dir`.
+pub(crate) fn sign_image(dir: &Path) {
+    let text = std::fs::read_to_string(dir.join("manifest.json")).expect("read");
+    let signature = minisign::sign(None, &signer().sk, Cursor::new(&text), None, None).expect("signed");
     std::fs::write(dir.join("manifest.json.minisig"), signature.into_string()).expect("written");
 }
 

@@ -2,12 +2,14 @@
 //! people who try a layout.
 
 use super::plan::{Plan, PlanError, plan};
-use super::{Layout, Role};
+use super::{FileSystem, Layout, Role};
 use crate::facts::{Disk, Firmware};
 use crate::finding::{Code, Finding};
 use crate::image::Manifest;
 use crate::select::describe;
+use alloc::borrow::ToOwned;
 use alloc::format;
+use alloc::string::String;
 
 /// Where UEFI looks without any boot entry (UEFI 2.10 §3.5.1.1, x86-64).
 pub const REMOVABLE_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
@@ -38,10 +40,37 @@ pub fn fit(
         };
         Finding::new(code, format!("{}: {error}", describe(disk)))
     })?;
+    if let Some(image) = image.filter(|image| image.format.is_file_system()) {
+        takes_file_system(image, layout, &plan).map_err(|(code, problem)| {
+            Finding::new(code, format!("image {} is a file system: {problem}", image.name))
+        })?;
+    }
     match missing_to_start(image, &plan, firmware) {
         Some(missing) => Err(Finding::new(Code::BootloaderFailed, missing)),
         None => Ok(plan),
     }
+}
+
+/// Whether the root partition takes an image that is a file system as it is.
+fn takes_file_system(image: &Manifest, layout: &Layout, plan: &Plan) -> Result<(), (Code, String)> {
+    if let Some(other) = plan.partitions.iter().find(|partition| partition.role == Role::Data) {
+        let problem = format!(
+            "it cannot be divided, and layout {:?} has one of its own for {}; take the image's archive (tar)",
+            layout.name,
+            other.mount.as_deref().unwrap_or_default()
+        );
+        return Err((Code::DiskFailed, problem));
+    }
+    let Some(root) = plan.role(Role::Root) else { return Ok(()) };
+    if root.file_system != Some(FileSystem::Ext4) {
+        return Err((Code::DiskFailed, "it is ext4, and the layout wants another one for /".to_owned()));
+    }
+    let room = root.sectors * plan.sector_size;
+    if room < image.unpacked_size {
+        let problem = format!("it has {} bytes, the root partition {room}", image.unpacked_size);
+        return Err((Code::DiskTooSmall, problem));
+    }
+    Ok(())
 }
 
 fn missing_to_start(image: Option<&Manifest>, plan: &Plan, firmware: Firmware) -> Option<&'static str> {
@@ -75,9 +104,10 @@ fn is_removable_path(path: &str) -> bool {
 mod tests {
     use super::*;
     use crate::ids::Digest;
+    use crate::image::blocks::DataMap;
     use crate::image::{Boot, Compression, Format};
     use crate::layout::Partition;
-    use alloc::string::{String, ToString};
+    use alloc::string::ToString;
     use alloc::vec;
     use alloc::vec::Vec;
 
@@ -117,6 +147,27 @@ mod tests {
             },
             packages: Vec::new(),
         }
+    }
+
+    #[test]
+    fn an_image_that_is_a_file_system_fills_one_partition() {
+        let fits = |roles: &[Role], change: fn(&mut Layout), unpacked_size| {
+            let mut layout = layout(roles);
+            change(&mut layout);
+            let format = Format::Raw(DataMap { data: Vec::new() });
+            let image = Manifest { format, unpacked_size, ..image() };
+            let disk = Disk { size: 2 << 30, sector_size: 512, ..Disk::default() };
+            fit(&layout, Some(&image), &disk, Firmware::Unknown)
+                .map(|_| ())
+                .map_err(|finding| (finding.code, finding.detail))
+        };
+        let keep = |_: &mut Layout| {};
+        assert_eq!(fits(&[Role::Root, Role::Swap], keep, 300 << 20), Ok(()));
+        let (code, detail) = fits(&[Role::Root], keep, (300 << 20) + 1).expect_err("too large");
+        assert!(code == Code::DiskTooSmall && detail.contains("the root partition 314572800"), "{detail}");
+        let data = |layout: &mut Layout| layout.partitions[1].mount = Some("/var".into());
+        let (code, detail) = fits(&[Role::Root, Role::Data], data, 1).expect_err("divided");
+        assert!(code == Code::DiskFailed && detail.contains("for /var; take"), "{detail}");
     }
 
     #[test]
