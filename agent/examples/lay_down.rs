@@ -1,18 +1,22 @@
 //! Lays down an image on a disk of this machine as a job would: for `cargo xtask bench agent`.
 //!
-//! Prints its largest memory use in bytes.
+//! Prints its largest memory use, what it fetched and what it found on the disk already, in bytes.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 
 use kaltstart_agent::image::fetch::{FetchError, ImageSource, Part};
-use kaltstart_agent::install::Paths;
+use kaltstart_agent::install::{self, Observer, Paths};
+use kaltstart_protocol::agent_api::ReportState;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::phase::{Phase, Progress};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -32,15 +36,35 @@ fn main() -> ExitCode {
     let disk = Disk { name: name.into(), serial: "S1".into(), size, sector_size: 512, ..Disk::default() };
     let agent = std::env::current_exe().expect("this program");
     let paths = Paths { mount: mount.into(), agent, ..Paths::default() };
-    let installed = common::install(&ordered, &[disk], &source, &paths, &common::Watch::default());
+    let watch = Counting::default();
+    let disks = common::measured(&[disk]);
+    let task = common::granted(&ordered.signed(), &disks);
+    let installed = install::install(&common::gate(), &task, &disks, common::NOW, &source, &paths, &watch);
     if let Err(stop) = installed {
         eprintln!("not installed: {stop:?}");
         return ExitCode::FAILURE;
     }
     let status = fs::read_to_string("/proc/self/status").expect("procfs");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
-    println!("{}", peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024);
+    let peak = peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024;
+    let told = watch.0.into_inner().expect("lock");
+    let told = |name: &str| told.get(name).cloned().unwrap_or_default();
+    println!("{peak} {} {}", told("fetched_bytes"), told("kept_bytes"));
     ExitCode::SUCCESS
+}
+
+/// Remembers what the phases told at their end.
+#[derive(Default)]
+struct Counting(Mutex<BTreeMap<String, String>>);
+
+impl Observer for Counting {
+    fn phase(&self, _: Phase, _: ReportState, _: Option<Progress>, detail: BTreeMap<String, String>) {
+        self.0.lock().expect("lock").extend(detail);
+    }
+
+    fn cancelled(&self) -> Option<String> {
+        None
+    }
 }
 
 /// An image in files.

@@ -44,10 +44,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads the arguments; `--lay-down`, `--image`, `--server`, `--peers` and `--check` come from `cargo xtask`.
+    /// Reads the arguments; `--lay-down`, `--archive`, `--raw`, `--chunked`, `--server`, `--peers` and `--check` come from `cargo xtask`.
     pub(crate) fn parse(args: &[String]) -> Result<Self> {
         let (server, peers) = (PathBuf::new(), PathBuf::new());
-        let lay_down = LayDown { image: PathBuf::new(), program: PathBuf::new() };
+        let lay_down = LayDown::default();
         let mut options =
             Self { parts: Vec::new(), quick: false, json: None, check: false, server, lay_down, peers };
         let mut args = args.iter();
@@ -60,7 +60,9 @@ impl Options {
                 "--json" => options.json = Some(value()?),
                 "--server" => options.server = value()?,
                 "--peers" => options.peers = value()?,
-                "--image" => options.lay_down.image = value()?,
+                "--archive" => options.lay_down.archive = value()?,
+                "--raw" => options.lay_down.raw = value()?,
+                "--chunked" => options.lay_down.chunked = value()?,
                 "--lay-down" => {
                     options.lay_down.program = value()?;
                     options.parts.push(Part::LayDown);
@@ -76,10 +78,11 @@ impl Options {
         }
         options.parts.sort();
         options.parts.dedup();
-        let needed = [
-            &options.peers,
-            if options.parts == [Part::LayDown] { &options.lay_down.image } else { &options.server },
-        ];
+        let LayDown { archive, raw, chunked, .. } = &options.lay_down;
+        let needed = match options.parts[..] {
+            [Part::LayDown] => vec![&options.peers, archive, raw, chunked],
+            _ => vec![&options.peers, &options.server],
+        };
         if !options.check && needed.iter().any(|path| path.as_os_str().is_empty()) {
             bail!("programs are missing: start this with `cargo xtask bench`");
         }

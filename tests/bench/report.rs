@@ -62,6 +62,17 @@ impl Samples {
         self.0.entry((metric.to_owned(), subject.to_owned())).or_default().push(value);
     }
 
+    /// Notes the last figures of `subject` in `from` here too: what is `theirs_…` there is `ours_…` here.
+    pub(crate) fn copy(&mut self, ours: &str, subject: &str, from: &Self, theirs: &str) {
+        for ((metric, of), values) in &from.0 {
+            if let (Some(rest), true, Some(last)) =
+                (metric.strip_prefix(theirs), of == subject, values.last())
+            {
+                self.0.entry((format!("{ours}{rest}"), of.clone())).or_default().push(*last);
+            }
+        }
+    }
+
     fn of(&self, metric: &str, subject: &str) -> &[f64] {
         self.0.get(&(metric.to_owned(), subject.to_owned())).map_or(&[], Vec::as_slice)
     }

@@ -151,6 +151,12 @@ impl FileSystem {
         fs::read_to_string(&path).with_context(|| format!("cannot read {file} of the disk"))
     }
 
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.mounted
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> Result<u64> {
         let told = run(Command::new("stat").args(["-f", "-c", "%S %b"]).arg(&self.mounted), secs(10))?;

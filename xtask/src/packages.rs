@@ -58,6 +58,7 @@ const HOST_PACKAGES: &[&str] = &[
 /// and never installed: Debian starts an installed server at once, and two of them exclude each other.
 const PEERS: &[&str] = &[
     "atftpd",
+    "bmap-tools",
     "dnsmasq-base",
     "isc-dhcp-server",
     "kea-admin", // perfdhcp

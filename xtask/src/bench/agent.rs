@@ -1,4 +1,4 @@
-//! `bench agent`: lays down an image on a disk of this machine, beside archivers; the measuring is done
+//! `bench agent`: lays down an image on a disk of this machine, beside peers; the measuring is done
 //! in `tests/bench`.
 
 use std::os::unix::process::CommandExt;
@@ -7,8 +7,11 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::artefacts::{cargo, executable};
+use crate::image::file_system::{self, Packing};
 use crate::image::{self, Compression};
 use crate::{SaidNo, packages};
+
+const IMAGE: &str = "debian-12";
 
 /// `cargo xtask bench agent [--quick] [--json FILE]`
 pub(super) fn task(args: &[String]) -> Result<()> {
@@ -24,10 +27,12 @@ pub(super) fn task(args: &[String]) -> Result<()> {
         "--example",
         "lay_down",
     ]))?;
-    let image = image::build("debian-12", Compression::Zstd)?;
-    let peers = packages::peers()?;
+    let server = executable(cargo().args(["build", "--package", "kaltstart-server"]))?;
     let mut command = Command::new(&bench);
-    command.arg("--lay-down").arg(lay_down).arg("--image").arg(image).arg("--peers").arg(peers);
+    command.arg("--lay-down").arg(lay_down).arg("--peers").arg(packages::peers()?);
+    command.arg("--archive").arg(image::build(IMAGE, Compression::Zstd)?);
+    command.arg("--raw").arg(file_system::build(IMAGE, Packing::Raw, &server)?);
+    command.arg("--chunked").arg(file_system::build(IMAGE, Packing::Chunked, &server)?);
     // In place of this process: Ctrl-C and the exit status are the program's own.
     let error = command.args(args).exec();
     bail!("cannot start {}: {error}", bench.display())
