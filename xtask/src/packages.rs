@@ -27,6 +27,7 @@ const HOST_PACKAGES: &[&str] = &[
     "mmdebstrap",
     "mtools",
     "tar",
+    "umoci",
     "xfsprogs",
     "xz-utils",
     "zstd",

@@ -1,27 +1,45 @@
-//! `kaltstart image import`: a root file system becomes an image of this server.
+//! `ks image import`: what others made becomes an image of this server.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`archive`] | archives, copied as they are |
+//! | [`oci`] | OCI layouts, whose layers become one archive |
+//! | [`foreign`] | formats of virtual machines, converted in a sandbox |
+//! | [`disk`] | disks, of which the root file system is cut out |
+//! | [`ext4`] | whether a file system can be laid down |
+//! | [`pack`] | file systems, as raw and chunked images |
 
+mod archive;
+mod disk;
 mod ext4;
+mod foreign;
+mod oci;
 mod pack;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use ext4::Ext4;
-use kaltstart_protocol::image::{Boot, Manifest, Package};
+use foreign::Foreign;
+use kaltstart_protocol::image::{Boot, Compression, Format, Manifest, Package};
+use pack::{Hashed, Packed};
 use serde::Deserialize;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::images::is_file_name;
 
+const MANIFEST: &str = "manifest.json";
+
 /// What is typed.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// File with the root file system: ext4, from its first byte to its last
+    /// Directory with an OCI layout; or a file: archive (tar, also by gzip or zstd), ext4 file system, or disk (raw,
+    /// QCOW2, VMDK, VHDX, VHD)
     source: PathBuf,
-    /// What the file system does not say of itself: name, version and how it starts (TOML)
+    /// What the source does not say of itself: name, version and how it starts (TOML)
     #[arg(long, value_name = "FILE")]
     about: PathBuf,
-    /// How it is kept and sent
+    /// How a file system is kept and sent
     #[arg(long, value_enum, default_value_t = Packing::Chunked)]
     format: Packing,
     /// Directory of images, as `images.dir` of the configuration
@@ -67,54 +85,112 @@ impl Import {
         let about: About =
             toml::from_str(&about).with_context(|| format!("{} is not understood", self.about.display()))?;
         ensure!(is_file_name(&about.name), "{:?} is no name of an image", about.name);
-        let source =
-            File::open(&self.source).with_context(|| format!("cannot open {}", self.source.display()))?;
-        let size = Ext4::read(&source)
-            .and_then(|found| found.accept(source.metadata()?.len()))
-            .with_context(|| format!("{} cannot be laid down", self.source.display()))?;
         let dir = self.to.join(&about.name);
         fs::create_dir_all(&self.to).with_context(|| format!("cannot make {}", self.to.display()))?;
         fs::create_dir(&dir).with_context(|| {
             format!("cannot make {}; remove the old image or give the new one another name", dir.display())
         })?;
-        let manifest = self.fill(about, &source, size, &dir).inspect_err(|_| {
+        let packed = self.pack(&about.boot, &dir).with_context(|| self.source.display().to_string());
+        let packed = packed.inspect_err(|_| {
             // An image without a manifest is none; what is left would only be in the way.
             fs::remove_dir_all(&dir).ok();
         })?;
-        Ok(format!(
-            "{}: {} of {} bytes, stored in {}\nsign it with a key of images.keys: minisign -S -m {}",
-            manifest.name,
-            manifest.format.name(),
-            manifest.unpacked_size,
-            manifest.size,
-            dir.join(MANIFEST).display()
-        ))
-    }
-
-    fn fill(&self, about: About, source: &File, size: u64, dir: &Path) -> Result<Manifest> {
-        let packed = match self.format {
-            Packing::Chunked => pack::chunked(source, size, dir)?,
-            Packing::Raw => pack::raw(source, size, dir)?,
-        };
         let manifest = Manifest {
             schema: 1,
             name: about.name,
             version: about.version,
             digest: packed.digest,
             size: packed.size,
-            unpacked_size: size,
+            unpacked_size: packed.unpacked_size,
             format: packed.format,
             compression: packed.compression,
             file: packed.file,
-            min_disk: (about.min_disk_mib << 20).max(size),
+            min_disk: (about.min_disk_mib << 20).max(packed.unpacked_size),
             boot: about.boot,
             packages: about.packages,
         };
         let path = dir.join(MANIFEST);
         let text = serde_json::to_string_pretty(&manifest)? + "\n";
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(manifest)
+        Ok(format!(
+            "{}: {} of {} bytes, stored in {}\nsign it with a key of images.keys: minisign -S -m {}",
+            manifest.name,
+            manifest.format.name(),
+            manifest.unpacked_size,
+            manifest.size,
+            path.display()
+        ))
+    }
+
+    /// Writes the files of the image into `dir`.
+    fn pack(&self, boot: &Boot, dir: &Path) -> Result<Packed> {
+        if self.source.is_dir() {
+            ensure!(oci::is_layout(&self.source), "it is a directory and no OCI layout; pack it with tar");
+            return flattened(&oci::layers(&self.source)?, boot, dir);
+        }
+        let source = File::open(&self.source).context("cannot open it")?;
+        let work = dir.join("work");
+        fs::create_dir(&work)?;
+        let packed = self.pack_file(&source, boot, dir, &work);
+        fs::remove_dir_all(&work).context("cannot remove what was only needed meanwhile")?;
+        packed
+    }
+
+    fn pack_file(&self, source: &File, boot: &Boot, dir: &Path, work: &Path) -> Result<Packed> {
+        if let Some(foreign) = Foreign::of(source) {
+            let raw = work.join("disk.raw");
+            foreign.convert(&self.source, &raw)?;
+            let disk = File::open(&raw)?;
+            ensure!(disk::is_disk(&disk), "the disk in it has no GUID partition table");
+            return self.pack_disk(&disk, dir, work);
+        }
+        if disk::is_disk(source) {
+            return self.pack_disk(source, dir, work);
+        }
+        match Ext4::read(source)? {
+            Some(found) => self.pack_file_system(source, &found, dir),
+            None => copied(source, boot, dir),
+        }
+    }
+
+    fn pack_disk(&self, disk: &File, dir: &Path, work: &Path) -> Result<Packed> {
+        let root = work.join("root.ext4");
+        disk::cut(disk, disk::root(disk)?, &root)?;
+        let Some(found) = Ext4::read(&File::open(&root)?)? else { bail!("its root is no ext4") };
+        if found.needs_seed() {
+            // The copy is ours to change.
+            ext4::give_seed(&root)?;
+        }
+        let root = File::open(&root)?;
+        let Some(found) = Ext4::read(&root)? else { bail!("its root is no ext4") };
+        self.pack_file_system(&root, &found, dir)
+    }
+
+    fn pack_file_system(&self, source: &File, found: &Ext4, dir: &Path) -> Result<Packed> {
+        let size = found.accept(source.metadata()?.len())?;
+        match self.format {
+            Packing::Chunked => pack::chunked(source, size, dir),
+            Packing::Raw => pack::raw(source, size, dir),
+        }
     }
 }
 
-const MANIFEST: &str = "manifest.json";
+/// An archive as it is.
+fn copied(source: &File, boot: &Boot, dir: &Path) -> Result<Packed> {
+    let file = "rootfs.tar".to_owned();
+    let mut to = Hashed::create(&dir.join(&file))?;
+    let checked = archive::copy(source, boot, &mut to)?;
+    let (digest, size) = to.finish()?;
+    let archive::Checked { compression, unpacked_size } = checked;
+    Ok(Packed { format: Format::Tar, compression, file, digest, size, unpacked_size })
+}
+
+/// An archive of all layers.
+fn flattened(layers: &[oci::Layer], boot: &Boot, dir: &Path) -> Result<Packed> {
+    let file = "rootfs.tar.zst".to_owned();
+    let mut encoder = zstd::Encoder::new(Hashed::create(&dir.join(&file))?, pack::LEVEL)?;
+    let unpacked_size = oci::flatten(layers, boot, &mut encoder)?;
+    let (digest, size) = encoder.finish()?.finish()?;
+    let compression = Compression::Zstd;
+    Ok(Packed { format: Format::Tar, compression, file, digest, size, unpacked_size })
+}

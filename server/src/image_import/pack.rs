@@ -19,7 +19,7 @@ const CHUNK_SIZE: usize = 256 << 10;
 /// Areas of zeros shorter than this are data: they are not worth an entry of the map.
 const GRAIN: usize = 64 << 10;
 /// zstd's, as the images that are built here have it.
-const LEVEL: i32 = 9;
+pub(super) const LEVEL: i32 = 9;
 
 /// The files of an image, as its manifest names them.
 pub(super) struct Packed {
@@ -28,23 +28,24 @@ pub(super) struct Packed {
     pub(super) file: String,
     pub(super) digest: Digest,
     pub(super) size: u64,
+    pub(super) unpacked_size: u64,
 }
 
 /// A file that is written and hashed.
-struct Hashed<W> {
+pub(super) struct Hashed<W> {
     to: W,
     hash: Sha256,
     size: u64,
 }
 
 impl Hashed<BufWriter<File>> {
-    fn create(path: &Path) -> Result<Self> {
+    pub(super) fn create(path: &Path) -> Result<Self> {
         let file = File::create_new(path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self { to: BufWriter::new(file), hash: Sha256::new(), size: 0 })
     }
 
     /// Digest and size, when all is on the disk.
-    fn finish(self) -> Result<(Digest, u64)> {
+    pub(super) fn finish(self) -> Result<(Digest, u64)> {
         self.to.into_inner().map_err(|error| error.into_error())?.sync_all()?;
         Ok((Digest(self.hash.finalize().into()), self.size))
     }
@@ -85,8 +86,16 @@ pub(super) fn raw(source: &File, size: u64, dir: &Path) -> Result<Packed> {
         }
         at += length as u64;
     }
-    let (digest, size) = encoder.finish()?.finish()?;
-    Ok(Packed { format: Format::Raw(DataMap { data }), compression: Compression::Zstd, file, digest, size })
+    let (digest, stored_size) = encoder.finish()?.finish()?;
+    let format = Format::Raw(DataMap { data });
+    Ok(Packed {
+        format,
+        compression: Compression::Zstd,
+        file,
+        digest,
+        size: stored_size,
+        unpacked_size: size,
+    })
 }
 
 /// Stores the first `size` bytes of `source` in `dir` as chunks with their list.
@@ -133,7 +142,14 @@ pub(super) fn chunked(source: &File, size: u64, dir: &Path) -> Result<Packed> {
     out.write_all(&list)?;
     let (list_digest, list_size) = out.finish()?;
     let format = Format::Chunked(ListFile { file: list_file, digest: list_digest, size: list_size });
-    Ok(Packed { format, compression: Compression::Zstd, file, digest, size: stored_size })
+    Ok(Packed {
+        format,
+        compression: Compression::Zstd,
+        file,
+        digest,
+        size: stored_size,
+        unpacked_size: size,
+    })
 }
 
 /// Chunk `i` with its digest, compressed; none if it is all zeros.

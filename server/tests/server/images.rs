@@ -6,10 +6,10 @@ use crate::site::{PROGRAM, Site, mac, sign_image};
 use kaltstart_protocol::agent_api::{Mode, Task};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::blocks::{Chunk, ChunkList};
-use kaltstart_protocol::image::{Format, Manifest};
+use kaltstart_protocol::image::{Compression, Format, Manifest};
 use reqwest::StatusCode;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SIZE: usize = 16 << 20;
@@ -35,9 +35,13 @@ fn file_system(dir: &Path) -> Vec<u8> {
 
 /// How the command ended, and its words.
 fn import(dir: &Path, format: &str, to: &Path) -> (Option<i32>, String) {
+    import_from(&dir.join("root.ext4"), &dir.join("about.toml"), format, to)
+}
+
+fn import_from(source: &Path, about: &Path, format: &str, to: &Path) -> (Option<i32>, String) {
     let mut command = Command::new(PROGRAM);
-    command.args(["image", "import", "--format", format, "--about"]).arg(dir.join("about.toml"));
-    let output = command.arg("--to").arg(to).arg(dir.join("root.ext4")).output().expect("it runs");
+    command.args(["image", "import", "--format", format, "--about"]).arg(about);
+    let output = command.arg("--to").arg(to).arg(source).output().expect("it runs");
     let words = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(words).expect("text"))
 }
@@ -153,9 +157,200 @@ fn a_file_system_is_imported_as_one_stream_with_a_map_and_what_is_none_is_refuse
         assert!(!others.exists() || fs::read_dir(&others).expect("read").next().is_none(), "left behind");
     };
     refused(ABOUT, &plain[..SIZE - 4096], "the file only");
-    refused(ABOUT, &[0; 100_000], "no ext4 file system");
+    refused(ABOUT, &[0; 100_000], "it has no /k, /i, /shim; install");
+    refused(ABOUT, &[7; 100_000], "it is no archive");
     refused(&ABOUT.replace("\"tiny\"", "\"../tiny\""), &plain, "no name of an image");
     refused(&ABOUT.replace("version", "versoin"), &plain, "not understood");
     let (code, _) = import(dir.path(), "qcow9", &images);
     assert_eq!(code, Some(USAGE));
+}
+
+/// Runs a program of Debian's; its words.
+fn run(program: &str, words: &[&str]) -> String {
+    let output = Command::new(program).args(words).output().expect(program);
+    assert!(output.status.success(), "{program} {words:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// A directory for one import, with what it needs to be told.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::write(dir.path().join("about.toml"), ABOUT).expect("written");
+        Self(dir)
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().expect("a path").to_owned()
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        let path = self.0.path().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        fs::write(path, text).expect("written");
+    }
+
+    /// Imports `name` into a new directory; how it ended, and where the image is.
+    fn import(&self, name: &str) -> (Option<i32>, String, PathBuf) {
+        let to = self.0.path().join("images");
+        // That of the last import.
+        fs::remove_dir_all(&to).ok();
+        let (code, words) =
+            import_from(&self.0.path().join(name), &self.0.path().join("about.toml"), "chunked", &to);
+        (code, words, to.join("tiny"))
+    }
+
+    fn refused(&self, name: &str, words: &str) {
+        let (code, said, image) = self.import(name);
+        assert!(code == Some(1) && said.contains(words), "{name}: {code:?} {said}, not {words:?}");
+        assert!(!image.exists(), "{name}: something is left behind");
+    }
+}
+
+#[test]
+fn an_archive_is_imported_as_it_is_if_a_system_can_start_from_it() {
+    let place = Place::new();
+    for (file, text) in [("k-1", "kernel"), ("boot/i-1", "ramdisk"), ("usr/shim", "shim")] {
+        place.put(&format!("tree/{file}"), text);
+    }
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, place.at(&format!("tree/{name}"))).expect("linked");
+    };
+    link("k-1", "k");
+    link("/../boot/./i-1", "i");
+    let tar = |flags: &str, file: &str| run("tar", &["-C", &place.at("tree"), flags, &place.at(file), "."]);
+    tar("-cf", "plain.tar");
+    place.refused("plain.tar", "it has no /shim; install");
+    link("usr/shim", "shim");
+    tar("-cf", "plain.tar");
+    let plain = fs::read(place.at("plain.tar")).expect("read");
+    for (flags, file, compression) in [
+        ("-cf", "plain.tar", Compression::None),
+        ("-czf", "gzip.tar", Compression::Gzip),
+        ("--zstd", "zstd.tar", Compression::Zstd),
+    ] {
+        if flags == "--zstd" {
+            run("zstd", &["-q", &place.at("plain.tar"), "-o", &place.at(file)]);
+        } else {
+            tar(flags, file);
+        }
+        let (code, words, image) = place.import(file);
+        assert_eq!(code, Some(0), "{words}");
+        let about = manifest(&image);
+        assert_eq!((about.format.clone(), about.compression), (Format::Tar, compression));
+        assert_eq!(about.unpacked_size, plain.len() as u64);
+        let stored = fs::read(image.join(&about.file)).expect("read");
+        assert!(stored == fs::read(place.at(file)).expect("read"), "{file} was changed");
+        assert_eq!((Digest::of(&stored), stored.len() as u64), (about.digest, about.size));
+    }
+    fs::write(place.at("cut.tar"), &plain[..plain.len() / 2]).expect("written");
+    place.refused("cut.tar", "ends in its middle");
+    run("tar", &["-C", &place.at("tree"), "--transform=s,^k-1,../k-1,", "-Pcf", &place.at("out.tar"), "k-1"]);
+    place.refused("out.tar", "leads out of the archive");
+    place.refused("tree", "no OCI layout");
+}
+
+#[test]
+fn the_layers_of_an_oci_layout_become_one_archive() {
+    let place = Place::new();
+    let (layout, bundle) = (place.at("layout"), place.at("bundle"));
+    run("umoci", &["init", "--layout", &layout]);
+    let image = format!("{layout}:1");
+    run("umoci", &["new", "--image", &image]);
+    run("umoci", &["unpack", "--image", &image, &bundle]);
+    let root = |file: &str| format!("bundle/rootfs/{file}");
+    for file in ["k", "i", "shim", "gone", "gone-too/a/b", "emptied/old", "becomes/a/directory", "kept/file"]
+    {
+        place.put(&root(file), file);
+    }
+    fs::hard_link(place.at(&root("kept/file")), place.at(&root("kept/again"))).expect("linked");
+    run("umoci", &["repack", "--refresh-bundle", "--image", &image, &bundle]);
+    fs::remove_file(place.at(&root("gone"))).expect("removed");
+    for dir in ["gone-too", "emptied", "becomes"] {
+        fs::remove_dir_all(place.at(&root(dir))).expect("removed");
+    }
+    place.put(&root("becomes"), "a file");
+    place.put(&root("emptied/new"), "new");
+    place.put(&root("i"), "another");
+    fs::set_permissions(place.at(&root("kept")), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .expect("set");
+    run("umoci", &["repack", "--refresh-bundle", "--image", &image, &bundle]);
+
+    let (code, words, imported) = place.import("layout");
+    assert_eq!(code, Some(0), "{words}");
+    let about = manifest(&imported);
+    let stored = imported.join(&about.file);
+    let bytes = fs::read(&stored).expect("read");
+    assert_eq!((Digest::of(&bytes), bytes.len() as u64), (about.digest, about.size));
+    assert_eq!(zstd::decode_all(&bytes[..]).expect("zstd").len() as u64, about.unpacked_size);
+    fs::create_dir(place.at("got")).expect("made");
+    run("tar", &["--zstd", "-xpf", stored.to_str().expect("a path"), "-C", &place.at("got")]);
+    run("diff", &["-r", &place.at("got"), &place.at("bundle/rootfs")]);
+    let kept = fs::metadata(place.at("got/kept")).expect("there");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&kept.permissions()) & 0o777, 0o700);
+    assert_eq!(
+        std::os::unix::fs::MetadataExt::nlink(&fs::metadata(place.at("got/kept/file")).expect("there")),
+        2
+    );
+
+    // A layer that is not what its name says.
+    let largest = fs::read_dir(place.at("layout/blobs/sha256")).expect("read").flatten();
+    let largest = largest.max_by_key(|file| file.metadata().expect("there").len()).expect("a blob").path();
+    let mut bytes = fs::read(&largest).expect("read");
+    bytes[100] ^= 1;
+    fs::write(&largest, bytes).expect("written");
+    place.refused("layout", "is not what its name says");
+    fs::write(place.at("layout/index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).expect("written");
+    place.refused("layout", "it holds 0 images");
+}
+
+#[test]
+fn the_root_is_cut_out_of_a_disk_in_any_format() {
+    let place = Place::new();
+    file_system(place.0.path());
+    // As foreign systems have it: its checksums hold for its UUID alone.
+    run(
+        "mke2fs",
+        &[
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-b",
+            "4096",
+            "-O",
+            "metadata_csum,^metadata_csum_seed",
+            "-d",
+            &place.at("tree"),
+            &place.at("root.ext4"),
+        ],
+    );
+    fs::File::create(place.at("disk.raw")).expect("made").set_len(24 << 20).expect("length");
+    let disk = place.at("disk.raw");
+    run("sgdisk", &["-n", "1:2048:+16M", "-t", "1:8300", "-n", "2:0:+1M", "-t", "2:ef02", &disk]);
+    let root = format!("if={}", place.at("root.ext4"));
+    run("dd", &[&root, &format!("of={disk}"), "bs=1M", "seek=1", "conv=notrunc", "status=none"]);
+    run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", "-c", &disk, &place.at("disk.qcow2")]);
+    for file in ["disk.raw", "disk.qcow2"] {
+        let (code, words, image) = place.import(file);
+        assert_eq!(code, Some(0), "{words}");
+        assert!(!image.join("work").exists());
+        let about = manifest(&image);
+        let list = about.format.chunks().expect("a list");
+        let list: ChunkList =
+            serde_json::from_slice(&fs::read(image.join(&list.file)).expect("read")).expect("JSON");
+        let plain = joined(&list, &fs::read(image.join(&about.file)).expect("read"));
+        fs::write(place.at("found.ext4"), plain).expect("written");
+        run("e2fsck", &["-fn", &place.at("found.ext4")]);
+        assert!(run("dumpe2fs", &["-h", &place.at("found.ext4")]).contains("metadata_csum_seed"));
+        assert!(run("debugfs", &["-R", "ls", &place.at("found.ext4")]).contains("noise"));
+    }
+    run("sgdisk", &["-t", "2:8300", &disk]);
+    place.refused("disk.raw", "2 partitions of Linux");
+    run("sgdisk", &["-d", "2", "-t", "1:ef02", &disk]);
+    place.refused("disk.raw", "no partition of Linux");
+    run("qemu-img", &["create", "-f", "qcow2", "-F", "raw", "-b", &disk, &place.at("based.qcow2")]);
+    place.refused("based.qcow2", "based on another file");
 }
