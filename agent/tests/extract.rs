@@ -13,6 +13,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
+/// An access control list as the kernel has it.
+fn shared_list() -> Vec<u8> {
+    let none = u32::MAX;
+    let entries: [(u16, u16, u32); 6] =
+        [(1, 7, none), (2, 4, 54321), (4, 4, none), (8, 6, 77), (16, 6, none), (32, 0, none)];
+    let entries = entries.iter().flat_map(|&(tag, rights, id)| {
+        [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+    });
+    [2, 0, 0, 0].into_iter().chain(entries).collect()
+}
+
 /// Everything that can be seen of a tree: one line per name.
 fn describe(top: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
@@ -112,14 +123,7 @@ fn build(tree: &Path) {
     let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     xattr::set(&ping, c"security.capability", &capability).expect("capability");
     xattr::set(&ping, c"user.note", b"two\nlines = \x00\xff").expect("xattr");
-    let list = |entries: &[(u16, u16, u32)]| {
-        let entries = entries.iter().flat_map(|&(tag, rights, id)| {
-            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
-        });
-        [2, 0, 0, 0].into_iter().chain(entries).collect::<Vec<u8>>()
-    };
-    let none = u32::MAX;
-    let shared = list(&[(1, 7, none), (2, 4, 1000), (4, 4, none), (8, 6, 77), (16, 6, none), (32, 0, none)]);
+    let shared = shared_list();
     xattr::set(&ping, c"system.posix_acl_access", &shared).expect("acl");
     file("shared/file", b"made below a default list");
     let directory = File::open(tree.join("shared")).expect("open");
@@ -228,4 +232,39 @@ fn p11_hostile_archives_touch_nothing_outside() {
     // Directories that no entry names are made.
     extract_here(&archived(&[entry("a/b/c", b'0', "", b"x")]), &root).expect("extracts");
     assert_eq!(fs::metadata(root.join("a/b")).expect("made").permissions().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn a_hard_link_into_another_file_system_becomes_a_copy() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("directory");
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir_all(at("tree/usr")).expect("mkdir");
+    fs::create_dir_all(at("tree/var")).expect("mkdir");
+    fs::write(at("tree/usr/tool"), b"#!tool").expect("write");
+    let tool = File::open(at("tree/usr/tool")).expect("open");
+    chown(at("tree/usr/tool"), Some(7), Some(42)).expect("chown");
+    tool.set_permissions(Permissions::from_mode(0o4755)).expect("chmod");
+    xattr::set(&tool, c"user.note", b"of the tool").expect("xattr");
+    xattr::set(&tool, c"system.posix_acl_access", &shared_list()).expect("acl");
+    run("touch", &["-d", "2001-02-03 04:05:06.5Z", at("tree/usr/tool").to_str().expect("path")]);
+    fs::hard_link(at("tree/usr/tool"), at("tree/var/tool")).expect("link");
+    let [tree, tar, got] =
+        ["tree", "tree.tar", "got"].map(|name| at(name).to_str().expect("path").to_owned());
+    run(
+        "tar",
+        &["-C", &tree, "--numeric-owner", "--xattrs", "--acls", "--format=posix", "-cf", &tar, "usr", "var"],
+    );
+    fs::create_dir_all(at("got/var")).expect("mkdir");
+    run("mount", &["-t", "tmpfs", "tmpfs", at("got/var").to_str().expect("path")]);
+    let extracted = extract_here(&fs::read(&tar).expect("read"), Path::new(&got));
+    let described = describe(Path::new(&got));
+    let links = fs::metadata(at("got/var/tool")).map(|about| about.nlink()).ok();
+    run("umount", &[at("got/var").to_str().expect("path")]);
+    extracted.expect("extracts");
+    assert_eq!(links, Some(1));
+    assert!(described["usr/tool"].contains("of the tool") || described["usr/tool"].contains("user.note"));
+    assert_eq!(described["usr/tool"], described["var/tool"]);
 }

@@ -10,17 +10,19 @@ use super::entry::{BLOCK, Entry, check_pax, detach};
 use super::input::{Input, Problem, wrong};
 use super::tree::{NAME_MAX, Tree, join, remove, split};
 use crate::sys::xattr;
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat, mknodat,
     utimensat,
 };
-use nix::unistd::{fchown, fchownat, linkat, symlinkat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use tar_core::parse::{Limits, ParseEvent, Parser};
 use tar_core::{EntryType, PaxExtensions};
@@ -210,7 +212,14 @@ impl<R: Read> Extraction<R> {
                 let parent_fd = self.tree.parent(&parent)?;
                 if (&target_parent, &target[..]) != (&parent, name) {
                     remove(parent_fd, name)?;
-                    linkat(&from, target.as_slice(), parent_fd, name, AtFlags::empty())?;
+                    match linkat(&from, target.as_slice(), parent_fd, name, AtFlags::empty()) {
+                        // The layout has a file system of its own for one of the names.
+                        Err(Errno::EXDEV) => {
+                            copy_linked(&from, &target, parent_fd, name)?;
+                            self.copy_lists(&entry)?;
+                        }
+                        linked => linked?,
+                    }
                 }
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
@@ -254,6 +263,16 @@ impl<R: Read> Extraction<R> {
         Ok(file.set_len(*real_size)?)
     }
 
+    /// Lets the copy of a file have its access control lists too.
+    fn copy_lists(&mut self, copy: &Entry) -> Result<(), Problem> {
+        let linked = split(&copy.link).ok();
+        let of_it = self.lists.iter().filter(|(path, ..)| split(path).ok() == linked);
+        let more: Vec<_> = of_it.map(|(_, name, text)| (copy.path.clone(), *name, text.clone())).collect();
+        self.keep(more.iter().map(|(path, _, text)| path.len() + text.len()).sum())?;
+        self.lists.extend(more);
+        Ok(())
+    }
+
     fn defer(&mut self, entry: Entry) -> Result<(), Problem> {
         self.keep(entry.kept())?;
         self.directories.push(entry);
@@ -285,6 +304,26 @@ impl<R: Read> Extraction<R> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         finish(&File::from(openat(&fd, ".", flags, Mode::empty())?), entry)
     }
+}
+
+/// Makes `name` in `parent` a file like `target` in `from`, which lies in another file system.
+fn copy_linked(from: impl AsFd, target: &[u8], parent: impl AsFd, name: &[u8]) -> Result<(), Problem> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let mut target = File::from(openat(from, target, flags | OFlag::O_RDONLY, Mode::empty())?);
+    let about = target.metadata()?;
+    if !about.is_file() {
+        return wrong("is a hard link into another file system, to something that is no file");
+    }
+    let flags = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+    let mut file = File::from(openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    io::copy(&mut target, &mut file)?;
+    fchown(&file, Some(Uid::from_raw(about.uid())), Some(Gid::from_raw(about.gid())))?;
+    fchmod(&file, Mode::from_bits_truncate(about.mode()))?;
+    for (name, value) in xattr::all(&target)? {
+        xattr::set(&file, &name, &value).map_err(|error| attribute_problem(&name, error))?;
+    }
+    let mtime = TimeSpec::new(about.mtime(), about.mtime_nsec());
+    Ok(futimens(&file, &mtime, &mtime)?)
 }
 
 /// Owner, mode, attributes and time, in this order: a new owner clears set-uid bits and
