@@ -21,6 +21,7 @@ use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
 use crate::image::tree::Tree;
 use crate::image::{self, Destination, Source};
+use crate::kexec;
 use kaltstart_protocol::agent_api::{DiskUuids, InstallTask, Installed, ReportState};
 use kaltstart_protocol::facts::{Disk, Firmware};
 use kaltstart_protocol::finding::{Code, Finding};
@@ -30,6 +31,7 @@ use kaltstart_protocol::layout::fit::fit;
 use kaltstart_protocol::layout::plan::{Plan, Planned};
 use kaltstart_protocol::layout::{FileSystem, Role};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
+use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::select::describe;
 use kaltstart_protocol::time::Millis;
 use sha2::{Digest as _, Sha256};
@@ -156,12 +158,13 @@ pub fn install(
         if job.boot_files(&tree)? != before {
             return Err(Finding::new(Code::DiskFailed, "kernel or ramdisk read back differently").into());
         }
+        let restart = job.prepare_restart(&tree);
         drop(tree);
         target.unmount()?;
         drop(target);
         job.check_cancelled()?;
         job.make_bootable(&device, &plan, &boot.boot_code)?;
-        let boot_entry = job.boot_entry(&plan);
+        let boot_entry = job.boot_entry(&plan, restart);
         job.done(Phase::Configure, None, BTreeMap::new());
         Ok(Installed {
             job: task.job.clone(),
@@ -170,6 +173,7 @@ pub fn install(
             ssh_host_keys: written.ssh_host_keys,
             machine_id: written.machine_id,
             boot_entry,
+            restart,
         })
     })
 }
@@ -391,6 +395,30 @@ impl Job<'_> {
             .collect()
     }
 
+    /// Loads the system's kernel and ramdisk, which were just read back, if that was ordered and is
+    /// possible. Nothing starts them before the disk is complete; a job that ends otherwise leaves them
+    /// unused in memory.
+    fn prepare_restart(&self, tree: &Tree) -> Restart {
+        if self.task.restart == Restart::Firmware {
+            return Restart::Firmware;
+        }
+        let boot = &self.image.boot;
+        let open = |path: &str| tree.open_file(path).map_err(|error| format!("{path}: {error}"));
+        let arguments = grub::arguments(boot, &self.task.uuids.root).join(" ");
+        let loaded =
+            open(&boot.kernel).and_then(|kernel| kexec::load(&kernel, &open(&boot.initrd)?, &arguments));
+        match loaded {
+            Ok(()) => {
+                tracing::info!("the system's kernel is loaded and starts by kexec: {arguments}");
+                Restart::Kexec
+            }
+            Err(why) => {
+                tracing::warn!("no kexec, the machine restarts through its firmware: {why}");
+                Restart::Firmware
+            }
+        }
+    }
+
     /// Step 6. Should it fail, whatever of the table was written is removed again.
     fn make_bootable(&self, device: &Device, plan: &Plan, boot_code: &[u8]) -> Result<(), Finding> {
         let table = self.table(plan, boot_code)?;
@@ -415,7 +443,7 @@ impl Job<'_> {
     }
 
     /// Writes the UEFI boot entry; without one, firmware starts the removable path.
-    fn boot_entry(&self, plan: &Plan) -> bool {
+    fn boot_entry(&self, plan: &Plan, restart: Restart) -> bool {
         let (Some(efivars), Some(esp)) = (&self.paths.efivars, plan.role(Role::Esp)) else {
             return false;
         };
@@ -424,7 +452,7 @@ impl Job<'_> {
             return false;
         };
         let place = efi::EspPlace { number: esp.number, first: esp.first, sectors: esp.sectors, guid };
-        let result = efi::install(efivars, &self.image.name, &place);
+        let result = efi::install(efivars, &self.image.name, &place, restart);
         if let Err(error) = &result {
             tracing::warn!(%error, "no boot entry; the firmware must start the disk by itself");
         }

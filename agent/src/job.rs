@@ -8,6 +8,7 @@ use kaltstart_protocol::agent_api::{Directive, EraseTask, Erased, InstallTask, I
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::restart::Restart;
 
 use crate::install::Observer as _;
 use crate::link::{CallError, Link};
@@ -106,7 +107,10 @@ fn announce(link: &Link, installed: &Installed) -> Option<End> {
     tracing::info!("disk {} is complete", installed.disk);
     log_sender::flush_and_hold_back();
     match link.insist("reporting the installation", |link| link.installed(installed)) {
-        Ok(Directive::Continue) => Some(End::Restart("the system is installed".into())),
+        Ok(Directive::Continue) => Some(match installed.restart {
+            Restart::Firmware => End::Restart("the system is installed".into()),
+            Restart::Kexec => End::Kexec,
+        }),
         other => {
             log_sender::go_on();
             not_taken("installation", other)

@@ -55,6 +55,7 @@ impl Installer for Fake {
                     ssh_host_keys: Vec::new(),
                     machine_id: "0".repeat(32),
                     boot_entry: false,
+                    restart: task.restart,
                 })
             }
             Act::Fail => Err(NotDone::Failed(Finding::new(Code::ImageMismatch, "one bit"))),
@@ -76,7 +77,7 @@ impl Installer for Fake {
     }
 }
 
-fn task() -> String {
+fn task(restart: Restart) -> String {
     let task = InstallTask {
         job: "job_00000000000000000000000001".parse().expect("a job"),
         attempt: 1,
@@ -105,6 +106,7 @@ fn task() -> String {
                 not_before: 0,
             },
         },
+        restart,
     };
     json("200 OK", &serde_json::to_string(&Task::Install(Box::new(task))).expect("serialises"))
 }
@@ -117,9 +119,13 @@ fn path(request: &str) -> &str {
 
 /// A server that gives one task, then "reboot", and answers everything else with `other`.
 fn server(other: impl Fn(&str, &str) -> String + Send + 'static) -> Server {
+    server_for(Restart::Firmware, other)
+}
+
+fn server_for(restart: Restart, other: impl Fn(&str, &str) -> String + Send + 'static) -> Server {
     let tasks = AtomicUsize::new(0);
     Server::with(move |_, request| match path(request) {
-        "task" if tasks.fetch_add(1, Ordering::Relaxed) == 0 => task(),
+        "task" if tasks.fetch_add(1, Ordering::Relaxed) == 0 => task(restart),
         "task" => json("200 OK", r#"{"kind":"reboot","reason":"enough"}"#),
         path => other(path, request),
     })
@@ -188,6 +194,19 @@ fn changes_arrive_in_order_and_the_last_word_is_installed() {
 }
 
 #[test]
+fn the_loaded_kernel_is_started_when_the_installation_is_noted_and_not_before() {
+    let lost = AtomicUsize::new(0);
+    let server = server_for(Restart::Kexec, move |path, _| {
+        let again = path == "installed" && lost.fetch_add(1, Ordering::Relaxed) == 0;
+        if again { json("503 Service Unavailable", "{}") } else { json("200 OK", GO_ON) }
+    });
+    assert_eq!(run(&server, false, &Fake::new(Act::Succeed)), End::Kexec);
+    let told = server.requests();
+    assert_eq!(told.iter().filter(|request| path(request) == "installed").count(), 2);
+    assert!(told.last().expect("requests").contains(r#""restart":"kexec""#), "{told:?}");
+}
+
+#[test]
 fn a_failure_is_told_with_its_finding_and_the_machine_stays() {
     let server = server(|_, _| json("200 OK", GO_ON));
     let end = run(&server, false, &Fake::new(Act::Fail));
@@ -231,7 +250,7 @@ fn p21_a_session_that_is_not_known_any_more_ends_the_work() {
 fn p07_the_same_attempt_is_never_run_twice_in_one_start() {
     let tasks = AtomicUsize::new(0);
     let server = Server::with(move |_, request| match path(request) {
-        "task" if tasks.fetch_add(1, Ordering::Relaxed) < 3 => task(),
+        "task" if tasks.fetch_add(1, Ordering::Relaxed) < 3 => task(Restart::Firmware),
         "task" => json("200 OK", r#"{"kind":"reboot","reason":"enough"}"#),
         _ => json("200 OK", GO_ON),
     });

@@ -44,6 +44,8 @@ mod installer;
 pub mod inventory;
 #[cfg(feature = "install")]
 pub mod job;
+#[cfg(feature = "install")]
+pub mod kexec;
 pub mod link;
 pub mod lldp;
 pub mod log;

@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::log;
-use crate::sys::kernel;
+use crate::sys::{kernel, kexec};
 
 /// Where UEFI's variables show when the machine was started by UEFI.
 pub const EFIVARS: &str = "/sys/firmware/efi/efivars";
@@ -77,6 +77,13 @@ pub fn reap() {
             return;
         }
     }
+}
+
+/// Starts the kernel that was loaded; restarts the machine if this one refuses.
+pub fn start_loaded_kernel() -> ! {
+    log::console("\n==== starting the installed system's kernel (kexec) ====\n");
+    let error = kexec::sync_and_start();
+    restart(&format!("the kernel does not start the one that was loaded: {error}"))
 }
 
 /// Restarts the machine after `reason` was shown; holds if the kernel refuses.

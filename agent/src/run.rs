@@ -169,6 +169,7 @@ fn greet(link: &Link, settings: &Settings, facts: Facts, started: u64) -> Option
 fn finish(end: End) -> ! {
     match end {
         End::Restart(reason) => pid1::restart(&reason),
+        End::Kexec => pid1::start_loaded_kernel(),
         End::Unknown(text) => {
             let pause = work::unknown_pause();
             log::console(&format!(

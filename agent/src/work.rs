@@ -20,6 +20,8 @@ const REFUSED: Policy = Policy { first: Duration::from_secs(5), cap: Duration::f
 pub enum End {
     /// The machine shall restart now.
     Restart(String),
+    /// The machine shall go on with the kernel that was loaded.
+    Kexec,
     /// The server does not know this session; only another start can help.
     Unknown(String),
 }

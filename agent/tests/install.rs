@@ -163,7 +163,7 @@ fn check_root(
     run("partx", &["-d", "--nr", "3", &disk.node]);
     assert_eq!((hostname.as_str(), agent.as_str()), ("node7\n", "the agent"));
     assert_eq!(id.trim(), installed.machine_id);
-    assert!(config.contains("'root=UUID=0f1e2d3c-4b5a-4978-8796-a5b4c3d2e109' ro 'console=ttyS0,115200'"));
+    assert!(config.contains("'root=UUID=0f1e2d3c-4b5a-4978-8796-a5b4c3d2e109' 'ro' 'console=ttyS0,115200'"));
     assert_eq!(kernel.len(), 3_000_000);
 }
 

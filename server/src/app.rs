@@ -19,6 +19,7 @@ use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -287,13 +288,14 @@ impl App {
     }
 
     /// The order of a profile as it stands now; it gives up what lies on the disks that `erase` names by
-    /// identity and fingerprint.
+    /// identity and fingerprint, and starts the system by `restart` instead of as the profile says.
     ///
     /// # Errors
     /// When profile, image or layout are missing.
     pub fn system_order(
         &self,
         profile: &str,
+        restart: Option<Restart>,
         erase: BTreeMap<String, Fingerprint>,
     ) -> Result<Order, AppError> {
         let (profile, image) = self.profile(profile)?;
@@ -313,6 +315,7 @@ impl App {
             disk: profile.disk.clone(),
             authorized_keys: profile.authorized_keys.clone(),
             uuids,
+            restart: restart.unwrap_or(profile.restart),
             erase,
         })))
     }

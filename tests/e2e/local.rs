@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// A boot loader's first words, from a BIOS and from UEFI. A BIOS may lose those that come later: they
 /// are drawn on a screen that is cleared.
-const LOADER: [&str; 2] = ["GRUB loading", "Welcome to GRUB"];
+pub(crate) const LOADER: [&str; 2] = ["GRUB loading", "Welcome to GRUB"];
 /// What the firmware prints when it asks the network.
 pub(crate) const NETWORK_ASKED: [&str; 3] =
     ["iPXE initialising devices", "Start PXE over IPv4", "Start HTTP Boot over IPv4"];

@@ -39,6 +39,8 @@ mod hostile;
 mod http_clients;
 /// Server or machine die in the middle.
 mod interrupted;
+/// From the agent to the system without firmware.
+mod kexec;
 /// Addresses through `kill -9` and a full disk.
 mod leases;
 /// What asking the network adds to the start of a machine's own system.

@@ -35,6 +35,8 @@ pub struct ServerConfig {
     pub nodes: Vec<Node>,
     /// Range of addresses given to unknown machines.
     pub pool: (String, String),
+    /// Kernel arguments for the agent.
+    pub cmdline: String,
     /// Further lines of the `[boot]` section.
     pub boot: String,
     /// Further lines of the `[tftp]` section.
@@ -58,6 +60,8 @@ pub struct Profile {
     pub authorized_keys: Vec<String>,
     /// Serial number of the disk to use; none = the only one.
     pub disk_serial: Option<String>,
+    /// Further lines.
+    pub more: String,
 }
 
 /// A machine known beforehand.
@@ -81,6 +85,7 @@ impl ServerConfig {
             layout: "single",
             authorized_keys: Vec::new(),
             disk_serial: None,
+            more: String::new(),
         };
         Self {
             kernel: artefacts.kernel(flavour),
@@ -93,6 +98,7 @@ impl ServerConfig {
             profiles: images.iter().map(profile).collect(),
             nodes: Vec::new(),
             pool: ("10.77.0.100".to_owned(), "10.77.0.199".to_owned()),
+            cmdline: "console=ttyS0".to_owned(),
             boot: String::new(),
             tftp: String::new(),
             dhcp: String::new(),
@@ -134,7 +140,7 @@ ramdisk = {ramdisk:?}
 discovery = {discovery:?}
 loaders = {loaders:?}
 uefi_loader = {uefi:?}
-cmdline = "console=ttyS0"
+cmdline = {cmdline:?}
 {boot}
 [images]
 dir = {images:?}
@@ -152,6 +158,7 @@ pool = [{first:?}, {last:?}]
 lease_seconds = 3600
 {dhcp}"#,
             boot = self.boot,
+            cmdline = self.cmdline,
             tftp = self.tftp,
             dhcp = self.dhcp,
             kernel = self.kernel,
@@ -162,7 +169,7 @@ lease_seconds = 3600
             images = self.images,
             key = self.image_key,
         );
-        for Profile { name, image, layout, authorized_keys, disk_serial } in &self.profiles {
+        for Profile { name, image, layout, authorized_keys, disk_serial, more } in &self.profiles {
             // Writing to a `String` cannot fail.
             let _ = write!(text, "\n[[profile]]\nname = {name:?}\nimage = {image:?}\nlayout = {layout:?}\n");
             if !authorized_keys.is_empty() {
@@ -171,6 +178,7 @@ lease_seconds = 3600
             if let Some(serial) = disk_serial {
                 let _ = writeln!(text, "disk = {{ serial = {serial:?} }}");
             }
+            text.push_str(more);
         }
         for Node { name, mac, address } in &self.nodes {
             let _ = write!(text, "\n[[node]]\nname = {name:?}\nmac = {mac:?}\n");

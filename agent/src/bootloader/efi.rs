@@ -9,6 +9,7 @@ use crate::boot_order;
 use crate::disk::gpt::Guid;
 use crate::sys::block;
 use kaltstart_protocol::layout::fit::REMOVABLE_PATH;
+use kaltstart_protocol::restart::Restart;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -102,13 +103,17 @@ pub fn arrange(now: &Variables) -> Option<(u16, Vec<u16>)> {
 
 /// Writes the boot entry, the boot order and `BootNext` below `efivars`, the mounted efivarfs.
 ///
+/// Without firmware `BootNext` would be left for a later start, which may be meant for the network.
+///
 /// # Errors
 /// As the firmware says; what was written until then does no harm.
-pub fn install(efivars: &Path, image: &str, esp: &EspPlace) -> io::Result<()> {
+pub fn install(efivars: &Path, image: &str, esp: &EspPlace, restart: Restart) -> io::Result<()> {
     let now = read(efivars)?;
     let (number, order) = arrange(&now).ok_or_else(|| io::Error::other("no boot entry is free"))?;
     set(efivars, &global(&format!("Boot{number:04X}")), &load_option(image, esp))?;
-    set(efivars, &global("BootNext"), &number.to_le_bytes())?;
+    if restart == Restart::Firmware {
+        set(efivars, &global("BootNext"), &number.to_le_bytes())?;
+    }
     set(efivars, &global("BootOrder"), &bytes(&order))?;
     let until_disk = order.iter().position(|other| *other == number).map_or(0, |place| place + 1);
     boot_order::remember(efivars, &order[..until_disk])
@@ -232,7 +237,9 @@ mod tests {
         fs::write(file("BootCurrent"), [6, 0, 0, 0, 4, 0]).expect("write");
         fs::write(file("Boot0003"), [7, 0, 0, 0, 1]).expect("write");
         fs::write(file("BootOptionSupport"), [6, 0, 0, 0, 1, 3, 0, 0]).expect("write");
-        install(directory.path(), "debian", &esp()).expect("installs");
+        install(directory.path(), "debian", &esp(), Restart::Kexec).expect("installs");
+        assert!(!file("BootNext").exists(), "the firmware is not asked");
+        install(directory.path(), "debian", &esp(), Restart::Firmware).expect("installs");
         assert_eq!(fs::read(file("BootOrder")).expect("read"), [7, 0, 0, 0, 4, 0, 0, 0, 3, 0]);
         assert_eq!(fs::read(file("BootNext")).expect("read"), [7, 0, 0, 0, 0, 0]);
         let entry = fs::read(file("Boot0000")).expect("read");

@@ -25,15 +25,23 @@ fn absolute(path: &str) -> String {
     format!("/{}", path.trim_start_matches('/'))
 }
 
+/// The kernel's arguments, however it is started.
+#[must_use]
+pub fn arguments(boot: &Boot, root_uuid: &str) -> Vec<String> {
+    let own = boot.cmdline.split_whitespace().map(str::to_owned);
+    [format!("root=UUID={root_uuid}"), "ro".to_owned()].into_iter().chain(own).collect()
+}
+
 /// `grub.cfg` of a system whose root file system has that UUID.
 ///
 /// # Errors
 /// When a path or an argument cannot be quoted.
 pub fn config(boot: &Boot, root_uuid: &str) -> Result<String, Unquotable> {
     let (kernel, initrd) = (quoted(&absolute(&boot.kernel))?, quoted(&absolute(&boot.initrd))?);
-    let arguments: Vec<String> = boot.cmdline.split_whitespace().map(quoted).collect::<Result<_, _>>()?;
-    let (uuid, arguments) = (quoted(root_uuid)?, arguments.join(" "));
-    let root_argument = quoted(&format!("root=UUID={root_uuid}"))?;
+    let uuid = quoted(root_uuid)?;
+    let arguments =
+        arguments(boot, root_uuid).iter().map(|word| quoted(word)).collect::<Result<Vec<_>, _>>()?;
+    let arguments = arguments.join(" ");
     Ok(format!(
         "# Written by Kaltstart; update-grub may replace it and reads the same settings from\n\
          # {DEFAULTS}.\n\
@@ -46,7 +54,7 @@ pub fn config(boot: &Boot, root_uuid: &str) -> Result<String, Unquotable> {
          search --no-floppy --fs-uuid --set=root {uuid}\n\
          menuentry 'Linux' {{\n\
          \x20 search --no-floppy --fs-uuid --set=root {uuid}\n\
-         \x20 linux {kernel} {root_argument} ro {arguments}\n\
+         \x20 linux {kernel} {arguments}\n\
          \x20 initrd {initrd}\n\
          }}\n"
     ))
@@ -108,7 +116,7 @@ mod tests {
     #[test]
     fn p27_arguments_stay_arguments() {
         let text = config(&boot("quiet  console=ttyS0,115200 x=$(y);}"), "11-22").expect("quotable");
-        let line = "  linux '/vmlinuz' 'root=UUID=11-22' ro 'quiet' 'console=ttyS0,115200' 'x=$(y);}'\n";
+        let line = "  linux '/vmlinuz' 'root=UUID=11-22' 'ro' 'quiet' 'console=ttyS0,115200' 'x=$(y);}'\n";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("  initrd '/initrd.img'\n"));
         let text = defaults(&boot(" quiet  splash ")).expect("quotable");

@@ -3,5 +3,6 @@
 pub mod block;
 pub mod disk;
 pub mod kernel;
+pub mod kexec;
 pub mod net;
 pub mod xattr;

@@ -14,6 +14,7 @@ use kaltstart_protocol::image::{Boot, Compression, Format, Manifest, SignedManif
 use kaltstart_protocol::layout::{Layout, Partition, Role};
 use kaltstart_protocol::node_api::ReportConfig;
 use kaltstart_protocol::phase::{Phase, Progress};
+use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::select::select;
 use kaltstart_protocol::time::Millis;
@@ -327,6 +328,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
                 not_before: 1_800_000_000,
             },
         },
+        restart: Restart::default(),
     };
     let image = Manifest {
         schema: 1,

@@ -13,6 +13,7 @@ use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::{Digest, Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::phase::{Phase, Progress};
+use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::WipeGrant;
 use serde::{Deserialize, Serialize};
@@ -310,6 +311,13 @@ impl Job {
     pub fn record(&self, phase: Phase) -> Option<&PhaseRecord> {
         self.phases.get(phase.index())
     }
+
+    /// How its machine goes to its system: as it was ordered, until the agent tells what it does.
+    #[must_use]
+    pub fn restart(&self) -> Restart {
+        let ordered = self.order.system().map_or(Restart::Firmware, |order| order.restart);
+        self.installed.as_ref().map_or(ordered, |installed| installed.restart)
+    }
 }
 
 /// Documents that were written before jobs had several grants hold one, or none.
@@ -387,6 +395,9 @@ pub struct SystemOrder {
     pub authorized_keys: Vec<String>,
     /// UUIDs of this installation.
     pub uuids: DiskUuids,
+    /// How it shall be started.
+    #[serde(default)]
+    pub restart: Restart,
     /// What was given up: a disk's identity, and the fingerprint of what lies on it.
     #[serde(default)]
     pub erase: BTreeMap<String, Fingerprint>,

@@ -25,6 +25,7 @@ use crate::image::SignedManifest;
 use crate::layout::Layout;
 use crate::node_api::ReportConfig;
 use crate::phase::{Phase, Progress};
+use crate::restart::Restart;
 use crate::secret::Secret;
 use crate::wipe::{DiskIdentity, SignedGrant};
 use alloc::boxed::Box;
@@ -147,6 +148,9 @@ pub struct InstallTask {
     pub uuids: DiskUuids,
     /// Who the system shall be.
     pub identity: Identity,
+    /// How it shall be started.
+    #[serde(default)]
+    pub restart: Restart,
 }
 
 /// Everything needed to erase the disks of a machine.
@@ -297,6 +301,10 @@ pub struct Installed {
     pub machine_id: String,
     /// Whether a UEFI boot entry was written.
     pub boot_entry: bool,
+    /// How the system is started now: through the firmware where the order asked for more than the
+    /// machine can do.
+    #[serde(default)]
+    pub restart: Restart,
 }
 
 /// All disks are erased, and were read back.

@@ -13,7 +13,7 @@ mod why;
 
 use crate::cli::told;
 use crate::exit::Exit;
-use crate::http::api::{Declare, JobView, NodeView, PowerState};
+use crate::http::api::{Declare, JobView, NodeView, OrderJob, PowerState};
 use crate::http::diagnosis::DiagnosisView;
 use crate::image_import::Import;
 use api::{Api, ClientError};
@@ -22,6 +22,8 @@ use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::lifecycle::event::Move;
 use kaltstart_core::machine::JobKind;
 use kaltstart_protocol::ids::{Digest, Fingerprint, Mac};
+use kaltstart_protocol::restart::Restart;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -121,6 +123,10 @@ pub struct Order {
     /// Profile
     #[arg(long)]
     profile: String,
+    /// How the system is started: `firmware`, or `kexec`, which leaves the firmware's self-test out;
+    /// left out: as the profile says
+    #[arg(long)]
+    restart: Option<Restart>,
     #[command(flatten)]
     work: Work,
 }
@@ -139,6 +145,19 @@ pub struct Work {
     /// Seconds to wait at most
     #[arg(long, default_value_t = 3600, requires = "wait")]
     timeout: u64,
+}
+
+impl Order {
+    fn body(&self, kind: JobKind) -> OrderJob {
+        let Self { profile, restart, work } = self;
+        OrderJob { kind, profile: Some(profile.clone()), erase: work.erase(), restart: *restart }
+    }
+}
+
+impl Work {
+    fn erase(&self) -> BTreeMap<String, Fingerprint> {
+        self.erase.iter().cloned().collect()
+    }
 }
 
 /// A disk's identity, which may hold any character, and a fingerprint.
@@ -279,16 +298,15 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         }
         ClientCommand::Layout(command) => layout::run(&api, command, format).await,
         ClientCommand::Dhcp(command) => dhcp::run(&api, command, format).await,
-        ClientCommand::Deploy(Order { profile, work }) => {
-            place(&api, JobKind::Deploy, Some(profile), &work, format).await
-        }
-        ClientCommand::Rebuild { order: Order { profile, work }, confirm } => {
-            ensure_meant(&api, &work.node, &confirm).await?;
-            place(&api, JobKind::Rebuild, Some(profile), &work, format).await
+        ClientCommand::Deploy(order) => place(&api, &order.body(JobKind::Deploy), &order.work, format).await,
+        ClientCommand::Rebuild { order, confirm } => {
+            ensure_meant(&api, &order.work.node, &confirm).await?;
+            place(&api, &order.body(JobKind::Rebuild), &order.work, format).await
         }
         ClientCommand::Release { work, confirm } => {
             ensure_meant(&api, &work.node, &confirm).await?;
-            place(&api, JobKind::Release, None, &work, format).await
+            let body = OrderJob { kind: JobKind::Release, profile: None, erase: work.erase(), restart: None };
+            place(&api, &body, &work, format).await
         }
         ClientCommand::Why { node } => {
             let diagnosis: DiagnosisView = api.get(&Api::path(&["v1", "nodes", &node, "diagnosis"])).await?;
@@ -400,16 +418,8 @@ async fn ensure_meant(api: &Api, node: &str, confirm: &str) -> Result<(), Client
     Err(ClientError::Usage(say))
 }
 
-async fn place(
-    api: &Api,
-    kind: JobKind,
-    profile: Option<String>,
-    work: &Work,
-    format: Format,
-) -> Result<Exit, ClientError> {
-    let erase = work.erase.iter().cloned().collect();
-    let body = crate::http::api::OrderJob { kind, profile, erase };
-    let mut job: JobView = api.post(&Api::path(&["v1", "nodes", &work.node, "jobs"]), &body).await?;
+async fn place(api: &Api, body: &OrderJob, work: &Work, format: Format) -> Result<Exit, ClientError> {
+    let mut job: JobView = api.post(&Api::path(&["v1", "nodes", &work.node, "jobs"]), body).await?;
     if !work.wait {
         eprintln!("ordered; follow it with: ks watch {}", job.id);
         return output::one(&job, format);

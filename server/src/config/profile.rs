@@ -4,6 +4,7 @@ use super::authorized_key;
 use crate::images::is_file_name;
 use kaltstart_protocol::agent_api::DiskRule;
 use kaltstart_protocol::facts::TRANSPORTS;
+use kaltstart_protocol::restart::Restart;
 use serde::Deserialize;
 
 /// `[[profile]]`: what a machine shall become.
@@ -23,6 +24,9 @@ pub struct Profile {
     /// Lines of root's `authorized_keys`.
     #[serde(default)]
     pub authorized_keys: Vec<String>,
+    /// How the installed system is started; an order may say otherwise.
+    #[serde(default)]
+    pub restart: Restart,
 }
 
 fn single() -> String {

@@ -229,6 +229,7 @@ async fn hand_out_system(
                 not_before: clock::now().0 / 1000,
             },
         },
+        restart: order.restart,
     })))
 }
 

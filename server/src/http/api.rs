@@ -24,6 +24,7 @@ use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::{Digest, Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -219,7 +220,8 @@ fn job_view(app: &App, job: &Job) -> Result<JobView, Problem> {
 
 /// A job's view, with what is usual learned from `good` jobs of its profile.
 fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem> {
-    let others: Vec<&Job> = good.iter().filter(|other| other.id != job.id).take(SAMPLE_MAX).collect();
+    let alike = |other: &&Job| other.id != job.id && other.restart() == job.restart();
+    let others: Vec<&Job> = good.iter().filter(alike).take(SAMPLE_MAX).collect();
     let usuals: Vec<Usual> = Phase::ALL.iter().map(|phase| usual::usual(*phase, &others)).collect();
     let now = clock::now();
     let node_name =
@@ -349,6 +351,9 @@ pub struct OrderJob {
     /// What is given up: a disk's identity, and the fingerprint of what lies on it.
     #[serde(default)]
     pub erase: BTreeMap<String, Fingerprint>,
+    /// How the system is started; left out: as the profile says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
 }
 
 /// `POST /v1/nodes/{node}/jobs`
@@ -359,9 +364,15 @@ pub(super) async fn order(
 ) -> Result<Response, Problem> {
     let id = find(&app, &node)?.node.id;
     let order = match (wanted.kind, wanted.profile) {
-        (JobKind::Release, None) => Order::Release(ReleaseOrder { erase: wanted.erase }),
-        (JobKind::Release, Some(_)) => return Err(Problem::bad_request("a release lays no profile down")),
-        (JobKind::Deploy | JobKind::Rebuild, Some(profile)) => app.system_order(&profile, wanted.erase)?,
+        (JobKind::Release, None) if wanted.restart.is_none() => {
+            Order::Release(ReleaseOrder { erase: wanted.erase })
+        }
+        (JobKind::Release, _) => {
+            return Err(Problem::bad_request("a release lays no profile down and starts no system"));
+        }
+        (JobKind::Deploy | JobKind::Rebuild, Some(profile)) => {
+            app.system_order(&profile, wanted.restart, wanted.erase)?
+        }
         (kind, None) => return Err(Problem::bad_request(format!("a {} needs a profile", kind.name()))),
     };
     let machine = app.order(Key::Id(&id), wanted.kind, order).await?;

@@ -11,6 +11,7 @@ use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId, PublicKey};
 use kaltstart_protocol::node_api::{BootOrder, NodeReport};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
+use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, Reality};
@@ -96,7 +97,7 @@ impl<'a> Agent<'a> {
         self.twice("report", &report).await
     }
 
-    async fn twice(&self, path: &str, body: &impl Serialize) -> Directive {
+    pub(crate) async fn twice(&self, path: &str, body: &impl Serialize) -> Directive {
         let first: Directive = self.post(path, body).await.directive();
         assert_eq!(self.post(path, body).await.directive(), first, "the answer was lost");
         first
@@ -113,7 +114,7 @@ fn stopped(directive: &Directive) -> bool {
     matches!(directive, Directive::Stop { .. })
 }
 
-fn installed(job: &JobId, attempt: u32) -> Installed {
+pub(crate) fn installed(job: &JobId, attempt: u32) -> Installed {
     Installed {
         job: job.clone(),
         attempt,
@@ -121,6 +122,7 @@ fn installed(job: &JobId, attempt: u32) -> Installed {
         ssh_host_keys: Vec::new(),
         machine_id: "0123456789abcdef0123456789abcdef".into(),
         boot_entry: false,
+        restart: Restart::default(),
     }
 }
 

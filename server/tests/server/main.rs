@@ -8,6 +8,7 @@ mod http;
 mod images;
 mod layout;
 mod privileges;
+mod restart;
 mod site;
 mod tls;
 mod why;

@@ -421,6 +421,10 @@ impl Draft {
         job.installed = Some(installed.clone());
         self.heard();
         self.reach(Phase::Restart);
+        if let Some(job) = self.live() {
+            let by = (String::from("by"), String::from(installed.restart.name()));
+            job.phases[Phase::Restart.index()].detail.extend([by]);
+        }
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::node_api::BootOrder;
 use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, WipeGrant};
 use proptest::prelude::*;
@@ -58,6 +59,7 @@ fn system_order() -> SystemOrder {
             further: Vec::new(),
             esp: 1,
         },
+        restart: Restart::default(),
         erase: BTreeMap::new(),
     }
 }
@@ -95,6 +97,7 @@ fn installed(attempt: u32) -> Installed {
         ssh_host_keys: Vec::new(),
         machine_id: "m".into(),
         boot_entry: true,
+        restart: Restart::default(),
     }
 }
 
