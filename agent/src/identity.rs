@@ -4,6 +4,7 @@
 
 use crate::image::tree::Tree;
 use crate::pid1::EFIVARS;
+use crate::recall;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ed25519_dalek::SigningKey;
@@ -140,7 +141,8 @@ fn reporter(tree: &Tree, identity: &Identity, agent: &Path) -> io::Result<()> {
          WantedBy=multi-user.target\n"
     );
     tree.write(ORDER_UNIT, unit.as_bytes(), 0o644)?;
-    tree.symlink(ORDER_UNIT, ORDER_UNIT_LINK)
+    tree.symlink(ORDER_UNIT, ORDER_UNIT_LINK)?;
+    identity.recall.as_ref().map_or(Ok(()), |recall| recall::leave_behind(tree, recall))
 }
 
 fn hosts(identity: &Identity) -> String {
@@ -274,6 +276,7 @@ mod tests {
                 authority: Digest([7; 32]),
                 not_before: 1_800_000_000,
             },
+            recall: None,
         }
     }
 
@@ -356,6 +359,7 @@ mod tests {
         assert!(read("var/lib/kaltstart/report.json").contains("ksn_x"));
         let unit = read("etc/systemd/system/kaltstart-report.service");
         assert!(unit.contains("ExecStart=/usr/lib/kaltstart/agent report\n"));
+        assert!(!root.path().join("var/lib/kaltstart/recall.json").exists(), "it was not to ask");
         let unit = read("etc/systemd/system/kaltstart-boot-order.service");
         assert!(unit.contains("ExecStart=/usr/lib/kaltstart/agent boot-order\n"));
         // OpenSSH reads the private key and derives the same public one.
@@ -363,6 +367,32 @@ mod tests {
         let output = Command::new("ssh-keygen").arg("-yf").arg(&key).output().expect("ssh-keygen");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), written.ssh_host_keys[0]);
+    }
+
+    #[test]
+    fn a_system_that_shall_ask_is_left_its_token_and_the_unit() {
+        let root = tempfile::tempdir().expect("directory");
+        let agent = root.path().join("agent-file");
+        std::fs::write(&agent, "binary").expect("write");
+        let tree = Tree::open(root.path()).expect("open");
+        let recall = ReportConfig { token: Secret::new("ksr_y".into()), ..identity().report };
+        let asking = Identity { recall: Some(recall), ..identity() };
+        write(&tree, &asking, &layout(), &uuids(), &agent).expect("writes");
+        let file = root.path().join("var/lib/kaltstart/recall.json");
+        assert!(std::fs::read_to_string(&file).expect("written").contains("ksr_y"));
+        let mode = std::fs::metadata(&file).expect("written").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        let wanted = root.path().join("etc/systemd/system/multi-user.target.wants/kaltstart-recall.service");
+        let unit = root.path().join("etc/systemd/system/kaltstart-recall.service");
+        assert_eq!(
+            std::fs::read_link(wanted).expect("a link"),
+            Path::new("/etc/systemd/system/kaltstart-recall.service")
+        );
+        assert!(
+            std::fs::read_to_string(unit)
+                .expect("a unit")
+                .contains("ExecStart=/usr/lib/kaltstart/agent recall\n")
+        );
     }
 
     #[test]

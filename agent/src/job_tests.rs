@@ -105,6 +105,7 @@ fn task(restart: Restart) -> String {
                 authority: Digest([0; 32]),
                 not_before: 0,
             },
+            recall: None,
         },
         restart,
     };

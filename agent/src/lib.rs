@@ -55,6 +55,8 @@ pub mod neighbours;
 pub mod net;
 pub mod pid1;
 #[cfg(feature = "install")]
+pub mod recall;
+#[cfg(feature = "install")]
 pub mod report;
 #[cfg(feature = "install")]
 pub mod reporter;

@@ -1,10 +1,10 @@
-//! The Kaltstart agent: `init` of the ramdisk, and `agent report` and `agent boot-order` in the
+//! The Kaltstart agent: `init` of the ramdisk, and `agent report`, `agent recall` and `agent boot-order` in the
 //! installed system.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use kaltstart_agent::{boot_order, pid1, report, run};
+use kaltstart_agent::{boot_order, pid1, recall, report, run};
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["report"] => report::run(),
+        ["recall"] => recall::run(),
         ["boot-order"] => boot_order::run(Path::new(pid1::EFIVARS)),
         ["--version"] => {
             println!("kaltstart-agent {}", run::VERSION);
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
             eprintln!(
                 "kaltstart-agent {}: runs as init of Kaltstart's ramdisk.\n\
                  usage: kaltstart-agent report        tell the server once that this system is up\n\
+                 \x20      kaltstart-agent recall        ask the server whether a job calls this system back\n\
                  \x20      kaltstart-agent boot-order    set the boot order of the installation again",
                 run::VERSION
             );

@@ -1,6 +1,7 @@
 //! The server's middle: load a machine, let the core decide, commit, and only then answer.
 
 mod boot;
+mod recall;
 
 use crate::clock;
 use crate::config::{self, Config};
@@ -14,6 +15,7 @@ use crate::whereabouts::Claims;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, Step, phases};
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order, SystemOrder};
+use kaltstart_core::recall::Via;
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::image::Manifest;
@@ -47,6 +49,9 @@ pub enum AppError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A boot file cannot be read.
+    #[error("a boot file cannot be read; the server's log names it")]
+    BootFile,
     /// Others kept changing the machine.
     #[error("the machine keeps changing; try again")]
     Busy,
@@ -288,13 +293,15 @@ impl App {
     }
 
     /// The order of a profile as it stands now; it gives up what lies on the disks that `erase` names by
-    /// identity and fingerprint, and starts the system by `restart` instead of as the profile says.
+    /// identity and fingerprint, comes to the agent by `via`, and starts the system by `restart` instead of
+    /// as the profile says.
     ///
     /// # Errors
     /// When profile, image or layout are missing.
     pub fn system_order(
         &self,
         profile: &str,
+        via: Via,
         restart: Option<Restart>,
         erase: BTreeMap<String, Fingerprint>,
     ) -> Result<Order, AppError> {
@@ -316,6 +323,8 @@ impl App {
             authorized_keys: profile.authorized_keys.clone(),
             uuids,
             restart: restart.unwrap_or(profile.restart),
+            via,
+            recall: profile.recall,
             erase,
         })))
     }
@@ -345,6 +354,7 @@ impl App {
                     findings: Vec::new(),
                     wipe: Vec::new(),
                     report_token: None,
+                    recall_token: None,
                     installed: None,
                 })))
             })

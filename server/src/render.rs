@@ -50,21 +50,22 @@ pub struct AgentStart<'a> {
 impl AgentStart<'_> {
     /// The agent's kernel arguments. The kernel's own chatter stays off the console: the agent's
     /// words are for people, and the kernel would print the token with its command line.
-    fn arguments(&self) -> String {
+    #[must_use]
+    pub fn arguments(&self) -> Secret {
         let Self { server, authority, key, images, now, mac, mode, token, cmdline } = self;
         let keys: Vec<String> = images.keys.iter().map(ToString::to_string).collect();
         let mode = match mode {
             Mode::Discover => "discover",
             Mode::Install => "install",
         };
-        format!(
+        Secret::new(format!(
             "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_KEY}={key} {ARG_TIME}={} \
              {ARG_IMAGE_KEYS}={} {ARG_IMAGES_SINCE}={} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
             now.0 / 1000,
             keys.join(","),
             images.since,
             token.expose(),
-        )
+        ))
     }
 }
 
@@ -78,7 +79,7 @@ pub fn agent_script(
     files: &str,
     syslog: Option<Ipv4Addr>,
 ) -> Result<String, RenderError> {
-    let (mac, arguments) = (start.mac, format!("initrd=ramdisk {}", start.arguments()));
+    let (mac, arguments) = (start.mac, format!("initrd=ramdisk {}", start.arguments().expose()));
     Ok(text(
         include_str!("../../templates/boot/agent.ipxe"),
         context! {
@@ -103,7 +104,7 @@ pub fn agent_grub(start: &AgentStart<'_>) -> Result<String, RenderError> {
             mac => mac.to_string(),
             kernel => format!("/{}", File::Kernel(mac)),
             ramdisk => format!("/{}", File::Ramdisk(mac)),
-            arguments => boot::arguments::for_grub(&start.arguments())?,
+            arguments => boot::arguments::for_grub(start.arguments().expose())?,
         },
     )?)
 }

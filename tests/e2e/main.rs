@@ -47,6 +47,8 @@ mod leases;
 mod local;
 /// The power fails at any write.
 mod powercut;
+/// A rebuild without a start over the network.
+mod recall;
 /// All disks of a node are erased.
 mod release;
 /// Secure Boot stays on.

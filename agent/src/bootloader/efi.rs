@@ -86,6 +86,11 @@ fn description(option: &[u8]) -> String {
 /// The number of our entry and the new boot order; none when all 65,536 numbers are taken.
 pub fn arrange(now: &Variables) -> Option<(u16, Vec<u16>)> {
     let ours = |option: &Vec<u8>| description(option).starts_with(PREFIX);
+    // The agent was started by the system of an earlier installation: its entry and order stay.
+    let own = now.current.filter(|current| now.entries.get(current).is_some_and(ours));
+    if let Some(own) = own.filter(|own| now.order.contains(own)) {
+        return Some((own, now.order.clone()));
+    }
     let old = now.entries.iter().find(|(number, option)| ours(option) && Some(**number) != now.current);
     let number = match old {
         Some((&number, _)) => number,
@@ -227,6 +232,9 @@ mod tests {
         now.current = Some(9);
         assert_eq!(arrange(&now), Some((7, vec![7, 0, 5, 1])));
         assert_eq!(arrange(&Variables::default()), Some((0, vec![0])));
+        // It came from its own disk.
+        now.current = Some(7);
+        assert_eq!(arrange(&now), Some((7, vec![0, 7, 5, 1])));
     }
 
     #[test]

@@ -24,6 +24,20 @@ pub fn load(kernel: impl AsFd, ramdisk: impl AsFd, arguments: &CStr) -> io::Resu
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has the kernel forget what was loaded.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn unload() -> io::Result<()> {
+    /// `linux/kexec.h`
+    const KEXEC_FILE_UNLOAD: libc::c_ulong = 1;
+    // SAFETY: with this flag the kernel looks at none of the other arguments.
+    let result = unsafe {
+        libc::syscall(libc::SYS_kexec_file_load, -1, -1, 0_usize, std::ptr::null::<u8>(), KEXEC_FILE_UNLOAD)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Writes back everything and starts the kernel that was loaded. Returns only if none was.
 ///
 /// # Errors

@@ -327,6 +327,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
                 authority: Digest([7; 32]),
                 not_before: 1_800_000_000,
             },
+            recall: None,
         },
         restart: Restart::default(),
     };

@@ -18,6 +18,7 @@ pub mod http_head;
 pub mod lifecycle;
 pub mod machine;
 pub mod placement;
+pub mod recall;
 pub mod tftp;
 pub mod trace;
 pub mod usual;

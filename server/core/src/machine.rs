@@ -2,6 +2,7 @@
 
 use crate::boot::UefiLoader;
 use crate::hardware::Part;
+use crate::recall::Via;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -121,6 +122,9 @@ pub struct Node {
     pub session: Option<Session>,
     /// What is installed on it.
     pub system: Option<System>,
+    /// Fingerprint of the token with which that system asks whether a job calls it back, if it does.
+    #[serde(default)]
+    pub recall: Option<Digest>,
     /// How its disks were erased when it was released last.
     #[serde(default)]
     pub erasure: Option<ErasureRecord>,
@@ -151,6 +155,7 @@ impl Node {
             grant: None,
             session: None,
             system: None,
+            recall: None,
             erasure: None,
             own: Vec::new(),
         }
@@ -301,6 +306,9 @@ pub struct Job {
     pub wipe: Vec<WipeGrant>,
     /// Fingerprint of the token with which the installed system reports.
     pub report_token: Option<Digest>,
+    /// Fingerprint of the token with which it will ask whether a job calls it back, if it shall.
+    #[serde(default)]
+    pub recall_token: Option<Digest>,
     /// The disk is complete and bootable: the grant is used up, and the machine starts from it.
     pub installed: Option<Installed>,
 }
@@ -398,6 +406,12 @@ pub struct SystemOrder {
     /// How it shall be started.
     #[serde(default)]
     pub restart: Restart,
+    /// By what way the machine comes to the agent.
+    #[serde(default)]
+    pub via: Via,
+    /// Whether the system shall ask if a job calls it back.
+    #[serde(default)]
+    pub recall: bool,
     /// What was given up: a disk's identity, and the fingerprint of what lies on it.
     #[serde(default)]
     pub erase: BTreeMap<String, Fingerprint>,

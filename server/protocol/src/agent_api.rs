@@ -237,6 +237,9 @@ pub struct Identity {
     pub authorized_keys: Vec<String>,
     /// How the installed system reports.
     pub report: ReportConfig,
+    /// How it asks whether a job calls it back, if it shall.
+    #[serde(default)]
+    pub recall: Option<ReportConfig>,
 }
 
 /// State of a phase, at least once a second while one runs.

@@ -171,6 +171,8 @@ codes! {
         "Report the message with the job's log; `ks deploy` starts again.";
     IdentityRefused = "KS-4007", "host name, domain or keys cannot be written",
         "Correct what the message names in the node or its profile. The disk was not touched.";
+    RecallFailed = "KS-4008", "the installed system could not start the agent",
+        "The message says why. Its disk was not touched: order again without `--via kexec` (`ks deploy`) and start the machine over the network.";
     NotReported = "KS-5001", "the installed system did not report in",
         "Look at its console: it must boot from its own disk and get an address.";
     ReportDiffers = "KS-5002", "the installed system is not what was ordered",

@@ -25,6 +25,7 @@ pub mod image;
 pub mod layout;
 pub mod node_api;
 pub mod phase;
+pub mod recall;
 pub mod restart;
 pub mod secret;
 pub mod select;

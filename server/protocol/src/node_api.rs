@@ -13,12 +13,12 @@ pub const REPORT_CONFIG: &str = "/var/lib/kaltstart/report.json";
 /// Where the agent leaves itself in the installed system; `agent report` sends the report.
 pub const REPORTER: &str = "/usr/lib/kaltstart/agent";
 
-/// What the reporter needs to know.
+/// What an installed system needs to know to talk to the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReportConfig {
     /// Absolute URL, `https://…`.
     pub url: String,
-    /// Proves the report; valid for one job only.
+    /// Says which system it is; that of the report is valid for one job only.
     pub token: Secret,
     /// Fingerprint of the authority whose certificate the server shows.
     pub authority: Digest,

@@ -10,7 +10,9 @@ use kaltstart_core::lifecycle::GRANT_LIFETIME_MS;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::machine::Grant;
 use kaltstart_core::trace::{Start, What};
+use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::secret::Secret;
 
 impl App {
     /// Adds to what is known of a machine what the site says, and what was seen of its interface
@@ -59,23 +61,28 @@ impl App {
             })
             .await;
         let granted = match outcome {
-            Ok(_) => granted.map(|mode| AgentStart {
-                server: self.config.https_base(),
-                authority: self.tls.authority(),
-                key: self.tls.grant_key(),
-                images: self.config.images.trust(),
-                now: clock::now(),
-                mac,
-                mode,
-                token,
-                cmdline: &self.config.boot.cmdline,
-            }),
+            Ok(_) => granted.map(|mode| self.agent_start(mac, mode, token)),
             Err(AppError::Refused(_) | AppError::NotFound(_)) => None,
             Err(error) => return Err(error),
         };
         let start = granted.as_ref().map_or(Start::Local, |start| Start::Agent { mode: start.mode });
         self.trace.note(mac, What::Script(start));
         Ok(granted)
+    }
+
+    /// What an agent that may do that, with that boot token, has to know.
+    pub(super) fn agent_start(&self, mac: Mac, mode: Mode, token: Secret) -> AgentStart<'_> {
+        AgentStart {
+            server: self.config.https_base(),
+            authority: self.tls.authority(),
+            key: self.tls.grant_key(),
+            images: self.config.images.trust(),
+            now: clock::now(),
+            mac,
+            mode,
+            token,
+            cmdline: &self.config.boot.cmdline,
+        }
     }
 
     /// Hears that a machine has the whole ramdisk: its kernel starts now.

@@ -21,6 +21,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::lifecycle::event::Move;
 use kaltstart_core::machine::JobKind;
+use kaltstart_core::recall::Via;
 use kaltstart_protocol::ids::{Digest, Fingerprint, Mac};
 use kaltstart_protocol::restart::Restart;
 use std::collections::BTreeMap;
@@ -127,6 +128,10 @@ pub struct Order {
     /// left out: as the profile says
     #[arg(long)]
     restart: Option<Restart>,
+    /// How the machine comes to the agent: `network`, or `kexec`, where its system asks for jobs and starts the
+    /// agent itself
+    #[arg(long, default_value = "network")]
+    via: Via,
     #[command(flatten)]
     work: Work,
 }
@@ -149,8 +154,9 @@ pub struct Work {
 
 impl Order {
     fn body(&self, kind: JobKind) -> OrderJob {
-        let Self { profile, restart, work } = self;
-        OrderJob { kind, profile: Some(profile.clone()), erase: work.erase(), restart: *restart }
+        let Self { profile, restart, via, work } = self;
+        let (profile, erase) = (Some(profile.clone()), work.erase());
+        OrderJob { kind, profile, erase, restart: *restart, via: *via }
     }
 }
 
@@ -305,7 +311,8 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         }
         ClientCommand::Release { work, confirm } => {
             ensure_meant(&api, &work.node, &confirm).await?;
-            let body = OrderJob { kind: JobKind::Release, profile: None, erase: work.erase(), restart: None };
+            let (kind, erase) = (JobKind::Release, work.erase());
+            let body = OrderJob { kind, profile: None, erase, restart: None, via: Via::Network };
             place(&api, &body, &work, format).await
         }
         ClientCommand::Why { node } => {

@@ -27,6 +27,9 @@ pub struct Profile {
     /// How the installed system is started; an order may say otherwise.
     #[serde(default)]
     pub restart: Restart,
+    /// Whether the installed system asks if a job calls it back.
+    #[serde(default)]
+    pub recall: bool,
 }
 
 fn single() -> String {

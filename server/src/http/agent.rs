@@ -136,7 +136,7 @@ pub(super) async fn task(
 
 /// Hands out the task to erase all disks.
 async fn hand_out_release(app: &App, key: Key<'_>, job: &Job) -> Result<Task, Problem> {
-    let grants = match grants(app, key, job, None).await? {
+    let grants = match grants(app, key, job, [None, None]).await? {
         Ok(grants) => grants,
         Err(task) => return Ok(task),
     };
@@ -150,7 +150,7 @@ async fn grants(
     app: &App,
     key: Key<'_>,
     job: &Job,
-    report_token: Option<&Secret>,
+    [report_token, recall_token]: [Option<&Secret>; 2],
 ) -> Result<Result<Vec<WipeGrant>, Task>, Problem> {
     let mut granted = None;
     app.apply_with(key, |machine| {
@@ -162,6 +162,7 @@ async fn grants(
             Ok(wipe) => Event::TaskTaken {
                 job: job.id.clone(),
                 report_token: report_token.map(Secret::fingerprint),
+                recall_token: recall_token.map(Secret::fingerprint),
                 wipe: wipe.clone(),
             },
             Err(finding) => Event::Hindered(finding.clone()),
@@ -200,13 +201,20 @@ async fn hand_out_system(
         }
     };
     let report_token = clock::token("kst_report_");
-    let granted = match grants(app, key, job, Some(&report_token)).await? {
+    let recall_token = order.recall.then(|| clock::token("kst_recall_"));
+    let granted = match grants(app, key, job, [Some(&report_token), recall_token.as_ref()]).await? {
         Ok(granted) => granted,
         Err(task) => return Ok(task),
     };
     let [grant] = granted.as_slice() else { return Ok(Task::Wait) };
     let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
     let url = |digest: &Digest| format!("{}/images/{digest}", app.config.http_base());
+    let talk = |path: &str, token| ReportConfig {
+        url: format!("{}{path}", app.config.https_base()),
+        token,
+        authority: app.tls.authority(),
+        not_before: clock::now().0 / 1000,
+    };
     Ok(Task::Install(Box::new(InstallTask {
         job: job.id.clone(),
         attempt: job.attempt,
@@ -222,12 +230,8 @@ async fn hand_out_system(
             domain: String::new(),
             mac: boot_mac,
             authorized_keys: order.authorized_keys.clone(),
-            report: ReportConfig {
-                url: format!("{}/node/v1/report", app.config.https_base()),
-                token: report_token,
-                authority: app.tls.authority(),
-                not_before: clock::now().0 / 1000,
-            },
+            report: talk("/node/v1/report", report_token),
+            recall: recall_token.map(|token| talk("/node/v1/recall", token)),
         },
         restart: order.restart,
     })))

@@ -18,6 +18,7 @@ use kaltstart_core::machine::{
     ErasureRecord, Job, JobKind, JobState, Machine, Order, PhaseRecord, ReleaseOrder, State as NodeState,
     System,
 };
+use kaltstart_core::recall::Via;
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX, Usual};
 use kaltstart_protocol::facts::{Disk, Facts};
@@ -74,6 +75,9 @@ pub struct NodeView {
     pub fingerprints: BTreeMap<String, Fingerprint>,
     /// What the installed system told.
     pub report: Option<System>,
+    /// Whether that system asks if a job calls it back.
+    #[serde(default)]
+    pub recall: bool,
     /// How its disks were erased when it was released last.
     #[serde(default)]
     pub erasure: Option<ErasureRecord>,
@@ -159,7 +163,10 @@ impl From<Finding> for FindingView {
 pub(super) fn headline(machine: &Machine) -> String {
     let node = &machine.node;
     match &machine.job {
-        Some(job) if job.state == JobState::Queued => "waiting for the machine".to_owned(),
+        Some(job) if job.state == JobState::Queued => match job.order.system().map(|order| order.via) {
+            Some(Via::Kexec) => "waiting for its system to ask".to_owned(),
+            _ => "waiting for the machine".to_owned(),
+        },
         Some(job) if !job.state.ended() && job.kind == JobKind::Release => {
             format!("releasing · {}", job.phase.name())
         }
@@ -194,6 +201,7 @@ fn node_view(machine: &Machine) -> NodeView {
         findings: hardware::findings(node).into_iter().map(FindingView::from).collect(),
         fingerprints: node.facts.iter().flat_map(|facts| &facts.disks).filter_map(fingerprint).collect(),
         report: node.system.clone(),
+        recall: node.recall.is_some(),
         erasure: node.erasure.clone(),
     }
 }
@@ -354,6 +362,9 @@ pub struct OrderJob {
     /// How the system is started; left out: as the profile says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
+    /// By what way the machine comes to the agent; none for a release, which is over the network.
+    #[serde(default)]
+    pub via: Via,
 }
 
 /// `POST /v1/nodes/{node}/jobs`
@@ -364,14 +375,16 @@ pub(super) async fn order(
 ) -> Result<Response, Problem> {
     let id = find(&app, &node)?.node.id;
     let order = match (wanted.kind, wanted.profile) {
-        (JobKind::Release, None) if wanted.restart.is_none() => {
+        (JobKind::Release, None) if wanted.restart.is_none() && wanted.via == Via::Network => {
             Order::Release(ReleaseOrder { erase: wanted.erase })
         }
         (JobKind::Release, _) => {
-            return Err(Problem::bad_request("a release lays no profile down and starts no system"));
+            return Err(Problem::bad_request(
+                "a release lays no profile down, starts no system, and is over the network",
+            ));
         }
         (JobKind::Deploy | JobKind::Rebuild, Some(profile)) => {
-            app.system_order(&profile, wanted.restart, wanted.erase)?
+            app.system_order(&profile, wanted.via, wanted.restart, wanted.erase)?
         }
         (kind, None) => return Err(Problem::bad_request(format!("a {} needs a profile", kind.name()))),
     };

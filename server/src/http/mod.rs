@@ -17,6 +17,7 @@ mod files;
 pub mod layout;
 pub mod listen;
 mod patience;
+mod recall;
 
 use crate::app::App;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -69,6 +70,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/agent/v1/neighbours", post(agent::neighbours))
         .route("/agent/v1/log", post(agent::log))
         .route("/node/v1/report", post(agent::system_report))
+        .route("/node/v1/recall", post(recall::ask))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route_layer(middleware::from_fn_with_state(app.clone(), only_unread));

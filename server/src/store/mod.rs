@@ -102,6 +102,8 @@ pub enum Key<'a> {
     Session(Digest),
     /// The token of its job with which the installed system reports.
     ReportToken(Digest),
+    /// The token with which the installed system asks whether a job calls it back.
+    RecallToken(Digest),
 }
 
 impl Key<'_> {
@@ -114,6 +116,7 @@ impl Key<'_> {
             Self::BootToken(digest) => ("boot_token", digest.to_string()),
             Self::Session(digest) => ("session", digest.to_string()),
             Self::ReportToken(digest) => ("report_token", digest.to_string()),
+            Self::RecallToken(digest) => ("recall_token", digest.to_string()),
         }
     }
 }

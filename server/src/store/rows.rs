@@ -134,6 +134,7 @@ fn keys(machine: &Machine) -> Vec<Key<'_>> {
     keys.extend(node.grant.iter().map(|grant| Key::BootToken(grant.token)));
     keys.extend(node.session.iter().map(|session| Key::Session(session.secret)));
     keys.extend(machine.job.iter().filter_map(|job| job.report_token).map(Key::ReportToken));
+    keys.extend(node.recall.map(Key::RecallToken));
     keys
 }
 

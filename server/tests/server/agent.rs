@@ -53,11 +53,17 @@ fn with_disk(areas: Vec<Area>) -> Facts {
 impl<'a> Agent<'a> {
     /// Starts over the network: fetches script and ramdisk.
     pub(crate) async fn boot(site: &'a Site, n: u32, session: u32, mode: Mode) -> Agent<'a> {
-        let token = token(&script(site, n).await).expect("it may start");
+        let arguments = script(site, n).await;
         let path = format!("/boot/{}/ramdisk", mac(n));
         site.ask(Method::GET, &path, None, None::<&()>).await.expect("answered");
-        let facts = with_disk(Vec::new());
-        Agent { site, token, session: format!("kst_session_{session:064}"), mode, facts }
+        Agent { mode, ..Agent::started(site, &arguments, session) }
+    }
+
+    /// Was started for a job with those kernel arguments.
+    pub(crate) fn started(site: &'a Site, arguments: &str, session: u32) -> Agent<'a> {
+        let token = token(arguments).expect("it may start");
+        let (session, facts) = (format!("kst_session_{session:064}"), with_disk(Vec::new()));
+        Agent { site, token, session, mode: Mode::Install, facts }
     }
 
     pub(crate) async fn hello(&self) -> Answer {
@@ -126,7 +132,7 @@ pub(crate) fn installed(job: &JobId, attempt: u32) -> Installed {
     }
 }
 
-fn system_report(token: &Secret, root: &str) -> NodeReport {
+pub(crate) fn system_report(token: &Secret, root: &str) -> NodeReport {
     NodeReport {
         token: token.clone(),
         hostname: "n1".into(),
@@ -142,7 +148,7 @@ fn system_report(token: &Secret, root: &str) -> NodeReport {
     }
 }
 
-async fn tell(site: &Site, report: &NodeReport) -> StatusCode {
+pub(crate) async fn tell(site: &Site, report: &NodeReport) -> StatusCode {
     site.ask(Method::POST, "/node/v1/report", None, Some(report)).await.expect("answered").status
 }
 

@@ -8,6 +8,7 @@ mod http;
 mod images;
 mod layout;
 mod privileges;
+mod recall;
 mod restart;
 mod site;
 mod tls;

@@ -62,7 +62,8 @@ impl Site {
             "data_dir = {data:?}\n[http]\nlisten = \"127.0.0.1:{http}\"\ntls_listen = \"127.0.0.1:{tls}\"\n{http_lines}\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
              [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\ndiscovery = {discovery:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\nkeys = [{key:?}]\n\
              [log]\nlevel = \"debug\"\n\
-             [[profile]]\nname = \"good\"\nimage = \"tiny\"\n[[profile]]\nname = \"hollow\"\nimage = \"none\"\n",
+             [[profile]]\nname = \"good\"\nimage = \"tiny\"\n[[profile]]\nname = \"hollow\"\nimage = \"none\"\n\
+             [[profile]]\nname = \"asking\"\nimage = \"tiny\"\nrecall = true\n",
             data = dir.path().join("data"),
             kernel = dir.path().join("vmlinuz"),
             ramdisk = dir.path().join("ramdisk"),

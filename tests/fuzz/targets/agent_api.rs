@@ -5,6 +5,7 @@
 use kaltstart_protocol::agent_api::{Directive, Hello, Installed, LogBatch, Report, Task, TaskRequest, Welcome};
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
+use kaltstart_protocol::recall::{Recall, RecallQuestion};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{from_slice, to_vec};
 
@@ -19,6 +20,6 @@ macro_rules! unchanged {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    unchanged!(bytes: Hello, TaskRequest, Report, Installed, LogBatch, NodeReport);
-    unchanged!(bytes: Welcome, Task, Directive, Manifest, ReportConfig);
+    unchanged!(bytes: Hello, TaskRequest, Report, Installed, LogBatch, NodeReport, RecallQuestion);
+    unchanged!(bytes: Welcome, Task, Directive, Manifest, ReportConfig, Recall);
 });

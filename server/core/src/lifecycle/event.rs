@@ -44,6 +44,13 @@ pub enum Event {
         /// The grant; replaces an older one.
         grant: Grant,
     },
+    /// Its installed system asked, and was given a new grant for the job that calls it back.
+    Recalled {
+        /// The grant; replaces an older one.
+        grant: Grant,
+    },
+    /// Its installed system cannot start the agent that it was given, and says why.
+    RecallFailed(String),
     /// It fetched the last file it needs before the kernel starts.
     RamdiskServed {
         /// Bytes of kernel and ramdisk.
@@ -59,6 +66,8 @@ pub enum Event {
         job: JobId,
         /// Fingerprint of the token with which the installed system will report, if one is installed.
         report_token: Option<Digest>,
+        /// Fingerprint of the token with which it will ask whether a job calls it back, if it shall.
+        recall_token: Option<Digest>,
         /// What it may lose.
         wipe: Vec<WipeGrant>,
     },

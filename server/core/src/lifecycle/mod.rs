@@ -8,6 +8,7 @@ mod assignment;
 pub mod event;
 mod moves;
 pub mod phases;
+mod recall;
 #[cfg(test)]
 pub(crate) mod table;
 mod verify;
@@ -17,6 +18,7 @@ pub use assignment::{Assignment, assignment};
 use crate::boot;
 use crate::hardware;
 use crate::machine::{ErasureRecord, Job, JobKind, JobState, Machine, Session, State, System};
+use crate::recall::Via;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -82,10 +84,14 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
             draft.address_given(*asker).and_then(|()| draft.is_news(machine))
         }
         Event::ScriptServed { grant } => draft.script_served(grant),
+        Event::Recalled { grant } => draft.recalled(grant),
+        Event::RecallFailed(why) => draft.recall_failed(why),
         Event::RamdiskServed { bytes } => draft.ramdisk_served(*bytes),
         Event::AgentHello(hello) => draft.hello(hello),
         Event::NeighboursHeard(heard) => draft.neighbours_heard(heard),
-        Event::TaskTaken { job, report_token, wipe } => draft.task_taken(job, *report_token, wipe),
+        Event::TaskTaken { job, report_token, recall_token, wipe } => {
+            draft.task_taken(job, [*report_token, *recall_token], wipe)
+        }
         Event::DisksErased(erased) => draft.disks_erased(erased),
         Event::PhaseReported { .. } => draft.phase_reported(event),
         Event::InstallDone(installed) => draft.install_done(installed),
@@ -134,6 +140,18 @@ impl Draft {
         let now = self.now;
         if let Some(job) = self.machine.job.as_mut().filter(|job| !job.state.ended() && job.phase < to) {
             phases::advance(job, to, now, &mut self.happenings);
+        }
+    }
+
+    /// Lets the live job begin again at `from`, unless it did so too often.
+    fn start_over(&mut self, from: Phase) {
+        let now = self.now;
+        let Some(job) = self.live() else { return };
+        if job.attempt >= ATTEMPTS_MAX {
+            let detail = format!("started {} times, last seen in phase {}", job.attempt, job.phase.name());
+            self.fail(Finding::new(Code::TooManyAttempts, detail));
+        } else if let Some(job) = self.machine.job.as_mut() {
+            phases::rewind(job, from, now, &mut self.happenings);
         }
     }
 
@@ -196,21 +214,12 @@ impl Draft {
     fn dhcp_seen(&mut self, asker: Asker) -> Verdict {
         self.heard();
         let Some(job) = self.live() else { return Ok(()) };
-        let (phase, installed, attempt) = (job.phase, job.installed.is_some(), job.attempt);
+        let (phase, installed) = (job.phase, job.installed.is_some());
         match (asker, phase) {
             (Asker::Firmware, _) if installed => {}
             (Asker::Firmware, Phase::Queued | Phase::Power | Phase::Firmware) => self.reach(Phase::Dhcp),
             (Asker::Firmware, Phase::Dhcp | Phase::Loader) => {}
-            (Asker::Firmware, _) if attempt >= ATTEMPTS_MAX => self.fail(Finding::new(
-                Code::TooManyAttempts,
-                format!("started {attempt} times, last seen in phase {}", phase.name()),
-            )),
-            (Asker::Firmware, _) => {
-                let now = self.now;
-                if let Some(job) = self.machine.job.as_mut() {
-                    phases::rewind(job, Phase::Dhcp, now, &mut self.happenings);
-                }
-            }
+            (Asker::Firmware, _) => self.start_over(Phase::Dhcp),
             (Asker::System, Phase::Restart) => self.reach(Phase::Handoff),
             (Asker::System, _) => {}
         }
@@ -329,7 +338,7 @@ impl Draft {
     fn task_taken(
         &mut self,
         id: &kaltstart_protocol::ids::JobId,
-        report_token: Option<kaltstart_protocol::ids::Digest>,
+        [report_token, recall_token]: [Option<kaltstart_protocol::ids::Digest>; 2],
         wipe: &[WipeGrant],
     ) -> Verdict {
         let granted = self.granted(id);
@@ -340,7 +349,7 @@ impl Draft {
                     && job.installed.is_none()
                     && wipe.iter().all(|wipe| (&wipe.job, wipe.attempt) == (id, job.attempt)) =>
             {
-                job.report_token = report_token;
+                (job.report_token, job.recall_token) = (report_token, recall_token);
                 job.wipe = wipe.to_vec();
                 if let Some(uuids) = job.order.system().map(|order| order.uuids.clone()) {
                     let own = &mut self.machine.node.own;
@@ -453,7 +462,7 @@ impl Draft {
         let node = &mut self.machine.node;
         node.erasure =
             Some(ErasureRecord { job: erased.job.clone(), at: self.now, disks: erased.disks.clone() });
-        (node.system, node.own) = (None, Vec::new());
+        (node.system, node.recall, node.own) = (None, None, Vec::new());
         self.succeed(State::Available);
         Ok(())
     }
@@ -486,6 +495,7 @@ impl Draft {
             machine_id: report.machine_id.clone(),
             ssh_host_keys: report.ssh_host_keys.clone(),
         });
+        node.recall = job.recall_token;
         node.own = Vec::from([order.uuids.clone()]);
         if let (Some(finding), Some(job)) = (report.boot_order.finding(), self.machine.job.as_mut()) {
             job.findings.push(Finding::new(finding.code, cut(&finding.detail, FINDING_CHARS_MAX)));
@@ -519,6 +529,13 @@ impl Draft {
                     "a broken or retired node takes no orders, and a releasing one none but `ks release`",
                 ));
             }
+        }
+        let asks = self.machine.node.recall.is_some();
+        if job.order.system().is_some_and(|order| order.via == Via::Kexec) && !asks {
+            return Err(No::Refuse(
+                "its system does not ask for jobs: its profile had no `recall = true` when it was laid down; \
+                 order without `--via kexec` and start the machine over the network",
+            ));
         }
         self.machine.node.job = Some(job.id.clone());
         self.machine.job = Some(Job { from: self.machine.node.state, ..job.clone() });

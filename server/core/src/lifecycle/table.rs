@@ -9,6 +9,7 @@ use crate::boot::{self, BootDecision};
 use crate::machine::{
     Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder, Session, State, SystemOrder,
 };
+use crate::recall::Via;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -36,6 +37,10 @@ fn token() -> Digest {
     Digest::of(b"boot token")
 }
 
+fn recall_token() -> Digest {
+    Digest::of(b"recall token")
+}
+
 fn session() -> Digest {
     Digest::of(b"session")
 }
@@ -60,6 +65,8 @@ fn system_order() -> SystemOrder {
             esp: 1,
         },
         restart: Restart::default(),
+        via: Via::default(),
+        recall: true,
         erase: BTreeMap::new(),
     }
 }
@@ -85,6 +92,7 @@ pub(crate) fn job(kind: JobKind) -> Job {
         findings: Vec::new(),
         wipe: Vec::new(),
         report_token: None,
+        recall_token: None,
         installed: None,
     }
 }
@@ -123,7 +131,8 @@ fn task_taken() -> Event {
         issued: NOW,
         expires: NOW.plus(1),
     };
-    Event::TaskTaken { job: job_id(1), report_token: Some(token()), wipe: Vec::from([wipe]) }
+    let (job, report_token, recall_token) = (job_id(1), Some(token()), Some(recall_token()));
+    Event::TaskTaken { job, report_token, recall_token, wipe: Vec::from([wipe]) }
 }
 
 /// So many disks are erased, the first of them that of [`task_taken`].
@@ -171,6 +180,8 @@ fn events() -> Vec<(String, Event)> {
         ("address to system", Event::AddressGiven { asker: Asker::System, address }),
         ("script to discover", Event::ScriptServed { grant: grant(Mode::Discover, None) }),
         ("script to install", Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) }),
+        ("system recalled", Event::Recalled { grant: grant(Mode::Install, Some(job_id(1))) }),
+        ("recall failed", Event::RecallFailed("locked down".into())),
         ("ramdisk served", Event::RamdiskServed { bytes: 9 }),
         ("hello to discover", hello(Mode::Discover)),
         ("hello to install", hello(Mode::Install)),
@@ -186,6 +197,7 @@ fn events() -> Vec<(String, Event)> {
         ("system report, other root", system_report("other")),
         ("deploy ordered", Event::JobOrdered(Box::new(job(JobKind::Deploy)))),
         ("rebuild ordered", Event::JobOrdered(Box::new(job(JobKind::Rebuild)))),
+        ("recall ordered", recall_ordered()),
         ("release ordered", Event::JobOrdered(Box::new(job(JobKind::Release)))),
         ("disks erased", erased(1)),
         ("disks erased, not all", erased(0)),
@@ -199,6 +211,20 @@ fn events() -> Vec<(String, Event)> {
     .into();
     all.extend(Move::ALL.map(|wanted| (format!("operator: {}", wanted.name()), Event::Operator(wanted))));
     all
+}
+
+/// An order that calls the installed system back.
+fn recall_ordered() -> Event {
+    let mut rebuild = job(JobKind::Rebuild);
+    rebuild.order = Order::System(Box::new(SystemOrder { via: Via::Kexec, ..system_order() }));
+    Event::JobOrdered(Box::new(rebuild))
+}
+
+/// A deployed machine whose system asks whether a job calls it back.
+fn asking() -> Machine {
+    let mut machine = idle(State::Deployed);
+    machine.node.recall = Some(recall_token());
+    machine
 }
 
 /// A machine in `state` without a job.
@@ -263,6 +289,24 @@ pub(crate) fn situations() -> Vec<(String, Machine)> {
     all
 }
 
+/// A deployed machine whose system asks, and is called back: what doors give it is as for any other job.
+fn recalls() -> Vec<(String, Machine)> {
+    let mut all = Vec::new();
+    let recalled = Event::Recalled { grant: grant(Mode::Install, Some(job_id(1))) };
+    let mut machine = asking();
+    for (name, event) in [
+        ("allocated, recall in queued", recall_ordered()),
+        ("allocated, recall in loader", recalled),
+        ("allocated, recall in kernel", Event::RamdiskServed { bytes: 9 }),
+        ("allocated, recall in inventory", hello(Mode::Install)),
+        ("allocated, recall in disk", task_taken()),
+    ] {
+        machine = apply(machine, &[event]);
+        all.push((name.into(), machine.clone()));
+    }
+    all
+}
+
 fn describe(outcome: &Step) -> String {
     match outcome {
         Step::Ignored(why) => format!("ignored: {why}"),
@@ -285,7 +329,7 @@ fn describe(outcome: &Step) -> String {
 #[test]
 fn every_state_and_event_is_as_the_golden_table_says() {
     let mut table = String::new();
-    for (situation, machine) in situations() {
+    for (situation, machine) in situations().into_iter().chain(recalls()) {
         table.push_str(&format!("\n[{situation}]\n"));
         for (name, event) in events() {
             let outcome = describe(&step(&machine, &event, NOW));
@@ -328,10 +372,15 @@ fn p07_a_task_is_taken_with_a_grant_of_its_job_and_start_alone() {
     let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
     let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
     let machine = apply(idle(State::Expected), &[order, script, hello(Mode::Install)]);
-    let Event::TaskTaken { job, report_token, wipe } = task_taken() else { unreachable!() };
+    let Event::TaskTaken { job, report_token, recall_token, wipe } = task_taken() else { unreachable!() };
     let right = || wipe[0].clone();
     for wrong in [WipeGrant { job: job_id(2), ..right() }, WipeGrant { attempt: 2, ..right() }] {
-        let event = Event::TaskTaken { job: job.clone(), report_token, wipe: Vec::from([right(), wrong]) };
+        let event = Event::TaskTaken {
+            job: job.clone(),
+            report_token,
+            recall_token,
+            wipe: Vec::from([right(), wrong]),
+        };
         assert!(matches!(step(&machine, &event, NOW), Step::Refused(_)), "{event:?}");
     }
     let taken = apply(machine, &[task_taken(), task_taken()]);
