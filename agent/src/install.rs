@@ -194,7 +194,7 @@ pub(crate) fn in_phase<T>(
     result
 }
 
-fn check_cancelled(observer: &dyn Observer) -> Result<(), Stop> {
+pub(crate) fn check_cancelled(observer: &dyn Observer) -> Result<(), Stop> {
     observer.cancelled().map_or(Ok(()), |reason| Err(Stop::Cancelled(reason)))
 }
 

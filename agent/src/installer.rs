@@ -9,7 +9,7 @@ use kaltstart_protocol::wipe::HostIdentity;
 
 use crate::cmdline::Settings;
 use crate::devices::Devices;
-use crate::erase;
+use crate::erase::{self, choice};
 use crate::gate::Gate;
 use crate::http_source::HttpSource;
 use crate::install::{self, Paths, Stop};
@@ -47,7 +47,8 @@ impl Installer for Real {
     }
 
     fn erase(&self, task: &EraseTask, disks: &[Disk], reporter: &Reporter) -> Result<Erased, NotDone> {
-        erase::erase(&self.gate, task, disks, now(), &Paths::default(), reporter).map_err(NotDone::from)
+        erase::erase(&self.gate, task, disks, now(), &Paths::default(), &choice::methods, reporter)
+            .map_err(NotDone::from)
     }
 }
 

@@ -111,7 +111,13 @@ fn jobs(_: &Arc<Link>, _: &Settings, _: Devices, _: &Facts) -> Option<Box<Jobs<'
 
 /// What this machine is, once no more devices appear.
 fn facts(settings: &Settings, devices: &Devices) -> Facts {
-    let disks = devices.settled_disks();
+    #[cfg_attr(not(feature = "install"), allow(unused_mut))]
+    let mut disks = devices.settled_disks();
+    #[cfg(feature = "install")]
+    if settings.mode == Mode::Install && crate::erase::recover(Path::new("/dev"), &disks) {
+        // What was locked can be read now.
+        disks = devices.settled_disks();
+    }
     let mut facts = inventory::facts(Path::new("/"), settings.boot_mac);
     facts.disks = disks;
     inventory::ask_drivers(&mut facts.nics);

@@ -3,9 +3,12 @@
 mod common;
 
 use common::{DISK_BYTES, Loop, NOW, Watch, gate, grant, measured, root};
+use kaltstart_agent::disk::device::Device;
+use kaltstart_agent::erase::choice;
 use kaltstart_agent::erase::erase;
 use kaltstart_agent::install::Stop;
-use kaltstart_protocol::agent_api::{EraseDisk, EraseMethod, EraseTask, Erased, ReportState};
+use kaltstart_protocol::agent_api::{EraseDisk, EraseTask, Erased, ReportState};
+use kaltstart_protocol::erasure::{EraseMethod, Reach};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::JobId;
@@ -37,7 +40,7 @@ fn task(disks: &[Disk]) -> EraseTask {
 }
 
 fn run(task: &EraseTask, disks: &[Disk], paths: &Loop, watch: &Watch<'_>) -> Result<Erased, Stop> {
-    erase(&gate(), task, disks, NOW, &paths.paths(), watch)
+    erase(&gate(), task, disks, NOW, &paths.paths(), &choice::methods, watch)
 }
 
 fn is_empty(disk: &Loop) -> bool {
@@ -62,6 +65,38 @@ fn p10_every_byte_of_every_disk_is_gone() {
     assert!(is_empty(&first) && is_empty(&second));
     let all = Progress { done: 2 * DISK_BYTES, total: 2 * DISK_BYTES, unit: Unit::Bytes };
     assert_eq!(watch.at_end.into_inner().expect("lock"), [(Phase::Disk, all)]);
+}
+
+#[test]
+fn p10_what_a_disk_cannot_do_is_told_and_the_next_method_is_taken() {
+    use EraseMethod::{FormatCrypto, FormatErase, Overwrite, SanitizeBlock, SanitizeCrypto};
+    use EraseMethod::{SecureErase, SecureEraseEnhanced};
+    if !root() {
+        return;
+    }
+    let first = disk(512, "S1");
+    let disks = measured(std::slice::from_ref(&first.disk));
+    let watch = Watch::default();
+    // A loop device knows none of them.
+    let own = [SanitizeBlock, SanitizeCrypto, FormatErase, FormatCrypto, SecureEraseEnhanced, SecureErase];
+    let with = |methods: Vec<EraseMethod>| {
+        let methods = |_: &Disk, _: &Device| (methods.clone(), Vec::new());
+        erase(&gate(), &task(&disks), &disks, NOW, &first.paths(), &methods, &watch)
+    };
+    let Err(Stop::Failed(finding)) = with(own.to_vec()) else { panic!("erased by nothing") };
+    assert_eq!(finding.code, Code::NotErased);
+    let named = own.iter().all(|method| finding.detail.contains(&method.to_string()));
+    assert!(named && finding.detail.contains("serial S1"), "{finding}");
+    assert!(first.is_blank() && !is_empty(&first), "its ends are cleared, and no more");
+    let disks = measured(std::slice::from_ref(&first.disk));
+    let methods = |_: &Disk, _: &Device| ([&own[..], &[Overwrite]].concat(), Vec::new());
+    let erased = erase(&gate(), &task(&disks), &disks, NOW, &first.paths(), &methods, &watch);
+    let [erasure] = &erased.expect("erased").disks[..] else { panic!("one disk") };
+    assert_eq!((erasure.method, erasure.reach, erasure.changed), (Overwrite, Reach::Sectors, 0));
+    let tried: Vec<EraseMethod> = erasure.instead_of.iter().map(|unused| unused.method).collect();
+    assert_eq!(tried, own);
+    assert!(erasure.instead_of.iter().all(|unused| !unused.why.is_empty()));
+    assert!(is_empty(&first));
 }
 
 #[test]

@@ -5,17 +5,20 @@ use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::config::ServerConfig;
 use kaltstart_tests::disk;
-use kaltstart_tests::guest::{Bus, Firmware, GuestConfig};
+use kaltstart_tests::guest::{Bus, Fault, Firmware, GuestConfig};
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::secs;
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 /// The disk with the node's system, and that with somebody's data.
 const SYSTEM: &str = "ON-VIRTIO";
 const DATA: &str = "ON-NVME";
 const DATA_MIB: u64 = 96;
+/// A sector in the middle of it.
+const MIDDLE: u64 = DATA_MIB * disk::MIB / 2 / 512;
 
 fn is_empty(file: &Path) -> Result<bool> {
     let mut file = File::open(file)?;
@@ -27,6 +30,13 @@ fn is_empty(file: &Path) -> Result<bool> {
             _ => {}
         }
     }
+}
+
+/// A disk that looks blank, with data in its middle.
+fn secret(path: &Path) -> Result<()> {
+    disk::blank(path, DATA_MIB)?;
+    let file = File::options().write(true).open(path)?;
+    file.write_all_at(&[0x5e; 1 << 20], MIDDLE * 512).context("cannot write the secret")
 }
 
 /// What `ks` says to these words, which it takes.
@@ -79,11 +89,62 @@ fn p10_a_released_node_is_empty_or_is_not_given_to_anybody() -> Result<()> {
         ensure!(ordered.server.node(NODE)?.state == "available");
         let shown = ks(&ordered, &["node", "show", NODE])?;
         let erased: Vec<&str> = shown.lines().filter(|line| line.starts_with("ERASED")).collect();
-        let told =
-            |serial: &str| erased.iter().any(|line| line.contains(serial) && line.contains("overwrite"));
-        ensure!(told(SYSTEM) && told(DATA) && erased.len() == 2, "{shown}");
+        // Each by the best that it has: virtio has nothing of its own, and QEMU's NVMe knows format.
+        let by = |serial: &str, method: &str| {
+            erased.iter().any(|line| line.contains(serial) && line.contains(&format!(" by {method}: ")))
+        };
+        let all = by(SYSTEM, "overwrite") && by(DATA, "format (user data erase)");
+        ensure!(all && erased.len() == 2 && !shown.contains("NOT BY"), "{shown}");
         ordered.guest.power_off();
         ensure!(is_empty(&system)? && is_empty(&data)?, "something is left on a disk");
+        Ok(())
+    })
+}
+
+#[test]
+fn p10_a_disk_that_nothing_erases_keeps_its_node_from_everybody() -> Result<()> {
+    story("release-fails", |lab| {
+        let artefacts = Artefacts::from_env()?;
+        let mut config = ServerConfig::new(&artefacts, "cloud", &[IMAGE]);
+        // Nothing is installed: a node that was ordered is enough to be released.
+        config.profiles[0].disk_serial = Some("NOT-THERE".to_owned());
+        let (good, bad) = (lab.dir().join("good.raw"), lab.dir().join("bad.raw"));
+        secret(&good)?;
+        secret(&bad)?;
+        let mut machine = GuestConfig::new("guest", Firmware::Bios, 1)
+            .disk_on(Bus::Virtio, &good, "GOOD")
+            .disk_on(Bus::Nvme, &bad, "BAD");
+        machine.disks[1].fault = Some(Fault::BadSector(MIDDLE));
+        let mut ordered = order_from(lab, machine, &artefacts, config, IMAGE)?;
+        ordered.server.wait_ended(&ordered.job, AGENT_LIMIT)?.failed_with("KS-2105")?;
+        let release = ["release", NODE, "--confirm", NODE, "-o", "name"];
+        ordered.job = ks(&ordered, &release)?.trim().to_owned();
+        ordered.guest.reset()?;
+        let job = ordered.server.wait_ended(&ordered.job, DEPLOY_LIMIT)?;
+        job.failed_with("KS-2109")?;
+        let told = job.findings.first().map(|finding| finding.detail.clone()).unwrap_or_default();
+        let methods = told.contains("format (user data erase): ") && told.contains("overwrite: ");
+        ensure!(methods && told.contains("serial BAD") && !told.contains("GOOD"), "{told}");
+        let node = ordered.server.node(NODE)?;
+        ensure!(node.state == "releasing", "the node is {}", node.state);
+        let refused = ordered.server.ks(&["deploy", NODE, "--profile", IMAGE], secs(30))?;
+        ensure!(!refused.status.success(), "a node with a disk that is not clean was ordered");
+        ordered.guest.power_off();
+        ensure!(is_empty(&good)? && !is_empty(&bad)?, "the other disk waits for nothing");
+
+        // Another disk in its place, and the node is free again.
+        let other = lab.dir().join("other.raw");
+        secret(&other)?;
+        ordered.guest.open(|machine| {
+            machine.disks.truncate(1);
+            *machine = machine.clone().disk_on(Bus::Nvme, &other, "OTHER");
+        });
+        ordered.job = ks(&ordered, &release)?.trim().to_owned();
+        ordered.power_on()?;
+        ordered.server.wait_ended(&ordered.job, DEPLOY_LIMIT)?.succeeded()?;
+        ensure!(ordered.server.node(NODE)?.state == "available");
+        ordered.guest.power_off();
+        ensure!(is_empty(&other)?, "something is left on the new disk");
         Ok(())
     })
 }

@@ -104,6 +104,24 @@ pub struct DiskConfig {
     pub sector: u32,
     /// Where everything is recorded that is written to it, see [`Recording`](crate::recording::Recording).
     pub recording: Option<PathBuf>,
+    /// What is wrong with it.
+    pub fault: Option<Fault>,
+}
+
+/// What is wrong with a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// This sector of 512 bytes can neither be read nor written.
+    BadSector(u64),
+}
+
+impl Fault {
+    /// Options of QEMU's driver `blkdebug`.
+    fn options(self) -> String {
+        match self {
+            Self::BadSector(sector) => format!("inject-error.0.event=none,inject-error.0.sector={sector}"),
+        }
+    }
 }
 
 /// A memory module as the machine's firmware shall describe it.
@@ -207,7 +225,7 @@ impl GuestConfig {
     #[must_use]
     pub fn disk_on(mut self, bus: Bus, file: &Path, serial: &str) -> Self {
         let (file, serial) = (file.to_owned(), serial.to_owned());
-        self.disks.push(DiskConfig { file, serial, bus, sector: 512, recording: None });
+        self.disks.push(DiskConfig { file, serial, bus, sector: 512, recording: None, fault: None });
         self
     }
 }
@@ -454,12 +472,20 @@ impl<'a> Guest<'a> {
         for (index, disk) in config.disks.iter().enumerate() {
             let file = disk.file.display();
             // The host outlives every power cut tried here, so its page cache is safe enough.
-            match &disk.recording {
-                None => add(
+            match (&disk.recording, disk.fault) {
+                (None, Some(fault)) => add(
+                    "-blockdev",
+                    format!(
+                        "driver=blkdebug,node-name=disk{index},discard=unmap,image.driver=file,image.filename={file},\
+                         image.cache.no-flush=on,image.discard=unmap,{}",
+                        fault.options()
+                    ),
+                ),
+                (None, None) => add(
                     "-drive",
                     format!("if=none,id=disk{index},format=raw,cache=unsafe,discard=unmap,file={file}"),
                 ),
-                Some(log) => add(
+                (Some(log), _) => add(
                     "-blockdev",
                     format!(
                         "driver=blklogwrites,node-name=disk{index},discard=unmap,log-sector-size={SECTOR},\

@@ -193,6 +193,12 @@ impl Device {
             .map_err(|error| failed(&format!("read back at byte {offset}"), &error))
     }
 
+    /// The disk itself, for orders that the kernel knows nothing of.
+    #[must_use]
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The kernel's name.
     #[must_use]
     pub fn name(&self) -> &str {

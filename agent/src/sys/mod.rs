@@ -2,7 +2,10 @@
 
 pub mod block;
 pub mod disk;
+#[cfg(feature = "install")]
+pub mod erase;
 pub mod kernel;
 pub mod kexec;
 pub mod net;
+mod passthrough;
 pub mod xattr;

@@ -18,6 +18,7 @@
 //! Status 401 means that the session is not known (any more): say hello again is useless, the
 //! token is used up, so restart. 5xx and transport errors are tried again for ever.
 
+use crate::erasure::Erasure;
 use crate::facts::{Facts, Neighbour};
 use crate::finding::Finding;
 use crate::ids::{JobId, Mac, NodeId};
@@ -319,27 +320,6 @@ pub struct Erased {
     pub attempt: u32,
     /// One record for each disk of the task.
     pub disks: Vec<Erasure>,
-}
-
-/// How a disk was erased.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Erasure {
-    /// The disk.
-    pub disk: DiskIdentity,
-    /// How.
-    pub method: EraseMethod,
-    /// What that took, reading back included, in milliseconds.
-    pub duration_ms: u64,
-    /// Blocks that were read back from all over the disk, and held nothing.
-    pub samples: u64,
-}
-
-/// A way to erase a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EraseMethod {
-    /// Zeros were written to every sector, by the disk itself where it can.
-    Overwrite,
 }
 
 /// Which switch and port each interface is plugged into, by the interface's name in this start.

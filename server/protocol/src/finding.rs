@@ -141,6 +141,8 @@ codes! {
         "If all that the message names may be lost, order again with the `--erase` it tells; else choose another disk by the profile's rule. Nothing was written.";
     GrantRefused = "KS-2108", "the wipe grant is not for what is there",
         "Compare the message with the machine: a disk was changed or moved, something was formatted, or the grant is another machine's or too old. Order again. Nothing was written.";
+    NotErased = "KS-2109", "a disk could not be erased",
+        "Nobody gets the node. Take the disk out by the serial number in the message and destroy it, `ks node accept` the machine without it, and release it again; or release it again as it is, if the reason has gone.";
     DiskFailing = "KS-2201", "a disk says that it is failing",
         "Save what is on the disk and replace it: slot and serial number are in the message. No job writes to it; another disk is chosen by the profile's rule.";
     PartMissing = "KS-2202", "a part that was there is gone",

@@ -2,7 +2,7 @@
 //!
 //! The server, the agent and the installed system share the types of this crate: identifiers,
 //! packets ([`dhcp`], [`dhcp6`], [`tftp`]), what a machine is ([`facts`]) and what is on its disks ([`contents`]),
-//! which disk is meant ([`select`]), how it shall look ([`layout`]), what is written to it ([`image`]), what may be lost for it ([`wipe`]), and what agent and server tell each other ([`agent_api`],
+//! which disk is meant ([`select`]), how it shall look ([`layout`]), what is written to it ([`image`]), what may be lost for it ([`wipe`]), how it was erased ([`erasure`]), and what agent and server tell each other ([`agent_api`],
 //! [`node_api`]).
 //!
 //! The crate performs no I/O, reads no clock and makes no randomness: it is `no_std`, so the
@@ -18,6 +18,7 @@ pub mod agent_api;
 pub mod contents;
 pub mod dhcp;
 pub mod dhcp6;
+pub mod erasure;
 pub mod facts;
 pub mod finding;
 pub mod ids;

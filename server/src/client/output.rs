@@ -8,7 +8,7 @@ use crate::http::api::{FindingView, JobView, NodeView, ProfileView};
 use crate::store::StoredLine;
 use comfy_table::{Table, presets};
 use kaltstart_core::machine::JobState;
-use kaltstart_protocol::agent_api::Erasure;
+use kaltstart_protocol::erasure::{Erasure, Reach};
 use kaltstart_protocol::image::Manifest;
 use serde::Serialize;
 use std::io::{ErrorKind, Write as _};
@@ -157,12 +157,25 @@ pub(super) fn describe(node: &NodeView) -> String {
     }
     if let Some(record) = &node.erasure {
         let when = crate::http::api::rfc3339(record.at);
-        lines.extend(record.disks.iter().map(|Erasure { disk, method, samples, .. }| {
-            let disk = format!("{} serial {} ({} bytes)", disk.model, disk.serial, disk.size);
-            ("ERASED", format!("{when} {disk} by {}, {samples} samples read back empty", word(method)))
-        }));
+        lines.extend(record.disks.iter().flat_map(|erasure| erased(&when, erasure)));
     }
     named(&lines)
+}
+
+/// How a disk was erased, and what was tried before.
+fn erased(when: &str, erasure: &Erasure) -> Vec<(&'static str, String)> {
+    let Erasure { disk, method, reach, samples, changed, instead_of, .. } = erasure;
+    let disk = format!("{} serial {} ({} bytes)", disk.model, disk.serial, disk.size);
+    let reach = match reach {
+        Reach::Sectors => "all sectors",
+        Reach::Everything => "all sectors and what lies beside them",
+    };
+    let seen = match changed {
+        0 => format!("{samples} samples read back empty"),
+        _ => format!("{samples} samples read back, {changed} of them scrambled, the others empty"),
+    };
+    let others = instead_of.iter().map(|unused| ("  NOT BY", unused.to_string()));
+    [("ERASED", format!("{when} {disk} by {method}: {reach}; {seen}"))].into_iter().chain(others).collect()
 }
 
 /// Names and texts, a line each.

@@ -2,10 +2,11 @@
 
 use crate::site::{Answer, IMAGE, LIMIT, Site, mac, put_image};
 use kaltstart_protocol::agent_api::{
-    Directive, EraseMethod, EraseTask, Erased, Erasure, Hello, Installed, LogBatch, LogLine, Mode, Report,
-    ReportState, Task, TaskRequest,
+    Directive, EraseTask, Erased, Hello, Installed, LogBatch, LogLine, Mode, Report, ReportState, Task,
+    TaskRequest,
 };
 use kaltstart_protocol::contents::{Area, Contents};
+use kaltstart_protocol::erasure::{EraseMethod, Erasure, Reach, Unused};
 use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId, PublicKey};
@@ -440,7 +441,15 @@ async fn p10_a_released_node_is_free_when_all_its_disks_are_told_erased_and_not_
     assert_eq!(disk(&lost), disk(&task), "the answer was lost");
     assert!(stopped(&agent.twice("installed", &installed(&job, 1)).await), "nothing is installed");
 
-    let erasure = |disk| Erasure { disk, method: EraseMethod::Overwrite, duration_ms: 5, samples: 66 };
+    let erasure = |disk| Erasure {
+        disk,
+        method: EraseMethod::Overwrite,
+        reach: Reach::Sectors,
+        duration_ms: 5,
+        samples: 66,
+        changed: 0,
+        instead_of: vec![Unused { method: EraseMethod::SecureErase, why: "frozen".into() }],
+    };
     let all: Vec<Erasure> = disk(&task).into_iter().map(erasure).collect();
     let other = erasure(DiskIdentity { serial: "other".into(), ..DiskIdentity::default() });
     let told = |attempt, disks| Erased { job: job.clone(), attempt, disks };

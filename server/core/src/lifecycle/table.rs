@@ -15,10 +15,9 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
-use kaltstart_protocol::agent_api::{
-    DiskRule, DiskUuids, EraseMethod, Erased, Erasure, Installed, Mode, ReportState,
-};
+use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Erased, Installed, Mode, ReportState};
 use kaltstart_protocol::contents::Contents;
+use kaltstart_protocol::erasure::{EraseMethod, Erasure, Reach};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::layout::Layout;
@@ -140,8 +139,11 @@ fn erased(disks: u64) -> Event {
     let erasure = |size| Erasure {
         disk: DiskIdentity { size, ..DiskIdentity::default() },
         method: EraseMethod::Overwrite,
+        reach: Reach::Sectors,
         duration_ms: 1,
         samples: 1,
+        changed: 0,
+        instead_of: Vec::new(),
     };
     Event::DisksErased(Erased { job: job_id(1), attempt: 1, disks: (0..disks).map(erasure).collect() })
 }
