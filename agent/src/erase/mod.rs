@@ -225,27 +225,35 @@ fn look(method: EraseMethod, target: &Target<'_>, samples: &Samples) -> Result<S
     Ok(seen)
 }
 
-/// Takes away what an erasure that was cut off has left on the machine's ATA disks, so that they can be
-/// read and erased again: a password (see [`ata`]). Says whether there was one.
+/// Takes away what an erasure that was cut off has left on the machine's disks, so that they can be read and
+/// erased again: a password (see [`ata`]), or an operation that still goes on ([`nvme`]). Says whether there was any.
 #[must_use]
 pub fn recover(dev: &Path, disks: &[Disk]) -> bool {
     let recover = &|disk: &Disk| {
-        match File::open(dev.join(&disk.name)).and_then(|file| ata::recover(&mut &file)) {
+        let recovered = File::open(dev.join(&disk.name)).and_then(|file| match disk.transport.as_str() {
+            // Most controllers cannot sanitize, and have no log of it; what is wrong otherwise shows soon.
+            "nvme" if disk.holds.is_some() => Ok(false),
+            "nvme" => nvme::recover(&file),
+            _ => ata::recover(&mut &file),
+        });
+        match recovered {
             Ok(false) => return false,
-            Ok(true) => tracing::warn!("{}: unlocked; an earlier erasure was cut off", disk.name),
+            Ok(true) => {
+                tracing::warn!("{}: an earlier erasure was cut off; the disk is usable again", disk.name)
+            }
             // A disk of SAS knows no ATA.
             Err(_) if disk.transport == "sas" => return false,
             Err(error) => {
-                tracing::warn!(%error, disk = %disk.name, "the disk's security stays as it is");
+                tracing::warn!(%error, disk = %disk.name, "the disk stays as an earlier erasure may have left it");
                 return false;
             }
         }
         true
     };
     std::thread::scope(|scope| {
-        let ata = disks.iter().filter(|disk| matches!(disk.transport.as_str(), "sata" | "sas"));
+        let erasing = disks.iter().filter(|disk| matches!(disk.transport.as_str(), "nvme" | "sata" | "sas"));
         // All at once: a disk that hangs delays no other.
-        let threads: Vec<_> = ata.map(|disk| scope.spawn(move || recover(disk))).collect();
+        let threads: Vec<_> = erasing.map(|disk| scope.spawn(move || recover(disk))).collect();
         threads.into_iter().any(|thread| thread.join().unwrap_or(false))
     })
 }

@@ -13,6 +13,9 @@ const FORMAT_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 const SANITIZE_LIMIT: Duration = Duration::from_secs(12 * 60 * 60);
 /// Pause between looks at the progress of a sanitize operation.
 const LOOK: Duration = Duration::from_secs(1);
+/// Longest wait at the agent's start for an operation that goes on since an earlier one. A job waits for its agent's
+/// first words for ten minutes.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How long a controller may take to tell of an operation that it has taken.
 const NOTICE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -158,6 +161,24 @@ pub(super) fn sanitize<E: From<io::Error>>(
     }
 }
 
+/// Waits for the end of a sanitize operation that goes on since an earlier start: until then the disk can be neither
+/// read nor written. Says whether there was one.
+///
+/// # Errors
+/// When the disk does not answer, as one that cannot sanitize does not, or is not done within [`RECOVERY_LIMIT`].
+pub(super) fn recover(disk: &File) -> io::Result<bool> {
+    let began = Instant::now();
+    let mut waited = false;
+    while is_sanitizing(&sys::disk::nvme_sanitize_log(disk)?) {
+        if began.elapsed() > RECOVERY_LIMIT {
+            return Err(io::Error::other("it is still sanitizing"));
+        }
+        waited = true;
+        std::thread::sleep(LOOK);
+    }
+    Ok(waited)
+}
+
 /// `SANACT`: leave the failure mode (Base 2.0 figure 299).
 const EXIT_FAILURE_MODE: u32 = 1;
 
@@ -179,6 +200,10 @@ enum Status {
     Failed,
     /// The log is of another operation, or says nothing.
     Unknown,
+}
+
+fn is_sanitizing(log: &[u8; 512]) -> bool {
+    log[2] & 0x07 == 2
 }
 
 /// Reads a Sanitize Status log (Base 2.0 §5.16.1.25) after the operation with that command dword 10.
@@ -272,6 +297,7 @@ mod tests {
             let mut log = [0; 512];
             (log[0], log[1], log[2], log[3]) = (0x34, 0x12, status, 0x01);
             log[4..8].copy_from_slice(&of.to_le_bytes());
+            assert_eq!(is_sanitizing(&log), status == 2);
             sanitize_status(&log, order)
         };
         assert_eq!(status(0, order), Status::Unknown);
