@@ -32,6 +32,11 @@ const DRIVER_LOOKS: u32 = 10;
 /// File systems, which no device asks for: only an installation does.
 const INSTALL_MODULES: [&str; 3] = ["ext4", "xfs", "efivarfs"];
 
+/// Drivers of management controllers, and what makes a controller that they have found a device. Nothing asks
+/// for that by itself.
+const BMC_DRIVERS: [&str; 2] = ["ipmi_si", "ipmi_ssif"];
+const BMC_DEVICE: &str = "ipmi_devintf";
+
 /// The machine's devices, watched by a thread from the start on.
 #[derive(Clone)]
 pub struct Devices {
@@ -58,6 +63,9 @@ impl Devices {
         devices.guard();
         let loaded = loader.load_for_devices(|| devices.guard());
         tracing::info!("{loaded} drivers for the devices present");
+        if BMC_DRIVERS.iter().any(|driver| Path::new("/sys/module").join(driver).exists()) {
+            loader.load_named(BMC_DEVICE);
+        }
         let watcher = devices.clone();
         std::thread::spawn(move || {
             // Here, because the network need not wait for them.

@@ -23,7 +23,8 @@ const ETHERNET: &str = "1";
 /// processing accelerator (PCI Code and ID Assignment 1.11).
 const PCI_CLASSES: [&str; 6] = ["01", "02", "03", "0b", "10", "12"];
 
-/// Everything under `root` (`/` on a machine).
+/// Everything under `root` (`/` on a machine). What only the chips themselves can be asked is left out; see
+/// [`Aside`](crate::aside::Aside).
 #[must_use]
 pub fn facts(root: &Path, boot_mac: Option<Mac>) -> Facts {
     let nics = nics(root);
@@ -42,6 +43,8 @@ pub fn facts(root: &Path, boot_mac: Option<Mac>) -> Facts {
         disks: disks(root),
         devices: devices(root),
         tpm: Some(text(&root.join("sys/class/tpm/tpm0/tpm_version_major"))).filter(|text| !text.is_empty()),
+        endorsement: None,
+        bmc: None,
         kernel: text(&root.join("proc/sys/kernel/osrelease")),
     }
 }

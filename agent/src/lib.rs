@@ -11,7 +11,9 @@
 //! The agent listens to nothing, runs nothing from the image it writes, and waits for its server
 //! for ever.
 
+pub mod aside;
 pub mod backoff;
+pub mod bmc;
 #[cfg(feature = "install")]
 pub mod boot_order;
 #[cfg(feature = "install")]
@@ -65,4 +67,5 @@ pub mod smbios;
 pub mod sys;
 #[cfg(test)]
 mod test_server;
+pub mod tpm;
 pub mod work;

@@ -9,6 +9,7 @@ use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::secret::Secret;
 
+use crate::aside::Aside;
 use crate::cmdline::{self, Settings};
 use crate::devices::Devices;
 use crate::link::{CallError, Link};
@@ -72,12 +73,14 @@ fn start(settings: &Settings, started: u64) -> ! {
     clock::begin(settings.time);
     let devices = Devices::watch(&read("/proc/sys/kernel/osrelease").unwrap_or_default(), settings.mode);
     let mut listener = Listener::start();
+    let aside = Aside::start();
     // Disks may go on appearing while the network comes up.
     net::bring_up(settings.boot_mac);
     let http = http::pinned(settings.authority, settings.time)
         .unwrap_or_else(|error| stay(&format!("there is no TLS: {error}")));
     let link = Arc::new(Link::new(&settings.server, http, session(&settings.token)));
     let mut facts = facts(settings, &devices);
+    aside.add_to(&mut facts);
     listener.add_to(&mut facts.nics);
     let jobs = jobs(&link, settings, devices, &facts);
     if let Some(end) = greet(&link, settings, facts, started) {

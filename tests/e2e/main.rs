@@ -5,6 +5,8 @@
 
 /// Beside a DHCP server of somebody else.
 mod beside;
+/// TPM and management controller of a machine.
+mod board;
 /// What most stories start with.
 mod common;
 /// A damaged image is refused.

@@ -3,6 +3,7 @@
 //! KVM is not used: where these tests run it is often missing or broken, and one speed everywhere
 //! keeps the limits honest.
 
+use crate::board::BMC_PORT;
 use crate::console::{Console, Mark};
 use crate::lab::Lab;
 use crate::process::Process;
@@ -108,6 +109,15 @@ pub struct DiskConfig {
     pub fault: Option<Fault>,
 }
 
+/// A management controller, on the LPC bus by KCS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BmcConfig {
+    /// QEMU's own, which knows nothing of a network.
+    Simple,
+    /// [`Bmc`](crate::board::Bmc).
+    External,
+}
+
 /// What is wrong with a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -175,6 +185,10 @@ pub struct GuestConfig {
     pub modules: Vec<ModuleConfig>,
     /// Disks, in boot order after the network.
     pub disks: Vec<DiskConfig>,
+    /// The socket of its TPM, see [`Tpm`](crate::board::Tpm).
+    pub tpm: Option<PathBuf>,
+    /// Its management controller.
+    pub bmc: Option<BmcConfig>,
     /// What its clock shows at power-on, as `1970-01-01`; none = the right time.
     pub clock: Option<String>,
     /// Whether a BIOS starts the card's ROM and asks the network first.
@@ -196,6 +210,8 @@ impl GuestConfig {
             further_nics: Vec::new(),
             modules: Vec::new(),
             disks: Vec::new(),
+            tpm: None,
+            bmc: None,
             clock: None,
             bios_asks_network: true,
         }
@@ -468,6 +484,22 @@ impl<'a> Guest<'a> {
         }
         for number in 0..config.modules.len() {
             add("-smbios", format!("file={}", self.path(&format!("module{number}")).display()));
+        }
+        if let Some(socket) = &config.tpm {
+            add("-chardev", format!("socket,id=tpm,path={}", socket.display()));
+            add("-tpmdev", "emulator,id=tpm0,chardev=tpm".to_owned());
+            add("-device", "tpm-crb,tpmdev=tpm0".to_owned());
+        }
+        match config.bmc {
+            None => {}
+            Some(BmcConfig::Simple) => add("-device", "ipmi-bmc-sim,id=bmc0".to_owned()),
+            Some(BmcConfig::External) => {
+                add("-chardev", format!("socket,id=bmc,host=127.0.0.1,port={BMC_PORT},reconnect=1"));
+                add("-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc".to_owned());
+            }
+        }
+        if config.bmc.is_some() {
+            add("-device", "isa-ipmi-kcs,bmc=bmc0".to_owned());
         }
         for (index, disk) in config.disks.iter().enumerate() {
             let file = disk.file.display();

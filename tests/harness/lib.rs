@@ -18,6 +18,7 @@
 
 pub mod api;
 pub mod artefacts;
+pub mod board;
 pub mod clients;
 pub mod clients6;
 pub mod config;

@@ -39,6 +39,9 @@ impl Unpacked {
     #[must_use]
     pub fn with_libraries(&self, mut command: Command) -> Command {
         let mut path = OsString::from(self.0.join(LIBRARIES));
+        // Those that swtpm has for itself.
+        path.push(":");
+        path.push(self.0.join(LIBRARIES).join("swtpm"));
         if let Some(more) = std::env::var_os("LD_LIBRARY_PATH") {
             path.push(":");
             path.push(more);

@@ -69,8 +69,19 @@ const PEERS: &[&str] = &[
     "tftpd-hpa",
 ];
 
-/// Clients and a relay that the end-to-end stories start beside ours; unpacked as the peers are.
-const CLIENTS: &[&str] = &["atftp", "dhcpcd-base", "isc-dhcp-client", "isc-dhcp-relay", "tftp-hpa", "wget"];
+/// Clients, a relay, a TPM and a management controller that the end-to-end stories start beside ours; unpacked as the
+/// peers are.
+const CLIENTS: &[&str] = &[
+    "atftp",
+    "dhcpcd-base",
+    "isc-dhcp-client",
+    "isc-dhcp-relay",
+    "openipmi", // ipmi_sim
+    "swtpm",
+    "swtpm-tools", // swtpm_setup, which makes certificates
+    "tftp-hpa",
+    "wget",
+];
 
 /// A directory with the peers.
 pub(crate) fn peers() -> Result<PathBuf> {

@@ -4,6 +4,7 @@ pub mod block;
 pub mod disk;
 #[cfg(feature = "install")]
 pub mod erase;
+pub mod ipmi;
 pub mod kernel;
 pub mod kexec;
 pub mod net;

@@ -1,10 +1,11 @@
 //! What an agent saw of its machine. All of it is claimed by the machine: text, never trusted.
 
 use crate::contents::Contents;
-use crate::ids::Mac;
+use crate::ids::{Digest, Mac};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 /// Longest text of hardware that is told, in characters.
@@ -47,6 +48,10 @@ pub struct Facts {
     pub devices: Vec<PciDevice>,
     /// Version of the TPM's family (`1` for 1.2, `2`); none where there is no TPM.
     pub tpm: Option<String>,
+    /// The endorsement key of a TPM 2.0; none where it could not be asked.
+    pub endorsement: Option<Endorsement>,
+    /// The management controller; none where there is none, or it does not answer.
+    pub bmc: Option<Bmc>,
     /// Release of the running kernel.
     pub kernel: String,
 }
@@ -136,6 +141,70 @@ pub struct Cpu {
     pub threads: u32,
     /// `x86_64`, `aarch64`.
     pub architecture: String,
+}
+
+/// The endorsement key of a TPM, by which it can be told from every other one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endorsement {
+    /// What it is told by.
+    pub source: EndorsementSource,
+    /// The digest of the certificate (DER), or of the key's public area as the TPM gives it.
+    pub digest: Digest,
+}
+
+/// What tells of an endorsement key: the first of these that a TPM has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndorsementSource {
+    /// The certificate of its key of RSA 2048, by its maker.
+    RsaCertificate,
+    /// The certificate of its key of NIST P-256, by its maker.
+    EccCertificate,
+    /// The key of NIST P-256 itself, which no maker has certified within the TPM.
+    EccKey,
+}
+
+/// The management controller, as the machine sees it (IPMI).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bmc {
+    /// Version of its firmware.
+    pub firmware: String,
+    /// Version of IPMI that it speaks.
+    pub ipmi: String,
+    /// Its maker, by IANA's number of enterprises.
+    pub manufacturer: u32,
+    /// The maker's number of the product.
+    pub product: u16,
+    /// Its network; none when it does not tell.
+    pub lan: Option<BmcLan>,
+}
+
+/// The network of a management controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BmcLan {
+    /// The controller's number of the channel.
+    pub channel: u8,
+    /// Its address; none when it has none.
+    pub address: Option<Ipv4Addr>,
+    /// Its hardware address.
+    pub mac: Option<Mac>,
+    /// Where the address comes from.
+    pub source: AddressSource,
+}
+
+/// Where a controller's address comes from (IPMI 2.0 table 23-4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressSource {
+    /// It was set.
+    Static,
+    /// DHCP.
+    Dhcp,
+    /// The machine's firmware or system gave it.
+    Firmware,
+    /// It does not say, or something else.
+    Other,
 }
 
 /// How the machine was started.

@@ -1,6 +1,6 @@
 //! A machine's hardware, a line for each part.
 
-use kaltstart_protocol::facts::{Disk, Facts, Health, Nic, Verdict};
+use kaltstart_protocol::facts::{AddressSource, Bmc, Disk, EndorsementSource, Facts, Health, Nic, Verdict};
 
 /// What the agent saw, as names and texts.
 pub(super) fn lines(facts: &Facts) -> Vec<(&'static str, String)> {
@@ -10,7 +10,8 @@ pub(super) fn lines(facts: &Facts) -> Vec<(&'static str, String)> {
         ("FIRMWARE", system.bios_version.clone()),
         ("CHASSIS", words(&[&named("serial", &system.chassis_serial), &named("asset", &system.asset_tag)])),
         ("BOARD", words(&[&system.board, &named("serial", &system.board_serial)])),
-        ("TPM", facts.tpm.clone().unwrap_or_default()),
+        ("TPM", tpm(facts)),
+        ("BMC", facts.bmc.as_ref().map(bmc).unwrap_or_default()),
     ];
     lines.retain(|(_, text)| !text.is_empty());
     lines.push(("CPU", format!("{} x {}", facts.cpu.threads, facts.cpu.model)));
@@ -36,6 +37,37 @@ pub(super) fn lines(facts: &Facts) -> Vec<(&'static str, String)> {
         lines.push(("PCI", words(&[&device.address, &device.class, &device.id, &device.driver])));
     }
     lines
+}
+
+fn tpm(facts: &Facts) -> String {
+    let version = facts.tpm.clone().unwrap_or_default();
+    let key = facts.endorsement.as_ref().map_or_else(String::new, |key| {
+        let source = match key.source {
+            EndorsementSource::RsaCertificate => "endorsement certificate (RSA 2048)",
+            EndorsementSource::EccCertificate => "endorsement certificate (P-256)",
+            EndorsementSource::EccKey => "endorsement key (P-256) without certificate",
+        };
+        format!("{source} {}", key.digest)
+    });
+    words(&[&version, &key])
+}
+
+fn bmc(bmc: &Bmc) -> String {
+    let lan = bmc.lan.as_ref().map_or_else(
+        || "network not known".to_owned(),
+        |lan| {
+            let address = lan.address.map_or_else(|| "no address".to_owned(), |address| address.to_string());
+            let source = match lan.source {
+                AddressSource::Static => "(static)",
+                AddressSource::Dhcp => "(dhcp)",
+                AddressSource::Firmware => "(by firmware)",
+                AddressSource::Other => "",
+            };
+            words(&[&address, source, &lan.mac.map(|mac| mac.to_string()).unwrap_or_default()])
+        },
+    );
+    let maker = format!("maker {} product {}", bmc.manufacturer, bmc.product);
+    words(&[&lan, &named("firmware", &bmc.firmware), &named("IPMI", &bmc.ipmi), &maker])
 }
 
 fn nic(nic: &Nic) -> Vec<(&'static str, String)> {
