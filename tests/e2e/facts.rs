@@ -15,6 +15,18 @@ use serde_json::Value;
 /// A second network card.
 const SECOND_MAC: &str = "52:54:00:00:01:02";
 
+/// What the machine below should be made of.
+const CLASS: &str = r#"
+[[class]]
+name = "small"
+product = "Standard PC (Q35 + ICH9, 2009)"
+memory_gib = 1
+modules = 2
+sockets = 1
+nics = 2
+disks = [{ count = 1, transport = "nvme", min_gib = 1 }, { count = 1, transport = "sata" }]
+"#;
+
 /// A machine with two memory modules, two cards, a virtio disk to start from, a SATA and an NVMe disk, all blank.
 fn machine(lab: &Lab) -> Result<GuestConfig> {
     let mut machine = GuestConfig::new("guest", Firmware::Bios, 1)
@@ -113,7 +125,11 @@ fn a_disk_that_says_it_fails_is_refused_and_no_other() -> Result<()> {
 #[test]
 fn what_is_gone_is_named() -> Result<()> {
     story("facts-gone", |lab| {
-        let mut ordered = order(lab, machine(lab)?, "NO-SUCH")?;
+        let artefacts = Artefacts::from_env()?;
+        let mut config = ServerConfig::new(&artefacts, "generic", &[IMAGE]);
+        config.profiles[0].disk_serial = Some("NO-SUCH".to_owned());
+        config.sections.push_str(CLASS);
+        let mut ordered = order_only(lab, machine(lab)?, &artefacts, config, IMAGE)?;
         start(&mut ordered)?.failed_with("KS-2105")?;
         let facts = ordered.server.node(NODE)?.facts;
         let modules = &facts["modules"];
@@ -146,13 +162,22 @@ fn what_is_gone_is_named() -> Result<()> {
         });
         ordered.job = ordered.server.deploy(NODE, IMAGE)?.id;
         start(&mut ordered)?.failed_with("KS-2105")?;
-        let found = findings(&ordered)?;
+        let (found, differs): (Vec<_>, Vec<_>) =
+            findings(&ordered)?.into_iter().partition(|(code, _)| code != "KS-2204");
         let named = ["slot DIMM-B1", "serial ON-NVME", SECOND_MAC];
         ensure!(found.len() == named.len(), "{found:?}");
         for name in named {
             let told = found.iter().any(|(code, detail)| code == "KS-2202" && detail.contains(name));
             ensure!(told, "{name} is not told as gone: {found:?}");
         }
+        let expected = [
+            "class small: 1 GiB of memory are expected, 512 MiB are plugged in",
+            "class small: 2 memory modules are expected, 1 are seen: in slot DIMM-A1",
+            "class small: 2 network interfaces are expected, 1 are seen",
+            "class small: 1 disks (nvme, at least 1 GiB) are expected, 0 are seen: none; other disks: sda",
+        ];
+        let all = expected.iter().all(|text| differs.iter().any(|(_, detail)| detail.starts_with(text)));
+        ensure!(all && differs.len() == expected.len(), "{differs:?}");
         let shown = ordered.server.ks(&["node", "show", NODE], secs(30))?;
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         ensure!(shown.contains("KS-2202") && shown.contains("serial MOD-2"), "ks node show tells {shown}");
@@ -169,12 +194,18 @@ fn what_is_gone_is_named() -> Result<()> {
         start(&mut ordered)?.failed_with("KS-2105")?;
         let found = findings(&ordered)?;
         let codes: Vec<&str> = found.iter().map(|(code, _)| code.as_str()).collect();
-        ensure!(codes == ["KS-2202", "KS-2203"], "{found:?}");
+        ensure!(codes == ["KS-2202", "KS-2203", "KS-2204", "KS-2204"], "{found:?}");
+        ensure!(
+            found[2].1.contains("768 MiB are plugged in; unlike the others: in slot DIMM-C1"),
+            "{found:?}"
+        );
         ensure!(found[0].1.contains("ON-NVME") && found[1].1.contains("DIMM-C1 (256 MiB"), "{found:?}");
         let accepted = ordered.server.ks(&["node", "accept", NODE], secs(30))?;
         ensure!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
-        let (code, _) = findings(&ordered)?.pop().context("the uneven modules are forgotten")?;
-        ensure!(code == "KS-2203" && findings(&ordered)?.len() == 1, "{:?}", findings(&ordered)?);
+        // What differs from its class goes on differing.
+        let found = findings(&ordered)?;
+        let codes: Vec<&str> = found.iter().map(|(code, _)| code.as_str()).collect();
+        ensure!(codes == ["KS-2203", "KS-2204", "KS-2204"], "{found:?}");
         ensure!(ordered.server.node(NODE)?.state == "allocated", "accepting changed the node's state");
         Ok(())
     })

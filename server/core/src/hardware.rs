@@ -60,7 +60,7 @@ fn parts(facts: &Facts) -> Vec<Part> {
     modules.chain(disks).chain(nics).collect()
 }
 
-fn describe(module: &Module) -> String {
+pub(crate) fn describe(module: &Module) -> String {
     let or = |text: &str| if text.is_empty() { "-".to_string() } else { text.to_string() };
     format!(
         "in slot {} ({} MiB, {} {}, serial {})",

@@ -10,6 +10,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod boot;
+pub mod class;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod hardware;

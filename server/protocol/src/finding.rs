@@ -149,6 +149,10 @@ codes! {
         "Seat the part in the message anew or replace it; the machine's next job looks again. If it was taken out on purpose, `ks node accept` the machine as it is.";
     MemoryUneven = "KS-2203", "memory modules differ in size",
         "Compare the modules in the message with the order: one is wrong, badly seated, or partly switched off by the firmware.";
+    ClassDiffers = "KS-2204", "the machine is not made as its class says",
+        "Compare the parts in the message with the order: seat or replace what is missing or wrong, by slot and serial number; the machine's next job looks again. If it is meant to be so, correct its `[[class]]`.";
+    FirmwareOld = "KS-2205", "the firmware is older than its class says",
+        "Update the machine's firmware by its maker's tool or from its management controller; the next job looks again.";
     ImageMismatch = "KS-3001", "the image's digest is wrong",
         "The stored image is damaged: build or import it again. Nothing bootable was written.";
     ImageTruncated = "KS-3002", "the image ended early",

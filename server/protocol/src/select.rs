@@ -43,7 +43,8 @@ pub fn fixed(disks: &[Disk]) -> impl Iterator<Item = &Disk> {
 
 /// Whether every field that `rule` gives holds. Text is compared without surrounding blanks,
 /// which ATA and SCSI pad with.
-fn fits(rule: &DiskRule, disk: &Disk) -> bool {
+#[must_use]
+pub fn fits(rule: &DiskRule, disk: &Disk) -> bool {
     let same = |want: &Option<String>, have: &str| {
         want.as_deref().is_none_or(|want| !want.trim().is_empty() && want.trim() == have.trim())
     };

@@ -145,6 +145,7 @@ pub(super) fn describe(node: &NodeView) -> String {
     lines.extend(job(&node.job).map(|id| ("JOB", id)));
     lines.extend(job(&node.last_job).map(|id| ("LAST JOB", id)));
     lines.extend(node.last_seen.map(|time| ("LAST SEEN", crate::http::api::rfc3339(time))));
+    lines.extend(node.class.clone().map(|class| ("CLASS", class)));
     for view in &node.findings {
         lines.push(("FINDING", format!("{} {}: {}", view.finding.code, view.title, view.finding.detail)));
         lines.push(("  NEXT", view.next.clone()));

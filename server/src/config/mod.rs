@@ -2,6 +2,7 @@
 
 mod authorized_key;
 mod boot;
+mod class;
 mod dhcp;
 mod dhcp6;
 mod dhcp_class;
@@ -18,6 +19,7 @@ mod tftp;
 mod warnings;
 
 pub use boot::Boot;
+pub use class::Class;
 pub use dhcp::Dhcp;
 pub use dhcp_class::{DhcpClass, DhcpSite};
 pub use dhcp_option::DhcpOption;
@@ -82,6 +84,12 @@ pub struct Config {
     /// Machines that are expected.
     #[serde(default)]
     pub node: Vec<Node>,
+    /// Kinds of machines, as the decisions want them.
+    #[serde(skip)]
+    pub classes: Vec<kaltstart_core::class::Class>,
+    /// Kinds of machines.
+    #[serde(default, rename = "class")]
+    own_classes: Vec<Class>,
     /// Layouts by name: the built-in ones, and `own_layouts`, which may take their place.
     #[serde(skip)]
     pub layouts: BTreeMap<String, Layout>,
@@ -173,6 +181,7 @@ fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let layout: Layout = toml::from_str(text).map_err(|error| parse_error(error, None))?;
         config.layouts.insert(layout.name.clone(), layout);
     }
+    config.classes = config.own_classes.iter().map(Class::decided_upon).collect();
     let mut problems = Vec::new();
     twice(&mut problems, "layout.name", config.own_layouts.iter().map(|layout| layout.name.clone()));
     config.layouts.extend(config.own_layouts.iter().map(|layout| (layout.name.clone(), layout.clone())));
@@ -351,6 +360,7 @@ impl Config {
                 all.push(format!("dhcp6 {}: prefix overlaps with that of {}", dhcp6.title(), other.title()));
             }
         }
+        class::problems(&self.own_classes, &mut all);
         self.dhcp_site.problems(&mut all);
         twice(&mut all, "dhcp_class.name", self.dhcp_class.iter().map(|class| class.name.clone()));
         for class in &self.dhcp_class {

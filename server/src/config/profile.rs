@@ -38,7 +38,7 @@ fn single() -> String {
 
 impl Profile {
     pub(super) fn problems(&self, all: &mut Vec<String>) {
-        disk_problems(self, all);
+        disk_rule_problems(&format!("profile {:?}: disk", self.name), &self.disk, all);
         if !is_file_name(&self.image) {
             all.push(format!("profile {:?}: image {:?} is not an image name", self.name, self.image));
         }
@@ -51,14 +51,14 @@ impl Profile {
     }
 }
 
-/// Rules that no disk can fit.
-fn disk_problems(profile: &Profile, all: &mut Vec<String>) {
-    let DiskRule { transport, min_gib, max_gib, .. } = &profile.disk;
+/// Rules that no disk can fit; `title` names their section.
+pub(super) fn disk_rule_problems(title: &str, rule: &DiskRule, all: &mut Vec<String>) {
+    let DiskRule { transport, min_gib, max_gib, .. } = rule;
     if let Some(transport) = transport.as_ref().filter(|text| !TRANSPORTS.contains(&text.as_str())) {
         let known = TRANSPORTS.join(", ");
-        all.push(format!("profile {:?}: disk.transport {transport:?} is none of {known}", profile.name));
+        all.push(format!("{title}.transport {transport:?} is none of {known}"));
     }
     if min_gib.zip(*max_gib).is_some_and(|(min, max)| min > max) {
-        all.push(format!("profile {:?}: disk.min_gib is above disk.max_gib", profile.name));
+        all.push(format!("{title}.min_gib is above {title}.max_gib"));
     }
 }

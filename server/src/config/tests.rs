@@ -260,3 +260,31 @@ fn of_several_sections_one_must_be_named() {
     assert!(refusal(None).contains("choose one by --interface, of: br0, 10.9.0.0/16"), "{}", refusal(None));
     assert!(refusal(Some("br1")).contains("\"br1\": use --interface with one of: br0"));
 }
+
+#[test]
+fn classes_come_out_as_they_were_meant_and_those_that_mean_nothing_are_refused() {
+    let class = |body: &str| format!("{GOOD}\n[[class]]\nname = \"c\"\n{body}\n");
+    let disks = "disks = [{ count = 2, transport = \"nvme\", min_gib = 800 }]";
+    let good = class(&format!("vendor = \"V\"\nmodules = 4\nfirmware = \"2.10\"\n{disks}"));
+    let config = parse(&good, Path::new("c.toml")).expect("it is good");
+    let [found] = &config.classes[..] else { panic!("{:?}", config.classes) };
+    assert_eq!((found.vendor.as_deref(), found.modules, found.memory_gib), (Some("V"), Some(4), None));
+    assert_eq!((found.disks[0].count, found.disks[0].rule.min_gib), (2, Some(800)));
+
+    assert!(refusal(&class("modules = 4")).contains("it fits no machine"));
+    assert!(refusal(&class("product = \"P\"\nfirmware = \"new\"")).contains("no number"));
+    let odd =
+        class("product = \"P\"\ndisks = [{ count = 1, transport = \"ide\", min_gib = 2, max_gib = 1 }]");
+    let told = refusal(&odd);
+    assert!(
+        told.contains("disks.transport \"ide\" is none of") && told.contains("disks.min_gib is above"),
+        "{told}"
+    );
+    let twice = format!("{}\n[[class]]\nname = \"c\"\nnodes = [\"a\"]", class("nodes = [\"a\"]"));
+    let told = refusal(&twice);
+    assert!(
+        told.contains("class.name: \"c\" occurs twice") && told.contains("node \"a\" is in class"),
+        "{told}"
+    );
+    assert!(refusal(&class("product = \"P\"\ndimms = 4")).contains("dimms"));
+}

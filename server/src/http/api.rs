@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kaltstart_core::boot::UefiLoader;
+use kaltstart_core::class;
 use kaltstart_core::hardware;
 use kaltstart_core::lifecycle::event::{Event, Move};
 use kaltstart_core::machine::{
@@ -67,6 +68,9 @@ pub struct NodeView {
     pub last_seen: Option<Millis>,
     /// What the agent saw last.
     pub facts: Option<Facts>,
+    /// Its class of machines, if it has one.
+    #[serde(default)]
+    pub class: Option<String>,
     /// What is wrong with its hardware, and what to do.
     #[serde(default)]
     pub findings: Vec<FindingView>,
@@ -184,8 +188,12 @@ pub(super) fn headline(machine: &Machine) -> String {
     }
 }
 
-fn node_view(machine: &Machine) -> NodeView {
+fn node_view(app: &App, machine: &Machine) -> NodeView {
     let node = &machine.node;
+    let facts = node.facts.as_ref();
+    let class = facts.and_then(|facts| class::of(&app.config.classes, &node.name, facts));
+    let differs = class.zip(facts).map_or_else(Vec::new, |(class, facts)| class::findings(class, facts));
+    let findings = hardware::findings(node).into_iter().chain(differs);
     NodeView {
         id: node.id.clone(),
         name: node.name.clone(),
@@ -198,7 +206,8 @@ fn node_view(machine: &Machine) -> NodeView {
         last_job: node.last_job.clone(),
         last_seen: node.last_seen,
         facts: node.facts.clone(),
-        findings: hardware::findings(node).into_iter().map(FindingView::from).collect(),
+        class: class.map(|class| class.name.clone()),
+        findings: findings.map(FindingView::from).collect(),
         fingerprints: node.facts.iter().flat_map(|facts| &facts.disks).filter_map(fingerprint).collect(),
         report: node.system.clone(),
         recall: node.recall.is_some(),
@@ -302,7 +311,7 @@ pub(super) async fn nodes(
 ) -> Result<Json<Vec<NodeView>>, Problem> {
     let machines = app.store.machines()?;
     let wanted = machines.iter().filter(|found| filter.state.is_none_or(|s| found.machine.node.state == s));
-    Ok(Json(wanted.map(|found| node_view(&found.machine)).collect()))
+    Ok(Json(wanted.map(|found| node_view(&app, &found.machine)).collect()))
 }
 
 /// Body of `POST /v1/nodes`.
@@ -336,7 +345,7 @@ pub(super) async fn declare(
     let wanted = config::Declaration { name, mac, address, uefi_loader, renames: false };
     let machine = app.declare(&wanted).await?;
     let location = format!("/v1/nodes/{}", machine.node.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(node_view(&machine))).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(node_view(&app, &machine))).into_response())
 }
 
 /// `GET /v1/nodes/{node}`
@@ -344,7 +353,7 @@ pub(super) async fn node(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
 ) -> Result<Json<NodeView>, Problem> {
-    Ok(Json(node_view(&find(&app, &node)?)))
+    Ok(Json(node_view(&app, &find(&app, &node)?)))
 }
 
 /// Body of `POST /v1/nodes/{node}/jobs`.
@@ -422,7 +431,7 @@ pub(super) async fn power(
         app.trace.note(*mac, What::Power);
     }
     let id = node.id;
-    Ok(Json(node_view(&app.apply(Key::Id(&id), &Event::PowerSeen).await?.machine)))
+    Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &Event::PowerSeen).await?.machine)))
 }
 
 /// `POST /v1/nodes/{node}/{accept|reject|break|repair|retire}`
@@ -435,7 +444,7 @@ pub(super) async fn move_node(
         .find(|wanted| wanted.name() == word)
         .ok_or_else(|| Problem::not_found(format!("a node knows no {word:?}")))?;
     let id = find(&app, &node)?.node.id;
-    Ok(Json(node_view(&app.apply(Key::Id(&id), &Event::Operator(wanted)).await?.machine)))
+    Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &Event::Operator(wanted)).await?.machine)))
 }
 
 /// `GET /v1/jobs`
