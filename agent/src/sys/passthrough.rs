@@ -74,6 +74,7 @@ pub(super) enum Data<'a> {
     /// From the disk.
     In(&'a mut [u8; 512]),
     /// To the disk.
+    #[cfg(feature = "install")]
     Out(&'a [u8; 512]),
 }
 
@@ -121,12 +122,14 @@ pub(super) fn nvme_namespace(disk: &File) -> io::Result<u32> {
 pub(super) fn scsi(disk: &File, command: &[u8; 16], data: Data<'_>, timeout_ms: u32) -> io::Result<Answer> {
     const SG_IO: libc::c_ulong = 0x2285;
     const NONE: i32 = -1;
+    #[cfg(feature = "install")]
     const TO_DISK: i32 = -2;
     const FROM_DISK: i32 = -3;
     let mut sense = [0_u8; 32];
     let (direction, data_length, data) = match data {
         Data::None => (NONE, 0, std::ptr::null_mut()),
         Data::In(bytes) => (FROM_DISK, 512, bytes.as_mut_ptr()),
+        #[cfg(feature = "install")]
         Data::Out(bytes) => (TO_DISK, 512, bytes.as_ptr().cast_mut()),
     };
     let mut header = SgHeader {
