@@ -125,45 +125,28 @@ pub fn install(
     let job = Job { task, image: &image, paths, observer };
     let (device, disk, plan) = job.phase(Phase::Disk, || job.choose(gate, disks, now))?;
     let mut target = job.phase(Phase::Disk, || {
-        device.clear(&plan)?;
-        let mut target = job.format(&device, &plan)?;
+        device.stage("clearing", device.clear(&plan))?;
+        let mut target = device.stage("making file systems", job.format(&device, &plan))?;
         if !image.format.is_file_system() {
-            target.mount()?;
+            device.stage("making file systems", target.mount())?;
         }
         job.done(Phase::Disk, None, details(&disk, &plan));
         Ok(target)
     })?;
     job.phase(Phase::Image, || {
         let reuse = task.attempt > 1 || disk.holds.as_ref().is_none_or(|holds| !holds.is_blank());
-        job.lay_down(source, &plan, &mut target, reuse)
+        device.stage("writing the image", job.lay_down(source, &plan, &mut target, reuse))
     })?;
     job.phase(Phase::Configure, || {
-        let tree =
-            Tree::open(&paths.mount).map_err(|error| device::failed("cannot open the tree", &error))?;
-        let (written, boot) = job.configure(&tree, &plan)?;
-        let before = job.boot_files(&tree)?;
-        drop(tree);
-        target.unmount()?;
-        for (offset, bytes) in &boot.writes {
-            device.write_at(*offset, bytes)?;
-        }
-        device.sync()?;
-        device.forget_buffers()?;
-        for (offset, bytes) in &boot.writes {
-            device.verify(*offset, bytes)?;
-        }
-        target.mount_root_to_read()?;
-        let tree =
-            Tree::open(&paths.mount).map_err(|error| device::failed("cannot open the tree", &error))?;
-        if job.boot_files(&tree)? != before {
-            return Err(Finding::new(Code::DiskFailed, "kernel or ramdisk read back differently").into());
-        }
-        let restart = job.prepare_restart(&tree);
-        drop(tree);
-        target.unmount()?;
+        let (written, boot, before) = device.stage("writing the identity", job.configure(&plan))?;
+        // Now the disk is told all that was written to its file systems so far.
+        device.stage("writing the image", target.unmount())?;
+        device.stage("writing boot files", write_boot_files(&device, &boot.writes))?;
+        let restart = device.stage("reading back", job.read_back(&mut target, &before))?;
         drop(target);
         job.check_cancelled()?;
-        job.make_bootable(&device, &plan, &boot.boot_code)?;
+        let table = job.make_bootable(&device, &plan, &boot.boot_code);
+        device.stage("writing the partition table", table)?;
         let boot_entry = job.boot_entry(&plan, restart);
         job.done(Phase::Configure, None, BTreeMap::new());
         Ok(Installed {
@@ -176,6 +159,16 @@ pub fn install(
             restart,
         })
     })
+}
+
+/// Writes what lies outside of file systems, and compares it with what the disk then holds.
+fn write_boot_files(device: &Device, writes: &[(u64, Vec<u8>)]) -> Result<(), Finding> {
+    for (offset, bytes) in writes {
+        device.write_at(*offset, bytes)?;
+    }
+    device.sync()?;
+    device.forget_buffers()?;
+    writes.iter().try_for_each(|(offset, bytes)| device.verify(*offset, bytes))
 }
 
 /// Runs a part of a phase: says that it runs, and if it fails, why.
@@ -361,17 +354,37 @@ impl Job<'_> {
             .map_err(|error| Finding::new(Code::DiskFailed, format!("partition table: {error}")))
     }
 
-    /// Step 5, first half: files in the tree, and boot files out of it.
-    fn configure(&self, tree: &Tree, plan: &Plan) -> Result<(Written, bootloader::Boot), Stop> {
+    /// Step 5, first half: files in the tree, and boot files out of it; with the digests of those that must
+    /// be right.
+    fn configure(&self, plan: &Plan) -> Result<(Written, bootloader::Boot, Vec<Digest>), Stop> {
         let Self { task, paths, .. } = self;
-        let written = identity::write(tree, &task.identity, &task.layout, &task.uuids, &paths.agent)
+        let tree = self.tree()?;
+        let written = identity::write(&tree, &task.identity, &task.layout, &task.uuids, &paths.agent)
             .map_err(|error| device::failed("cannot write the identity", &error))?;
         for (path, text) in self.grub_files()? {
             tree.write(path, text.as_bytes(), 0o644)
                 .map_err(|error| device::failed(&format!("cannot write {path}"), &error))?;
         }
-        let prepared = bootloader::prepare(tree, self.image, plan, &task.uuids.root, task.uuids.esp)?;
-        Ok((written, prepared))
+        let prepared = bootloader::prepare(&tree, self.image, plan, &task.uuids.root, task.uuids.esp)?;
+        let digests = self.boot_files(&tree)?;
+        Ok((written, prepared, digests))
+    }
+
+    fn tree(&self) -> Result<Tree, Finding> {
+        Tree::open(&self.paths.mount).map_err(|error| device::failed("cannot open the tree", &error))
+    }
+
+    /// Step 5, second half: what must be right to start is read from the disk once more; how it starts.
+    fn read_back(&self, target: &mut Target<'_>, before: &[Digest]) -> Result<Restart, Finding> {
+        target.mount_root_to_read()?;
+        let tree = self.tree()?;
+        if self.boot_files(&tree)? != before {
+            return Err(Finding::new(Code::DiskFailed, "kernel or ramdisk read back differently"));
+        }
+        let restart = self.prepare_restart(&tree);
+        drop(tree);
+        target.unmount()?;
+        Ok(restart)
     }
 
     /// GRUB's configuration files: where, and what.
@@ -390,7 +403,10 @@ impl Job<'_> {
             .into_iter()
             .map(|path| {
                 let digest = tree.open_file(path).and_then(digest);
-                digest.map_err(|error| Finding::new(Code::BootloaderFailed, format!("{path}: {error}")))
+                digest.map_err(|error| match error.raw_os_error() {
+                    Some(libc::EIO | libc::EUCLEAN) => device::failed(&format!("cannot read {path}"), &error),
+                    _ => Finding::new(Code::BootloaderFailed, format!("{path}: {error}")),
+                })
             })
             .collect()
     }

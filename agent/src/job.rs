@@ -13,6 +13,7 @@ use kaltstart_protocol::restart::Restart;
 use crate::install::Observer as _;
 use crate::link::{CallError, Link};
 use crate::reporter::{Reporter, Stop};
+use crate::screen::{self, Doing};
 use crate::work::{DiskTask, End};
 use crate::{log, log_sender};
 
@@ -46,6 +47,7 @@ pub trait Installer: Sync {
 /// Carries out `task`, and tells the server how it goes; gives nothing when the machine shall stay up.
 pub fn carry_out(link: &Link, task: &DiskTask, installer: &dyn Installer) -> Option<End> {
     let (job, attempt) = task.start();
+    screen::job_begins(matches!(task, DiskTask::Erase(_)));
     let reporter = Reporter::new(job.clone(), attempt);
     match task {
         DiskTask::Install(task) => {
@@ -87,6 +89,7 @@ fn beside<T>(
         (_, Some(Stop::Unauthorized(text))) => Some(End::Unknown(text)),
         (_, Some(Stop::Directed(reason))) => {
             log::console(&format!("\n==== stopped by the server: {reason} ====\nThe machine stays up.\n"));
+            screen::doing(Doing::Stopped(reason.clone()));
             tracing::warn!("stopped by the server: {reason}");
             None
         }
@@ -104,6 +107,7 @@ fn words(panic: &(dyn Any + Send)) -> String {
 /// Says that the disk is complete until the server has noted it. Afterwards nothing more is said.
 fn announce(link: &Link, installed: &Installed) -> Option<End> {
     log::console("\n==== installed: the disk is complete and verified ====\n");
+    screen::doing(Doing::Installed);
     tracing::info!("disk {} is complete", installed.disk);
     log_sender::flush_and_hold_back();
     match link.insist("reporting the installation", |link| link.installed(installed)) {
@@ -121,6 +125,7 @@ fn announce(link: &Link, installed: &Installed) -> Option<End> {
 /// Says that all disks are empty until the server has noted it. The machine waits for its next order.
 fn tell_erased(link: &Link, erased: &Erased) -> Option<End> {
     log::console("\n==== erased: all disks are empty ====\nThe machine stays up; it may be switched off.\n");
+    screen::doing(Doing::Erased);
     match link.insist("reporting the erasure", |link| link.erased(erased)) {
         Ok(Directive::Continue) => None,
         other => not_taken("erasure", other),

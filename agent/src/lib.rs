@@ -1,7 +1,7 @@
 //! The Kaltstart agent: PID 1 of a ramdisk that lists the hardware, lays down an image, reports.
 //!
 //! [`run`] is a whole start: [`devices`] loads drivers and, when the machine is only looked at,
-//! sets its disks read-only; [`net`] gets an address; [`link`] talks to the server; [`work`] does
+//! sets its disks read-only; [`net`] gets an address; [`link`] talks to the server; [`screen`] shows people in front of the machine how it goes; [`work`] does
 //! what the server asks: with the feature `install`, [`job`] and [`install`] lay down an image, and [`erase`] empties disks. [`report`] is the other face: the same
 //! program in the installed system, which tells the server once that it is up.
 //!
@@ -63,6 +63,7 @@ pub mod report;
 #[cfg(feature = "install")]
 pub mod reporter;
 pub mod run;
+pub mod screen;
 pub mod smbios;
 pub mod sys;
 #[cfg(test)]

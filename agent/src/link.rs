@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::backoff::{Policy, SERVER};
 use crate::sys::kernel;
-use crate::{clock, http, log};
+use crate::{clock, http, log, screen};
 
 /// Longest time of a call that is answered at once.
 const CALL_LIMIT: Duration = Duration::from_secs(20);
@@ -157,6 +157,7 @@ impl Link {
                 Err(CallError::Untrusted(why)) => (why, Code::ServerNotTrusted, 1),
                 answer => {
                     if shown.is_some() {
+                        screen::reached();
                         tracing::info!("{} answers again after {failures} failed attempts", self.server);
                     }
                     return answer;
@@ -198,7 +199,11 @@ impl Link {
             request = request.header("Authorization", format!("Bearer {}", self.session.expose()));
         }
         let answer = request.config().timeout_global(Some(limit)).build().send(&bytes[..]);
-        read_answer(answer)
+        let answer = read_answer(answer);
+        if !matches!(answer, Err(CallError::Unreachable(_) | CallError::Untrusted(_))) {
+            screen::heard();
+        }
+        answer
     }
 }
 

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use kaltstart_protocol::agent_api::{LogBatch, LogLine};
 use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::language::Language;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
+use crate::screen;
 use crate::sys::kernel::uptime_ms;
 
 /// Lines kept while the server does not take them; the oldest go first.
@@ -117,22 +119,32 @@ pub fn console(text: &str) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// Shows a finding in a frame on the console, and logs it.
+/// Shows a finding on the screen and in a frame on the console, and logs it.
 pub fn finding(finding: &Finding) {
     let now = uptime_ms();
     RING.push(now, "error", &finding.to_string());
-    console(&frame(finding));
+    screen::found(finding);
+    show(finding);
+}
+
+/// Shows a finding on the console alone, in the language that was chosen.
+pub(crate) fn show(finding: &Finding) {
+    console(&frame(finding, screen::language()));
 }
 
 /// A finding for people in front of the machine: what, seen how, what to do.
-fn frame(finding: &Finding) -> String {
+fn frame(finding: &Finding, language: Language) -> String {
+    let (seen, next) = match language {
+        Language::English => ("Seen", "Next"),
+        Language::German => ("Gesehen", "Zu tun"),
+    };
     let bar = "=".repeat(72);
     let code = finding.code;
     format!(
-        "\n{bar}\n  {code}  {}\n\n  Seen:  {}\n  Next:  {}\n{bar}\n",
-        code.title(),
+        "\n{bar}\n  {code}  {}\n\n  {seen}:  {}\n  {next}:  {}\n{bar}\n",
+        code.title_in(language),
         clean(&finding.detail),
-        code.next()
+        code.next_in(language)
     )
 }
 

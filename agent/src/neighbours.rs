@@ -12,7 +12,7 @@ use kaltstart_protocol::agent_api::Neighbours;
 use kaltstart_protocol::facts::{Neighbour, Nic};
 
 use crate::link::Link;
-use crate::{inventory, lldp, sys};
+use crate::{inventory, lldp, screen, sys};
 
 /// Pause between looks for new interfaces.
 const LOOK: Duration = Duration::from_secs(1);
@@ -90,6 +90,7 @@ fn listen(sender: &SyncSender<News>) -> std::io::Result<()> {
         let Some((name, neighbour)) = joined.get(&index).zip(lldp::read(payload)) else { continue };
         if known.get(name) != Some(&neighbour) {
             tracing::info!("{name}: plugged into {neighbour}");
+            screen::plugged(name, neighbour.to_string());
             if sender.try_send((name.clone(), neighbour.clone())).is_ok() {
                 known.insert(name.clone(), neighbour);
             }

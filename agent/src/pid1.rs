@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::log;
+use crate::screen::{self, Doing};
 use crate::sys::{kernel, kexec};
 
 /// Where UEFI's variables show when the machine was started by UEFI.
@@ -89,7 +90,9 @@ pub fn start_loaded_kernel() -> ! {
 /// Restarts the machine after `reason` was shown; holds if the kernel refuses.
 pub fn restart(reason: &str) -> ! {
     log::console(&format!("\n==== restarting: {reason} ====\n"));
+    screen::doing(Doing::Restarting(reason.into()));
     let error = kernel::sync_and_restart();
     log::console(&format!("the kernel refuses to restart: {error}; restart the machine by hand"));
+    screen::doing(Doing::Stuck(format!("the kernel refuses to restart: {error}")));
     hold()
 }

@@ -10,6 +10,7 @@ use kaltstart_protocol::phase::{Phase, Progress};
 
 use crate::install::Observer;
 use crate::link::{CallError, Link};
+use crate::screen;
 
 /// Time between two reports of a running phase.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -148,6 +149,9 @@ impl Observer for Reporter {
     ) {
         let report = Report { job: self.job.clone(), attempt: self.attempt, phase, state, progress, detail };
         let running = report.state == ReportState::Running;
+        if running {
+            screen::phase(phase, progress);
+        }
         let mut inner = self.lock();
         let same = inner.current.as_ref().is_some_and(|current| current.phase == phase);
         if running && same {

@@ -14,6 +14,7 @@ use crate::cmdline::{self, Settings};
 use crate::devices::Devices;
 use crate::link::{CallError, Link};
 use crate::neighbours::Listener;
+use crate::screen::{self, Doing};
 use crate::sys::kernel::{random_now, uptime_ms};
 use crate::work::{self, End, Jobs};
 use crate::{clock, http, inventory, log, log_sender, net, pid1};
@@ -29,6 +30,7 @@ pub fn run() -> ! {
         begin();
     });
     log::console("\n==== the agent stops here; restart the machine ====\n");
+    screen::doing(Doing::Stuck(String::new()));
     pid1::hold()
 }
 
@@ -36,6 +38,7 @@ fn begin() -> ! {
     let started = uptime_ms();
     log::start();
     pid1::mount_kernel_file_systems();
+    screen::start();
     std::thread::spawn(log::follow_kernel);
     tracing::info!("Kaltstart agent {VERSION}");
     match read("/proc/cmdline").as_deref().map(cmdline::parse) {
@@ -50,6 +53,7 @@ fn stay(why: &str) -> ! {
     log::console(&format!(
         "\n==== the agent cannot begin ====\n{why}\nNo disk was touched. Restart the machine when mended.\n"
     ));
+    screen::doing(Doing::Stuck(why.into()));
     pid1::hold()
 }
 
@@ -59,6 +63,7 @@ fn start(settings: &Settings, started: u64) -> ! {
         Mode::Install => "may carry out a granted job",
     };
     tracing::info!("server {} of {}, this start {verb}", settings.server, settings.authority);
+    screen::started(&settings.server, settings.mode == Mode::Discover);
     if settings.mode == Mode::Install && !cfg!(feature = "install") {
         // The job was granted between script and ramdisk, or the ramdisks are mixed up.
         let pause = work::unknown_pause();
@@ -67,6 +72,7 @@ fn start(settings: &Settings, started: u64) -> ! {
              Compare boot.ramdisk and boot.discovery of the server. Restarting in {} s.\n",
             pause.as_secs()
         ));
+        screen::doing(Doing::Restarting("this agent only looks, and was told to carry out a job".into()));
         std::thread::sleep(pause);
         pid1::restart("the next start is given the ramdisk for jobs");
     }
@@ -75,7 +81,8 @@ fn start(settings: &Settings, started: u64) -> ! {
     let mut listener = Listener::start();
     let aside = Aside::start();
     // Disks may go on appearing while the network comes up.
-    net::bring_up(settings.boot_mac);
+    let network = net::bring_up(settings.boot_mac);
+    screen::addressed(&network.interface, network.lease.address.to_string());
     let http = http::pinned(settings.authority, settings.time)
         .unwrap_or_else(|error| stay(&format!("there is no TLS: {error}")));
     let link = Arc::new(Link::new(&settings.server, http, session(&settings.token)));
@@ -123,6 +130,7 @@ fn facts(settings: &Settings, devices: &Devices) -> Facts {
     }
     let mut facts = inventory::facts(Path::new("/"), settings.boot_mac);
     facts.disks = disks;
+    screen::serial(&facts.system.serial);
     inventory::ask_drivers(&mut facts.nics);
     inventory::ask_disks(&mut facts.disks);
     // Readable when there is a job, whose installation writes it anew.
@@ -164,6 +172,7 @@ fn greet(link: &Link, settings: &Settings, facts: Facts, started: u64) -> Option
         match answer {
             Ok(welcome) => {
                 tracing::info!("the server knows this machine as {} ({})", welcome.name, welcome.node);
+                screen::welcomed(&welcome);
                 return None;
             }
             Err(CallError::Unauthorized(text)) => return Some(End::Unknown(text)),
@@ -186,6 +195,7 @@ fn finish(end: End) -> ! {
                  Its token may be used up, or a later start took over. Restarting in {} s.\n",
                 pause.as_secs()
             ));
+            screen::doing(Doing::Restarting(text));
             std::thread::sleep(pause);
             pid1::restart("the server gives each start a token of its own")
         }

@@ -171,6 +171,7 @@ mod tests {
     use super::*;
     use kaltstart_core::boot::Loader;
     use kaltstart_protocol::finding::Code;
+    use kaltstart_protocol::language::Language as Spoken;
     use std::fs;
     use std::path::Path;
 
@@ -179,8 +180,10 @@ mod tests {
         let numbers: Vec<&str> = Code::ALL.iter().map(|code| code.number()).collect();
         assert_eq!(PAGES.iter().map(|page| page.number).collect::<Vec<_>>(), numbers);
         for (page, code) in PAGES.iter().zip(Code::ALL) {
-            let title = format!("# {code}: {}\n", code.title());
-            assert!(page.english.starts_with(&title), "{code}: the page is titled otherwise than the code");
+            for (text, language) in [(page.english, Spoken::English), (page.german, Spoken::German)] {
+                let title = format!("# {code}: {}\n", code.title_in(language));
+                assert!(text.starts_with(&title), "{code}: the page is titled otherwise than the code");
+            }
             for (text, headings) in [
                 (page.english, ["**How it is noticed.**", "**What to do**"]),
                 (page.german, ["**Woran man es merkt.**", "**Was zu tun ist**"]),

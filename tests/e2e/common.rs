@@ -27,6 +27,9 @@ pub(crate) const DEPLOY_LIMIT: Duration = secs(360);
 /// From power-on to the image phase takes 20 to 30 s on a quiet machine.
 pub(crate) const AGENT_LIMIT: Duration = secs(240);
 
+/// Makes the 17 MB of the small image take about half a minute.
+const SLOW_MBIT: u32 = 5;
+
 /// A server, and a machine that has a job.
 pub(crate) struct Ordered<'a> {
     /// The machine; dropped before the server, as its last words belong into the journal.
@@ -124,4 +127,18 @@ pub(crate) fn ensure_installed(file: &Path) -> Result<()> {
     let machine_id = root.read("/etc/machine-id")?;
     ensure!(machine_id.trim().len() == 32, "the disk's machine id is {machine_id:?}");
     Ok(())
+}
+
+/// Waits until part of the image, and not all of it, has arrived.
+pub(crate) fn in_the_image_phase(lab: &Lab, ordered: &Ordered<'_>) -> Result<Job> {
+    // Not earlier: boot loader, kernel and ramdisk shall travel at full speed.
+    let (server, job) = (&ordered.server, &ordered.job);
+    server.wait_job(job, "the start of the kernel", AGENT_LIMIT, |job| job.reached("kernel"))?;
+    lab.throttle(ordered.guest.tap(), SLOW_MBIT)?;
+    let job = server.wait_job(job, "the middle of the image phase", AGENT_LIMIT, |job| {
+        let image = job.phase_named("image").filter(|phase| phase.state == "running");
+        image.and_then(|phase| phase.progress.as_ref()).is_some_and(|progress| progress.done > 0)
+    })?;
+    disk::ensure_not_bootable(&ordered.disk)?;
+    Ok(job)
 }

@@ -1,29 +1,9 @@
 //! Server or machine die in the middle of the image phase, and the job still ends well.
 
-use crate::common::{AGENT_LIMIT, DEPLOY_LIMIT, Ordered, ensure_deployed, machine, order};
+use crate::common::{DEPLOY_LIMIT, ensure_deployed, in_the_image_phase, machine, order};
 use anyhow::{Result, ensure};
-use kaltstart_tests::api::Job;
-use kaltstart_tests::disk;
 use kaltstart_tests::guest::Firmware;
-use kaltstart_tests::lab::Lab;
 use kaltstart_tests::story::story;
-
-/// Makes the 17 MB of the small image take about half a minute.
-const SLOW_MBIT: u32 = 5;
-
-/// Waits until part of the image, and not all of it, has arrived.
-fn in_the_image_phase(lab: &Lab, ordered: &Ordered<'_>) -> Result<Job> {
-    // Not earlier: boot loader, kernel and ramdisk shall travel at full speed.
-    let (server, job) = (&ordered.server, &ordered.job);
-    server.wait_job(job, "the start of the kernel", AGENT_LIMIT, |job| job.reached("kernel"))?;
-    lab.throttle(ordered.guest.tap(), SLOW_MBIT)?;
-    let job = server.wait_job(job, "the middle of the image phase", AGENT_LIMIT, |job| {
-        let image = job.phase_named("image").filter(|phase| phase.state == "running");
-        image.and_then(|phase| phase.progress.as_ref()).is_some_and(|progress| progress.done > 0)
-    })?;
-    disk::ensure_not_bootable(&ordered.disk)?;
-    Ok(job)
-}
 
 /// The server comes back with new keys and a new authority: agent and installed system, which know
 /// the old one, go on.

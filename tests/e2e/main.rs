@@ -53,6 +53,8 @@ mod powercut;
 mod recall;
 /// All disks of a node are erased.
 mod release;
+/// What people in front of a machine see.
+mod screen;
 /// Secure Boot stays on.
 mod secure_boot;
 /// TFTP clients of other makers.

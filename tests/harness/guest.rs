@@ -14,6 +14,7 @@ use crate::wait::{Poll, secs, wait_for};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command};
 use std::time::{Duration, Instant};
@@ -193,6 +194,8 @@ pub struct GuestConfig {
     pub clock: Option<String>,
     /// Whether a BIOS starts the card's ROM and asks the network first.
     pub bios_asks_network: bool,
+    /// Whether it has a VGA card; firmware without one writes to the serial console.
+    pub vga: bool,
 }
 
 impl GuestConfig {
@@ -214,6 +217,7 @@ impl GuestConfig {
             bmc: None,
             clock: None,
             bios_asks_network: true,
+            vga: false,
         }
     }
 
@@ -262,8 +266,8 @@ pub struct Guest<'a> {
 struct Machine {
     process: Process,
     qmp: Qmp,
-    /// Keeps the console's input open.
-    _keyboard: ChildStdin,
+    /// The serial console's input.
+    keyboard: ChildStdin,
 }
 
 impl<'a> Guest<'a> {
@@ -345,7 +349,7 @@ impl<'a> Guest<'a> {
                 Poll::pending("no socket")
             })
         })?;
-        self.machine = Some(Machine { process, qmp, _keyboard: keyboard });
+        self.machine = Some(Machine { process, qmp, keyboard });
         Ok(())
     }
 
@@ -404,17 +408,24 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// Types at the serial console.
+    pub fn type_serial(&mut self, keys: &str) -> Result<()> {
+        let name = &self.config.name;
+        let machine = self.machine.as_mut().with_context(|| format!("{name} is off"))?;
+        machine.keyboard.write_all(keys.as_bytes()).context("the serial console takes no keys")
+    }
+
     /// Waits for `pattern` anywhere on the console.
     pub fn wait_serial(&self, pattern: &str, limit: Duration) -> Result<String> {
         self.console.wait(pattern, Mark::default(), limit)
     }
 
-    fn qmp(&mut self) -> Result<&mut Qmp> {
+    pub(crate) fn qmp(&mut self) -> Result<&mut Qmp> {
         let name = &self.config.name;
         self.machine.as_mut().map(|machine| &mut machine.qmp).with_context(|| format!("{name} is off"))
     }
 
-    fn path(&self, what: &str) -> PathBuf {
+    pub(crate) fn path(&self, what: &str) -> PathBuf {
         self.lab.dir().join(format!("{}.{what}", self.config.name))
     }
 
@@ -441,15 +452,19 @@ impl<'a> Guest<'a> {
         add("-device", "virtio-rng-pci".to_owned());
         add("-netdev", format!("tap,id=net0,ifname={},script=no,downscript=no", self.tap));
         let nic = format!("{},netdev=net0,mac={}", config.nic, config.mac);
+        // Without graphics the text of SeaBIOS and iPXE goes to the serial console.
+        let machine = if config.vga { "q35" } else { "q35,graphics=off" };
+        if config.vga {
+            add("-device", "VGA".to_owned());
+        }
         match &config.firmware {
             Firmware::Bios => {
-                // Sends the text of SeaBIOS and iPXE to the serial console.
-                add("-machine", "q35,graphics=off".to_owned());
+                add("-machine", machine.to_owned());
                 let start = if config.bios_asks_network { "bootindex=1" } else { "romfile=" };
                 add("-device", format!("{nic},{start}"));
             }
             Firmware::Direct { kernel, ramdisk, cmdline } => {
-                add("-machine", "q35,graphics=off".to_owned());
+                add("-machine", machine.to_owned());
                 add("-device", format!("{nic},romfile="));
                 add("-kernel", kernel.display().to_string());
                 add("-initrd", ramdisk.display().to_string());

@@ -9,6 +9,7 @@
 //! | [`others`] | DHCP servers of other makers |
 //! | [`clients`] | DHCP clients of other makers |
 //! | [`disk`] | disk files: made, filled, looked into |
+//! | [`screen`] | the screen and the keyboard of a machine with a VGA card |
 //! | [`recording`] | what a machine wrote to a disk, and what a power cut leaves of it |
 //! | [`story`] | one test: runs in a lab of its own, keeps evidence when it fails |
 //! | [`wait`] | waiting for a state, with a limit, saying what was seen last |
@@ -33,6 +34,7 @@ pub mod pair;
 pub mod process;
 pub mod qmp;
 pub mod recording;
+pub mod screen;
 pub mod server;
 pub mod signing;
 pub mod story;

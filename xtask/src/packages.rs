@@ -44,6 +44,8 @@ const HOST_PACKAGES: &[&str] = &[
     "dnsmasq-base",
     "isc-dhcp-server",
     "kea-dhcp4-server",
+    // the reader of the screens' QR codes
+    "zbar-tools",
     // the static agent and the tests
     "busybox-static",
     "ca-certificates",

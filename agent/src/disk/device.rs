@@ -4,10 +4,12 @@ use super::patiently;
 use super::region::Region;
 use crate::contents;
 use crate::gate::Permit;
+use crate::install::Stop;
 use crate::sys::block;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::layout::plan::Plan;
+use kaltstart_protocol::select::describe;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -27,6 +29,8 @@ const OLD_PARTITIONS_MAX: u32 = 256;
 pub struct Device {
     file: File,
     name: String,
+    /// What it is called in messages.
+    described: String,
     dev: PathBuf,
     sys: PathBuf,
     /// Size in bytes.
@@ -83,7 +87,28 @@ impl Device {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&node);
         let file =
             file.map_err(|error| failed(&format!("cannot open {} for writing", node.display()), &error))?;
-        Ok(Self { file, name, dev: dev.into(), sys: sys.into(), size, sector_size: u64::from(sector) })
+        Ok(Self {
+            file,
+            name,
+            described: describe(disk),
+            dev: dev.into(),
+            sys: sys.into(),
+            size,
+            sector_size: u64::from(sector),
+        })
+    }
+
+    /// Names disk and stage in the finding of a stage that the disk, a file system on it or their programs
+    /// did not let come to its end.
+    pub(crate) fn stage<T>(&self, stage: &str, result: Result<T, impl Into<Stop>>) -> Result<T, Stop> {
+        result.map_err(|stop| match stop.into() {
+            Stop::Failed(Finding { code, detail })
+                if matches!(code, Code::DiskFailed | Code::DiskTooSmall | Code::ToolFailed) =>
+            {
+                Finding::new(code, format!("{}: {stage}: {detail}", self.described)).into()
+            }
+            stop => stop,
+        })
     }
 
     /// Makes whatever was on the disk unbootable: zeroes its first sector, then its first and last

@@ -9,4 +9,5 @@ pub mod kernel;
 pub mod kexec;
 pub mod net;
 mod passthrough;
+pub mod vt;
 pub mod xattr;

@@ -106,7 +106,7 @@ pub fn install(
     disks: &[Disk],
     source: &dyn ImageSource,
     paths: &Paths,
-    watch: &Watch<'_>,
+    watch: &dyn Observer,
 ) -> Result<Installed, Stop> {
     let disks = measured(disks);
     install::install(&gate(), &granted(&ordered.signed(), &disks), &disks, NOW, source, paths, watch)
@@ -130,7 +130,12 @@ pub struct Loop {
 
 impl Loop {
     pub fn new(sector_size: u32) -> Self {
-        let directory = tempfile::tempdir().expect("directory");
+        Self::within(&std::env::temp_dir(), sector_size)
+    }
+
+    /// A disk that is a file below that directory.
+    pub fn within(place: &Path, sector_size: u32) -> Self {
+        let directory = tempfile::tempdir_in(place).expect("directory");
         let file = directory.path().join("disk");
         let disk = File::create(&file).expect("file");
         disk.set_len(DISK_BYTES).expect("sparse");

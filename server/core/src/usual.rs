@@ -1,8 +1,8 @@
 //! How long phases usually take: learned from good jobs, with a start value for the first.
 
-use crate::machine::{Job, PhaseState};
+use crate::machine::{Job, JobKind, PhaseState};
 use alloc::vec::Vec;
-use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::phase::{self, Phase};
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +36,7 @@ const fn guess(phase: Phase) -> u64 {
 }
 
 /// What `phase` took in the given good jobs.
-#[must_use]
-pub fn usual(phase: Phase, good: &[&Job]) -> Usual {
+fn usual(phase: Phase, good: &[&Job]) -> Usual {
     let mut times: Vec<u64> = good
         .iter()
         .filter_map(|job| job.record(phase))
@@ -53,6 +52,17 @@ pub fn usual(phase: Phase, good: &[&Job]) -> Usual {
     }
 }
 
+/// What each phase of a job of that kind took in the given good jobs, in the order of [`Phase::ALL`].
+#[must_use]
+pub fn usuals(kind: JobKind, good: &[&Job]) -> Vec<Usual> {
+    // A release ends with its disks.
+    let none = |phase: Phase| kind == JobKind::Release && phase > Phase::Disk;
+    let of = |phase: &Phase| {
+        if none(*phase) { Usual { p50_ms: 0, p95_ms: 0, sample: 0 } } else { usual(*phase, good) }
+    };
+    Phase::ALL.iter().map(of).collect()
+}
+
 /// Milliseconds until `job` is done, if all goes as usual; none when it has ended or waits for
 /// its machine.
 #[must_use]
@@ -60,16 +70,7 @@ pub fn left(job: &Job, usuals: &[Usual], now: Millis) -> Option<u64> {
     if job.state.ended() || job.phase == Phase::Queued {
         return None;
     }
-    let ahead: u64 = usuals.iter().skip(job.phase.index() + 1).map(|usual| usual.p50_ms).sum();
     let record = job.record(job.phase)?;
-    let spent = record.duration(now).unwrap_or(0);
-    let here = match record.progress {
-        // What is counted tells more than what was usual.
-        Some(p) if p.done > 0 && p.total >= p.done => {
-            u64::try_from(u128::from(spent) * u128::from(p.total - p.done) / u128::from(p.done))
-                .unwrap_or(u64::MAX)
-        }
-        _ => usuals.get(job.phase.index())?.p50_ms.saturating_sub(spent),
-    };
-    Some(here.saturating_add(ahead))
+    let usual = |phase: Phase| usuals.get(phase.index()).map_or(0, |usual| usual.p50_ms);
+    Some(phase::left(job.phase, record.duration(now).unwrap_or(0), record.progress, usual))
 }

@@ -93,6 +93,12 @@ pub struct Welcome {
     pub node: NodeId,
     /// Its name.
     pub name: String,
+    /// Where people find it: an absolute URL; empty from a server that names none.
+    #[serde(default)]
+    pub page: String,
+    /// What each phase of its job usually takes, in milliseconds; empty without a job.
+    #[serde(default)]
+    pub usual: BTreeMap<Phase, u64>,
 }
 
 /// What shall I do?

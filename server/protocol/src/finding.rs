@@ -1,8 +1,11 @@
 //! Named problems: a stable code, what it means, what to do next.
 
+use crate::language::Language;
 use alloc::string::String;
 use core::fmt;
 use serde::{Deserialize, Serialize};
+
+mod german;
 
 /// A problem seen on one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +190,26 @@ codes! {
         "If the message says that it is set again, nothing; if it comes back, find the update that does it, or lock the order in the firmware's setup.";
 }
 
+impl Code {
+    /// [`Code::title`] in that language.
+    #[must_use]
+    pub const fn title_in(self, language: Language) -> &'static str {
+        match language {
+            Language::English => self.title(),
+            Language::German => german::title(self),
+        }
+    }
+
+    /// [`Code::next`] in that language.
+    #[must_use]
+    pub const fn next_in(self, language: Language) -> &'static str {
+        match language {
+            Language::English => self.next(),
+            Language::German => german::next(self),
+        }
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.number())
@@ -200,6 +223,9 @@ mod tests {
     #[test]
     fn numbers_ascend_and_every_code_says_what_to_do() {
         assert!(Code::ALL.windows(2).all(|pair| pair[0].number() < pair[1].number()));
-        assert!(Code::ALL.iter().all(|code| code.next().ends_with('.')));
+        for language in [Language::English, Language::German] {
+            assert!(Code::ALL.iter().all(|code| code.next_in(language).ends_with('.')), "{language:?}");
+        }
+        assert!(Code::ALL.iter().all(|code| german::next(*code) != code.next()));
     }
 }

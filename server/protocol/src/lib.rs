@@ -23,6 +23,7 @@ pub mod facts;
 pub mod finding;
 pub mod ids;
 pub mod image;
+pub mod language;
 pub mod layout;
 pub mod node_api;
 pub mod phase;

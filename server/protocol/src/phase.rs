@@ -101,9 +101,37 @@ pub enum Unit {
     Items,
 }
 
+/// Milliseconds until a job is done that has been in `phase` for `spent` of them, where `usual` tells what
+/// phases usually take.
+#[must_use]
+pub fn left(phase: Phase, spent: u64, progress: Option<Progress>, usual: impl Fn(Phase) -> u64) -> u64 {
+    let ahead = Phase::ALL.iter().skip(phase.index() + 1).map(|phase| usual(*phase));
+    let here = match progress {
+        // What is counted tells more than what was usual.
+        Some(p) if p.done > 0 && p.total >= p.done => {
+            u64::try_from(u128::from(spent) * u128::from(p.total - p.done) / u128::from(p.done))
+                .unwrap_or(u64::MAX)
+        }
+        _ => usual(phase).saturating_sub(spent),
+    };
+    ahead.fold(here, u64::saturating_add)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_follows_what_is_counted_else_what_is_usual() {
+        let usual = |phase| if phase == Phase::Image { 30_000 } else { 1_000 };
+        let progress = |done, total| Some(Progress { done, total, unit: Unit::Bytes });
+        assert_eq!(left(Phase::Image, 10_000, None, usual), 24_000);
+        assert_eq!(left(Phase::Image, 10_000, progress(1, 3), usual), 24_000);
+        assert_eq!(left(Phase::Image, 10_000, progress(0, 3), usual), 24_000);
+        assert_eq!(left(Phase::Image, 10_000, progress(3, 4), usual), 7_333);
+        assert_eq!(left(Phase::Image, 40_000, progress(4, 3), usual), 4_000, "more than all");
+        assert_eq!(left(Phase::Verify, u64::MAX, progress(1, u64::MAX), usual), u64::MAX);
+    }
 
     #[test]
     fn names_index_and_wire_form_agree() {

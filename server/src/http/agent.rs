@@ -14,6 +14,7 @@ use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, Machine, SystemOrder};
 use kaltstart_core::trace::What;
+use kaltstart_core::usual::{self, SAMPLE_MAX};
 use kaltstart_core::wipe;
 use kaltstart_protocol::agent_api::{
     Directive, EraseDisk, EraseTask, Erased, Hello, Identity, InstallTask, Installed, LogBatch, Neighbours,
@@ -22,8 +23,10 @@ use kaltstart_protocol::agent_api::{
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
+use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::wipe::{SignedGrant, WipeGrant};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,7 +94,10 @@ pub(super) async fn hello(
                 app.trace.note(*mac, What::Agent { mode: hello.mode });
             }
             tracing::info!(node = node.name, mode = ?hello.mode, version = hello.agent_version, "agent says hello");
-            Ok(Json(Welcome { node: node.id, name: node.name }))
+            let page = format!("{}/v1/nodes/{}", app.config.https_base(), node.name);
+            let job = applied.machine.job.filter(|job| !job.state.ended());
+            let usual = job.map(|job| usual(&app, &job)).transpose()?.unwrap_or_default();
+            Ok(Json(Welcome { node: node.id, name: node.name, page, usual }))
         }
         Err(AppError::NotFound(_) | AppError::Refused(_)) => {
             tracing::warn!("an agent's hello was refused: its boot token is unknown, used or expired");
@@ -99,6 +105,14 @@ pub(super) async fn hello(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What the phases of a job usually take, in milliseconds.
+fn usual(app: &App, job: &Job) -> Result<BTreeMap<Phase, u64>, Problem> {
+    let good = app.store.good_jobs(job.order.profile(), SAMPLE_MAX)?;
+    let alike: Vec<&Job> = good.iter().filter(|other| other.restart() == job.restart()).collect();
+    let usuals = usual::usuals(job.kind, &alike);
+    Ok(Phase::ALL.into_iter().zip(usuals.iter().map(|usual| usual.p50_ms)).collect())
 }
 
 /// `POST /agent/v1/task`

@@ -239,7 +239,7 @@ fn job_view(app: &App, job: &Job) -> Result<JobView, Problem> {
 fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem> {
     let alike = |other: &&Job| other.id != job.id && other.restart() == job.restart();
     let others: Vec<&Job> = good.iter().filter(alike).take(SAMPLE_MAX).collect();
-    let usuals: Vec<Usual> = Phase::ALL.iter().map(|phase| usual::usual(*phase, &others)).collect();
+    let usuals = usual::usuals(job.kind, &others);
     let now = clock::now();
     let node_name =
         app.store.machine(Key::Id(&job.node))?.map_or_else(String::new, |found| found.machine.node.name);

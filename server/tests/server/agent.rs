@@ -164,7 +164,14 @@ async fn p21_a_machine_is_deployed_though_every_answer_is_lost_once_and_its_secr
     let head = format!("/boot/{}/script.ipxe", mac(1));
     site.ask(Method::HEAD, &head, None, None::<&()>).await.expect("answered");
     for _ in 0..2 {
-        assert_eq!(agent.hello().await.json["name"], "n1");
+        let welcome = agent.hello().await.json;
+        assert_eq!(
+            (&welcome["name"], &welcome["usual"]["image"]),
+            (&json!("n1"), &json!(30_000)),
+            "{welcome}"
+        );
+        let page = welcome["page"].as_str().unwrap_or_default();
+        assert!(page.starts_with("https://") && page.ends_with("/v1/nodes/n1"), "{welcome}");
     }
     let lines = vec![LogLine { uptime_ms: 1, level: "info".into(), text: "hello".into() }];
     for _ in 0..2 {
@@ -307,7 +314,7 @@ async fn p01_an_agent_that_only_looks_gets_no_task_and_cannot_end_a_job() {
     let site = Site::start().await;
     site.declare("n1", mac(1)).await;
     let looking = Agent::boot(&site, 1, 1, Mode::Discover).await;
-    assert_eq!(looking.hello().await.status, StatusCode::OK);
+    assert_eq!(looking.hello().await.json["usual"], json!({}), "there is no job");
     assert!(matches!(looking.task().await, Task::Wait));
     assert_eq!(site.get("/v1/nodes/n1").await.json["state"], "available", "declared and seen");
     assert_eq!(token(&script(&site, 1).await), None, "looked at once");
