@@ -46,6 +46,7 @@ fn order<'a>(lab: &'a Lab, machine: GuestConfig, disk: &str) -> Result<Ordered<'
     let artefacts = Artefacts::from_env()?;
     let mut config = ServerConfig::new(&artefacts, "generic", &[IMAGE]);
     config.profiles[0].disk_serial = Some(disk.to_owned());
+    config.sections.push_str(CLASS);
     order_only(lab, machine, &artefacts, config, IMAGE)
 }
 
@@ -125,11 +126,7 @@ fn a_disk_that_says_it_fails_is_refused_and_no_other() -> Result<()> {
 #[test]
 fn what_is_gone_is_named() -> Result<()> {
     story("facts-gone", |lab| {
-        let artefacts = Artefacts::from_env()?;
-        let mut config = ServerConfig::new(&artefacts, "generic", &[IMAGE]);
-        config.profiles[0].disk_serial = Some("NO-SUCH".to_owned());
-        config.sections.push_str(CLASS);
-        let mut ordered = order_only(lab, machine(lab)?, &artefacts, config, IMAGE)?;
+        let mut ordered = order(lab, machine(lab)?, "NO-SUCH")?;
         start(&mut ordered)?.failed_with("KS-2105")?;
         let facts = ordered.server.node(NODE)?.facts;
         let modules = &facts["modules"];
