@@ -2,6 +2,8 @@
 //!
 //! Nothing from the image is run, and every file replaces what the image has under its name.
 
+mod fstab;
+
 use crate::image::tree::Tree;
 use crate::pid1::EFIVARS;
 use crate::recall;
@@ -10,9 +12,8 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ed25519_dalek::SigningKey;
 use kaltstart_protocol::agent_api::{DiskUuids, Identity};
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::layout::{ESP_MOUNT, FileSystem, Layout, Role, Tmpfs};
+use kaltstart_protocol::layout::{ESP_MOUNT, Layout, Role};
 use kaltstart_protocol::node_api::{REPORT_CONFIG, REPORTER};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -59,7 +60,7 @@ pub fn write(
 
     tree.write("/etc/hostname", format!("{host}\n").as_bytes(), 0o644)?;
     tree.write("/etc/hosts", hosts(identity).as_bytes(), 0o644)?;
-    tree.write("/etc/fstab", fstab(layout, uuids).as_bytes(), 0o644)?;
+    tree.write("/etc/fstab", fstab::text(layout, uuids).as_bytes(), 0o644)?;
     if layout.partitions.iter().any(|partition| partition.role == Role::Esp) {
         tree.directory(ESP_MOUNT, 0o700)?;
     }
@@ -154,47 +155,6 @@ fn hosts(identity: &Identity) -> String {
     )
 }
 
-/// Slow controllers and emulators exceed systemd's 90 seconds; a missing EFI system partition or
-/// swap space shall not keep a system down that has already started.
-///
-/// The outer mounts come first, as mount(8) takes the lines in their order.
-fn fstab(layout: &Layout, uuids: &DiskUuids) -> String {
-    const PATIENCE: &str = "x-systemd.device-timeout=600s";
-    let mut lines = BTreeMap::new();
-    let mut swap = String::new();
-    for (at, partition) in layout.partitions.iter().enumerate() {
-        let further = uuids.further.get(at).map_or("", String::as_str);
-        let options: Vec<&str> = partition.options.iter().map(String::as_str).chain([PATIENCE]).collect();
-        let options = options.join(",");
-        match (partition.role, &partition.mount) {
-            (Role::Root, _) => {
-                lines.insert("/", format!("UUID={} / ext4 {options} 0 1\n", uuids.root));
-            }
-            (Role::Data, Some(mount)) => {
-                let kind = partition.file_system.unwrap_or_default();
-                // XFS repairs itself when it is mounted; its fsck does nothing.
-                let pass = if kind == FileSystem::Xfs { 0 } else { 2 };
-                let line = format!("UUID={further} {mount} {} {options} 0 {pass}\n", kind.name());
-                lines.insert(mount, line);
-            }
-            (Role::Esp, _) => {
-                let id = format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xFFFF);
-                lines.insert(
-                    ESP_MOUNT,
-                    format!("UUID={id} {ESP_MOUNT} vfat umask=0077,nofail,{PATIENCE} 0 2\n"),
-                );
-            }
-            (Role::Swap, _) => swap += &format!("UUID={further} none swap nofail 0 0\n"),
-            (Role::BiosBoot | Role::Data, _) => {}
-        }
-    }
-    for Tmpfs { mount, options } in &layout.tmpfs {
-        let options = if options.is_empty() { "defaults".into() } else { options.join(",") };
-        lines.insert(mount, format!("tmpfs {mount} tmpfs {options} 0 0\n"));
-    }
-    lines.into_values().collect::<String>() + &swap
-}
-
 /// The hardware address as client identifier lets the DHCP server recognise the machine that
 /// started over this interface.
 fn network(identity: &Identity) -> String {
@@ -280,58 +240,19 @@ mod tests {
         }
     }
 
+    fn layout() -> Layout {
+        let esp = Partition { role: Role::Esp, ..Partition::default() };
+        Layout { name: "l".into(), partitions: vec![esp], tmpfs: Vec::new() }
+    }
+
     fn uuids() -> DiskUuids {
-        let further = ["u1", "u2", "u3", "log-uuid", "var-uuid", "swap-uuid"].map(Into::into).into();
         DiskUuids {
             disk: String::new(),
             partitions: vec![],
-            root: "r-uuid".into(),
-            further,
+            root: String::new(),
+            further: vec![],
             esp: 0x00AB_12CD,
         }
-    }
-
-    fn layout() -> Layout {
-        let partition = |role, mount: Option<&str>, options: &[&str]| Partition {
-            label: String::new(),
-            role,
-            min_mib: 1,
-            max_mib: None,
-            weight: 0,
-            file_system: None,
-            mount: mount.map(Into::into),
-            options: options.iter().map(|&option| option.into()).collect(),
-        };
-        Layout {
-            name: "l".into(),
-            partitions: vec![
-                partition(Role::BiosBoot, None, &[]),
-                partition(Role::Esp, None, &[]),
-                partition(Role::Root, None, &[]),
-                partition(Role::Data, Some("/var/log"), &["nodev", "noexec"]),
-                partition(Role::Data, Some("/var"), &["nodev"]),
-                partition(Role::Swap, None, &[]),
-            ],
-            tmpfs: vec![Tmpfs { mount: "/tmp".into(), options: vec!["nosuid".into()] }],
-        }
-    }
-
-    #[test]
-    fn file_systems_are_mounted_from_the_outside_in() {
-        const PATIENCE: &str = "x-systemd.device-timeout=600s";
-        let lines = [
-            format!("UUID=r-uuid / ext4 {PATIENCE} 0 1\n"),
-            format!("UUID=00AB-12CD /boot/efi vfat umask=0077,nofail,{PATIENCE} 0 2\n"),
-            "tmpfs /tmp tmpfs nosuid 0 0\n".into(),
-            format!("UUID=var-uuid /var ext4 nodev,{PATIENCE} 0 2\n"),
-            format!("UUID=log-uuid /var/log ext4 nodev,noexec,{PATIENCE} 0 2\n"),
-            "UUID=swap-uuid none swap nofail 0 0\n".into(),
-        ];
-        assert_eq!(fstab(&layout(), &uuids()), lines.concat());
-        let mut other = layout();
-        other.partitions[4].file_system = Some(FileSystem::Xfs);
-        let var = format!("UUID=var-uuid /var xfs nodev,{PATIENCE} 0 0\n");
-        assert!(fstab(&other, &uuids()).contains(&var));
     }
 
     #[test]

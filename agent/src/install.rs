@@ -13,8 +13,8 @@
 //! everything. A repetition starts from the beginning and gives the same disk.
 
 use crate::bootloader::{self, efi, grub};
-use crate::disk::device::{self, Announced, Device};
-use crate::disk::mkfs::Mounted;
+use crate::disk::device::{self, Device};
+use crate::disk::target::Target;
 use crate::disk::{ext4, gpt, mkfs, swap};
 use crate::gate::Gate;
 use crate::identity::{self, Written};
@@ -201,46 +201,6 @@ fn details(disk: &Disk, plan: &Plan) -> BTreeMap<String, String> {
     BTreeMap::from([("disk".to_owned(), describe(disk)), ("file_systems".to_owned(), systems.join(" "))])
 }
 
-/// The file systems while they are filled. The kernel is told to forget their partitions only after they
-/// are unmounted.
-struct Target<'a> {
-    /// The outer ones first.
-    mounted: Vec<Mounted>,
-    /// Where which partition is mounted, the root first.
-    places: BTreeMap<PathBuf, (FileSystem, Announced<'a>)>,
-}
-
-impl Target<'_> {
-    /// Mounts all of them, each within those it lies in.
-    fn mount(&mut self) -> Result<(), Finding> {
-        for (path, (kind, partition)) in &self.places {
-            self.mounted.push(mkfs::mount(*kind, &partition.node, path, false)?);
-        }
-        Ok(())
-    }
-
-    /// Mounts the root file system alone, to see what the disk holds of it.
-    fn mount_root_to_read(&mut self) -> Result<(), Finding> {
-        if let Some((path, (kind, partition))) = self.places.first_key_value() {
-            self.mounted.push(mkfs::mount(*kind, &partition.node, path, true)?);
-        }
-        Ok(())
-    }
-
-    fn unmount(&mut self) -> Result<(), Finding> {
-        while let Some(mounted) = self.mounted.pop() {
-            mounted.unmount()?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Target<'_> {
-    fn drop(&mut self) {
-        while self.mounted.pop().is_some() {}
-    }
-}
-
 struct Job<'a> {
     task: &'a InstallTask,
     image: &'a Manifest,
@@ -299,7 +259,7 @@ impl Job<'_> {
 
     /// Step 3, first half: empty file systems and swap space.
     fn format<'d>(&self, device: &'d Device, plan: &Plan) -> Result<Target<'d>, Stop> {
-        let mut target = Target { mounted: Vec::new(), places: BTreeMap::new() };
+        let mut target = Target::new(&self.paths.mount);
         for planned in &plan.partitions {
             let Some((text, uuid)) = self.uuid(planned)? else { continue };
             if planned.role == Role::Swap {
@@ -314,8 +274,7 @@ impl Job<'_> {
             if !comes_whole {
                 mkfs::make(kind, &self.paths.tools, &partition.node, text, &planned.label, self.observer)?;
             }
-            let below = planned.mount.as_deref().unwrap_or_default().trim_start_matches('/');
-            target.places.insert(self.paths.mount.join(below), (kind, partition));
+            target.add(planned, kind, partition)?;
         }
         Ok(target)
     }
@@ -330,9 +289,9 @@ impl Job<'_> {
     ) -> Result<(), Stop> {
         let Self { task, image, paths, observer } = self;
         let source = Source { files, retry: Retry::default(), observer: *observer };
-        let (done, counts) = match target.places.get(&paths.mount).filter(|_| image.format.is_file_system()) {
+        let (done, counts) = match target.root().filter(|_| image.format.is_file_system()) {
             None => (image.size, image::lay_down(image, source, Destination::Tree(&paths.mount))?),
-            Some((_, partition)) => {
+            Some(partition) => {
                 let label = plan.role(Role::Root).map_or("", |root| root.label.as_str());
                 let region = partition.region()?;
                 let counts = image::lay_down(image, source, Destination::Region { region: &region, reuse })?;
@@ -365,7 +324,7 @@ impl Job<'_> {
             tree.write(path, text.as_bytes(), 0o644)
                 .map_err(|error| device::failed(&format!("cannot write {path}"), &error))?;
         }
-        let prepared = bootloader::prepare(&tree, self.image, plan, &task.uuids.root, task.uuids.esp)?;
+        let prepared = bootloader::prepare(&tree, self.image, plan, &self.start().boot, task.uuids.esp)?;
         let digests = self.boot_files(&tree)?;
         Ok((written, prepared, digests))
     }
@@ -376,7 +335,7 @@ impl Job<'_> {
 
     /// Step 5, second half: what must be right to start is read from the disk once more; how it starts.
     fn read_back(&self, target: &mut Target<'_>, before: &[Digest]) -> Result<Restart, Finding> {
-        target.mount_root_to_read()?;
+        target.mount_to_read()?;
         let tree = self.tree()?;
         if self.boot_files(&tree)? != before {
             return Err(Finding::new(Code::DiskFailed, "kernel or ramdisk read back differently"));
@@ -387,11 +346,15 @@ impl Job<'_> {
         Ok(restart)
     }
 
+    fn start(&self) -> grub::Start {
+        grub::Start::of(&self.task.layout, &self.task.uuids)
+    }
+
     /// GRUB's configuration files: where, and what.
     fn grub_files(&self) -> Result<[(&'static str, String); 2], Finding> {
         let boot = &self.image.boot;
         let unquotable = |error: grub::Unquotable| Finding::new(Code::BootloaderFailed, error.to_string());
-        let config = grub::config(boot, &self.task.uuids.root).map_err(unquotable)?;
+        let config = grub::config(boot, &self.start()).map_err(unquotable)?;
         let defaults = grub::defaults(boot).map_err(unquotable)?;
         Ok([(grub::CONFIG, config), (grub::DEFAULTS, defaults)])
     }
@@ -420,7 +383,7 @@ impl Job<'_> {
         }
         let boot = &self.image.boot;
         let open = |path: &str| tree.open_file(path).map_err(|error| format!("{path}: {error}"));
-        let arguments = grub::arguments(boot, &self.task.uuids.root).join(" ");
+        let arguments = grub::arguments(boot, &self.start()).join(" ");
         let loaded =
             open(&boot.kernel).and_then(|kernel| kexec::load(&kernel, &open(&boot.initrd)?, &arguments));
         match loaded {

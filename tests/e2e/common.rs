@@ -100,6 +100,13 @@ impl Ordered<'_> {
 
 /// Checks what an operator sees of a deployed machine, then powers it off and looks at its disk.
 pub(crate) fn ensure_deployed(ordered: &mut Ordered<'_>, job: &Job) -> Result<()> {
+    ensure_reported(ordered, job)?;
+    ordered.guest.power_off();
+    ensure_installed(&ordered.disk)
+}
+
+/// Checks what an operator sees of a deployed machine.
+pub(crate) fn ensure_reported(ordered: &Ordered<'_>, job: &Job) -> Result<()> {
     let open: Vec<&str> = job
         .phases
         .iter()
@@ -112,8 +119,7 @@ pub(crate) fn ensure_deployed(ordered: &mut Ordered<'_>, job: &Job) -> Result<()
     let report = node.report.context("the deployed node has no report")?;
     ensure!(report.hostname == NODE, "it reports the host name {:?}", report.hostname);
     ensure!(!report.kernel.is_empty() && report.root_device.starts_with("/dev/"), "it reports {report:?}");
-    ordered.guest.power_off();
-    ensure_installed(&ordered.disk)
+    Ok(())
 }
 
 /// Checks partition table and identity on a disk of a machine that is off.
@@ -121,7 +127,11 @@ pub(crate) fn ensure_installed(file: &Path) -> Result<()> {
     let table = disk::partitions(file)?;
     let numbers = table.lines().filter(|line| line.trim_start().starts_with(['1', '2', '3'])).count();
     ensure!(numbers == 3, "expected three partitions:\n{table}");
-    let root = disk::FileSystem::mount(file, 3)?;
+    ensure_identity(&disk::FileSystem::mount(file, 3)?)
+}
+
+/// Checks the identity in a root file system.
+pub(crate) fn ensure_identity(root: &disk::FileSystem) -> Result<()> {
     let hostname = root.read("/etc/hostname")?;
     ensure!(hostname.trim() == NODE, "the disk's host name is {hostname:?}");
     let machine_id = root.read("/etc/machine-id")?;

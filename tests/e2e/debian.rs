@@ -1,10 +1,10 @@
 //! The real Debian, once by each firmware, laid down by the ramdisk for physical servers.
 
-use crate::common::{ensure_deployed, order_from};
+use crate::common::{ensure_identity, ensure_installed, ensure_reported, order_from};
 use anyhow::{Result, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::config::ServerConfig;
-use kaltstart_tests::disk;
+use kaltstart_tests::disk::{self, FileSystem};
 use kaltstart_tests::guest::{Bus, Firmware, GuestConfig};
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::secs;
@@ -17,14 +17,14 @@ const LIMIT: Duration = secs(900);
 const DISK_MIB: u64 = 16 << 10;
 const IMAGE: &str = "debian-12";
 
-/// A layout with an XFS for data.
+/// A layout of XFS.
 const WITH_XFS: &str = r#"
 [[layout]]
 name = "with-xfs"
 partitions = [
     { label = "bios-boot", role = "bios_boot", min_mib = 1 },
     { label = "esp", role = "esp", min_mib = 512 },
-    { label = "root", role = "root", min_mib = 3072, weight = 1 },
+    { label = "root", role = "root", file_system = "xfs", min_mib = 3072, weight = 1 },
     { label = "srv", role = "data", file_system = "xfs", mount = "/srv", options = ["nodev"], min_mib = 1024, weight = 1 },
 ]
 "#;
@@ -55,7 +55,8 @@ fn deploys(
             ordered.guest.wait_serial(&format!("Mounted {unit}"), LIMIT)?;
         }
         eprintln!("{name}: {:.1} CPU seconds", ordered.guest.cpu_seconds()?);
-        ensure_deployed(&mut ordered, &job)?;
+        ensure_reported(&ordered, &job)?;
+        ordered.guest.power_off();
         check(&file)
     })
 }
@@ -65,7 +66,8 @@ fn uefi_with_little_memory() -> Result<()> {
     let mounted =
         ["var.mount", "var-log.mount", "var-log-audit.mount", "var-tmp.mount", "home.mount", "tmp.mount"];
     deploys("debian-uefi", Firmware::Uefi, 512, Bus::Virtio, "server", &mounted, |file| {
-        let root = disk::FileSystem::mount(file, 3)?;
+        ensure_installed(file)?;
+        let root = FileSystem::mount(file, 3)?;
         let fstab = root.read("/etc/fstab")?;
         ensure!(fstab.contains(" /var/log/audit ext4 nodev,nosuid,noexec,"), "{fstab}");
         ensure!(root.read("/var/lib/dpkg/status").is_err(), "/var lies in the root file system");
@@ -75,5 +77,19 @@ fn uefi_with_little_memory() -> Result<()> {
 
 #[test]
 fn bios_on_nvme() -> Result<()> {
-    deploys("debian-bios", Firmware::Bios, 1024, Bus::Nvme, "with-xfs", &["srv.mount"], |_| Ok(()))
+    deploys("debian-bios", Firmware::Bios, 1024, Bus::Nvme, "with-xfs", &["srv.mount"], |file| {
+        ensure_identity(&FileSystem::mount_as(file, 3, 0, "xfs", "rw")?)
+    })
+}
+
+#[test]
+fn bios_on_btrfs() -> Result<()> {
+    let mounted = ["home.mount", "var-log.mount"];
+    deploys("debian-btrfs", Firmware::Bios, 1024, Bus::Virtio, "btrfs", &mounted, |file| {
+        let root = FileSystem::mount_as(file, 3, 0, "btrfs", "subvol=@")?;
+        ensure_identity(&root)?;
+        ensure!(root.read("/var/log/wtmp").is_err(), "/var/log lies in the root file system");
+        drop(root);
+        FileSystem::mount_as(file, 3, 0, "btrfs", "subvol=@var-log")?.read("/wtmp").map(drop)
+    })
 }

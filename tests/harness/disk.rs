@@ -128,20 +128,25 @@ pub struct FileSystem {
 }
 
 impl FileSystem {
-    /// Mounts partition `number` of the disk in `file`, beside that file.
+    /// Mounts the ext4 in partition `number` of the disk in `file`, beside that file.
     pub fn mount(file: &Path, number: u32) -> Result<Self> {
+        Self::mount_as(file, number, 0, "ext4", "rw")
+    }
+
+    /// Mounts a file system of that kind, which begins `behind` bytes behind the start of the partition, with these mount options.
+    pub fn mount_as(file: &Path, number: u32, behind: u64, kind: &str, options: &str) -> Result<Self> {
         let info = run(Command::new("sgdisk").arg("-i").arg(number.to_string()).arg(file), secs(30))?;
         let first = info
             .lines()
             .find_map(|line| line.strip_prefix("First sector: "))
             .and_then(|rest| rest.split_whitespace().next())
             .with_context(|| format!("{} has no partition {number}:\n{info}", file.display()))?;
-        let offset = first.parse::<u64>()? * SECTOR;
+        let offset = first.parse::<u64>()? * SECTOR + behind;
         let mounted = file.with_extension("mounted");
         fs::create_dir_all(&mounted)?;
-        let options = format!("loop,offset={offset}");
+        let options = format!("loop,offset={offset},{options}");
         let mut mount = Command::new("mount");
-        run(mount.args(["-t", "ext4", "-o", &options]).arg(file).arg(&mounted), secs(60))?;
+        run(mount.args(["-t", kind, "-o", &options]).arg(file).arg(&mounted), secs(60))?;
         Ok(Self { mounted })
     }
 

@@ -16,6 +16,7 @@ use crate::command::{output, run};
 /// boot loader must not be installed on the machine that builds.
 const HOST_PACKAGES: &[&str] = &[
     // images and ramdisks
+    "btrfs-progs",
     "cpio",
     "e2fsprogs",
     "dosfstools",

@@ -3,7 +3,9 @@
 //! Debian's kernel packages run `update-grub` once `/boot/grub/grub.cfg` exists and overwrite it.
 //! Therefore `/etc/default/grub` says the same, and that does no harm.
 
+use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::image::Boot;
+use kaltstart_protocol::layout::{Layout, Role, subvolumes};
 
 /// Where the configuration is in the installed system.
 pub const CONFIG: &str = "/boot/grub/grub.cfg";
@@ -25,22 +27,42 @@ fn absolute(path: &str) -> String {
     format!("/{}", path.trim_start_matches('/'))
 }
 
-/// The kernel's arguments, however it is started.
-#[must_use]
-pub fn arguments(boot: &Boot, root_uuid: &str) -> Vec<String> {
-    let own = boot.cmdline.split_whitespace().map(str::to_owned);
-    [format!("root=UUID={root_uuid}"), "ro".to_owned()].into_iter().chain(own).collect()
+/// Where GRUB and the kernel find the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// UUID of the file system in which GRUB finds `/boot`.
+    pub boot: String,
+    /// Kernel arguments that name the root file system.
+    pub root: Vec<String>,
 }
 
-/// `grub.cfg` of a system whose root file system has that UUID.
+impl Start {
+    /// How a system of that layout starts.
+    #[must_use]
+    pub fn of(layout: &Layout, uuids: &DiskUuids) -> Self {
+        let mut root = vec![format!("root=UUID={}", uuids.root)];
+        let partition = layout.partitions.iter().find(|partition| partition.role == Role::Root);
+        let subvolume = partition.and_then(|partition| subvolumes::root(&partition.subvolumes));
+        root.extend(subvolume.map(|subvolume| format!("rootflags=subvol={}", subvolume.name)));
+        Self { boot: uuids.root.clone(), root }
+    }
+}
+
+/// The kernel's arguments, however it is started.
+#[must_use]
+pub fn arguments(boot: &Boot, start: &Start) -> Vec<String> {
+    let own = boot.cmdline.split_whitespace().map(str::to_owned);
+    start.root.iter().cloned().chain(["ro".to_owned()]).chain(own).collect()
+}
+
+/// `grub.cfg` of a system that starts so.
 ///
 /// # Errors
 /// When a path or an argument cannot be quoted.
-pub fn config(boot: &Boot, root_uuid: &str) -> Result<String, Unquotable> {
+pub fn config(boot: &Boot, start: &Start) -> Result<String, Unquotable> {
     let (kernel, initrd) = (quoted(&absolute(&boot.kernel))?, quoted(&absolute(&boot.initrd))?);
-    let uuid = quoted(root_uuid)?;
-    let arguments =
-        arguments(boot, root_uuid).iter().map(|word| quoted(word)).collect::<Result<Vec<_>, _>>()?;
+    let uuid = quoted(&start.boot)?;
+    let arguments = arguments(boot, start).iter().map(|word| quoted(word)).collect::<Result<Vec<_>, _>>()?;
     let arguments = arguments.join(" ");
     Ok(format!(
         "# Written by Kaltstart; update-grub may replace it and reads the same settings from\n\
@@ -79,11 +101,11 @@ pub fn defaults(boot: &Boot) -> Result<String, Unquotable> {
     ))
 }
 
-/// The configuration on the EFI system partition: finds the real one. The UUID is the server's
-/// and was checked to be one, so it needs no quotes.
-pub fn stub(root_uuid: &str) -> String {
+/// The configuration on the EFI system partition: finds the real one in the file system with that UUID, which is the
+/// server's and was checked to be one, so it needs no quotes.
+pub fn stub(uuid: &str) -> String {
     format!(
-        "search --no-floppy --fs-uuid --set=root {root_uuid}\n\
+        "search --no-floppy --fs-uuid --set=root {uuid}\n\
          set prefix=($root)/boot/grub\n\
          configfile $prefix/grub.cfg\n"
     )
@@ -92,17 +114,22 @@ pub fn stub(root_uuid: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kaltstart_protocol::layout::{Partition, Subvolume};
 
     fn boot(cmdline: &str) -> Boot {
         let (kernel, initrd) = ("vmlinuz".into(), "/initrd.img".into());
         Boot { kernel, initrd, cmdline: cmdline.into(), efi: vec![], bios: None }
     }
 
+    fn start() -> Start {
+        Start { boot: "11-22".into(), root: vec!["root=UUID=11-22".into()] }
+    }
+
     #[test]
     fn grub_and_the_shell_accept_the_texts() {
         let boot = boot("quiet console=ttyS0,115200 a=$(b);}");
         for (program, text) in [
-            ("grub-script-check", config(&boot, "11-22").expect("quotable")),
+            ("grub-script-check", config(&boot, &start()).expect("quotable")),
             ("grub-script-check", stub("11-22")),
             ("sh", defaults(&boot).expect("quotable")),
         ] {
@@ -114,15 +141,37 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_is_told_the_subvolume_that_is_the_root_directory() {
+        let subvolume =
+            |name: &str, mount: &str| Subvolume { name: name.into(), mount: mount.into(), options: vec![] };
+        let mut root = Partition { role: Role::Root, ..Partition::default() };
+        let uuids = DiskUuids {
+            disk: String::new(),
+            partitions: vec![],
+            root: "33-44".into(),
+            further: vec![],
+            esp: 0,
+        };
+        let start = |root: &Partition| {
+            let partitions = vec![Partition::default(), root.clone()];
+            Start::of(&Layout { name: "l".into(), partitions, tmpfs: vec![] }, &uuids)
+        };
+        let plain = Start { boot: "33-44".into(), root: vec!["root=UUID=33-44".into()] };
+        assert_eq!(start(&root), plain);
+        root.subvolumes = vec![subvolume("@home", "/home"), subvolume("@", "/")];
+        assert_eq!(start(&root).root, ["root=UUID=33-44", "rootflags=subvol=@"]);
+    }
+
+    #[test]
     fn p27_arguments_stay_arguments() {
-        let text = config(&boot("quiet  console=ttyS0,115200 x=$(y);}"), "11-22").expect("quotable");
+        let text = config(&boot("quiet  console=ttyS0,115200 x=$(y);}"), &start()).expect("quotable");
         let line = "  linux '/vmlinuz' 'root=UUID=11-22' 'ro' 'quiet' 'console=ttyS0,115200' 'x=$(y);}'\n";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("  initrd '/initrd.img'\n"));
         let text = defaults(&boot(" quiet  splash ")).expect("quotable");
         assert!(text.contains("GRUB_CMDLINE_LINUX='quiet splash'\n"));
         for bad in ["it's", "a\u{1}b", "größe"] {
-            assert!(config(&boot(bad), "11-22").is_err() && defaults(&boot(bad)).is_err(), "{bad:?}");
+            assert!(config(&boot(bad), &start()).is_err() && defaults(&boot(bad)).is_err(), "{bad:?}");
         }
     }
 }

@@ -34,7 +34,8 @@ pub struct Boot {
 }
 
 /// Reads the boot files out of the extracted tree. Both ways of starting are prepared as far as
-/// image, layout and disk allow, so that a disk also starts in another machine.
+/// image, layout and disk allow, so that a disk also starts in another machine. `boot_uuid` is that of the file
+/// system in which GRUB finds `/boot`, `volume_id` the EFI system partition's.
 ///
 /// # Errors
 /// [`Code::BootloaderFailed`] with what is missing or does not fit.
@@ -42,7 +43,7 @@ pub fn prepare(
     tree: &Tree,
     manifest: &Manifest,
     plan: &Plan,
-    root_uuid: &str,
+    boot_uuid: &str,
     volume_id: u32,
 ) -> Result<Boot, Finding> {
     let failed = |detail: String| Finding::new(Code::BootloaderFailed, detail);
@@ -66,7 +67,7 @@ pub fn prepare(
         }
         for path in GRUB_STUBS {
             if !files.is_empty() && !files.iter().any(|(to, _)| to.eq_ignore_ascii_case(path)) {
-                files.push((path.to_owned(), grub::stub(root_uuid).into_bytes()));
+                files.push((path.to_owned(), grub::stub(boot_uuid).into_bytes()));
             }
         }
         let place =

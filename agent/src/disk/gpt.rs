@@ -191,11 +191,8 @@ mod tests {
             label: label.into(),
             role,
             min_mib,
-            max_mib: None,
             weight,
-            mount: None,
-            file_system: None,
-            options: Vec::new(),
+            ..Partition::default()
         };
         Layout {
             name: "t".into(),

@@ -30,6 +30,7 @@ const KILL_MAX: Duration = Duration::from_secs(2);
 /// Longest labels of file systems, in bytes.
 pub(super) const EXT4_LABEL_MAX: usize = 16;
 const XFS_LABEL_MAX: usize = 12;
+const BTRFS_LABEL_MAX: usize = 255;
 
 /// Makes a file system with that UUID, and as much of `label` as it takes, by its program in the directory
 /// `tools`.
@@ -55,6 +56,11 @@ pub fn make(
             let mut command = Command::new(tools.join("mkfs.xfs"));
             // Discarding is left to the installed system, as above.
             command.args(["-f", "-q", "-K", "-L", cut(label, XFS_LABEL_MAX), "-m", &format!("uuid={uuid}")]);
+            command
+        }
+        FileSystem::Btrfs => {
+            let mut command = Command::new(tools.join("mkfs.btrfs"));
+            command.args(["-f", "-q", "-K", "-L", cut(label, BTRFS_LABEL_MAX), "-U", uuid, "--"]);
             command
         }
     };
@@ -139,23 +145,24 @@ pub struct Mounted {
     active: bool,
 }
 
-/// Mounts a file system on the directory `path`, which is made if need be. Nothing on it
-/// can be run, no device on it opened.
+/// Mounts a file system on the directory `path`, which is made if need be, with `options` of that file
+/// system between commas. Nothing on it can be run, no device on it opened.
 ///
 /// # Errors
 /// [`Code::DiskFailed`].
-pub fn mount(kind: FileSystem, node: &Path, path: &Path, read_only: bool) -> Result<Mounted, Finding> {
+pub fn mount(
+    kind: FileSystem,
+    node: &Path,
+    path: &Path,
+    options: &str,
+    read_only: bool,
+) -> Result<Mounted, Finding> {
     fs::create_dir_all(path).map_err(|error| failed(&format!("cannot make {}", path.display()), &error))?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
     if read_only {
         flags |= MsFlags::MS_RDONLY;
     }
-    let options = match kind {
-        // The kernel's background initialisation would compete with the image for the disk.
-        FileSystem::Ext4 => Some("noinit_itable"),
-        FileSystem::Xfs => None,
-    };
-    patiently(|| Ok(nix::mount::mount(Some(node), path, Some(kind.name()), flags, options)?))
+    patiently(|| Ok(nix::mount::mount(Some(node), path, Some(kind.name()), flags, Some(options))?))
         .map_err(|error| failed(&format!("cannot mount {}", node.display()), &error))?;
     Ok(Mounted { path: path.into(), active: true })
 }

@@ -8,7 +8,8 @@
 //! | [`region`] | a partition past the kernel's cache | block device |
 //! | [`ext4`] | a file system that came as a whole | `tune2fs`, `resize2fs` |
 //! | [`swap`] | swap space as bytes | none |
-//! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mkfs.xfs`, `mount` |
+//! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mkfs.xfs`, `mkfs.btrfs`, `mount` |
+//! | [`target`] | what is mounted where while the image is laid down | `mount` |
 
 pub mod device;
 pub mod ext4;
@@ -17,6 +18,7 @@ pub mod gpt;
 pub mod mkfs;
 pub mod region;
 pub mod swap;
+pub mod target;
 
 use std::io;
 use std::time::{Duration, Instant};

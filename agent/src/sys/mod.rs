@@ -1,6 +1,8 @@
 //! System calls for which no safe wrapper exists: the only unsafe code of the agent.
 
 pub mod block;
+#[cfg(feature = "install")]
+pub mod btrfs;
 pub mod disk;
 #[cfg(feature = "install")]
 pub mod erase;

@@ -290,11 +290,8 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
         label: label.into(),
         role,
         min_mib,
-        max_mib: None,
         weight,
-        file_system: None,
-        mount: None,
-        options: Vec::new(),
+        ..Partition::default()
     };
     let uuid = |n: u8| format!("0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1{n:02x}");
     let task = InstallTask {

@@ -48,11 +48,8 @@ mod tests {
             label: "root".into(),
             role: Role::Root,
             min_mib: 1024,
-            max_mib: None,
             weight: 1,
-            file_system: None,
-            mount: None,
-            options: Vec::new(),
+            ..Partition::default()
         };
         Layout { name: "l".into(), partitions: vec![root], tmpfs: Vec::new() }
     }

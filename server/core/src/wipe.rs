@@ -108,8 +108,8 @@ fn is_of(area: &Area, uuids: &DiskUuids) -> bool {
         && match area.kind.as_str() {
             "gpt" => area.id == uuids.disk,
             Area::PARTITION => uuids.partitions.contains(&area.id),
-            "ext4" => area.id == uuids.root || uuids.further.contains(&area.id),
-            "xfs" | "swap" => uuids.further.contains(&area.id),
+            "ext4" | "xfs" | "btrfs" => area.id == uuids.root || uuids.further.contains(&area.id),
+            "swap" => uuids.further.contains(&area.id),
             "vfat" => area.id == format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xffff),
             _ => false,
         }
@@ -169,6 +169,9 @@ mod tests {
             area(Some(1), "vfat", &format!("{n:04X}-00AB")),
             area(Some(2), "ext4", &format!("root-{n}")),
             area(Some(2), "ext4", &format!("var-{n}")),
+            area(Some(2), "xfs", &format!("root-{n}")),
+            area(Some(2), "btrfs", &format!("root-{n}")),
+            area(Some(2), "btrfs", &format!("var-{n}")),
             area(Some(2), "swap", &format!("swap-{n}")),
         ]
     }

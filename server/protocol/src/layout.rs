@@ -4,13 +4,14 @@ pub mod fit;
 pub mod plan;
 #[cfg(test)]
 mod schema;
+pub mod subvolumes;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// How a disk shall look. Written by people as TOML under `templates/layouts`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
@@ -27,7 +28,9 @@ impl Layout {
     /// Every place where something is mounted besides the root file system.
     pub fn mounts(&self) -> impl Iterator<Item = &str> {
         let partitions = self.partitions.iter().filter_map(|partition| partition.mount.as_deref());
-        partitions.chain(self.tmpfs.iter().map(|tmpfs| tmpfs.mount.as_str()))
+        let subvolumes = self.partitions.iter().flat_map(|partition| &partition.subvolumes);
+        let subvolumes = subvolumes.map(|subvolume| subvolume.mount.as_str()).filter(|mount| *mount != "/");
+        partitions.chain(subvolumes).chain(self.tmpfs.iter().map(|tmpfs| tmpfs.mount.as_str()))
     }
 }
 
@@ -44,7 +47,7 @@ pub struct Tmpfs {
 }
 
 /// One partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Partition {
@@ -61,15 +64,18 @@ pub struct Partition {
     /// Share of the space that is left after all minima; 0 = stays at its minimum.
     #[serde(default)]
     pub weight: u32,
-    /// Its file system; of the role `data` alone, ext4 if left out.
+    /// Its file system; ext4 if left out. The role `data` may have any, `root` all but XFS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_system: Option<FileSystem>,
-    /// Where it is mounted; of the role `data` alone.
+    /// Where it is mounted; of the role `data` alone, which has either this or subvolumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
-    /// Mount options (mount(8)); of the roles `root` and `data` alone.
+    /// Mount options (mount(8)); of the roles `root` and `data` alone. Each subvolume has them, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    /// Subvolumes of a btrfs. Of the role `root`, one is mounted at `/`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subvolumes: Vec<Subvolume>,
 }
 
 impl Partition {
@@ -88,11 +94,24 @@ impl Partition {
     #[must_use]
     pub fn made(&self) -> Option<FileSystem> {
         match self.role {
-            Role::Root => Some(FileSystem::Ext4),
-            Role::Data => Some(self.file_system.unwrap_or_default()),
+            Role::Root | Role::Data => Some(self.file_system.unwrap_or_default()),
             Role::BiosBoot | Role::Esp | Role::Swap => None,
         }
     }
+}
+
+/// A part of a btrfs that is mounted by itself, and of which snapshots are taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Subvolume {
+    /// Name in the top level of the file system, such as `@home`.
+    pub name: String,
+    /// Where it is mounted.
+    pub mount: String,
+    /// Mount options besides those of the partition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
 }
 
 /// A file system of Linux.
@@ -105,6 +124,8 @@ pub enum FileSystem {
     Ext4,
     /// XFS.
     Xfs,
+    /// btrfs.
+    Btrfs,
 }
 
 impl FileSystem {
@@ -114,6 +135,7 @@ impl FileSystem {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
         }
     }
 
@@ -124,6 +146,8 @@ impl FileSystem {
             Self::Ext4 => 1,
             // mkfs.xfs refuses less.
             Self::Xfs => 300,
+            // mkfs.btrfs refuses less than 109 with its usual two copies of all metadata.
+            Self::Btrfs => 128,
         }
     }
 }
@@ -132,7 +156,7 @@ impl FileSystem {
 pub const ESP_MOUNT: &str = "/boot/efi";
 
 /// What a partition is for; decides its type and its file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -140,9 +164,10 @@ pub enum Role {
     BiosBoot,
     /// EFI system partition; FAT32.
     Esp,
-    /// Root file system; ext4.
+    /// Root file system.
     Root,
     /// A file system mounted beneath the root.
+    #[default]
     Data,
     /// Space for memory that is swapped out.
     Swap,

@@ -8,7 +8,8 @@ use crate::exit::Exit;
 use crate::http::layout::{LayoutTrial, LayoutView, Origin, PlacedPartition};
 use clap::Subcommand;
 use kaltstart_protocol::finding::Code;
-use kaltstart_protocol::layout::{Layout, Partition, Tmpfs};
+use kaltstart_protocol::layout::{Layout, Partition, Subvolume, Tmpfs};
+use serde::Serialize;
 
 /// `ks layout …`
 #[derive(Debug, Subcommand)]
@@ -84,6 +85,30 @@ impl Row for Tmpfs {
     }
 }
 
+/// A subvolume, and the label of the partition that it is a part of.
+#[derive(Serialize)]
+struct Part<'a> {
+    of: &'a str,
+    subvolume: &'a Subvolume,
+}
+
+impl Row for Part<'_> {
+    const HEADER: &'static [&'static str] = &["SUBVOLUME", "OF", "MOUNT", "OPTIONS"];
+
+    fn name(&self) -> String {
+        self.subvolume.name.clone()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let Subvolume { name, mount, options } = self.subvolume;
+        vec![name.clone(), self.of.to_owned(), mount.clone(), options.join(",")]
+    }
+}
+
+fn parts<'a>(of: &'a str, subvolumes: &'a [Subvolume]) -> impl Iterator<Item = Part<'a>> {
+    subvolumes.iter().map(move |subvolume| Part { of, subvolume })
+}
+
 impl Row for PlacedPartition {
     const HEADER: &'static [&'static str] =
         &["PARTITION", "LABEL", "ROLE", "SIZE", "MOUNT", "TYPE", "OPTIONS"];
@@ -131,15 +156,23 @@ fn show(layout: &Layout, format: Format) -> Result<Exit, ClientError> {
     match format {
         Format::Table => {
             output::list(&layout.partitions, format)?;
-            if !layout.tmpfs.is_empty() {
-                output::print("")?;
-                output::list(&layout.tmpfs, format)?;
-            }
+            let subvolumes = layout.partitions.iter().flat_map(|it| parts(&it.label, &it.subvolumes));
+            further(&subvolumes.collect::<Vec<_>>())?;
+            further(&layout.tmpfs)?;
         }
         Format::Name => output::print(&layout.name)?,
         Format::Json | Format::Yaml => output::print(&output::structured(layout, format)?)?,
     }
     Ok(Exit::Done)
+}
+
+/// One more table, if it has any rows.
+fn further<R: Row>(rows: &[R]) -> Result<(), ClientError> {
+    if !rows.is_empty() {
+        output::print("")?;
+        output::list(rows, Format::Table)?;
+    }
+    Ok(())
 }
 
 fn tried(trial: &LayoutTrial, format: Format) -> Result<Exit, ClientError> {
@@ -148,10 +181,9 @@ fn tried(trial: &LayoutTrial, format: Format) -> Result<Exit, ClientError> {
             let mut lines = vec![("NODE", trial.node.clone()), ("LAYOUT", trial.layout.clone())];
             lines.extend(trial.disk.iter().flat_map(hardware::disk));
             output::print(&output::named(&lines))?;
-            if !trial.partitions.is_empty() {
-                output::print("")?;
-                output::list(&trial.partitions, format)?;
-            }
+            further(&trial.partitions)?;
+            let subvolumes = trial.partitions.iter().flat_map(|it| parts(&it.label, &it.subvolumes));
+            further(&subvolumes.collect::<Vec<_>>())?;
         }
         Format::Name => drop(output::list(&trial.partitions, format)?),
         Format::Json | Format::Yaml => output::print(&output::structured(trial, format)?)?,

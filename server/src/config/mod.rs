@@ -103,7 +103,8 @@ fn yes() -> bool {
 }
 
 /// Layouts that come with the server.
-const BUILT_IN_LAYOUTS: [&str; 2] = [
+const BUILT_IN_LAYOUTS: [&str; 3] = [
+    include_str!("../../../templates/layouts/btrfs.toml"),
     include_str!("../../../templates/layouts/single.toml"),
     include_str!("../../../templates/layouts/server.toml"),
 ];

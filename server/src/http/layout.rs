@@ -10,7 +10,7 @@ use kaltstart_core::placement::place;
 use kaltstart_protocol::agent_api::DiskRule;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::layout::plan::{Plan, smallest_disk};
-use kaltstart_protocol::layout::{FileSystem, Layout, Role};
+use kaltstart_protocol::layout::{FileSystem, Layout, Role, Subvolume};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -70,6 +70,9 @@ pub struct PlacedPartition {
     pub file_system: Option<FileSystem>,
     /// The layout's mount options.
     pub options: Vec<String>,
+    /// Subvolumes of its btrfs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subvolumes: Vec<Subvolume>,
     /// First byte on the disk.
     pub start: u64,
     /// Bytes.
@@ -128,7 +131,7 @@ pub(super) async fn try_layout(
     let rule = profile.map_or_else(DiskRule::default, |profile| profile.disk.clone());
     let placement = place(&facts, &rule, layout, image.as_ref());
     let (partitions, finding) = match placement.plan {
-        Ok(plan) => (placed(layout, &plan), None),
+        Ok(plan) => (placed(&plan), None),
         Err(finding) => (Vec::new(), Some(finding.into())),
     };
     Ok(Json(LayoutTrial {
@@ -141,15 +144,15 @@ pub(super) async fn try_layout(
     }))
 }
 
-fn placed(layout: &Layout, plan: &Plan) -> Vec<PlacedPartition> {
-    let pairs = layout.partitions.iter().zip(&plan.partitions);
-    let placed = pairs.map(|(wanted, planned)| PlacedPartition {
+fn placed(plan: &Plan) -> Vec<PlacedPartition> {
+    let placed = plan.partitions.iter().map(|planned| PlacedPartition {
         number: planned.number,
         label: planned.label.clone(),
         role: planned.role,
         mount: planned.mount.clone(),
         file_system: planned.file_system,
-        options: wanted.options.clone(),
+        options: planned.options.clone(),
+        subvolumes: planned.subvolumes.clone(),
         start: planned.first * plan.sector_size,
         size: planned.sectors * plan.sector_size,
     });

@@ -82,17 +82,24 @@ async fn layouts_are_listed_and_shown_with_where_they_come_from() {
     let (own, built_in) = (Origin::Configuration, Origin::BuiltIn);
     assert_eq!(
         list,
-        [("halves", own, 2, 2050), ("server", own, 1, 3), ("single", built_in, 3, 1 + 512 + 1024 + 2)]
+        [
+            ("btrfs", built_in, 3, 1 + 512 + 3072 + 2),
+            ("halves", own, 2, 2050),
+            ("server", own, 1, 3),
+            ("single", built_in, 3, 1 + 512 + 1024 + 2)
+        ]
     );
     let shown: Layout = serde_json::from_str(&site.get("/v1/layouts/halves").await.text).expect("JSON");
     assert_eq!(shown.partitions[1].options, ["nodev", "nosuid"]);
     site.get("/v1/layouts/thirds").await.problem(StatusCode::NOT_FOUND, "not-found");
 
-    assert_eq!(done(&site, "layout list -o name").await.out, "halves\nserver\nsingle\n");
+    assert_eq!(done(&site, "layout list -o name").await.out, "btrfs\nhalves\nserver\nsingle\n");
     let table = done(&site, "layout list").await.out;
     assert!(table.contains("built in") && table.contains("configuration"), "{table}");
     let table = done(&site, "layout show server").await.out;
     assert!(table.contains("root") && table.contains("/tmp") && table.contains("size=25%"), "{table}");
+    let table = done(&site, "layout show btrfs").await.out;
+    assert!(table.contains("SUBVOLUME") && table.contains("@var-log"), "{table}");
     assert_eq!(done(&site, "layout show halves -o name").await.out, "halves\n");
     let json = done(&site, "layout show halves -o json").await.out;
     assert_eq!(serde_json::from_str::<Layout>(&json).expect("JSON"), shown);
@@ -127,6 +134,8 @@ async fn a_layout_is_tried_on_a_nodes_disk_and_nothing_changes() {
     }
     let names = done(&site, "layout try n1 --layout single -o name").await.out;
     assert_eq!(names, "bios-boot\nesp\nroot\n");
+    let table = done(&site, "layout try n1 --layout btrfs").await.out;
+    assert!(table.contains("SUBVOLUME") && table.contains("/var/log"), "{table}");
     let yaml = done(&site, "layout try n1 --profile second -o yaml").await.out;
     let read: LayoutTrial = serde_saphyr::from_str(&yaml).expect("YAML");
     assert_eq!(read.partitions[1].options, ["nodev", "nosuid"]);

@@ -29,6 +29,8 @@ pub(super) struct Content {
     links: BTreeMap<String, String>,
     /// Path and text.
     files: BTreeMap<String, String>,
+    /// The same for files that are there before the packages, which read them when they are installed.
+    early_files: BTreeMap<String, String>,
 }
 
 impl Content {
@@ -43,6 +45,9 @@ impl Content {
     /// See [`super::Content::build`].
     pub(super) fn build(&self, recipe: &Recipe, work: &Path, tar: &Path) -> Result<Built> {
         let overlay = self.write_overlay(work)?;
+        let early = work.join("early");
+        write_files(&early, &self.early_files)?;
+        let early = pack(&early)?;
         let sources = apt_sources::write(&self.suite, work)?;
         let mut command = Command::new("mmdebstrap");
         command
@@ -55,7 +60,8 @@ impl Content {
             .arg("--aptopt=APT::Install-Recommends \"false\"")
             .arg("--aptopt=Acquire::Languages \"none\"")
             .args(self.path_rules.iter().map(|rule| format!("--dpkgopt={rule}")))
-            .arg(format!("--customize-hook=tar-in {} /", overlay))
+            .arg(format!("--essential-hook=tar-in {early} /"))
+            .arg(format!("--customize-hook=tar-in {overlay} /"))
             .args(self.hooks().iter().map(|hook| format!("--customize-hook={hook}")))
             .arg(&self.suite)
             .arg(tar)
@@ -78,33 +84,43 @@ impl Content {
     /// Packs the recipe's files and GRUB's into a tar; returns its path.
     fn write_overlay(&self, work: &Path) -> Result<String> {
         let tree = work.join("overlay");
-        for (path, text) in &self.files {
-            let path = tree.join(path.trim_start_matches('/'));
-            fs::create_dir_all(path.parent().unwrap_or(&tree))?;
-            // TOML's multi-line strings are easier to read with a first line break.
-            fs::write(&path, text.trim_start_matches('\n'))
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
+        write_files(&tree, &self.files)?;
         let deb = packages::resolve(&[grub::PACKAGE])?.remove(0);
         grub::write_images(&deb, &work.join("grub"), &tree.join(BIOS_BOOT))?;
-        let tar = work.join("overlay.tar");
-        // Only files: a directory in the tar would change the mode of the
-        // image's own directory.
-        let list = output(Command::new("find").args(["-type", "f"]).current_dir(&tree))?;
-        fs::write(work.join("overlay.list"), list)?;
-        run(Command::new("tar")
-            .args(["--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX", "-T"])
-            .arg(work.join("overlay.list"))
-            .arg("-cf")
-            .arg(&tar)
-            .current_dir(&tree))?;
-        let path = tar.to_str().context("the cache's path is not UTF-8; set KALTSTART_CACHE")?;
-        // It becomes a word of mmdebstrap's hook.
-        if path.contains([' ', '\'', '"', '$']) {
-            bail!("the cache's path {path} has special characters; set KALTSTART_CACHE");
-        }
-        Ok(path.to_owned())
+        pack(&tree)
     }
+}
+
+/// Writes texts to paths below `tree`.
+fn write_files(tree: &Path, files: &BTreeMap<String, String>) -> Result<()> {
+    for (path, text) in files {
+        let path = tree.join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap_or(tree))?;
+        // TOML's multi-line strings are easier to read with a first line break.
+        fs::write(&path, text.trim_start_matches('\n'))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Packs `tree` into a tar beside it; returns its path.
+fn pack(tree: &Path) -> Result<String> {
+    let (list, tar) = (tree.with_extension("list"), tree.with_extension("tar"));
+    // Only files: a directory in the tar would change the mode of the
+    // image's own directory.
+    fs::write(&list, output(Command::new("find").args(["-type", "f"]).current_dir(tree))?)?;
+    run(Command::new("tar")
+        .args(["--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX", "-T"])
+        .arg(list)
+        .arg("-cf")
+        .arg(&tar)
+        .current_dir(tree))?;
+    let path = tar.to_str().context("the cache's path is not UTF-8; set KALTSTART_CACHE")?;
+    // It becomes a word of mmdebstrap's hook.
+    if path.contains([' ', '\'', '"', '$']) {
+        bail!("the cache's path {path} has special characters; set KALTSTART_CACHE");
+    }
+    Ok(path.to_owned())
 }
 
 /// Reads version and packages from the image itself.

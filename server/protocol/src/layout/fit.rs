@@ -2,7 +2,7 @@
 //! people who try a layout.
 
 use super::plan::{Plan, PlanError, plan};
-use super::{FileSystem, Layout, Role};
+use super::{FileSystem, Layout, Role, subvolumes};
 use crate::facts::{Disk, Firmware};
 use crate::finding::{Code, Finding};
 use crate::image::Manifest;
@@ -91,8 +91,22 @@ fn missing_to_start(image: Option<&Manifest>, plan: &Plan, firmware: Firmware) -
         Firmware::Bios if plan.sector_size != BIOS_SECTOR => {
             Some("the machine starts by BIOS, and the disk has sectors of 4096 bytes")
         }
+        _ if shows_boot_alone(plan) && lacks(|image| !starts_from_boot(image)) => Some(
+            "boot loaders see /boot alone in this layout, and the image has its kernel or ramdisk elsewhere",
+        ),
         Firmware::Uefi | Firmware::Bios | Firmware::Unknown => None,
     }
+}
+
+/// Whether boot loaders find `/boot` at its place, but not the root directory: in the top level of a file system of
+/// subvolumes a link leads there.
+fn shows_boot_alone(plan: &Plan) -> bool {
+    plan.role(Role::Root).is_some_and(|root| subvolumes::root(&root.subvolumes).is_some())
+}
+
+fn starts_from_boot(image: &Manifest) -> bool {
+    let boot = |path: &str| path.trim_start_matches('/').starts_with("boot/");
+    boot(&image.boot.kernel) && boot(&image.boot.initrd)
 }
 
 /// Whether `path` is [`REMOVABLE_PATH`]; FAT knows neither case nor direction of slashes.
@@ -106,7 +120,7 @@ mod tests {
     use crate::ids::Digest;
     use crate::image::blocks::DataMap;
     use crate::image::{Boot, Compression, Format};
-    use crate::layout::Partition;
+    use crate::layout::{Partition, Subvolume};
     use alloc::string::ToString;
     use alloc::vec;
     use alloc::vec::Vec;
@@ -116,11 +130,8 @@ mod tests {
             label: "p".into(),
             role: *role,
             min_mib: 300,
-            max_mib: None,
             weight: 0,
-            file_system: None,
-            mount: None,
-            options: Vec::new(),
+            ..Partition::default()
         };
         Layout { name: "l".into(), partitions: roles.iter().map(partition).collect(), tmpfs: Vec::new() }
     }
@@ -208,5 +219,22 @@ mod tests {
         refused(&roles, &no_bios, &disk(2, 512), Firmware::Bios, failed, "core.img");
         refused(&roles, &image(), &disk(2, 4096), Firmware::Bios, failed, &4096.to_string());
         assert_eq!(outcome(&roles, Some(&no_bios), &disk(2, 4096), Firmware::Uefi), Ok(3));
+    }
+
+    #[test]
+    fn a_kernel_outside_of_boot_does_not_start_from_a_subvolume() {
+        let mut layout = layout(&[Role::BiosBoot, Role::Esp, Role::Root]);
+        let subvolume = Subvolume { name: "@".into(), mount: "/".into(), options: Vec::new() };
+        layout.partitions[2].file_system = Some(FileSystem::Btrfs);
+        layout.partitions[2].subvolumes = vec![subvolume];
+        let disk = Disk { size: 2 << 30, sector_size: 512, ..Disk::default() };
+        let mut image = image();
+        for firmware in [Firmware::Uefi, Firmware::Bios, Firmware::Unknown] {
+            let finding = fit(&layout, Some(&image), &disk, firmware).expect_err("refused");
+            assert_eq!(finding.code, Code::BootloaderFailed);
+            assert!(finding.detail.contains("/boot alone"), "{finding}");
+        }
+        (image.boot.kernel, image.boot.initrd) = ("/boot/vmlinuz".into(), "boot/initrd.img".into());
+        assert!(fit(&layout, Some(&image), &disk, Firmware::Uefi).is_ok());
     }
 }

@@ -1,6 +1,6 @@
 //! From a layout and a disk to sectors: arithmetic only.
 
-use super::{FileSystem, Layout, Partition, Role};
+use super::{FileSystem, Layout, Partition, Role, Subvolume, subvolumes};
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -41,6 +41,10 @@ pub struct Planned {
     pub mount: Option<String>,
     /// The file system that is made in it, see [`Partition::made`].
     pub file_system: Option<FileSystem>,
+    /// Its mount options; each subvolume has them, too.
+    pub options: Vec<String>,
+    /// Subvolumes of its btrfs.
+    pub subvolumes: Vec<Subvolume>,
     /// First sector.
     pub first: u64,
     /// Sectors.
@@ -113,7 +117,7 @@ pub fn check(layout: &Layout) -> Result<(), PlanError> {
         if let Some(made) = partition.made().filter(|made| partition.min_mib < made.min_mib()) {
             return fail(&format!("{} needs a min_mib of at least {}", made.name(), made.min_mib()));
         }
-        if let Some(problem) = mount_problem(partition) {
+        if let Some(problem) = mount_problem(partition).or_else(|| subvolumes::problem(partition)) {
             return fail(&format!("partition {:?}: {problem}", partition.label));
         }
     }
@@ -141,11 +145,16 @@ pub fn check(layout: &Layout) -> Result<(), PlanError> {
 fn mount_problem(partition: &Partition) -> Option<String> {
     let mounted = matches!(partition.role, Role::Root | Role::Data);
     match &partition.mount {
-        None if partition.role == Role::Data => Some("role data needs a mount".into()),
+        None if partition.role == Role::Data && partition.subvolumes.is_empty() => {
+            Some("role data needs a mount".into())
+        }
         Some(_) if partition.role != Role::Data => Some("only role data has a mount".into()),
+        Some(_) if !partition.subvolumes.is_empty() => {
+            Some("its subvolumes are mounted, and not the whole".into())
+        }
         _ if !mounted && !partition.options.is_empty() => Some("only root and data have options".into()),
-        _ if partition.file_system.is_some() && partition.role != Role::Data => {
-            Some("only role data has a file_system".into())
+        _ if !mounted && partition.file_system.is_some() => {
+            Some("only root and data have a file_system".into())
         }
         _ => options_problem(&partition.options),
     }
@@ -175,7 +184,7 @@ fn path_problem(path: &str) -> Option<&'static str> {
 }
 
 /// What is wrong with mount options. They stand between commas in a line of fstab(5).
-fn options_problem(options: &[String]) -> Option<String> {
+pub(super) fn options_problem(options: &[String]) -> Option<String> {
     let known = |c: char| c.is_ascii_alphanumeric() || "-_.=:%+/".contains(c);
     let bad = options.iter().find(|option| option.is_empty() || !option.chars().all(known));
     bad.map(|option| format!("{option:?} is no mount option"))
@@ -219,6 +228,8 @@ pub fn plan(layout: &Layout, bytes: u64, sector_size: u64) -> Result<Plan, PlanE
             role: partition.role,
             mount: partition.mounted_at().map(ToOwned::to_owned),
             file_system: partition.made(),
+            options: partition.options.clone(),
+            subvolumes: partition.subvolumes.clone(),
             first,
             sectors,
         });
@@ -267,8 +278,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn partition(role: Role, min_mib: u64, max_mib: Option<u64>, weight: u32) -> Partition {
-        let (mount, file_system, options) = (None, None, Vec::new());
-        Partition { label: "p".into(), role, min_mib, max_mib, weight, file_system, mount, options }
+        Partition { label: "p".into(), role, min_mib, max_mib, weight, ..Partition::default() }
     }
 
     fn layout(partitions: Vec<Partition>) -> Layout {
@@ -316,8 +326,37 @@ mod tests {
             ..partition(role, min_mib, None, 0)
         };
         assert!(problem(vec![root(), xfs(Role::Data, 299)]).contains("at least 300"));
-        assert!(problem(vec![root(), xfs(Role::Swap, 300)]).contains("only role data has a file_system"));
+        assert!(
+            problem(vec![root(), xfs(Role::Swap, 300)]).contains("only root and data have a file_system")
+        );
         assert_eq!(check(&layout(vec![root(), xfs(Role::Data, 300)])), Ok(()));
+        assert!(problem(vec![xfs(Role::Root, 299)]).contains("at least 300"));
+        let btrfs = |role, subvolumes: &[(&str, &str)]| {
+            let subvolumes = subvolumes.iter().map(|(name, mount)| Subvolume {
+                name: (*name).into(),
+                mount: (*mount).into(),
+                options: vec![],
+            });
+            Partition {
+                file_system: Some(FileSystem::Btrfs),
+                subvolumes: subvolumes.collect(),
+                ..partition(role, 128, None, 0)
+            }
+        };
+        let at = |mount| btrfs(Role::Root, &[("@", "/"), ("@x", mount)]);
+        assert_eq!(check(&layout(vec![at("/var")])), Ok(()));
+        assert_eq!(
+            check(&layout(vec![root(), btrfs(Role::Data, &[("a", "/srv/a"), ("b", "/srv/b")])])),
+            Ok(())
+        );
+        assert!(problem(vec![at("/var"), data("/var")]).contains("\"/var\" occurs twice"));
+        assert!(problem(vec![at("/usr")]).contains("part of the root"));
+        assert!(problem(vec![at("var")]).contains("no absolute path"));
+        assert!(problem(vec![at("/")]).contains("must be mounted at"));
+        let both = Partition { mount: Some("/srv".into()), ..btrfs(Role::Data, &[("a", "/a")]) };
+        assert!(problem(vec![root(), both]).contains("not the whole"));
+        let none = btrfs(Role::Data, &[]);
+        assert!(problem(vec![root(), none]).contains("needs a mount"));
         for bad in ["", "a b", "ro,rw", "a\n", "#"] {
             let data = Partition { options: vec![bad.into()], ..data("/var") };
             assert!(problem(vec![root(), data]).contains("no mount option"), "{bad:?}");

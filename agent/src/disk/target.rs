@@ -1,0 +1,151 @@
+//! What is mounted where while the image is laid down.
+
+use super::device::{Announced, failed};
+use super::mkfs::{self, Mounted};
+use crate::sys::btrfs;
+use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::layout::plan::Planned;
+use kaltstart_protocol::layout::subvolumes::{self, BOOT_LINK};
+use kaltstart_protocol::layout::{FileSystem, Role};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// The file systems while they are filled. The kernel is told to forget their partitions only after they
+/// are unmounted.
+pub struct Target<'a> {
+    /// The outer ones first.
+    mounted: Vec<Mounted>,
+    /// By where it is mounted, the root first.
+    places: BTreeMap<PathBuf, Place>,
+    partitions: Vec<Announced<'a>>,
+    /// Where the root file system is mounted.
+    root: PathBuf,
+}
+
+/// A file system, or a subvolume of one.
+struct Place {
+    kind: FileSystem,
+    node: PathBuf,
+    options: String,
+}
+
+impl<'a> Target<'a> {
+    /// With nothing in it; its root directory will be `root`.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { mounted: Vec::new(), places: BTreeMap::new(), partitions: Vec::new(), root: root.into() }
+    }
+
+    /// Takes an empty file system of that kind in, and makes the subvolumes that are planned of it.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`] when these cannot be made.
+    ///
+    /// [`Code::DiskFailed`]: kaltstart_protocol::finding::Code::DiskFailed
+    pub fn add(
+        &mut self,
+        planned: &Planned,
+        kind: FileSystem,
+        partition: Announced<'a>,
+    ) -> Result<(), Finding> {
+        let node = partition.node.clone();
+        self.partitions.push(partition);
+        let mut options: Vec<&str> = match kind {
+            // The kernel's background initialisation would compete with the image for the disk.
+            FileSystem::Ext4 => vec!["noinit_itable"],
+            FileSystem::Xfs | FileSystem::Btrfs => Vec::new(),
+        };
+        // The image is to lie there as what is written later.
+        options
+            .extend(planned.options.iter().map(String::as_str).filter(|option| is_compression(kind, option)));
+        if planned.subvolumes.is_empty() {
+            let mount = planned.mount.as_deref().unwrap_or_default();
+            self.put(mount, Place { kind, node, options: options.join(",") });
+            return Ok(());
+        }
+        self.make_subvolumes(planned, &node)?;
+        for subvolume in &planned.subvolumes {
+            let name = format!("subvol={}", subvolume.name);
+            let own =
+                subvolume.options.iter().map(String::as_str).filter(|option| is_compression(kind, option));
+            let options: Vec<&str> =
+                [name.as_str()].into_iter().chain(options.iter().copied()).chain(own).collect();
+            self.put(&subvolume.mount, Place { kind, node: node.clone(), options: options.join(",") });
+        }
+        Ok(())
+    }
+
+    /// What the root file system lies on.
+    #[must_use]
+    pub fn root(&self) -> Option<&Announced<'a>> {
+        let place = self.places.get(&self.root)?;
+        self.partitions.iter().find(|partition| partition.node == place.node)
+    }
+
+    fn put(&mut self, mount: &str, place: Place) {
+        self.places.insert(self.root.join(mount.trim_start_matches('/')), place);
+    }
+
+    fn make_subvolumes(&self, planned: &Planned, node: &Path) -> Result<(), Finding> {
+        let top = mkfs::mount(FileSystem::Btrfs, node, &self.root, "", false)?;
+        let directory = File::open(&self.root)
+            .map_err(|error| failed(&format!("cannot open {}", node.display()), &error))?;
+        for subvolume in &planned.subvolumes {
+            btrfs::create_subvolume(&directory, &subvolume.name)
+                .map_err(|error| failed(&format!("cannot make subvolume {:?}", subvolume.name), &error))?;
+        }
+        if let Some(root) = subvolumes::root(&planned.subvolumes).filter(|_| planned.role == Role::Root) {
+            symlink(format!("{}/boot", root.name), self.root.join(BOOT_LINK))
+                .map_err(|error| failed("cannot make the link to /boot", &error))?;
+        }
+        drop(directory);
+        top.unmount()
+    }
+
+    /// Mounts all of them, each within those it lies in.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`](kaltstart_protocol::finding::Code::DiskFailed).
+    pub fn mount(&mut self) -> Result<(), Finding> {
+        for (path, Place { kind, node, options }) in &self.places {
+            self.mounted.push(mkfs::mount(*kind, node, path, options, false)?);
+        }
+        Ok(())
+    }
+
+    /// Mounts the root file system alone, to see what the disk holds of it.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`](kaltstart_protocol::finding::Code::DiskFailed).
+    pub fn mount_to_read(&mut self) -> Result<(), Finding> {
+        if let Some((path, Place { kind, node, options })) = self.places.first_key_value() {
+            self.mounted.push(mkfs::mount(*kind, node, path, options, true)?);
+        }
+        Ok(())
+    }
+
+    /// Unmounts whatever is mounted, the inner ones first.
+    ///
+    /// # Errors
+    /// See [`Mounted::unmount`].
+    pub fn unmount(&mut self) -> Result<(), Finding> {
+        while let Some(mounted) = self.mounted.pop() {
+            mounted.unmount()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Target<'_> {
+    fn drop(&mut self) {
+        while self.mounted.pop().is_some() {}
+    }
+}
+
+/// Whether a mount option says how the files that are written are compressed.
+fn is_compression(kind: FileSystem, option: &str) -> bool {
+    kind == FileSystem::Btrfs
+        && option.split('=').next().is_some_and(|key| key == "compress" || key == "compress-force")
+}
