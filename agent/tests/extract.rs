@@ -196,6 +196,22 @@ fn p11_a_tree_comes_out_as_gnu_tar_lays_it_down() {
 }
 
 #[test]
+fn p11_a_sparse_map_without_an_end_is_refused() {
+    let records = ["major=1", "minor=0", "name=z", "realsize=9"].map(|record| {
+        let record = format!(" GNU.sparse.{record}\n");
+        // Two digits of its own length count, too.
+        format!("{}{record}", record.len() + 2)
+    });
+    let header = entry("h", b'x', "", records.concat().as_bytes());
+    let directory = tempfile::tempdir().expect("directory");
+    for map in [&[b'1'; 4096][..], b"1\n", &[b"1\n0\n".to_vec(), vec![b'7'; 2000]].concat()] {
+        let archive = archived(&[header.clone(), entry("f", b'0', "", map)]);
+        let refused = extract_here(&archive, directory.path());
+        assert!(matches!(refused, Err(ExtractError::Archive { .. })), "{refused:?}");
+    }
+}
+
+#[test]
 fn p11_hostile_archives_touch_nothing_outside() {
     if !root() {
         return;

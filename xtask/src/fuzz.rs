@@ -11,8 +11,10 @@ use crate::artefacts::cargo;
 use crate::packages;
 
 /// The programs of `tests/fuzz`.
-const TARGETS: [&str; 12] = [
+const TARGETS: [&str; 14] = [
     "agent_api",
+    "agent_archive",
+    "agent_contents",
     "agent_dhcp",
     "agent_health",
     "agent_lldp",
@@ -28,6 +30,8 @@ const TARGETS: [&str; 12] = [
 
 /// Longest input in bytes: a datagram on Ethernet.
 const LENGTH_MAX: u32 = 1500;
+/// The same for archives, whose entries take a kibibyte each.
+const ARCHIVE_MAX: u32 = 8 << 10;
 
 /// Named, so that the flags do not reach build scripts and macros.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
@@ -82,13 +86,18 @@ fn run(targets: &[&str], seconds: u32) -> Result<()> {
         let corpus = out.join("corpus").join(target);
         fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
         let seeds = source.join("seeds").join(target);
+        let dictionary = source.join("dictionaries").join(target);
+        let length = if *target == "agent_archive" { ARCHIVE_MAX } else { LENGTH_MAX };
         let mut command = Command::new(out.join(TRIPLE).join("release").join(target));
         command
             .arg(format!("-max_total_time={seconds}"))
-            .arg(format!("-max_len={LENGTH_MAX}"))
+            .arg(format!("-max_len={length}"))
             .arg("-print_final_stats=0")
             .arg(format!("-artifact_prefix={}/{target}-", out.display()))
             .arg(&corpus);
+        if dictionary.is_file() {
+            command.arg(format!("-dict={}", dictionary.display()));
+        }
         if seeds.is_dir() {
             command.arg(seeds);
         }
