@@ -128,6 +128,9 @@ fn what_differs_is_named_with_slot_and_serial_number() {
     }
     let golden = std::fs::read_to_string(path).unwrap_or_default();
     assert!(text == golden, "write {path} anew with KALTSTART_GOLDEN=1 and look at what differs");
+    for code in [Code::ClassDiffers, Code::FirmwareOld] {
+        assert!(text.contains(code.number()), "no case gives {code}");
+    }
 }
 
 #[test]
