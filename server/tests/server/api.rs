@@ -6,7 +6,7 @@ use serde_json::json;
 use std::time::Instant;
 
 /// Routes that need no administrator's token: firmware, agents and monitors have none.
-const OPEN: [&str; 13] = [
+const OPEN: [&str; 14] = [
     "/boot/{mac}/script.ipxe",
     "/boot/{mac}/vmlinuz",
     "/boot/{mac}/ramdisk",
@@ -18,6 +18,7 @@ const OPEN: [&str; 13] = [
     "/agent/v1/installed",
     "/agent/v1/log",
     "/node/v1/report",
+    "/node/v1/recall",
     "/healthz",
     "/metrics",
 ];
