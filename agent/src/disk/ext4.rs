@@ -26,7 +26,7 @@ pub fn adopt(
     tune.args(["-U", uuid, "-L", mkfs::cut(label, EXT4_LABEL_MAX)]).arg(node);
     mkfs::run(&mut tune, observer)?;
     let mut resize = Command::new(tools.join("resize2fs"));
-    // Every byte was just compared with the image, so it is not checked once more before (-f).
+    // It is as its image was made, whose digests were right, so it is not checked before (-f).
     resize.arg("-f").arg(node);
     mkfs::run(&mut resize, observer)
 }

@@ -17,7 +17,7 @@ use std::thread;
 /// Bytes of a chunk: small enough that scattered changes cost little, large enough for compression and disks.
 const CHUNK_SIZE: usize = 256 << 10;
 /// Areas of zeros shorter than this are data: they are not worth an entry of the map.
-const GRAIN: usize = 64 << 10;
+const PIECE: usize = 64 << 10;
 /// zstd's, as the images that are built here have it.
 pub(super) const LEVEL: i32 = 9;
 
@@ -29,6 +29,14 @@ pub(super) struct Packed {
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) unpacked_size: u64,
+}
+
+impl Packed {
+    /// A file system of `unpacked_size` bytes, stored in a file with this digest and size.
+    fn file_system(format: Format, file: String, stored: (Digest, u64), unpacked_size: u64) -> Self {
+        let (digest, size) = stored;
+        Self { format, compression: Compression::Zstd, file, digest, size, unpacked_size }
+    }
 }
 
 /// A file that is written and hashed.
@@ -71,7 +79,7 @@ pub(super) fn raw(source: &File, size: u64, dir: &Path) -> Result<Packed> {
     encoder.include_checksum(true)?;
     encoder.set_pledged_src_size(Some(size))?;
     let mut data: Vec<(u64, u64)> = Vec::new();
-    let mut piece = vec![0; GRAIN];
+    let mut piece = vec![0; PIECE];
     let mut at = 0;
     while at < size {
         let length = piece.len().min(usize::try_from(size - at).unwrap_or(piece.len()));
@@ -86,16 +94,9 @@ pub(super) fn raw(source: &File, size: u64, dir: &Path) -> Result<Packed> {
         }
         at += length as u64;
     }
-    let (digest, stored_size) = encoder.finish()?.finish()?;
+    let stored = encoder.finish()?.finish()?;
     let format = Format::Raw(DataMap { data });
-    Ok(Packed {
-        format,
-        compression: Compression::Zstd,
-        file,
-        digest,
-        size: stored_size,
-        unpacked_size: size,
-    })
+    Ok(Packed::file_system(format, file, stored, size))
 }
 
 /// Stores the first `size` bytes of `source` in `dir` as chunks with their list.
@@ -135,21 +136,14 @@ pub(super) fn chunked(source: &File, size: u64, dir: &Path) -> Result<Packed> {
         }
         anyhow::Ok(())
     })?;
-    let (digest, stored_size) = out.finish()?;
+    let stored = out.finish()?;
     let list = serde_json::to_vec(&ChunkList { chunk_size: CHUNK_SIZE as u64, chunks })?;
     let list_file = "root.chunks.json".to_owned();
     let mut out = Hashed::create(&dir.join(&list_file))?;
     out.write_all(&list)?;
     let (list_digest, list_size) = out.finish()?;
     let format = Format::Chunked(ListFile { file: list_file, digest: list_digest, size: list_size });
-    Ok(Packed {
-        format,
-        compression: Compression::Zstd,
-        file,
-        digest,
-        size: stored_size,
-        unpacked_size: size,
-    })
+    Ok(Packed::file_system(format, file, stored, size))
 }
 
 /// Chunk `i` with its digest, compressed; none if it is all zeros.
