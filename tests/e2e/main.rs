@@ -3,6 +3,8 @@
 //! Needs root, and the directory of artefacts that `cargo xtask test` builds and names in
 //! `KALTSTART_ARTEFACTS`. A story that fails says one cause and where its evidence is.
 
+/// Disks with bad sectors, and slow ones.
+mod bad_disk;
 /// Beside a DHCP server of somebody else.
 mod beside;
 /// TPM and management controller of a machine.

@@ -124,13 +124,31 @@ pub enum BmcConfig {
 pub enum Fault {
     /// This sector of 512 bytes can neither be read nor written.
     BadSector(u64),
+    /// It is as slow as a card in a slot: a hundred operations or 2 MiB in a second.
+    Slow,
 }
 
 impl Fault {
-    /// Options of QEMU's driver `blkdebug`.
-    fn options(self) -> String {
+    /// QEMU's option for the disk `node` in `file`, and its value.
+    fn option(self, node: &str, file: &Path) -> (&'static str, String) {
+        let file = file.display();
         match self {
-            Self::BadSector(sector) => format!("inject-error.0.event=none,inject-error.0.sector={sector}"),
+            Self::BadSector(sector) => (
+                "-blockdev",
+                format!(
+                    "driver=blkdebug,node-name={node},discard=unmap,image.driver=file,image.filename={file},\
+                     image.cache.no-flush=on,image.discard=unmap,inject-error.0.event=none,\
+                     inject-error.0.sector={sector}"
+                ),
+            ),
+            Self::Slow => (
+                "-drive",
+                format!(
+                    "if=none,id={node},format=raw,cache=unsafe,discard=unmap,file={file},\
+                     throttling.iops-total=100,throttling.bps-total={}",
+                    2 << 20
+                ),
+            ),
         }
     }
 }
@@ -520,14 +538,10 @@ impl<'a> Guest<'a> {
             let file = disk.file.display();
             // The host outlives every power cut tried here, so its page cache is safe enough.
             match (&disk.recording, disk.fault) {
-                (None, Some(fault)) => add(
-                    "-blockdev",
-                    format!(
-                        "driver=blkdebug,node-name=disk{index},discard=unmap,image.driver=file,image.filename={file},\
-                         image.cache.no-flush=on,image.discard=unmap,{}",
-                        fault.options()
-                    ),
-                ),
+                (None, Some(fault)) => {
+                    let (option, value) = fault.option(&format!("disk{index}"), &disk.file);
+                    add(option, value);
+                }
                 (None, None) => add(
                     "-drive",
                     format!("if=none,id=disk{index},format=raw,cache=unsafe,discard=unmap,file={file}"),
