@@ -209,6 +209,22 @@ pub struct DiskRule {
     /// Largest size in GiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_gib: Option<u64>,
+    /// Where it is plugged, as [`Disk::path`](crate::facts::Disk::path).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Of the disks for which all else holds, the one of this size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pick: Option<Pick>,
+}
+
+/// Which of several disks, by their sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pick {
+    /// The smallest.
+    Smallest,
+    /// The largest.
+    Largest,
 }
 
 /// UUIDs of one installation, as text (8-4-4-4-12).

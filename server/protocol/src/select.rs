@@ -1,6 +1,6 @@
 //! Which disk: exactly one, or none.
 
-use crate::agent_api::DiskRule;
+use crate::agent_api::{DiskRule, Pick};
 use crate::facts::Disk;
 use crate::finding::{Code, Finding};
 use alloc::borrow::ToOwned;
@@ -29,6 +29,7 @@ pub fn select<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Findin
         return Err(Finding::new(Code::NoDisk, detail));
     }
     let fitting: Vec<&Disk> = usable.iter().copied().filter(|disk| fits(rule, disk)).collect();
+    let fitting = picked(rule.pick, fitting);
     match fitting[..] {
         [one] => Ok(one),
         [] => Err(Finding::new(Code::NoMatchingDisk, list(usable.into_iter()))),
@@ -41,8 +42,20 @@ pub fn fixed(disks: &[Disk]) -> impl Iterator<Item = &Disk> {
     disks.iter().filter(|disk| !disk.removable && disk.size > 0)
 }
 
-/// Whether every field that `rule` gives holds. Text is compared without surrounding blanks,
-/// which ATA and SCSI pad with.
+/// The disks of the size that is to be picked. Several of one size stay several.
+fn picked(pick: Option<Pick>, mut disks: Vec<&Disk>) -> Vec<&Disk> {
+    let sizes = disks.iter().map(|disk| disk.size);
+    let size = match pick {
+        None => return disks,
+        Some(Pick::Smallest) => sizes.min(),
+        Some(Pick::Largest) => sizes.max(),
+    };
+    disks.retain(|disk| Some(disk.size) == size);
+    disks
+}
+
+/// Whether every field holds that `rule` gives of one disk by itself. Text is compared without surrounding
+/// blanks, which ATA and SCSI pad with.
 #[must_use]
 pub fn fits(rule: &DiskRule, disk: &Disk) -> bool {
     let same = |want: &Option<String>, have: &str| {
@@ -52,6 +65,7 @@ pub fn fits(rule: &DiskRule, disk: &Disk) -> bool {
         && same(&rule.wwn, &disk.wwn)
         && same(&rule.model, &disk.model)
         && same(&rule.transport, &disk.transport)
+        && same(&rule.path, &disk.path)
         && rule.rotational.is_none_or(|want| want == disk.rotational)
         && rule.min_gib.is_none_or(|min| disk.size >= min.saturating_mul(GIB))
         && rule.max_gib.is_none_or(|max| disk.size <= max.saturating_mul(GIB))
@@ -116,6 +130,33 @@ mod tests {
         assert_eq!(code(&rule, &[disk("", GIB)]), Code::NoMatchingDisk);
     }
 
+    #[test]
+    fn p04_the_smallest_or_largest_is_one_disk_or_none() {
+        let of = |pick| DiskRule { pick: Some(pick), ..DiskRule::default() };
+        let serial = |rule: &DiskRule, disks: &[Disk]| {
+            select(rule, disks).map(|disk| disk.serial.clone()).map_err(|finding| finding.code)
+        };
+        let disks = [disk("a", 2 * GIB), disk("b", GIB), disk("c", 3 * GIB)];
+        assert_eq!(serial(&of(Pick::Smallest), &disks), Ok("b".into()));
+        assert_eq!(serial(&of(Pick::Largest), &disks), Ok("c".into()));
+        // Of those that fit, and not of all; and two of the smallest are one too many.
+        let rule = DiskRule { min_gib: Some(2), ..of(Pick::Smallest) };
+        assert_eq!(serial(&rule, &disks), Ok("a".into()));
+        let two = [disk("a", GIB), disk("b", GIB), disk("c", 3 * GIB)];
+        assert_eq!(serial(&of(Pick::Smallest), &two), Err(Code::AmbiguousDisk));
+        assert_eq!(serial(&of(Pick::Largest), &two), Ok("c".into()));
+        assert_eq!(serial(&of(Pick::Largest), &[]), Err(Code::NoDisk));
+    }
+
+    #[test]
+    fn p04_a_slot_is_a_disk_whoever_is_in_it() {
+        let slots = ["pci0000:00/0000:00:04.0/nvme", "pci0000:00/0000:00:05.0/nvme"];
+        let disks = slots.map(|path| Disk { path: path.into(), ..disk("a", GIB) });
+        let rule = |path: &str| DiskRule { path: Some(path.into()), ..DiskRule::default() };
+        assert_eq!(select(&rule(slots[1]), &disks), Ok(&disks[1]));
+        assert_eq!(code(&rule("pci0000:00"), &disks), Code::NoMatchingDisk, "the whole path");
+    }
+
     fn disks() -> impl Strategy<Value = Vec<Disk>> {
         let one = (0u8..4, 0u8..3, 0u64..4, any::<bool>(), 0u8..6, 0u8..6).prop_map(
             |(serial, model, gib, rotational, removable, read_only)| Disk {
@@ -140,13 +181,15 @@ mod tests {
         let text =
             |prefix: &'static str| prop::option::of((0u8..4).prop_map(move |n| format!("{prefix}{n}")));
         let size = || prop::option::of(0u64..4);
-        (text("s"), text("m"), prop::option::of(any::<bool>()), size(), size()).prop_map(
-            |(serial, model, rotational, min_gib, max_gib)| DiskRule {
+        let pick = prop::option::of(prop_oneof![Just(Pick::Smallest), Just(Pick::Largest)]);
+        (text("s"), text("m"), prop::option::of(any::<bool>()), size(), size(), pick).prop_map(
+            |(serial, model, rotational, min_gib, max_gib, pick)| DiskRule {
                 serial,
                 model,
                 rotational,
                 min_gib,
                 max_gib,
+                pick,
                 ..DiskRule::default()
             },
         )
@@ -160,7 +203,14 @@ mod tests {
             rule in rules(),
         ) {
             let usable = |d: &&Disk| !d.removable && !d.read_only && d.size > 0;
-            let fitting = disks.iter().filter(usable).filter(|d| fits(&rule, d)).count();
+            let fitting: Vec<u64> =
+                disks.iter().filter(usable).filter(|d| fits(&rule, d)).map(|d| d.size).collect();
+            let size = match rule.pick {
+                Some(Pick::Smallest) => fitting.iter().min(),
+                Some(Pick::Largest) => fitting.iter().max(),
+                None => None,
+            };
+            let fitting = fitting.iter().filter(|one| size.is_none_or(|size| size == *one)).count();
             let got = select(&rule, &disks);
             prop_assert_eq!(&got, &select(&rule, &shuffled));
             match got {

@@ -85,8 +85,9 @@ fn nic(nic: &Nic) -> Vec<(&'static str, String)> {
 /// A disk: what it is, how it is, and what lies on it.
 pub(super) fn disk(disk: &Disk) -> Vec<(&'static str, String)> {
     let size = format!("{} GB", disk.size / 1_000_000_000);
-    let firmware = named("firmware", &disk.firmware);
-    let mut lines = vec![("DISK", words(&[&disk.transport, &size, &disk.model, disk.identity(), &firmware]))];
+    let (firmware, at) = (named("firmware", &disk.firmware), named("at", &disk.path));
+    let told = words(&[&disk.transport, &size, &disk.model, disk.identity(), &firmware, &at]);
+    let mut lines = vec![("DISK", told)];
     lines.push(("  HEALTH", disk.health.as_ref().map_or_else(|| "not known".into(), health)));
     match &disk.holds {
         None => lines.push(("  HOLDS", "not known: it could not be read".into())),
