@@ -24,6 +24,7 @@ const HOST_PACKAGES: &[&str] = &[
     "grub-common",
     "gzip",
     "kmod",
+    "lvm2",
     "minisign",
     "mmdebstrap",
     "mtools",

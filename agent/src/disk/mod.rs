@@ -7,6 +7,7 @@
 //! | [`device`] | the chosen disk: clear, partitions, sync, read back | block device |
 //! | [`region`] | a partition past the kernel's cache | block device |
 //! | [`ext4`] | a file system that came as a whole | `tune2fs`, `resize2fs` |
+//! | [`lvm`] | a volume group as bytes | none |
 //! | [`swap`] | swap space as bytes | none |
 //! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mkfs.xfs`, `mkfs.btrfs`, `mount` |
 //! | [`target`] | what is mounted where while the image is laid down | `mount` |
@@ -15,6 +16,7 @@ pub mod device;
 pub mod ext4;
 pub mod fat;
 pub mod gpt;
+pub mod lvm;
 pub mod mkfs;
 pub mod region;
 pub mod swap;
