@@ -19,8 +19,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+/// Threads for each core: some wait for the disk, while others decompress and check.
+const WORKERS_A_CORE: usize = 2;
 /// Most threads that decompress, check and write.
-const WORKERS_MAX: usize = 8;
+const WORKERS_MAX: usize = 16;
 /// Bytes that all threads together may hold.
 const MEMORY_MAX: u64 = 24 << 20;
 
@@ -137,7 +139,7 @@ impl Work<'_> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         // Each holds a chunk, and up to two stored ones wait for it.
         let room = usize::try_from(MEMORY_MAX / (3 * self.list.chunk_size)).unwrap_or(1);
-        cores.min(WORKERS_MAX).min(room).max(1)
+        (WORKERS_A_CORE * cores).min(WORKERS_MAX).min(room).max(1)
     }
 
     fn hands(&self) -> Result<Hands, Finding> {

@@ -1,13 +1,13 @@
 //! From the bytes that were sent to the archive's bytes.
 
-use super::CHUNK;
+use super::{CHUNK, frames};
 use flate2::bufread::MultiGzDecoder;
 use kaltstart_protocol::image::Compression;
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender};
 
 /// Largest zstd window accepted, as a power of two: what `zstd --long=31` makes.
-const ZSTD_WINDOW_LOG_MAX: u32 = 31;
+pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 31;
 
 /// The reading end of a queue of pieces.
 #[derive(Debug)]
@@ -60,15 +60,11 @@ pub(crate) fn run(kind: Compression, from: Receiver<Vec<u8>>, to: &SyncSender<Ve
         Compression::None => pump(from, to),
         // Parallel compressors write several members in a row.
         Compression::Gzip => pump(MultiGzDecoder::new(from), to),
-        Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(from)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            pump(decoder, to)
-        }
+        Compression::Zstd => frames::run(from, to),
     }
 }
 
-fn pump(mut from: impl Read, to: &SyncSender<Vec<u8>>) -> io::Result<()> {
+pub(super) fn pump(mut from: impl Read, to: &SyncSender<Vec<u8>>) -> io::Result<()> {
     loop {
         let mut piece = Vec::with_capacity(CHUNK);
         from.by_ref().take(CHUNK as u64).read_to_end(&mut piece)?;

@@ -4,7 +4,7 @@
 //! does not grow with the image:
 //!
 //! ```text
-//! fetch + SHA-256 of what was sent  →  decompress  →  extract or write (the calling thread)
+//! fetch + SHA-256 of what was sent  →  decompress (all cores)  →  extract or write (the calling thread)
 //! ```
 //!
 //! Writing starts long before the digest is known; that is safe because nothing on the disk can start
@@ -16,6 +16,7 @@ pub mod decompress;
 mod entry;
 pub mod extract;
 pub mod fetch;
+mod frames;
 mod input;
 mod raw;
 pub mod tree;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use kaltstart_protocol::ids::Digest;
-use kaltstart_protocol::image::blocks::{Chunk, ChunkList, DataMap, ListFile};
+use kaltstart_protocol::image::blocks::{self, Chunk, ChunkList, DataMap, ListFile};
 use kaltstart_protocol::image::{Compression, Format};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -16,6 +16,8 @@ use std::thread;
 
 /// Bytes of a chunk: small enough that scattered changes cost little, large enough for compression and disks.
 const CHUNK_SIZE: usize = 256 << 10;
+/// Bytes of a frame of a stream, each of which is decompressed by itself.
+const FRAME: usize = blocks::FRAME as usize;
 /// Areas of zeros shorter than this are data: they are not worth an entry of the map.
 const PIECE: usize = 64 << 10;
 /// zstd's, as the images that are built here have it.
@@ -38,6 +40,9 @@ impl Packed {
         Self { format, compression: Compression::Zstd, file, digest, size, unpacked_size }
     }
 }
+
+/// Offset and length in bytes of what holds data, in order.
+type Areas = Vec<(u64, u64)>;
 
 /// A file that is written and hashed.
 pub(super) struct Hashed<W> {
@@ -72,70 +77,60 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-/// Stores the first `size` bytes of `source` in `dir` as one stream.
+/// Stores the first `size` bytes of `source` in `dir` as one stream of frames.
 pub(super) fn raw(source: &File, size: u64, dir: &Path) -> Result<Packed> {
     let file = "root.ext4.zst".to_owned();
-    let mut encoder = zstd::Encoder::new(Hashed::create(&dir.join(&file))?, LEVEL)?;
-    encoder.include_checksum(true)?;
-    encoder.set_pledged_src_size(Some(size))?;
-    let mut data: Vec<(u64, u64)> = Vec::new();
-    let mut piece = vec![0; PIECE];
-    let mut at = 0;
-    while at < size {
-        let length = piece.len().min(usize::try_from(size - at).unwrap_or(piece.len()));
-        let bytes = &mut piece[..length];
-        source.read_exact_at(bytes, at).context("cannot read the file system")?;
-        encoder.write_all(bytes)?;
-        if bytes.iter().any(|byte| *byte != 0) {
-            match data.last_mut().filter(|(offset, before)| offset + before == at) {
-                Some(last) => last.1 += length as u64,
-                None => data.push((at, length as u64)),
+    let mut out = Hashed::create(&dir.join(&file))?;
+    let mut data = Areas::new();
+    in_order(
+        count(size, FRAME)?,
+        |i| frame(source, size, i),
+        |(areas, stored)| {
+            for (at, length) in areas {
+                match data.last_mut().filter(|(offset, before)| offset + before == at) {
+                    Some(last) => last.1 += length,
+                    None => data.push((at, length)),
+                }
             }
-        }
-        at += length as u64;
-    }
-    let stored = encoder.finish()?.finish()?;
+            Ok(out.write_all(&stored)?)
+        },
+    )?;
     let format = Format::Raw(DataMap { data });
-    Ok(Packed::file_system(format, file, stored, size))
+    Ok(Packed::file_system(format, file, out.finish()?, size))
+}
+
+/// Block `i` of a frame's size: the areas of it that hold data, and all of it, compressed.
+fn frame(source: &File, size: u64, i: usize) -> Result<(Areas, Vec<u8>)> {
+    let (at, bytes) = block(source, size, FRAME, i)?;
+    let pieces = bytes.chunks(PIECE).scan(at, |next, piece| {
+        let offset = *next;
+        *next += piece.len() as u64;
+        Some((piece, offset))
+    });
+    let data = pieces.filter(|(piece, _)| piece.iter().any(|byte| *byte != 0));
+    let areas = data.map(|(piece, offset)| (offset, piece.len() as u64)).collect();
+    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+    compressor.include_checksum(true)?;
+    Ok((areas, compressor.compress(&bytes)?))
 }
 
 /// Stores the first `size` bytes of `source` in `dir` as chunks with their list.
 pub(super) fn chunked(source: &File, size: u64, dir: &Path) -> Result<Packed> {
     let file = "root.chunks".to_owned();
     let mut out = Hashed::create(&dir.join(&file))?;
-    let count = usize::try_from(size.div_ceil(CHUNK_SIZE as u64))?;
-    let next = AtomicUsize::new(0);
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    let (sender, receiver) = sync_channel(2 * workers);
     let mut chunks = Vec::new();
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            let (sender, next) = (sender.clone(), &next);
-            scope.spawn(move || {
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    // Nobody takes it any more after a failure.
-                    if i >= count || sender.send((i, stored(source, size, i))).is_err() {
-                        return;
-                    }
-                }
+    in_order(
+        count(size, CHUNK_SIZE)?,
+        |i| stored(source, size, i),
+        |chunk| {
+            let listed = chunk.map(|(digest, bytes)| -> Result<Chunk> {
+                out.write_all(&bytes)?;
+                Ok(Chunk(digest, bytes.len() as u64))
             });
-        }
-        drop(sender);
-        // They come in another order than they are written.
-        let mut early = BTreeMap::new();
-        for (i, chunk) in receiver {
-            early.insert(i, chunk?);
-            while let Some(chunk) = early.remove(&chunks.len()) {
-                let listed = chunk.map(|(digest, bytes): (Digest, Vec<u8>)| -> Result<Chunk> {
-                    out.write_all(&bytes)?;
-                    Ok(Chunk(digest, bytes.len() as u64))
-                });
-                chunks.push(listed.transpose()?);
-            }
-        }
-        anyhow::Ok(())
-    })?;
+            chunks.push(listed.transpose()?);
+            Ok(())
+        },
+    )?;
     let stored = out.finish()?;
     let list = serde_json::to_vec(&ChunkList { chunk_size: CHUNK_SIZE as u64, chunks })?;
     let list_file = "root.chunks.json".to_owned();
@@ -148,11 +143,58 @@ pub(super) fn chunked(source: &File, size: u64, dir: &Path) -> Result<Packed> {
 
 /// Chunk `i` with its digest, compressed; none if it is all zeros.
 fn stored(source: &File, size: u64, i: usize) -> Result<Option<(Digest, Vec<u8>)>> {
-    let at = i as u64 * CHUNK_SIZE as u64;
-    let mut bytes = vec![0; CHUNK_SIZE.min(usize::try_from(size - at).unwrap_or(CHUNK_SIZE))];
-    source.read_exact_at(&mut bytes, at).context("cannot read the file system")?;
+    let (_, bytes) = block(source, size, CHUNK_SIZE, i)?;
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
     Ok(Some((Digest::of(&bytes), zstd::bulk::compress(&bytes, LEVEL)?)))
+}
+
+/// How many blocks of `length` bytes there are in `size`.
+fn count(size: u64, length: usize) -> Result<usize> {
+    Ok(usize::try_from(size.div_ceil(length as u64))?)
+}
+
+/// Where block `i` is, and its bytes; the last one may be shorter.
+fn block(source: &File, size: u64, length: usize, i: usize) -> Result<(u64, Vec<u8>)> {
+    let at = i as u64 * length as u64;
+    let mut bytes = vec![0; length.min(usize::try_from(size - at).unwrap_or(length))];
+    source.read_exact_at(&mut bytes, at).context("cannot read the file system")?;
+    Ok((at, bytes))
+}
+
+/// Does `work` with every number below `count`, on all cores, and lets `take` have the results in their order.
+fn in_order<T: Send>(
+    count: usize,
+    work: impl Fn(usize) -> Result<T> + Sync,
+    mut take: impl FnMut(T) -> Result<()>,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let (sender, receiver) = sync_channel(2 * workers);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            let (sender, next, work) = (sender.clone(), &next, &work);
+            scope.spawn(move || {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    // Nobody takes it any more after a failure.
+                    if i >= count || sender.send((i, work(i))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        // They come in another order than they are taken.
+        let (mut early, mut taken) = (BTreeMap::new(), 0);
+        for (i, result) in receiver {
+            early.insert(i, result?);
+            while let Some(result) = early.remove(&taken) {
+                take(result)?;
+                taken += 1;
+            }
+        }
+        Ok(())
+    })
 }

@@ -17,13 +17,31 @@ pub(super) struct Disk {
     pub(super) mount: PathBuf,
 }
 
+fn attach(file: &Path) -> Result<PathBuf> {
+    let node = run_quietly(Command::new("losetup").args(["--direct-io=on", "--show", "-f"]).arg(file))?;
+    Ok(node.into())
+}
+
 impl Disk {
     pub(super) fn new(dir: &Path) -> Result<Self> {
         let (file, mount) = (dir.join("disk.raw"), dir.join("mount"));
         fs::create_dir_all(&mount)?;
         fs::File::create(&file)?.set_len(DISK_BYTES)?;
-        let node = run_quietly(Command::new("losetup").args(["--direct-io=on", "--show", "-f"]).arg(&file))?;
-        Ok(Self { file, node: node.into(), mount })
+        let node = attach(&file)?;
+        Ok(Self { file, node, mount })
+    }
+
+    /// Does something with the file while it is no disk.
+    pub(super) fn switched_off<T>(&mut self, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        self.detach()?;
+        let result = work(&self.file);
+        self.node = attach(&self.file)?;
+        result
+    }
+
+    fn detach(&self) -> Result<()> {
+        run_quietly(Command::new("blockdev").arg("--setrw").arg(&self.node))?;
+        run_quietly(Command::new("losetup").arg("-d").arg(&self.node)).map(drop)
     }
 
     pub(super) fn written_bytes(&self) -> Result<f64> {
@@ -38,13 +56,8 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // The first fails when nothing is mounted.
         run_quietly(Command::new("umount").arg(&self.mount)).ok();
-        for command in [
-            Command::new("blockdev").arg("--setrw").arg(&self.node),
-            Command::new("losetup").arg("-d").arg(&self.node),
-        ] {
-            if let Err(error) = run_quietly(command) {
-                eprintln!("cannot give a loop device back: {error:#}");
-            }
+        if let Err(error) = self.detach() {
+            eprintln!("cannot give a loop device back: {error:#}");
         }
         fs::remove_file(&self.file).ok();
     }

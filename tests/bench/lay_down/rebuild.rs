@@ -19,7 +19,7 @@ pub(super) fn run(bench: &Bench, lay_down: &LayDown, report: &mut Report) -> Res
     let mut samples = Samples::default();
     for _ in 0..bench.repeats(5) {
         bench.ensure_wanted()?;
-        let disk = Disk::new(bench.dir())?;
+        let mut disk = Disk::new(bench.dir())?;
         let mut changed = 0;
         for subject in [FULL, OURS] {
             let command = ours(lay_down, &lay_down.chunked, &disk);
@@ -27,7 +27,7 @@ pub(super) fn run(bench: &Bench, lay_down: &LayDown, report: &mut Report) -> Res
             samples.add("rebuild_fetched", subject, words.fetched / 1e6);
             if subject == FULL {
                 ensure!(words.kept == 0.0, "something was kept on an empty disk");
-                changed = change(&disk)?;
+                changed = disk.switched_off(change)?;
             }
         }
         eprintln!("  changed: {:.1} MB", changed as f64 / 1e6);
@@ -41,8 +41,8 @@ pub(super) fn run(bench: &Bench, lay_down: &LayDown, report: &mut Report) -> Res
 }
 
 /// Overwrites every so many files of the installed system; how many bytes.
-fn change(disk: &Disk) -> Result<u64> {
-    let root = FileSystem::mount(&disk.file, 3)?;
+fn change(disk: &Path) -> Result<u64> {
+    let root = FileSystem::mount(disk, 3)?;
     let mut files = Vec::new();
     list(root.path(), &mut files)?;
     files.sort();

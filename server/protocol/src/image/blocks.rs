@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 pub const GRAIN: u64 = 4096;
 /// Smallest and largest chunks, in bytes.
 pub const CHUNK_SIZES: Range<u64> = 64 << 10..(4 << 20) + 1;
+/// Most bytes of a zstd frame, unpacked, that is decompressed beside others. Streams that are made of such
+/// frames, each with its size in its header, come out on all cores; others on one.
+pub const FRAME: u64 = 1 << 20;
 /// Most bytes of a list: some 400,000 chunks.
 pub const LIST_MAX: u64 = 32 << 20;
 /// What compression may add to a chunk that cannot be compressed, in bytes.
