@@ -1,11 +1,12 @@
 //! The kernel command line: what the boot server tells a starting agent.
 
 use kaltstart_protocol::agent_api::{
-    ARG_BOOT_MAC, ARG_IMAGE_KEYS, ARG_IMAGES_SINCE, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME,
-    ARG_TOKEN, Mode,
+    ARG_BOOT_MAC, ARG_EPOCH, ARG_IMAGE_KEYS, ARG_IMAGES_SINCE, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER,
+    ARG_TIME, ARG_TOKEN, Mode,
 };
-use kaltstart_protocol::ids::{Digest, Mac, PublicKey};
+use kaltstart_protocol::ids::{Digest, Mac};
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::wipe::GrantTrust;
 use kaltstart_trust::images::ImageTrust;
 
 /// What the command line says.
@@ -15,8 +16,8 @@ pub struct Settings {
     pub server: String,
     /// Fingerprint of the authority whose certificate the server shows.
     pub authority: Digest,
-    /// The key that signs wipe grants.
-    pub key: PublicKey,
+    /// Whose wipe grants are taken.
+    pub grants: GrantTrust,
     /// Whose images are laid down; without the arguments nobody's.
     pub images: ImageTrust,
     /// The server's clock when it granted this start, in seconds since 1970.
@@ -52,7 +53,7 @@ pub enum CmdlineError {
 /// Of a repeated argument the last one counts, as for the kernel's own.
 ///
 /// # Errors
-/// Server, fingerprint, key, time or token is missing, or a value is of no use. The token never shows in the error.
+/// Server, fingerprint, key, epoch, time or token is missing, or a value is of no use. The token never shows in the error.
 pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
     let words = words(line);
     let find = |name: &str| {
@@ -73,6 +74,8 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
         authority.parse().map_err(|_| bad(ARG_PIN, authority, "sha256: and 64 hexadecimal digits"))?;
     let key = find(ARG_KEY).ok_or(CmdlineError::Missing(ARG_KEY))?;
     let key = key.parse().map_err(|_| bad(ARG_KEY, key, "ed25519: and 64 hexadecimal digits"))?;
+    let epoch = find(ARG_EPOCH).ok_or(CmdlineError::Missing(ARG_EPOCH))?;
+    let epoch = epoch.parse().map_err(|_| bad(ARG_EPOCH, epoch, "milliseconds since 1970, or 0"))?;
     let time = find(ARG_TIME).ok_or(CmdlineError::Missing(ARG_TIME))?;
     let time = time.parse().map_err(|_| bad(ARG_TIME, time, "seconds since 1970"))?;
     let keys = find(ARG_IMAGE_KEYS).unwrap_or_default();
@@ -97,7 +100,7 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
     Ok(Settings {
         server: server.into(),
         authority,
-        key,
+        grants: GrantTrust { key, epoch },
         images,
         time,
         token: Secret::new(token.into()),
@@ -131,13 +134,14 @@ fn words(line: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kaltstart_protocol::ids::PublicKey;
 
     /// The key of minisign's own manual page.
     const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
     const BASE: &str = "console=ttyS0 kaltstart.server=https://10.77.0.1:8443/ kaltstart.token=kst_1 \
         kaltstart.pin=sha256:0707070707070707070707070707070707070707070707070707070707070707 \
         kaltstart.key=ed25519:0909090909090909090909090909090909090909090909090909090909090909 \
-        kaltstart.time=1800000000";
+        kaltstart.epoch=1790000000000 kaltstart.time=1800000000";
 
     #[test]
     fn all_arguments_are_read_and_the_last_one_counts() {
@@ -147,7 +151,7 @@ mod tests {
         let settings = parse(&line).expect("complete");
         assert_eq!(settings.server, "https://10.77.0.1:8443");
         assert_eq!((settings.authority, settings.time), (Digest([7; 32]), 1_800_000_000));
-        assert_eq!(settings.key, PublicKey([9; 32]));
+        assert_eq!(settings.grants, GrantTrust { key: PublicKey([9; 32]), epoch: 1_790_000_000_000 });
         assert_eq!(
             settings.images,
             ImageTrust { keys: vec![KEY.parse().expect("a key")], since: 1_790_000_000 }
@@ -176,7 +180,7 @@ mod tests {
 
     #[test]
     fn p20_without_knowing_whom_to_believe_no_agent_starts() {
-        for name in [ARG_SERVER, ARG_PIN, ARG_KEY, ARG_TIME, ARG_TOKEN] {
+        for name in [ARG_SERVER, ARG_PIN, ARG_KEY, ARG_EPOCH, ARG_TIME, ARG_TOKEN] {
             let error = parse(&BASE.replace(name, "other")).expect_err(name);
             assert_eq!(error, CmdlineError::Missing(name));
         }
@@ -192,6 +196,7 @@ mod tests {
             ("kaltstart.server=http://10.77.0.1:8080", "https://"),
             ("kaltstart.pin=07", "64"),
             ("kaltstart.key=ed25519:09", "64"),
+            ("kaltstart.epoch=-1", "milliseconds since 1970"),
             ("kaltstart.time=soon", "seconds since 1970"),
             ("kaltstart.token=", ARG_TOKEN),
         ] {

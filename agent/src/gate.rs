@@ -6,11 +6,10 @@ use kaltstart_protocol::agent_api::{EraseDisk, EraseTask, InstallTask};
 use kaltstart_protocol::contents::Contents;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::ids::PublicKey;
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::select::{describe, fixed, select};
 use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, Reality};
+use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, Reality};
 use kaltstart_trust::images::ImageTrust;
 
 /// The right to write to one disk, as long as nothing but what it allows to lose is on it.
@@ -37,8 +36,8 @@ impl Permit {
 /// Whose grants and images count here, and who this machine is.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    /// The key that signs grants, as the boot script told.
-    pub key: PublicKey,
+    /// Whose grants they are, as the boot script told.
+    pub grants: GrantTrust,
     /// Whose images are laid down, as the boot script told.
     pub images: ImageTrust,
     /// The machine, as this agent measured it.
@@ -55,7 +54,7 @@ impl Gate {
     pub fn admit(&self, task: &InstallTask, disks: &[Disk], now: Millis) -> Result<Permit, Finding> {
         let disk = select(&task.disk, disks)?;
         let reality = Reality { host: &self.host, disk, job: &task.job, attempt: task.attempt, now };
-        let grant = task.grant.verify(&self.key, &reality)?;
+        let grant = task.grant.verify(&self.grants, &reality)?;
         Ok(Permit { disk: disk.clone(), contents: grant.contents })
     }
 
@@ -72,7 +71,7 @@ impl Gate {
                 Finding::new(Code::GrantRefused, format!("{}: there is none for it", describe(disk)))
             })?;
             let reality = Reality { host: &self.host, disk, job: &task.job, attempt: task.attempt, now };
-            let grant = granted.grant.verify(&self.key, &reality)?;
+            let grant = granted.grant.verify(&self.grants, &reality)?;
             permits.push(Permit { disk: disk.clone(), contents: grant.contents });
         }
         let there =

@@ -28,8 +28,8 @@ impl Real {
     /// The machine is the one of `facts`, as they are now: an interface that is plugged in later does not
     /// make it another one.
     pub(crate) fn new(settings: &Settings, devices: Devices, facts: &Facts) -> Self {
-        let (key, images) = (settings.key, settings.images.clone());
-        Self { devices, gate: Gate { key, images, host: HostIdentity::of(facts) } }
+        let (grants, images) = (settings.grants, settings.images.clone());
+        Self { devices, gate: Gate { grants, images, host: HostIdentity::of(facts) } }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod boot;
 mod recall;
+mod wipe;
 
 use crate::clock;
 use crate::config::{self, Config};
@@ -14,6 +15,7 @@ use crate::trace::Recorder;
 use crate::whereabouts::Claims;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, Step, phases};
+use kaltstart_core::losses;
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order, SystemOrder};
 use kaltstart_core::recall::Via;
 use kaltstart_protocol::agent_api::DiskUuids;
@@ -23,9 +25,11 @@ use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::time::Millis;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Mutex;
 
 /// Decisions on one event before the server gives up against other writers.
 const TRIES_MAX: u32 = 20;
@@ -52,6 +56,9 @@ pub enum AppError {
     /// A boot file cannot be read.
     #[error("a boot file cannot be read; the server's log names it")]
     BootFile,
+    /// The key of wipe grants cannot be used or replaced.
+    #[error("the key of wipe grants cannot be used; the server's log says why")]
+    GrantKey,
     /// Others kept changing the machine.
     #[error("the machine keeps changing; try again")]
     Busy,
@@ -86,6 +93,10 @@ pub struct App {
     pub admin: Secret,
     /// Who the server is to its clients.
     pub tls: Arc<Tls>,
+    /// Since when the database is known to be a restored copy, if it is one.
+    pub restored: Option<Millis>,
+    /// Held by whoever lets a machine lose data, from counting the others to the commit.
+    losing: Mutex<()>,
     /// Whether the log has told that no more unknown machines are recorded.
     told_full: AtomicBool,
 }
@@ -98,6 +109,7 @@ impl App {
     pub async fn new(config: Config, store: Store, admin: Secret, tls: Arc<Tls>) -> Result<Self, AppError> {
         let images = Catalog::new(config.images.dir.clone(), config.images.trust());
         let trace = Recorder::open(&config.data_dir);
+        let restored = store.restored(clock::now()).await?;
         let watches = Watches::new(config.dhcp.iter().map(config::Dhcp::watched), clock::now());
         let app = Self {
             config,
@@ -109,8 +121,11 @@ impl App {
             claims: Claims::default(),
             admin,
             tls,
+            restored,
+            losing: Mutex::new(()),
             told_full: AtomicBool::new(false),
         };
+        app.end_outdated().await?;
         for node in app.config.node.iter().filter_map(config::Node::declaration) {
             match app.declare(&node).await {
                 // One machine must not take the others' server away.
@@ -329,20 +344,30 @@ impl App {
         })))
     }
 
-    /// Orders a job.
+    /// Orders a job on the word of `approver`.
     ///
     /// # Errors
-    /// When the machine takes no such order, or the store fails.
-    pub async fn order(&self, key: Key<'_>, kind: JobKind, order: Order) -> Result<Machine, AppError> {
+    /// When the machine takes no such order, too many others lose data already, or the store fails.
+    pub async fn order(
+        &self,
+        key: Key<'_>,
+        kind: JobKind,
+        order: Order,
+        approver: &str,
+    ) -> Result<Machine, AppError> {
         let now = clock::now();
         let id = JobId::new(now, clock::random_bits());
+        let loses = losses::is_ordered(kind, &order);
+        let _turn = if loses { Some(self.losing.lock().await) } else { None };
         let applied = self
             .apply_with(key, |machine| {
-                Ok(Event::JobOrdered(Box::new(Job {
+                let job = Job {
                     id: id.clone(),
                     node: machine.node.id.clone(),
                     kind,
                     order: order.clone(),
+                    approver: approver.to_owned(),
+                    epoch: self.epoch(),
                     from: machine.node.state,
                     state: JobState::Queued,
                     attempt: 1,
@@ -353,10 +378,15 @@ impl App {
                     ended_at: None,
                     findings: Vec::new(),
                     wipe: Vec::new(),
+                    loses_at: None,
                     report_token: None,
                     recall_token: None,
                     installed: None,
-                })))
+                };
+                if loses {
+                    self.admit_order(&job, now)?;
+                }
+                Ok(Event::JobOrdered(Box::new(job)))
             })
             .await?;
         Ok(applied.machine)

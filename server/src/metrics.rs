@@ -6,7 +6,8 @@ use kaltstart_core::dhcp::role::Role;
 use kaltstart_core::dhcp::subnet::Network;
 use kaltstart_core::dhcp6::subnet::Prefix;
 use kaltstart_core::lifecycle::event::Happening;
-use kaltstart_core::machine::Machine;
+use kaltstart_core::machine::{JobKind, Machine};
+use kaltstart_protocol::finding::{Code, Finding};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -77,6 +78,7 @@ pub struct Metrics {
     /// Bytes of boot files and images served over HTTP.
     pub http_bytes: Counter,
     jobs: Family<Ended, Counter>,
+    wipe_grants: Family<Kind, Counter>,
     phases: Family<InPhase, Histogram>,
 }
 
@@ -112,6 +114,12 @@ impl Default for Metrics {
         );
         let jobs = Family::<Ended, Counter>::default();
         registry.register("jobs", "Ended jobs by kind and outcome", jobs.clone());
+        let wipe_grants = Family::<Kind, Counter>::default();
+        registry.register(
+            "wipe_grants",
+            "Wipe grants by kind of job: given, one a disk, or refused with that code",
+            wipe_grants.clone(),
+        );
         let phases = Family::<InPhase, Histogram>::new_with_constructor(|| {
             Histogram::new([1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 240.0, 480.0, 900.0])
         });
@@ -134,6 +142,7 @@ impl Default for Metrics {
             tftp,
             http_bytes,
             jobs,
+            wipe_grants,
             phases,
         }
     }
@@ -145,12 +154,29 @@ impl Metrics {
         family.get_or_create(&Kind { r#type: r#type.into(), result: result.into() }).inc();
     }
 
+    /// Counts wipe grants that are handed out.
+    pub(crate) fn grants_given(&self, kind: JobKind, disks: usize) {
+        let labels = Kind { r#type: kind.name().into(), result: "given".into() };
+        self.wipe_grants.get_or_create(&labels).inc_by(disks as u64);
+    }
+
+    /// Counts that a job gets none.
+    pub(crate) fn grants_refused(&self, kind: JobKind, why: &Finding) {
+        Self::count(&self.wipe_grants, kind.name(), why.code.number());
+    }
+
     /// Counts what happened to a machine.
     pub(crate) fn happened(&self, happening: &Happening, machine: &Machine) {
         let Some(job) = &machine.job else { return };
         let outcome = match happening {
             Happening::JobSucceeded => Outcome::succeeded,
-            Happening::JobFailed(_) => Outcome::failed,
+            Happening::JobFailed(finding) => {
+                // By the agent, which compares.
+                if finding.code == Code::GrantRefused {
+                    self.grants_refused(job.kind, finding);
+                }
+                Outcome::failed
+            }
             Happening::JobCancelled => Outcome::cancelled,
             Happening::PhaseDone(phase) => {
                 let took = job.record(*phase).and_then(|record| record.duration(record.ended_at?));

@@ -3,12 +3,13 @@
 use kaltstart_core::boot::arguments::Unspeakable;
 use kaltstart_core::boot::{self, File};
 use kaltstart_protocol::agent_api::{
-    ARG_BOOT_MAC, ARG_IMAGE_KEYS, ARG_IMAGES_SINCE, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER, ARG_TIME,
-    ARG_TOKEN, Mode,
+    ARG_BOOT_MAC, ARG_EPOCH, ARG_IMAGE_KEYS, ARG_IMAGES_SINCE, ARG_KEY, ARG_MODE, ARG_PIN, ARG_SERVER,
+    ARG_TIME, ARG_TOKEN, Mode,
 };
-use kaltstart_protocol::ids::{Digest, Mac, PublicKey};
+use kaltstart_protocol::ids::{Digest, Mac};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::GrantTrust;
 use kaltstart_trust::images::ImageTrust;
 use minijinja::{Environment, UndefinedBehavior, context};
 use std::net::Ipv4Addr;
@@ -31,8 +32,8 @@ pub struct AgentStart<'a> {
     pub server: String,
     /// Fingerprint of the authority whose certificate the server shows.
     pub authority: Digest,
-    /// The key that signs wipe grants.
-    pub key: PublicKey,
+    /// Whose wipe grants it takes.
+    pub grants: GrantTrust,
     /// Whose images it lays down.
     pub images: ImageTrust,
     /// The server's clock.
@@ -52,14 +53,15 @@ impl AgentStart<'_> {
     /// words are for people, and the kernel would print the token with its command line.
     #[must_use]
     pub fn arguments(&self) -> Secret {
-        let Self { server, authority, key, images, now, mac, mode, token, cmdline } = self;
+        let Self { server, authority, grants, images, now, mac, mode, token, cmdline } = self;
+        let GrantTrust { key, epoch } = grants;
         let keys: Vec<String> = images.keys.iter().map(ToString::to_string).collect();
         let mode = match mode {
             Mode::Discover => "discover",
             Mode::Install => "install",
         };
         Secret::new(format!(
-            "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_KEY}={key} {ARG_TIME}={} \
+            "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_KEY}={key} {ARG_EPOCH}={epoch} {ARG_TIME}={} \
              {ARG_IMAGE_KEYS}={} {ARG_IMAGES_SINCE}={} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
             now.0 / 1000,
             keys.join(","),
@@ -148,6 +150,7 @@ pub fn text(template: &str, parameters: minijinja::Value) -> Result<String, mini
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kaltstart_protocol::ids::PublicKey;
 
     const FILES: &str = "http://10.77.0.1:8080";
     /// The key of minisign's own manual page.
@@ -158,7 +161,7 @@ mod tests {
         AgentStart {
             server: "https://10.77.0.1:8443".into(),
             authority: Digest([0xab; 32]),
-            key: PublicKey([0xcd; 32]),
+            grants: GrantTrust { key: PublicKey([0xcd; 32]), epoch: 0 },
             images: ImageTrust { keys: vec![IMAGE_KEY.parse().expect("a key")], since: 1_790_000_000 },
             now: Millis(1_800_000_000_999),
             mac: MAC,

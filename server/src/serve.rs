@@ -204,7 +204,7 @@ async fn serve_dhcp(
     let subnets = app.config.subnets();
     let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
     app.store.put_leases(resumed.writes).await?;
-    let restored = app.store.restored(resumed.now).await?;
+    let restored = app.restored;
     let longest_ms = subnets.iter().map(|subnet| subnet.looking.longest_ms).max().unwrap_or(0);
     let left_ms = restored.map_or(0, |at| longest_ms.saturating_sub(resumed.now.since(at)));
     if left_ms > 0 {

@@ -58,7 +58,7 @@ fn looking<'a>(lab: &'a Lab, artefacts: &Artefacts, server: &str, mode: &str) ->
         ramdisk: artefacts.discovery("cloud"),
         cmdline: format!(
             "console=ttyS0 kaltstart.server={server} kaltstart.pin=sha256:{} kaltstart.key=ed25519:{} \
-             kaltstart.time=1800000000 kaltstart.token=kst_none kaltstart.mode={mode} kaltstart.mac={}",
+             kaltstart.epoch=0 kaltstart.time=1800000000 kaltstart.token=kst_none kaltstart.mode={mode} kaltstart.mac={}",
             "0".repeat(64),
             "0".repeat(64),
             machine.mac

@@ -18,7 +18,7 @@ use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::select::select;
 use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, SignedGrant, WipeGrant};
+use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, SignedGrant, WipeGrant};
 use kaltstart_trust::images::ImageTrust;
 use minisign::KeyPair;
 use nix::mount::MsFlags;
@@ -60,7 +60,8 @@ pub const NOW: Millis = Millis(1_800_000_000_000);
 pub fn gate() -> Gate {
     let host = HostIdentity { uuid: "u1".into(), serial: "h1".into(), macs: vec![Mac([2, 0, 0, 0, 0, 1])] };
     let images = ImageTrust { keys: vec![signer().pk.to_base64().parse().expect("a key")], since: 0 };
-    Gate { key: PublicKey(key().verifying_key().to_bytes()), images, host }
+    let grants = GrantTrust { key: PublicKey(key().verifying_key().to_bytes()), epoch: 1 };
+    Gate { grants, images, host }
 }
 
 fn key() -> SigningKey {
@@ -92,10 +93,16 @@ pub fn grant(job: &JobId, attempt: u32, disk: &Disk) -> SignedGrant {
         host: gate().host,
         disk: DiskIdentity::of(disk),
         contents: disk.holds.clone().unwrap_or_default(),
+        approver: "administrator".into(),
+        epoch: gate().grants.epoch,
         issued: NOW,
         expires: NOW.plus(1000),
     };
-    let grant = grant.encode();
+    sign(grant.encode())
+}
+
+/// That text as a grant, by the key of these tests.
+pub fn sign(grant: String) -> SignedGrant {
     let signature = Signature(key().sign(grant.as_bytes()).to_bytes());
     SignedGrant { grant, signature }
 }

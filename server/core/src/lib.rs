@@ -17,6 +17,7 @@ pub mod hardware;
 pub mod http_file;
 pub mod http_head;
 pub mod lifecycle;
+pub mod losses;
 pub mod machine;
 pub mod placement;
 pub mod recall;

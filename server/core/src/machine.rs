@@ -17,7 +17,7 @@ use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::phase::{Phase, Progress};
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::WipeGrant;
+use kaltstart_protocol::wipe::{GrantTrust, WipeGrant};
 use serde::{Deserialize, Serialize};
 
 /// What is loaded, decided upon and stored as one: a node and its current job.
@@ -174,6 +174,9 @@ pub struct Grant {
     pub job: Option<JobId>,
     /// Not valid from here on.
     pub expires_at: Millis,
+    /// Whose wipe grants the agent is told to take; none in those that were given before this was noted.
+    #[serde(default)]
+    pub trust: Option<GrantTrust>,
 }
 
 /// An agent that has proved its grant.
@@ -189,6 +192,9 @@ pub struct Session {
     pub boot_id: String,
     /// When its kernel started, by the server's clock: turns its uptimes into times.
     pub booted_at: Millis,
+    /// Whose wipe grants it takes.
+    #[serde(default)]
+    pub trust: Option<GrantTrust>,
 }
 
 /// The installed system, as it reported itself.
@@ -249,6 +255,13 @@ impl JobKind {
     }
 }
 
+/// Who orders with the one token there is; so whoever ordered before this was noted was that too.
+pub const ADMINISTRATOR: &str = "administrator";
+
+fn administrator() -> String {
+    ADMINISTRATOR.into()
+}
+
 /// How a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -284,6 +297,12 @@ pub struct Job {
     pub kind: JobKind,
     /// What was ordered.
     pub order: Order,
+    /// Who ordered it, and so approved what it wipes.
+    #[serde(default = "administrator")]
+    pub approver: String,
+    /// The server's epoch when it was ordered.
+    #[serde(default)]
+    pub epoch: u64,
     /// What the node was before: it is that again when the job is cancelled untouched.
     pub from: State,
     /// How it stands.
@@ -305,6 +324,9 @@ pub struct Job {
     /// What it was granted to lose, when its agent took the task last.
     #[serde(default, deserialize_with = "grants")]
     pub wipe: Vec<WipeGrant>,
+    /// When its machine was last ordered, or its agent last granted, to lose what is there; see [`losses`](crate::losses).
+    #[serde(default)]
+    pub loses_at: Option<Millis>,
     /// Fingerprint of the token with which the installed system reports.
     pub report_token: Option<Digest>,
     /// Fingerprint of the token with which it will ask whether a job calls it back, if it shall.

@@ -7,8 +7,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids};
 use kaltstart_protocol::contents::{Area, Contents};
-use kaltstart_protocol::facts::{Disk, Facts};
+use kaltstart_protocol::facts::{Disk, Facts, Nic};
 use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::select::{describe, fixed, select};
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, WipeGrant};
@@ -26,19 +27,50 @@ pub fn choose<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Findin
     failing(disk).map_or(Ok(disk), Err)
 }
 
-/// The grants for `job` on the machine whose agent has just told its facts: for a system the disk that its
-/// rule chooses, for a release every disk.
+/// Why `job` must not go on, if it was ordered before the database was restored, in another epoch than `epoch`: the
+/// copy does not know what became of it, and its machine may have been somebody's for long. Once the disk is complete
+/// nothing is lost any more, and the job may end.
+///
+/// # Errors
+/// [`Code::OrderOutdated`].
+pub fn is_of_now(job: &Job, epoch: u64) -> Result<(), Finding> {
+    if job.epoch == epoch || job.installed.is_some() {
+        return Ok(());
+    }
+    let detail = "the database was restored from a copy since the order; nothing more is written";
+    Err(Finding::new(Code::OrderOutdated, detail))
+}
+
+/// Whether the agent runs on `node`: one of its interfaces has an address that the node is known by.
+fn is_of_node(node: &Node, facts: &Facts) -> Result<(), Finding> {
+    let own = |nic: &Nic| {
+        node.macs.contains(&nic.mac) || nic.permanent_mac.is_some_and(|mac| node.macs.contains(&mac))
+    };
+    if facts.nics.iter().any(own) {
+        return Ok(());
+    }
+    let list = |macs: &mut dyn Iterator<Item = &Mac>| macs.map(|mac| format!(" {mac}")).collect::<String>();
+    let (known, found) = (list(&mut node.macs.iter()), list(&mut facts.nics.iter().map(|nic| &nic.mac)));
+    let found = if found.is_empty() { " none" } else { &found };
+    let detail = format!("{} is known by{known}, and its agent found{found}", node.name);
+    Err(Finding::new(Code::OtherMachine, detail))
+}
+
+/// The grants for `job` on the machine whose agent has just told its facts, in the server's `epoch`: for a system the
+/// disk that its rule chooses, for a release every disk.
 ///
 /// A disk may be lost if it is blank; if all that is on it is of an installation of this node, an
 /// interrupted one of this job included; if the order gave up exactly what is on it; or if this job
 /// was granted it before, and nothing has come since.
 ///
 /// # Errors
-/// Those of [`choose`]; [`Code::DiskFailed`] when a disk cannot be read, or is to be erased and cannot be written;
+/// That of [`is_of_now`]; [`Code::OtherMachine`] when the agent runs elsewhere; those of [`choose`]; [`Code::DiskFailed`] when a disk cannot be read, or is to be erased and cannot be written;
 /// [`Code::PartMissing`] or [`Code::NoDisk`] when those that are to be erased are not there; and [`Code::ForeignData`] with what is
 /// on the disks and how to give it up.
-pub fn grants(node: &Node, job: &Job, now: Millis) -> Result<Vec<WipeGrant>, Finding> {
+pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<WipeGrant>, Finding> {
     let facts = node.facts.clone().unwrap_or_default();
+    is_of_now(job, epoch)?;
+    is_of_node(node, &facts)?;
     let disks = match &job.order {
         Order::System(order) => Vec::from([choose(&order.disk, &facts.disks)?]),
         Order::Release(_) => all_disks(node, &facts)?,
@@ -58,6 +90,8 @@ pub fn grants(node: &Node, job: &Job, now: Millis) -> Result<Vec<WipeGrant>, Fin
             host: HostIdentity::of(&facts),
             disk: DiskIdentity::of(disk),
             contents: contents.clone(),
+            approver: job.approver.clone(),
+            epoch,
             issued: now,
             expires: now.plus(LIFETIME_MS),
         });
@@ -135,13 +169,14 @@ fn foreign_data(job: &Job, disks: &[(&Disk, &Contents)]) -> Finding {
 mod tests {
     use super::*;
     use crate::hardware::Part;
-    use crate::lifecycle::table::{idle, job};
+    use crate::lifecycle::table::{EPOCH, MAC, idle, installed, job};
     use crate::machine::{JobKind, ReleaseOrder, State, SystemOrder};
     use alloc::collections::BTreeMap;
     use alloc::string::ToString;
     use alloc::vec;
     use alloc::vec::Vec;
     use kaltstart_protocol::facts::{Facts, Health, Verdict};
+    use kaltstart_protocol::ids::Mac;
 
     const NOW: Millis = Millis(5_000_000);
 
@@ -161,7 +196,7 @@ mod tests {
     }
 
     /// What an installation with these UUIDs leaves.
-    fn installed(n: u32) -> Vec<Area> {
+    fn leaves(n: u32) -> Vec<Area> {
         vec![
             area(None, "gpt", &format!("disk-{n}")),
             area(Some(1), Area::PARTITION, &format!("p1-{n}")),
@@ -180,11 +215,20 @@ mod tests {
         Disk { serial: serial.into(), size: 1 << 40, holds: Some(Contents::new(areas)), ..Disk::default() }
     }
 
+    /// The node's machine with these disks.
+    fn facts(disks: Vec<Disk>) -> Facts {
+        Facts { disks, nics: vec![nic(MAC)], ..Facts::default() }
+    }
+
+    fn nic(mac: Mac) -> Nic {
+        Nic { mac, ..Nic::default() }
+    }
+
     /// A node that was installed with [`uuids`] 1, its disk, and its job with [`uuids`] 2.
     fn case(disks: Vec<Disk>) -> (Node, Job) {
         let mut node = idle(State::Allocated).node;
         node.own = vec![uuids(1)];
-        node.facts = Some(Facts { disks, ..Facts::default() });
+        node.facts = Some(facts(disks));
         let mut job = job(JobKind::Deploy);
         system(&mut job).uuids = uuids(2);
         (node, job)
@@ -199,7 +243,7 @@ mod tests {
 
     /// The only grant.
     fn grant(node: &Node, job: &Job, now: Millis) -> Result<WipeGrant, Finding> {
-        let all = grants(node, job, now)?;
+        let all = grants(node, job, EPOCH, now)?;
         let [grant] = <[WipeGrant; 1]>::try_from(all).expect("one disk");
         Ok(grant)
     }
@@ -212,7 +256,7 @@ mod tests {
     #[test]
     fn p05_only_what_is_blank_or_this_nodes_own_may_be_lost_unasked() {
         assert_eq!(code(vec![disk("a", vec![])]), Ok(()));
-        for own in [installed(1), installed(2), installed(2)[..3].to_vec()] {
+        for own in [leaves(1), leaves(2), leaves(2)[..3].to_vec()] {
             assert_eq!(code(vec![disk("a", own)]), Ok(()));
         }
         let with = |mut areas: Vec<Area>, other: Area| {
@@ -220,7 +264,7 @@ mod tests {
             code(vec![disk("a", areas)])
         };
         let foreign = Err(Code::ForeignData);
-        assert_eq!(code(vec![disk("a", installed(3))]), foreign, "another node's system");
+        assert_eq!(code(vec![disk("a", leaves(3))]), foreign, "another node's system");
         for other in [
             area(Some(3), Area::PARTITION, "mine"),
             area(Some(2), "lvm", "root-1"),
@@ -229,7 +273,7 @@ mod tests {
             area(Some(2), "ext4", "root-2"),
             area(None, "gpt", ""),
         ] {
-            assert_eq!(with(installed(1), other.clone()), foreign, "{other}");
+            assert_eq!(with(leaves(1), other.clone()), foreign, "{other}");
         }
         assert_eq!(code(vec![Disk { holds: None, ..disk("a", vec![]) }]), Err(Code::DiskFailed));
         assert_eq!(code(vec![]), Err(Code::NoDisk));
@@ -261,7 +305,7 @@ mod tests {
 
         system(&mut job).erase.insert("b".to_string(), fingerprint);
         assert!(grant(&node, &job, NOW).is_err(), "another disk");
-        system(&mut job).erase.insert("a".to_string(), Contents::new(installed(3)).fingerprint());
+        system(&mut job).erase.insert("a".to_string(), Contents::new(leaves(3)).fingerprint());
         let finding = grant(&node, &job, NOW).expect_err("other contents");
         assert!(finding.detail.contains("not what is there"), "{finding}");
         system(&mut job).erase.insert("a".to_string(), fingerprint);
@@ -275,12 +319,12 @@ mod tests {
         let before = || vec![area(None, "gpt", "G"), area(Some(1), "ext4", "A")];
         let (mut node, mut job) = case(vec![disk("a", before())]);
         system(&mut job).erase.insert("a".to_string(), Contents::new(before()).fingerprint());
-        job.wipe = grants(&node, &job, NOW).expect("given up");
+        job.wipe = grants(&node, &job, EPOCH, NOW).expect("given up");
         let mut now_on = |disk: Disk| {
-            node.facts = Some(Facts { disks: vec![disk], ..Facts::default() });
+            node.facts = Some(facts(vec![disk]));
             grant(&node, &job, NOW).map(drop).map_err(|finding| finding.code)
         };
-        for rest in [before()[..1].to_vec(), vec![], vec![area(None, Area::DATA, "")], installed(2)] {
+        for rest in [before()[..1].to_vec(), vec![], vec![area(None, Area::DATA, "")], leaves(2)] {
             assert_eq!(now_on(disk("a", rest)), Ok(()));
         }
         assert_eq!(now_on(disk("a", vec![area(Some(1), "ext4", "B")])), Err(Code::ForeignData), "it is new");
@@ -303,13 +347,16 @@ mod tests {
             (node, job(JobKind::Release))
         };
         let removable = Disk { removable: true, ..disk("stick", vec![area(None, "ext4", "A")]) };
-        let (node, release) = of(vec![disk("a", installed(1)), removable, disk("b", vec![])]);
+        let (node, release) = of(vec![disk("a", leaves(1)), removable, disk("b", vec![])]);
         let serials = |all: Vec<WipeGrant>| all.into_iter().map(|one| one.disk.serial).collect::<Vec<_>>();
-        assert_eq!(grants(&node, &release, NOW).map(serials), Ok(vec!["a".to_string(), "b".to_string()]));
+        assert_eq!(
+            grants(&node, &release, EPOCH, NOW).map(serials),
+            Ok(vec!["a".to_string(), "b".to_string()])
+        );
 
         let foreign = || disk("b", vec![area(None, "xfs", "A")]);
         let (node, mut release) = of(vec![disk("c", vec![area(None, "lvm", "L")]), foreign()]);
-        let finding = grants(&node, &release, NOW).expect_err("foreign");
+        let finding = grants(&node, &release, EPOCH, NOW).expect_err("foreign");
         assert_eq!(finding.code, Code::ForeignData);
         let options = finding.detail.rsplit_once("order again with ").expect("how").1.to_string();
         let given_up: BTreeMap<_, _> = node
@@ -323,9 +370,12 @@ mod tests {
             })
             .collect();
         release.order = Order::Release(ReleaseOrder { erase: given_up });
-        assert_eq!(grants(&node, &release, NOW).map(serials), Ok(vec!["c".to_string(), "b".to_string()]));
+        assert_eq!(
+            grants(&node, &release, EPOCH, NOW).map(serials),
+            Ok(vec!["c".to_string(), "b".to_string()])
+        );
 
-        let refused = |node: &Node| grants(node, &release, NOW).map_err(|finding| finding.code);
+        let refused = |node: &Node| grants(node, &release, EPOCH, NOW).map_err(|finding| finding.code);
         let (node, _) = of(vec![Disk { read_only: true, ..disk("a", vec![]) }]);
         assert_eq!(refused(&node), Err(Code::DiskFailed), "it cannot be erased");
         assert_eq!(refused(&of(vec![]).0), Err(Code::NoDisk), "it had one when it was deployed");
@@ -335,5 +385,41 @@ mod tests {
         assert!(refused(&node).is_ok(), "memory keeps nothing");
         node.missing = vec![part(PartKind::Disk)];
         assert_eq!(refused(&node), Err(Code::PartMissing), "what is on it is not erased");
+    }
+
+    #[test]
+    fn p03_a_machine_without_the_address_that_its_node_is_known_by_is_granted_nothing() {
+        let other = Mac([2, 0, 0, 0, 0, 9]);
+        let with = |nics: Vec<Nic>| {
+            let (mut node, job) = case(vec![disk("a", vec![])]);
+            node.facts = Some(Facts { nics, ..facts(vec![disk("a", vec![])]) });
+            grant(&node, &job, NOW).map(drop)
+        };
+        for nics in
+            [vec![nic(MAC)], vec![nic(other), nic(MAC)], vec![Nic { permanent_mac: Some(MAC), ..nic(other) }]]
+        {
+            assert_eq!(with(nics), Ok(()));
+        }
+        for (nics, found) in [(vec![nic(other)], "found 02:00:00:00:00:09"), (vec![], "found none")] {
+            let finding = with(nics).expect_err("another machine");
+            assert_eq!(finding.code, Code::OtherMachine);
+            assert!(
+                finding.detail.contains(&format!("known by {MAC}")) && finding.detail.ends_with(found),
+                "{finding}"
+            );
+        }
+    }
+
+    #[test]
+    fn p08_what_was_ordered_in_another_epoch_is_granted_nothing_and_may_end_if_its_disk_is_complete() {
+        let (node, mut job) = case(vec![disk("a", vec![])]);
+        let at = |job: &Job, epoch| grants(&node, job, epoch, NOW).map_err(|finding| finding.code);
+        let granted = at(&job, EPOCH).expect("of now");
+        assert_eq!((granted[0].epoch, granted[0].approver.as_str()), (EPOCH, job.approver.as_str()));
+        for epoch in [0, EPOCH - 1, EPOCH + 1] {
+            assert_eq!(at(&job, epoch), Err(Code::OrderOutdated));
+        }
+        job.installed = Some(installed(1));
+        assert!(is_of_now(&job, EPOCH + 1).is_ok());
     }
 }

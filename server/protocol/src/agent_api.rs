@@ -41,6 +41,8 @@ pub const ARG_SERVER: &str = "kaltstart.server";
 pub const ARG_PIN: &str = "kaltstart.pin";
 /// Kernel argument: the key that signs wipe grants, `ed25519:…`.
 pub const ARG_KEY: &str = "kaltstart.key";
+/// Kernel argument: the server's epoch ([`GrantTrust`](crate::wipe::GrantTrust)), in milliseconds since 1970.
+pub const ARG_EPOCH: &str = "kaltstart.epoch";
 /// Kernel argument: the server's clock when it granted this start, in seconds since 1970. Without
 /// a clock of its own a machine could not tell whether a certificate is valid.
 pub const ARG_TIME: &str = "kaltstart.time";

@@ -146,6 +146,12 @@ codes! {
         "Compare the message with the machine: a disk was changed or moved, something was formatted, or the grant is another machine's or too old. Order again. Nothing was written.";
     NotErased = "KS-2109", "a disk could not be erased",
         "Nobody gets the node. Take the disk out by the serial number in the message and destroy it, `ks node accept` the machine without it, and release it again; or release it again as it is, if the reason has gone.";
+    OrderOutdated = "KS-2110", "the order is older than the restored database",
+        "Look whose machine it is now: the copy that was restored does not know what became of the order. If it shall still be done, order again.";
+    OtherMachine = "KS-2111", "the agent runs on another machine than the node",
+        "Compare the addresses in the message with the machine: a network card was changed or is not seen by the agent, or another machine uses the node's address. Declare the node with the address it has now. Nothing was written.";
+    TooManyLosses = "KS-2112", "too many machines would lose data at once",
+        "Find out who orders so much: `ks job list` shows what, `ks job show` who approved it. If it is meant so, wait until an hour has passed, or raise `machines_per_hour` in section `wipe` of the configuration and restart the server; then order again. Nothing was written.";
     DiskFailing = "KS-2201", "a disk says that it is failing",
         "Save what is on the disk and replace it: slot and serial number are in the message. No job writes to it; another disk is chosen by the profile's rule.";
     PartMissing = "KS-2202", "a part that was there is gone",

@@ -2,7 +2,7 @@
 //!
 //! The server signs it for one start of one job; the agent holds it against what it measures itself
 //! ([`SignedGrant::verify`]) and refuses on any difference. It is encoded once: what was signed
-//! is what is checked.
+//! is what is checked. Whose grants an agent takes, it was told by its boot script ([`GrantTrust`]).
 
 use crate::contents::Contents;
 use crate::facts::{Disk, Facts};
@@ -35,10 +35,26 @@ pub struct WipeGrant {
     pub disk: DiskIdentity,
     /// All that lies on the disk.
     pub contents: Contents,
+    /// Who ordered it; empty in records of before this was noted.
+    #[serde(default)]
+    pub approver: String,
+    /// The server's epoch, as in [`GrantTrust`].
+    #[serde(default)]
+    pub epoch: u64,
     /// When it was given.
     pub issued: Millis,
     /// Not valid from here on.
     pub expires: Millis,
+}
+
+/// Whose grants an agent takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantTrust {
+    /// The key that signs them.
+    pub key: PublicKey,
+    /// When the server's database was last found to be a restored copy, in milliseconds since 1970; 0 if it
+    /// never was. What was granted or ordered in another epoch counts no more: the copy does not know what became of it.
+    pub epoch: u64,
 }
 
 /// Which machine, as its agent measures it.
@@ -119,11 +135,12 @@ pub struct Reality<'a> {
 }
 
 impl SignedGrant {
-    /// The grant, if `key` signed it and everything is as it says.
+    /// The grant, if it is of those whom `trust` names and everything is as it says.
     ///
     /// # Errors
     /// [`Code::GrantRefused`] with the first difference.
-    pub fn verify(&self, key: &PublicKey, found: &Reality<'_>) -> Result<WipeGrant, Finding> {
+    pub fn verify(&self, trust: &GrantTrust, found: &Reality<'_>) -> Result<WipeGrant, Finding> {
+        let GrantTrust { key, epoch } = trust;
         let refused = |why: String| Finding::new(Code::GrantRefused, why);
         let signature = ed25519_dalek::Signature::from_bytes(&self.signature.0);
         VerifyingKey::from_bytes(&key.0)
@@ -131,7 +148,7 @@ impl SignedGrant {
             .map_err(|_| refused(format!("its signature is not of {key}, whom this start believes")))?;
         let grant: WipeGrant = serde_json::from_str(&self.grant)
             .map_err(|error| refused(format!("it is signed, and not understood: {error}")))?;
-        match grant.difference(found) {
+        match grant.difference(*epoch, found) {
             None => Ok(grant),
             Some(difference) => Err(refused(difference)),
         }
@@ -140,7 +157,7 @@ impl SignedGrant {
 
 impl WipeGrant {
     /// The first thing that is not as the grant says.
-    fn difference(&self, found: &Reality<'_>) -> Option<String> {
+    fn difference(&self, epoch: u64, found: &Reality<'_>) -> Option<String> {
         let Reality { host, disk, job, attempt, now } = *found;
         let (own, other) = (&self.host, DiskIdentity::of(disk));
         let macs = |macs: &[Mac]| macs.iter().map(|mac| format!("{mac} ")).collect::<String>();
@@ -158,13 +175,15 @@ impl WipeGrant {
         .find(|(_, granted, found)| granted != found)
         .map(|(what, granted, found)| format!("{what}: it names {granted:?}; found {found:?}"));
         let numbers = [
+            ("the server's epoch", self.epoch, epoch),
             ("the start of the machine", u64::from(self.attempt), u64::from(attempt)),
             ("the disk's size", self.disk.size, other.size),
         ]
         .into_iter()
         .find(|(_, granted, found)| granted != found)
         .map(|(what, granted, found)| format!("{what}: it names {granted}; found {found}"));
-        texts.or(numbers).or_else(|| self.out_of_time(now)).or_else(|| {
+        let nobody = || self.approver.is_empty().then(|| "it names nobody who approved it".into());
+        texts.or(numbers).or_else(nobody).or_else(|| self.out_of_time(now)).or_else(|| {
             let name = describe(disk);
             let Some(contents) = &disk.holds else {
                 return Some(format!("what is on {name} cannot be read"));
@@ -197,6 +216,7 @@ mod tests {
     use proptest::prelude::*;
 
     const NOW: Millis = Millis(1_800_000_000_000);
+    const EPOCH: u64 = 1_790_000_000_000;
 
     fn signed(grant: &WipeGrant, key: &SigningKey) -> SignedGrant {
         let grant = grant.encode();
@@ -237,22 +257,27 @@ mod tests {
             host: host(),
             disk: DiskIdentity::of(&disk()),
             contents: disk().holds.expect("it was read"),
+            approver: "administrator".into(),
+            epoch: EPOCH,
             issued: NOW,
             expires: NOW.plus(3_600_000),
         }
     }
 
+    fn trust() -> GrantTrust {
+        GrantTrust { key: PublicKey(key().verifying_key().to_bytes()), epoch: EPOCH }
+    }
+
     /// What a grant is answered on the machine of these tests.
     fn answer(signed: &SignedGrant) -> Result<WipeGrant, Finding> {
-        let key = PublicKey(key().verifying_key().to_bytes());
         let (host, disk, job) = (host(), disk(), job());
-        signed.verify(&key, &Reality { host: &host, disk: &disk, job: &job, attempt: 1, now: NOW })
+        signed.verify(&trust(), &Reality { host: &host, disk: &disk, job: &job, attempt: 1, now: NOW })
     }
 
     type Change = fn(&mut WipeGrant);
 
     /// Each field changed, and what the refusal names.
-    const CHANGES: [(&str, Change); 16] = [
+    const CHANGES: [(&str, Change); 19] = [
         ("the job", |g| g.job = JobId::new(Millis(2), 1)),
         ("the start of the machine", |g| g.attempt = 2),
         ("UUID", |g| g.host.uuid = "u2".into()),
@@ -266,6 +291,9 @@ mod tests {
         ("place", |g| g.disk.path = "pci/2".into()),
         ("found ext4 in partition 1 A (old)", |g| g.contents.0[0].id = "B".into()),
         ("nothing; found ext4", |g| g.contents.0.clear()),
+        ("nobody who approved", |g| g.approver.clear()),
+        ("epoch", |g| g.epoch += 1),
+        ("epoch", |g| g.epoch = 0),
         ("24 hours", |g| g.expires = NOW.plus(LIFETIME_MS_MAX + 1)),
         ("expired", |g| g.expires = NOW),
         ("the clock is wrong", |g| {
@@ -299,10 +327,9 @@ mod tests {
         assert!(answer(&text).expect_err("no grant").detail.contains("not understood"));
 
         let disk = Disk { holds: None, ..disk() };
-        let key_bytes = PublicKey(key().verifying_key().to_bytes());
         let (host, job) = (host(), job());
         let reality = Reality { host: &host, disk: &disk, job: &job, attempt: 1, now: NOW };
-        let finding = signed(&grant(), &key()).verify(&key_bytes, &reality).expect_err("not read");
+        let finding = signed(&grant(), &key()).verify(&trust(), &reality).expect_err("not read");
         assert!(finding.detail.contains("cannot be read"), "{finding}");
     }
 

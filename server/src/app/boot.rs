@@ -13,6 +13,7 @@ use kaltstart_core::trace::{Start, What};
 use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::wipe::GrantTrust;
 
 impl App {
     /// Adds to what is known of a machine what the site says, and what was seen of its interface
@@ -45,7 +46,7 @@ impl App {
     /// # Errors
     /// When the store fails.
     pub async fn grant(&self, mac: Mac) -> Result<Option<AgentStart<'_>>, AppError> {
-        let token = clock::token("kst_boot_");
+        let (token, trust) = (clock::token("kst_boot_"), self.trust());
         let fingerprint = token.fingerprint();
         let mut granted = None;
         let outcome = self
@@ -56,12 +57,13 @@ impl App {
                 };
                 granted = Some(mode);
                 let expires_at = clock::now().plus(GRANT_LIFETIME_MS);
-                let grant = Grant { token: fingerprint, mode, job: job.cloned(), expires_at };
+                let (job, trust) = (job.cloned(), Some(trust));
+                let grant = Grant { token: fingerprint, mode, job, expires_at, trust };
                 Ok(Event::ScriptServed { grant })
             })
             .await;
         let granted = match outcome {
-            Ok(_) => granted.map(|mode| self.agent_start(mac, mode, token)),
+            Ok(_) => granted.map(|mode| self.agent_start(mac, mode, token, trust)),
             Err(AppError::Refused(_) | AppError::NotFound(_)) => None,
             Err(error) => return Err(error),
         };
@@ -70,12 +72,18 @@ impl App {
         Ok(granted)
     }
 
-    /// What an agent that may do that, with that boot token, has to know.
-    pub(super) fn agent_start(&self, mac: Mac, mode: Mode, token: Secret) -> AgentStart<'_> {
+    /// What an agent that may do that, with that boot token and those wipe grants, has to know.
+    pub(super) fn agent_start(
+        &self,
+        mac: Mac,
+        mode: Mode,
+        token: Secret,
+        grants: GrantTrust,
+    ) -> AgentStart<'_> {
         AgentStart {
             server: self.config.https_base(),
             authority: self.tls.authority(),
-            key: self.tls.grant_key(),
+            grants,
             images: self.config.images.trust(),
             now: clock::now(),
             mac,

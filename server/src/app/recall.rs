@@ -39,11 +39,12 @@ impl App {
         // Before the grant: a start that cannot be made is not promised.
         let kernel = self.boot_file(mac, boot::File::Kernel(mac)).await?;
         let ramdisk = self.boot_file(mac, boot::File::Ramdisk(mac)).await?;
-        let token = clock::token("kst_boot_");
+        let (token, trust) = (clock::token("kst_boot_"), self.trust());
         let fingerprint = token.fingerprint();
         let recalled = |machine: &Machine| {
             let expires_at = clock::now().plus(GRANT_LIFETIME_MS);
-            let grant = Grant { token: fingerprint, mode: Mode::Install, job: wanted(machine), expires_at };
+            let (mode, job, trust) = (Mode::Install, wanted(machine), Some(trust));
+            let grant = Grant { token: fingerprint, mode, job, expires_at, trust };
             Ok(Event::Recalled { grant })
         };
         let granted = match self.apply_with(key, recalled).await {
@@ -55,7 +56,7 @@ impl App {
             return Ok(stay);
         }
         self.trace.note(mac, What::Script(Start::Agent { mode: Mode::Install }));
-        let arguments = self.agent_start(mac, Mode::Install, token).arguments();
+        let arguments = self.agent_start(mac, Mode::Install, token, trust).arguments();
         Ok(Recall::Start(Box::new(RecallStart { kernel, ramdisk, arguments })))
     }
 

@@ -5,6 +5,7 @@
 mod api;
 mod boot;
 mod dhcp;
+mod grant_key;
 mod hardware;
 mod layout;
 mod output;
@@ -74,6 +75,9 @@ pub enum ClientCommand {
     /// What machines are given to start
     #[command(subcommand)]
     Boot(boot::BootCommand),
+    /// The key that signs wipe grants
+    #[command(subcommand)]
+    GrantKey(grant_key::GrantKeyCommand),
     /// Profiles
     #[command(subcommand)]
     Profile(ListCommand),
@@ -293,6 +297,7 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         ClientCommand::Node(command) => node(&api, command, format).await,
         ClientCommand::Job(command) => job(&api, command, format).await,
         ClientCommand::Boot(command) => boot::run(&api, command, format).await,
+        ClientCommand::GrantKey(command) => grant_key::run(&api, command, format).await,
         ClientCommand::Profile(ListCommand::List) => {
             let profiles: Vec<crate::http::api::ProfileView> = api.get("/v1/profiles").await?;
             output::list(&profiles, format)
@@ -380,6 +385,7 @@ async fn job(api: &Api, command: JobCommand, format: Format) -> Result<Exit, Cli
             let job = find_job(api, Some(&job)).await?;
             if format == Format::Table {
                 output::print(waterfall::text(&job, waterfall::Style::plain()).trim_end())?;
+                output::print(&output::approval(&job))?;
                 Ok(Exit::Done)
             } else {
                 output::one(&job, format)

@@ -10,6 +10,7 @@ use comfy_table::{Table, presets};
 use kaltstart_core::machine::JobState;
 use kaltstart_protocol::erasure::{Erasure, Reach};
 use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::wipe::WipeGrant;
 use serde::Serialize;
 use std::io::{ErrorKind, Write as _};
 
@@ -135,6 +136,17 @@ pub(super) fn one<R: Row>(row: &R, format: Format) -> Result<Exit, ClientError> 
         Format::Json | Format::Yaml => print(&structured(row, format)?)?,
     }
     Ok(Exit::Done)
+}
+
+/// Who approved a job, and a line for each disk on what its agent may wipe by that.
+pub(super) fn approval(job: &JobView) -> String {
+    let mut text = format!("approved by {}", printable(&job.approver));
+    for WipeGrant { disk, contents, .. } in &job.wipe {
+        let name = [&disk.serial, &disk.wwn, &disk.path].into_iter().find(|name| !name.is_empty());
+        let named = format!("{} {}: {contents}", disk.model, name.map_or("-", String::as_str));
+        text.push_str(&format!("\nmay wipe {}", printable(named.trim_start())));
+    }
+    text
 }
 
 /// Everything worth reading about a node, a line each.

@@ -238,6 +238,8 @@ mod tests {
         });
         JobView {
             why: Vec::new(),
+            approver: "administrator".into(),
+            wipe: Vec::new(),
             id: JobId::new(Millis(1), 1),
             node: NodeId::new(Millis(1), 1),
             node_name: "demo-1".into(),

@@ -17,6 +17,7 @@ mod ranges;
 mod syslog;
 mod tftp;
 mod warnings;
+mod wipe;
 
 pub use boot::Boot;
 pub use class::Class;
@@ -31,6 +32,7 @@ pub use node::{Declaration, Node, is_host_name};
 pub use profile::Profile;
 pub use syslog::Syslog;
 pub use tftp::Tftp;
+pub use wipe::Wipe;
 
 use kaltstart_core::dhcp::host::Rules;
 use kaltstart_core::dhcp::subnet::Subnet;
@@ -63,6 +65,9 @@ pub struct Config {
     /// What loaders and kernels say; none = they are not heard.
     #[serde(default)]
     pub syslog: Option<Syslog>,
+    /// What may be lost.
+    #[serde(default)]
+    pub wipe: Wipe,
     /// Logging.
     #[serde(default)]
     pub log: Log,

@@ -15,7 +15,6 @@ use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, Machine, SystemOrder};
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX};
-use kaltstart_core::wipe;
 use kaltstart_protocol::agent_api::{
     Directive, EraseDisk, EraseTask, Erased, Hello, Identity, InstallTask, Installed, LogBatch, Neighbours,
     Report, Task, TaskRequest, Welcome,
@@ -25,7 +24,6 @@ use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
-use kaltstart_protocol::wipe::{SignedGrant, WipeGrant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +126,7 @@ pub(super) async fn task(
         loop {
             newest.mark_unchanged();
             let machine = app.machine(key)?.machine;
-            let assigned = assignment(&machine);
+            let assigned = assignment(&machine, &app.trust());
             if assigned != Assignment::Wait || newest.changed().await.is_err() {
                 return Ok::<_, AppError>((assigned, machine));
             }
@@ -139,7 +137,8 @@ pub(super) async fn task(
     match found? {
         (Assignment::Wait, _) => Ok(Json(Task::Wait)),
         (Assignment::Reboot, _) => {
-            Ok(Json(Task::Reboot { reason: "there is a job for this machine".into() }))
+            let reason = "there is a job for this machine, for which its agent was not started";
+            Ok(Json(Task::Reboot { reason: reason.into() }))
         }
         (Assignment::Job(job), machine) => match job.order.system() {
             Some(order) => hand_out_system(&app, key, &machine, &job, order).await.map(Json),
@@ -150,53 +149,12 @@ pub(super) async fn task(
 
 /// Hands out the task to erase all disks.
 async fn hand_out_release(app: &App, key: Key<'_>, job: &Job) -> Result<Task, Problem> {
-    let grants = match grants(app, key, job, [None, None]).await? {
-        Ok(grants) => grants,
+    let granted = match app.grant_wipe(key, job, [None, None]).await? {
+        Ok(granted) => granted,
         Err(task) => return Ok(task),
     };
-    let sign = |grant: WipeGrant| Ok(EraseDisk { grant: sign(app, &grant)?, disk: grant.disk });
-    let disks = grants.into_iter().map(sign).collect::<Result<_, Problem>>()?;
+    let disks = granted.into_iter().map(|(disk, grant)| EraseDisk { disk, grant }).collect();
     Ok(Task::Erase(Box::new(EraseTask { job: job.id.clone(), attempt: job.attempt, disks })))
-}
-
-/// Notes that a job's task is handed out, and what it may lose; or the task there is instead.
-async fn grants(
-    app: &App,
-    key: Key<'_>,
-    job: &Job,
-    [report_token, recall_token]: [Option<&Secret>; 2],
-) -> Result<Result<Vec<WipeGrant>, Task>, Problem> {
-    let mut granted = None;
-    app.apply_with(key, |machine| {
-        let Assignment::Job(job) = assignment(machine) else {
-            return Err(AppError::Refused("the job has ended".into()));
-        };
-        let outcome = wipe::grants(&machine.node, &job, clock::now());
-        let event = match &outcome {
-            Ok(wipe) => Event::TaskTaken {
-                job: job.id.clone(),
-                report_token: report_token.map(Secret::fingerprint),
-                recall_token: recall_token.map(Secret::fingerprint),
-                wipe: wipe.clone(),
-            },
-            Err(finding) => Event::Hindered(finding.clone()),
-        };
-        granted = Some((job.id, outcome));
-        Ok(event)
-    })
-    .await?;
-    Ok(match granted {
-        Some((id, Ok(grants))) if id == job.id => Ok(grants),
-        Some((_, Err(finding))) => Err(Task::Failed { finding }),
-        _ => Err(Task::Wait),
-    })
-}
-
-fn sign(app: &App, grant: &WipeGrant) -> Result<SignedGrant, Problem> {
-    app.tls.sign(grant).map_err(|error| {
-        tracing::error!(%error, "wipe grant");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the wipe grant cannot be signed")
-    })
 }
 
 /// Hands out the task to lay down a system, with a new token for its report.
@@ -216,11 +174,11 @@ async fn hand_out_system(
     };
     let report_token = clock::token("kst_report_");
     let recall_token = order.recall.then(|| clock::token("kst_recall_"));
-    let granted = match grants(app, key, job, [Some(&report_token), recall_token.as_ref()]).await? {
+    let granted = match app.grant_wipe(key, job, [Some(&report_token), recall_token.as_ref()]).await? {
         Ok(granted) => granted,
         Err(task) => return Ok(task),
     };
-    let [grant] = granted.as_slice() else { return Ok(Task::Wait) };
+    let Ok([(_, grant)]) = <[_; 1]>::try_from(granted) else { return Ok(Task::Wait) };
     let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
     let url = |digest: &Digest| format!("{}/images/{digest}", app.config.http_base());
     let talk = |path: &str, token| ReportConfig {
@@ -233,7 +191,7 @@ async fn hand_out_system(
         job: job.id.clone(),
         attempt: job.attempt,
         disk: order.disk.clone(),
-        grant: sign(app, grant)?,
+        grant,
         layout: order.layout.clone(),
         image_url: url(&image.manifest.digest),
         chunks_url: image.manifest.format.chunks().map(|list| url(&list.digest)),

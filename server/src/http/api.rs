@@ -1,5 +1,6 @@
 //! `/v1`: nodes and jobs for people and portals, and the JSON they are shown as.
 
+use super::Principal;
 use super::diagnosis::{self, CauseView};
 use super::error::Problem;
 use super::extract::{Body, Path, Query};
@@ -7,10 +8,10 @@ use crate::app::App;
 use crate::clock;
 use crate::config::{self, is_host_name};
 use crate::store::{Key, StoredLine};
-use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
 use kaltstart_core::hardware;
@@ -28,6 +29,7 @@ use kaltstart_protocol::ids::{Digest, Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::time::Millis;
+use kaltstart_protocol::wipe::WipeGrant;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -109,6 +111,12 @@ pub struct JobView {
     /// Its digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<Digest>,
+    /// Who ordered it, and so approved what is wiped.
+    #[serde(default)]
+    pub approver: String,
+    /// What it was granted to lose, when its agent took the task last.
+    #[serde(default)]
+    pub wipe: Vec<WipeGrant>,
     /// Starts of the machine for this job.
     pub attempt: u32,
     /// The current phase.
@@ -265,6 +273,8 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
         profile: system.map(|order| order.profile.clone()),
         image: system.map(|order| order.image.clone()),
         image_digest: system.map(|order| order.image_digest),
+        approver: job.approver.clone(),
+        wipe: job.wipe.clone(),
         attempt: job.attempt,
         phase: job.phase,
         phases,
@@ -380,6 +390,7 @@ pub struct OrderJob {
 pub(super) async fn order(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
+    Extension(Principal(approver)): Extension<Principal>,
     Body(wanted): Body<OrderJob>,
 ) -> Result<Response, Problem> {
     let id = find(&app, &node)?.node.id;
@@ -397,7 +408,7 @@ pub(super) async fn order(
         }
         (kind, None) => return Err(Problem::bad_request(format!("a {} needs a profile", kind.name()))),
     };
-    let machine = app.order(Key::Id(&id), wanted.kind, order).await?;
+    let machine = app.order(Key::Id(&id), wanted.kind, order, approver).await?;
     let job = machine.job.ok_or_else(|| Problem::not_found("the job has gone"))?;
     let location = format!("/v1/jobs/{}", job.id);
     let view = job_view(&app, &job)?;

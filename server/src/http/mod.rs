@@ -14,6 +14,7 @@ pub mod error;
 mod events;
 mod extract;
 mod files;
+pub mod grant_key;
 pub mod layout;
 pub mod listen;
 mod patience;
@@ -29,6 +30,7 @@ use axum::{Json, Router};
 use connection::Door;
 use error::Problem;
 use kaltstart_core::dhcp::role::Role;
+use kaltstart_core::machine::ADMINISTRATOR;
 use kaltstart_protocol::secret::Secret;
 use std::sync::Arc;
 
@@ -56,6 +58,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/dhcp", get(dhcp::subnets))
         .route("/v1/dhcp/leases", get(dhcp::leases))
         .route("/v1/dhcp/options/{server}", get(dhcp::options))
+        .route("/v1/grant-key", get(grant_key::shown))
+        .route("/v1/grant-key/rotate", post(grant_key::rotate))
         .route("/v1/profiles", get(api::profiles))
         .route("/v1/images", get(api::images))
         .route("/v1/layouts", get(layout::layouts))
@@ -99,10 +103,21 @@ fn bearer(headers: &HeaderMap) -> Option<Secret> {
     text.strip_prefix("Bearer ").map(|token| Secret::new(token.trim().to_owned()))
 }
 
-async fn only_admin(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, Problem> {
+/// Who asks, by the name under which approvals are noted.
+#[derive(Debug, Clone, Copy)]
+struct Principal(&'static str);
+
+async fn only_admin(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let admin = app.admin.fingerprint();
     match bearer(request.headers()) {
-        Some(token) if token.matches(&admin) => Ok(next.run(request).await),
+        Some(token) if token.matches(&admin) => {
+            request.extensions_mut().insert(Principal(ADMINISTRATOR));
+            Ok(next.run(request).await)
+        }
         _ => Err(Problem::unauthorized(
             "send `Authorization: Bearer TOKEN`; the token stands in admin.token of the data directory",
         )),

@@ -23,7 +23,8 @@ pub(super) fn identity(path: &Path) -> io::Result<String> {
 
 impl Store {
     /// Since when the database is known to be a copy: what was written after it was made is lost. That
-    /// is noted at `now` when its file is another than the one that was written last. A copy that was
+    /// is noted at `now` when its file is another than the one that was written last, and no earlier than what
+    /// is certain: that the newest lease was given, and a copy restored before. A copy that was
     /// written into the same file, or a whole file system set back, is not noticed.
     ///
     /// # Errors
@@ -36,7 +37,11 @@ impl Store {
             if written.as_ref() != Some(&file) {
                 put(connection, FILE, &file)?;
                 if written.is_some() {
-                    put(connection, RESTORED, &now.0.to_string())?;
+                    let newest = "SELECT coalesce(max(since), 0) FROM leases";
+                    let newest: i64 = connection.query_row(newest, [], |row| row.get(0))?;
+                    let before: Option<u64> = get(connection, RESTORED)?.and_then(|at| at.parse().ok());
+                    let at = now.0.max(newest.unsigned_abs()).max(before.map_or(0, |before| before + 1));
+                    put(connection, RESTORED, &at.to_string())?;
                 }
             }
             let restored = get(connection, RESTORED)?;

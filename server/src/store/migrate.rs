@@ -9,7 +9,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
 /// From version 0, an empty database, on.
-const MIGRATIONS: [Migration; 3] = [tables, lease_columns, dhcp6];
+const MIGRATIONS: [Migration; 4] = [tables, lease_columns, dhcp6, losses];
 
 /// Version of the schema this program reads and writes.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -85,6 +85,14 @@ fn dhcp6(connection: &Connection) -> rusqlite::Result<()> {
          ) STRICT, WITHOUT ROWID;
          CREATE TABLE dhcp6_server (uuid BLOB NOT NULL) STRICT;
          INSERT INTO dhcp6_server VALUES (randomblob(16));",
+    )
+}
+
+/// When the machine of a job was last ordered or granted to lose data; of older jobs that is not known.
+fn losses(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "ALTER TABLE jobs ADD COLUMN loses_at INTEGER;
+         CREATE INDEX jobs_by_loss ON jobs (loses_at) WHERE loses_at IS NOT NULL;",
     )
 }
 

@@ -8,6 +8,7 @@ mod copied;
 mod index;
 mod leases;
 mod leases6;
+mod losses;
 mod migrate;
 mod rows;
 mod transaction;

@@ -110,13 +110,22 @@ pub(super) fn put_machine(
     }
     if let Some(job) = &machine.job {
         let state = job_state(job.state);
-        let deadline = job.deadline.map(|deadline| to_i64(deadline.0));
+        let time = |time: Option<Millis>| time.map(|time| to_i64(time.0));
+        let (deadline, loses_at) = (time(job.deadline), time(job.loses_at));
         connection
             .prepare_cached(
-                "INSERT OR REPLACE INTO jobs (id, node, profile, state, deadline, doc) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT OR REPLACE INTO jobs (id, node, profile, state, deadline, loses_at, doc) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
-            .execute(params![job.id.as_str(), id, job.order.profile(), state, deadline, to_json(job)?])?;
+            .execute(params![
+                job.id.as_str(),
+                id,
+                job.order.profile(),
+                state,
+                deadline,
+                loses_at,
+                to_json(job)?
+            ])?;
     }
     Ok(Commit::Done)
 }

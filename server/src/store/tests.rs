@@ -81,7 +81,8 @@ async fn a_repeated_log_batch_is_stored_once() {
     let (node, job) = (NodeId::new(NOW, 1), JobId::new(NOW, 1));
     let line = |text: &str| LogLine { uptime_ms: 1, level: "info".into(), text: text.into() };
     let (secret, mode) = (Digest::of(b"session"), kaltstart_protocol::agent_api::Mode::Install);
-    let session = Session { secret, mode, job: Some(job.clone()), boot_id: "b".into(), booted_at: NOW };
+    let session =
+        Session { secret, mode, job: Some(job.clone()), boot_id: "b".into(), booted_at: NOW, trust: None };
     for lines in [vec![line("a"), line("b")], vec![line("a"), line("b"), line("c")]] {
         store.put_log(node.clone(), session.clone(), 0, lines).await.expect("stored");
     }

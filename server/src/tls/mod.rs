@@ -98,7 +98,7 @@ impl Tls {
     /// # Errors
     /// When a file cannot be read, written or understood.
     pub fn open(dir: PathBuf, names: BTreeSet<String>, now: Millis) -> Result<Self, TlsError> {
-        let current = RwLock::new(load(&dir, &names, now)?);
+        let current = RwLock::new(load(&Files::lock(&dir)?, &names, now)?);
         Ok(Self { dir, names, current })
     }
 
@@ -108,12 +108,31 @@ impl Tls {
     /// # Errors
     /// As [`open`](Self::open); the server goes on with what it had.
     pub fn refresh(&self, now: Millis) -> Result<bool, TlsError> {
-        let new = load(&self.dir, &self.names, now)?;
+        self.take_up(&Files::lock(&self.dir)?, now)
+    }
+
+    /// Takes up what the files hold. The files stay locked meanwhile: nothing older takes the place of what was just
+    /// written.
+    fn take_up(&self, files: &Files, now: Millis) -> Result<bool, TlsError> {
+        let new = load(files, &self.names, now)?;
         let changed = new.text != self.current().text;
         if changed {
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         }
         Ok(changed)
+    }
+
+    /// Replaces the key that signs wipe grants; tells the new one and the old one. It is on the disk then, and the
+    /// old one signs nothing more.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the server goes on with what it had.
+    pub fn rotate_grant_key(&self, now: Millis) -> Result<[PublicKey; 2], TlsError> {
+        let files = Files::lock(&self.dir)?;
+        let old = self.grant_key();
+        files.write(GRANTS, &Signer::make()?.to_pem())?;
+        self.take_up(&files, now)?;
+        Ok([self.grant_key(), old])
     }
 
     fn current(&self) -> Current {
@@ -138,12 +157,14 @@ impl Tls {
         self.current().signer.public()
     }
 
-    /// Signs a wipe grant.
+    /// Signs a wipe grant for an agent that believes `key`; none when that is not the key any more.
     ///
     /// # Errors
     /// When the library refuses.
-    pub fn sign(&self, grant: &WipeGrant) -> Result<SignedGrant, TlsError> {
-        self.current().signer.sign(grant)
+    pub fn sign(&self, grant: &WipeGrant, key: &PublicKey) -> Result<Option<SignedGrant>, TlsError> {
+        // Held while it is signed: a key that is replaced meanwhile is not given up before.
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        (current.signer.public() == *key).then(|| current.signer.sign(grant)).transpose()
     }
 
     /// How connections are accepted: TLS 1.3 alone, HTTP/2 or HTTP/1.1.
@@ -166,9 +187,8 @@ impl ResolvesServerCert for Tls {
     }
 }
 
-fn load(dir: &Path, names: &BTreeSet<String>, now: Millis) -> Result<Current, TlsError> {
-    let files = Files::lock(dir)?;
-    let (authority, server) = complete(&files, names, now)?;
+fn load(files: &Files, names: &BTreeSet<String>, now: Millis) -> Result<Current, TlsError> {
+    let (authority, server) = complete(files, names, now)?;
     let signer = match files.read(GRANTS)? {
         Some(text) => Signer::from_pem(&text)?,
         None => {

@@ -169,3 +169,26 @@ fn p03_the_key_of_wipe_grants_is_its_owners_alone_and_stays_when_all_else_is_mad
     std::fs::write(dir.path().join(GRANTS), other).expect("written");
     assert!(tls.refresh(now()).is_err(), "another kind of key");
 }
+
+#[test]
+fn p03_a_replaced_key_of_wipe_grants_is_on_the_disk_and_its_predecessor_signs_nothing_more() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tls = open(dir.path(), now());
+    let grant = serde_json::from_value::<WipeGrant>(serde_json::json!({
+        "job": kaltstart_protocol::ids::JobId::new(now(), 1), "attempt": 1,
+        "host": {"uuid": "", "serial": "", "macs": []},
+        "disk": {"wwn": "", "serial": "s", "model": "", "size": 1, "path": ""},
+        "contents": [], "issued": 1, "expires": 2,
+    }));
+    let grant = grant.expect("a grant");
+    let [new, old] = tls.rotate_grant_key(now()).expect("replaced");
+    assert_ne!(new, old);
+    assert_eq!(tls.sign(&grant, &old).expect("signed by nobody"), None);
+    assert!(tls.sign(&grant, &new).expect("signed").is_some());
+    assert!(!tls.refresh(now()).expect("read"), "nothing else is new");
+    assert_eq!((tls.grant_key(), open(dir.path(), now()).grant_key()), (new, new));
+    let [_, replaced] = tls.rotate_grant_key(now()).expect("replaced again");
+    assert_eq!(replaced, new);
+    let mode = dir.path().join(GRANTS).metadata().expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}

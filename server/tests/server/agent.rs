@@ -2,27 +2,29 @@
 
 use crate::site::{Answer, IMAGE, LIMIT, Site, mac, put_image};
 use kaltstart_protocol::agent_api::{
-    Directive, EraseTask, Erased, Hello, Installed, LogBatch, LogLine, Mode, Report, ReportState, Task,
-    TaskRequest,
+    ARG_BOOT_MAC, ARG_EPOCH, ARG_KEY, ARG_TOKEN, Directive, EraseTask, Erased, Hello, Installed, LogBatch,
+    LogLine, Mode, Report, ReportState, Task, TaskRequest,
 };
 use kaltstart_protocol::contents::{Area, Contents};
 use kaltstart_protocol::erasure::{EraseMethod, Erasure, Reach, Unused};
-use kaltstart_protocol::facts::{Disk, Facts};
+use kaltstart_protocol::facts::{Disk, Facts, Nic};
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::ids::{Digest, JobId, PublicKey};
+use kaltstart_protocol::ids::{Digest, JobId, Mac, PublicKey};
 use kaltstart_protocol::node_api::{BootOrder, NodeReport};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, Reality};
+use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, Reality};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::str::FromStr;
 
 /// What a machine gets that asks for its boot script.
-async fn script(site: &Site, n: u32) -> String {
+pub(crate) async fn script(site: &Site, n: u32) -> String {
     let path = format!("/boot/{}/script.ipxe", mac(n));
     let answer = site.ask(Method::GET, &path, None, None::<&()>).await.expect("answered");
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
@@ -30,25 +32,38 @@ async fn script(site: &Site, n: u32) -> String {
 }
 
 /// The boot token of a script; none when it says: your own disk.
-fn token(script: &str) -> Option<String> {
-    let word = script.split_whitespace().find_map(|word| word.strip_prefix("kaltstart.token="));
-    word.map(str::to_owned)
+pub(crate) fn token(script: &str) -> Option<String> {
+    argument(script, ARG_TOKEN)
 }
 
 /// An agent on its machine.
 pub(crate) struct Agent<'a> {
     site: &'a Site,
     token: String,
+    /// Whose wipe grants it takes.
+    pub(crate) trust: GrantTrust,
     session: String,
     mode: Mode,
     pub(crate) facts: Facts,
 }
 
-/// A machine with one disk, on which these things lie.
-fn with_disk(areas: Vec<Area>) -> Facts {
+/// A machine with that address and one disk, on which these things lie.
+pub(crate) fn with_disk(mac: Mac, areas: Vec<Area>) -> Facts {
     let disk =
         Disk { serial: "S1".into(), size: 1 << 40, holds: Some(Contents::new(areas)), ..Disk::default() };
-    Facts { disks: vec![disk], ..Facts::default() }
+    Facts { disks: vec![disk], nics: vec![Nic { mac, ..Nic::default() }], ..Facts::default() }
+}
+
+/// A kernel argument of a script.
+pub(crate) fn argument<T: FromStr<Err: Debug>>(script: &str, name: &str) -> Option<T> {
+    let value = |word: &'_ str| Some(word.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+    Some(script.split_whitespace().find_map(value)?.parse().expect(name))
+}
+
+/// Whose wipe grants an agent takes that is started by that script.
+pub(crate) fn trust(script: &str) -> GrantTrust {
+    let epoch = argument(script, ARG_EPOCH).expect("an epoch");
+    GrantTrust { key: argument(script, ARG_KEY).expect("a key"), epoch }
 }
 
 impl<'a> Agent<'a> {
@@ -63,8 +78,17 @@ impl<'a> Agent<'a> {
     /// Was started for a job with those kernel arguments.
     pub(crate) fn started(site: &'a Site, arguments: &str, session: u32) -> Agent<'a> {
         let token = token(arguments).expect("it may start");
-        let (session, facts) = (format!("kst_session_{session:064}"), with_disk(Vec::new()));
-        Agent { site, token, session, mode: Mode::Install, facts }
+        let (session, mac) = (format!("kst_session_{session:064}"), argument(arguments, ARG_BOOT_MAC));
+        let facts = with_disk(mac.expect("an address"), Vec::new());
+        let trust = trust(arguments);
+        Agent { site, token, trust, session, mode: Mode::Install, facts }
+    }
+
+    /// Runs already, and goes on asking.
+    pub(crate) fn running(site: &'a Site, session: u32) -> Agent<'a> {
+        let (token, session) = (String::new(), format!("kst_session_{session:064}"));
+        let trust = GrantTrust { key: PublicKey([0; 32]), epoch: 0 };
+        Agent { site, token, trust, session, mode: Mode::Install, facts: Facts::default() }
     }
 
     pub(crate) async fn hello(&self) -> Answer {
@@ -92,7 +116,13 @@ impl<'a> Agent<'a> {
     }
 
     /// Sends a report twice; tells the directive, which must not differ.
-    async fn report(&self, job: &JobId, attempt: u32, phase: Phase, state: ReportState) -> Directive {
+    pub(crate) async fn report(
+        &self,
+        job: &JobId,
+        attempt: u32,
+        phase: Phase,
+        state: ReportState,
+    ) -> Directive {
         let report = Report {
             job: job.clone(),
             attempt,
@@ -117,7 +147,7 @@ impl Answer {
     }
 }
 
-fn stopped(directive: &Directive) -> bool {
+pub(crate) fn stopped(directive: &Directive) -> bool {
     matches!(directive, Directive::Stop { .. })
 }
 
@@ -268,6 +298,7 @@ async fn p17_a_hundred_presentations_of_a_token_at_once_start_one_agent() {
         .map(|n| Agent {
             site: &site,
             token: one.token.clone(),
+            trust: one.trust,
             session: format!("kst_session_{n:064}"),
             mode: Mode::Install,
             facts: Facts::default(),
@@ -342,7 +373,7 @@ async fn p05_foreign_data_stops_the_job_until_an_order_gives_it_up_and_the_grant
     site.declare("n1", mac(1)).await;
     let job = site.order("n1", "deploy").await;
     let ext4 = Area { kind: "ext4".into(), id: "A".into(), ..Area::default() };
-    let foreign = with_disk(vec![ext4]);
+    let foreign = with_disk(mac(1), vec![ext4]);
     let holds = foreign.disks[0].holds.clone().expect("known");
     let fingerprint = holds.fingerprint();
     let agent = Agent { facts: foreign.clone(), ..Agent::boot(&site, 1, 1, Mode::Install).await };
@@ -362,9 +393,6 @@ async fn p05_foreign_data_stops_the_job_until_an_order_gives_it_up_and_the_grant
         let answer = site.post("/v1/nodes/n1/jobs", &body).await;
         assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
         let session = 2 + u32::from(given_up);
-        let script = script(&site, 1).await;
-        let key = script.split_whitespace().find_map(|word| word.strip_prefix("kaltstart.key="));
-        let key: PublicKey = key.expect("a key").parse().expect("a public key");
         let agent = Agent { facts: foreign.clone(), ..Agent::boot(&site, 1, session, Mode::Install).await };
         agent.hello().await;
         match agent.task().await {
@@ -373,7 +401,10 @@ async fn p05_foreign_data_stops_the_job_until_an_order_gives_it_up_and_the_grant
                 let now = Millis(jiff::Timestamp::now().as_millisecond().unsigned_abs());
                 let (host, disk) = (HostIdentity::of(&foreign), &foreign.disks[0]);
                 let reality = Reality { host: &host, disk, job: &task.job, attempt: 1, now };
-                assert_eq!(task.grant.verify(&key, &reality).map(|grant| grant.contents), Ok(holds.clone()));
+                assert_eq!(
+                    task.grant.verify(&agent.trust, &reality).map(|grant| grant.contents),
+                    Ok(holds.clone())
+                );
             }
             other => panic!("{given_up}: {other:?}"),
         }

@@ -17,6 +17,7 @@ pub use assignment::{Assignment, assignment};
 
 use crate::boot;
 use crate::hardware;
+use crate::losses;
 use crate::machine::{ErasureRecord, Job, JobKind, JobState, Machine, Session, State, System};
 use crate::recall::Via;
 use alloc::collections::BTreeMap;
@@ -177,6 +178,9 @@ impl Draft {
         let now = self.now;
         if let Some(job) = self.live() {
             phases::close(job, state, now);
+            if job.wipe.is_empty() {
+                job.loses_at = None;
+            }
             let id = job.id.clone();
             self.machine.node.job = None;
             self.machine.node.last_job = Some(id);
@@ -280,6 +284,7 @@ impl Draft {
                 job: grant.job,
                 boot_id: hello.boot_id.clone(),
                 booted_at: now.minus(hello.uptime_ms),
+                trust: grant.trust,
             });
         }
         self.heard();
@@ -341,7 +346,7 @@ impl Draft {
         [report_token, recall_token]: [Option<kaltstart_protocol::ids::Digest>; 2],
         wipe: &[WipeGrant],
     ) -> Verdict {
-        let granted = self.granted(id);
+        let (granted, now) = (self.granted(id), self.now);
         match self.live() {
             Some(job)
                 if granted
@@ -351,6 +356,9 @@ impl Draft {
             {
                 (job.report_token, job.recall_token) = (report_token, recall_token);
                 job.wipe = wipe.to_vec();
+                if losses::is_granted(wipe) {
+                    job.loses_at = Some(now);
+                }
                 if let Some(uuids) = job.order.system().map(|order| order.uuids.clone()) {
                     let own = &mut self.machine.node.own;
                     own.retain(|other| *other != uuids);
@@ -538,7 +546,8 @@ impl Draft {
             ));
         }
         self.machine.node.job = Some(job.id.clone());
-        self.machine.job = Some(Job { from: self.machine.node.state, ..job.clone() });
+        let loses_at = losses::is_ordered(job.kind, &job.order).then_some(self.now);
+        self.machine.job = Some(Job { from: self.machine.node.state, loses_at, ..job.clone() });
         self.happenings.push(Happening::JobQueued);
         let state = if job.kind == JobKind::Release { State::Releasing } else { State::Allocated };
         if self.machine.node.state != state {

@@ -7,7 +7,8 @@ use super::event::{Asker, Event, Happening, Hello, Move, SystemReport};
 use super::{Assignment, Step, assignment, phases, step};
 use crate::boot::{self, BootDecision};
 use crate::machine::{
-    Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder, Session, State, SystemOrder,
+    ADMINISTRATOR, Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder, Session, State,
+    SystemOrder,
 };
 use crate::recall::Via;
 use alloc::boxed::Box;
@@ -19,18 +20,20 @@ use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Erased, Installed, Mode
 use kaltstart_protocol::contents::Contents;
 use kaltstart_protocol::erasure::{EraseMethod, Erasure, Reach};
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
+use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId, PublicKey};
 use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::node_api::BootOrder;
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, WipeGrant};
+use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, WipeGrant};
 use proptest::prelude::*;
 use std::format;
 
 const NOW: Millis = Millis(1_000_000);
-const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+pub(crate) const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+pub(crate) const EPOCH: u64 = 2;
+pub(crate) const TRUST: GrantTrust = GrantTrust { key: PublicKey([1; 32]), epoch: EPOCH };
 
 fn token() -> Digest {
     Digest::of(b"boot token")
@@ -44,7 +47,7 @@ fn session() -> Digest {
     Digest::of(b"session")
 }
 
-fn job_id(n: u128) -> JobId {
+pub(crate) fn job_id(n: u128) -> JobId {
     JobId::new(Millis(1), n)
 }
 
@@ -80,6 +83,8 @@ pub(crate) fn job(kind: JobKind) -> Job {
         node: NodeId::new(Millis(1), 1),
         kind,
         order,
+        approver: ADMINISTRATOR.into(),
+        epoch: EPOCH,
         from: State::Expected,
         state: JobState::Queued,
         attempt: 1,
@@ -90,13 +95,14 @@ pub(crate) fn job(kind: JobKind) -> Job {
         ended_at: None,
         findings: Vec::new(),
         wipe: Vec::new(),
+        loses_at: None,
         report_token: None,
         recall_token: None,
         installed: None,
     }
 }
 
-fn installed(attempt: u32) -> Installed {
+pub(crate) fn installed(attempt: u32) -> Installed {
     Installed {
         job: job_id(1),
         attempt,
@@ -108,7 +114,7 @@ fn installed(attempt: u32) -> Installed {
     }
 }
 
-fn hello(mode: Mode) -> Event {
+pub(crate) fn hello(mode: Mode) -> Event {
     Event::AgentHello(Hello {
         token: token(),
         session: session(),
@@ -120,13 +126,15 @@ fn hello(mode: Mode) -> Event {
     })
 }
 
-fn task_taken() -> Event {
+pub(crate) fn task_taken() -> Event {
     let wipe = WipeGrant {
         job: job_id(1),
         attempt: 1,
         host: HostIdentity::default(),
         disk: DiskIdentity::default(),
         contents: Contents::default(),
+        approver: ADMINISTRATOR.into(),
+        epoch: EPOCH,
         issued: NOW,
         expires: NOW.plus(1),
     };
@@ -148,8 +156,8 @@ fn erased(disks: u64) -> Event {
     Event::DisksErased(Erased { job: job_id(1), attempt: 1, disks: (0..disks).map(erasure).collect() })
 }
 
-fn grant(mode: Mode, job: Option<JobId>) -> Grant {
-    Grant { token: token(), mode, job, expires_at: NOW.plus(1) }
+pub(crate) fn grant(mode: Mode, job: Option<JobId>) -> Grant {
+    Grant { token: token(), mode, job, expires_at: NOW.plus(1), trust: Some(TRUST) }
 }
 
 fn reported(phase: Phase, state: ReportState) -> Event {
@@ -236,7 +244,7 @@ pub(crate) fn idle(state: State) -> Machine {
     Machine { node, job: None }
 }
 
-fn apply(machine: Machine, events: &[Event]) -> Machine {
+pub(crate) fn apply(machine: Machine, events: &[Event]) -> Machine {
     events.iter().fold(machine, |machine, event| match step(&machine, event, NOW) {
         Step::Changed { machine, .. } => machine,
         other => panic!("{event:?}: {other:?}"),
@@ -441,6 +449,7 @@ fn p36_a_machine_that_keeps_resetting_fails_with_a_named_finding() {
             job: Some(job_id(1)),
             boot_id: "b".into(),
             booted_at: NOW,
+            trust: Some(TRUST),
         });
         if let Some(job) = machine.job.as_mut() {
             phases::advance(job, Phase::Image, NOW, &mut Vec::new());
@@ -514,11 +523,10 @@ fn a_boot_order_that_was_changed_is_told_and_the_job_succeeds() {
 
 #[test]
 fn p01_an_agent_that_was_not_started_for_the_job_cannot_report_about_it() {
-    for session in [(Mode::Discover, None), (Mode::Install, Some(job_id(2)))] {
+    for (mode, job) in [(Mode::Discover, None), (Mode::Install, Some(job_id(2)))] {
         let mut machine = writing();
-        let (mode, job) = session;
         machine.node.session =
-            Some(Session { secret: Digest::of(b"session"), mode, job, boot_id: "b".into(), booted_at: NOW });
+            Some(Session { secret: session(), mode, job, boot_id: "b".into(), booted_at: NOW, trust: None });
         for event in [reported(Phase::Image, ReportState::Running), Event::InstallDone(installed(1))] {
             assert!(matches!(step(&machine, &event, NOW), Step::Refused(_)), "{event:?}");
         }
@@ -580,7 +588,7 @@ proptest! {
             if let BootDecision::Install { .. } = boot::decide(&machine) {
                 prop_assert!(live && matches!(machine.node.state, State::Allocated | State::Releasing));
             }
-            if let Assignment::Job(job) = assignment(&machine) {
+            if let Assignment::Job(job) = assignment(&machine, &TRUST) {
                 prop_assert!(live && job.installed.is_none());
                 let session = machine.node.session.as_ref().expect("an agent runs");
                 prop_assert_eq!(session.mode, Mode::Install);

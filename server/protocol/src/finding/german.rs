@@ -169,6 +169,18 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
             "eine Platte konnte nicht gelöscht werden",
             "Niemand bekommt den Node. Die Platte mit der Seriennummer der Meldung ausbauen und zerstören, die Maschine ohne sie mit `ks node accept` nehmen und noch einmal freigeben; oder sie noch einmal freigeben, wie sie ist, wenn der Grund vorbei ist.",
         ),
+        Code::OrderOutdated => (
+            "der Auftrag ist älter als die zurückgespielte Datenbank",
+            "Klären, wem die Maschine jetzt dient: die zurückgespielte Kopie weiß nicht, was aus dem Auftrag wurde. Soll er noch ausgeführt werden, neu bestellen.",
+        ),
+        Code::OtherMachine => (
+            "der Agent läuft auf einer anderen Maschine als der des Nodes",
+            "Die Adressen der Meldung mit der Maschine vergleichen: eine Netzwerkkarte wurde getauscht oder wird vom Agenten nicht gesehen, oder eine andere Maschine benutzt die Adresse des Nodes. Den Node mit der Adresse anlegen, die er jetzt hat. Es wurde nichts geschrieben.",
+        ),
+        Code::TooManyLosses => (
+            "zu viele Maschinen würden auf einmal Daten verlieren",
+            "Klären, wer so viel bestellt: `ks job list` zeigt, was, `ks job show`, wer es genehmigt hat. Ist es so gewollt, warten, bis eine Stunde vorbei ist, oder `machines_per_hour` im Abschnitt `wipe` der Konfiguration erhöhen und den Server neu starten; dann neu bestellen. Es wurde nichts geschrieben.",
+        ),
         Code::ClassDiffers => (
             "die Maschine ist nicht gebaut, wie ihre Klasse es sagt",
             "Die Teile in der Meldung mit der Bestellung vergleichen: neu einsetzen oder ersetzen, was fehlt oder falsch ist, nach Steckplatz und Seriennummer; der nächste Auftrag der Maschine sieht wieder nach. Soll sie so sein, ihre `[[class]]` berichtigen.",
