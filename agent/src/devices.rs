@@ -29,8 +29,9 @@ const LOOK: Duration = Duration::from_millis(20);
 const LATER_LOOK: Duration = Duration::from_secs(1);
 /// Every so many later looks drivers are looked for, too.
 const DRIVER_LOOKS: u32 = 10;
-/// File systems, which no device asks for: only an installation does.
-const INSTALL_MODULES: [&str; 4] = ["ext4", "xfs", "btrfs", "efivarfs"];
+/// File systems and encryption, which no device asks for: only an installation does.
+const INSTALL_MODULES: [&str; 8] =
+    ["ext4", "xfs", "btrfs", "efivarfs", "dm_crypt", "xts", "ecb", "aesni_intel"];
 
 /// Drivers of management controllers, and what makes a controller that they have found a device. Nothing asks
 /// for that by itself.

@@ -13,15 +13,16 @@
 //! everything. A repetition starts from the beginning and gives the same disk.
 
 use crate::bootloader::{self, efi, grub};
-use crate::disk::device::{self, Device};
+use crate::disk::device::{self, Announced, Device};
 use crate::disk::target::Target;
-use crate::disk::{ext4, gpt, mkfs, swap};
+use crate::disk::{ext4, gpt, luks, mkfs, swap};
 use crate::gate::Gate;
 use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
 use crate::image::tree::Tree;
 use crate::image::{self, Destination, Source};
 use crate::kexec;
+use crate::unlock::image as unlock;
 use kaltstart_protocol::agent_api::{DiskUuids, InstallTask, Installed, ReportState};
 use kaltstart_protocol::facts::{Disk, Firmware};
 use kaltstart_protocol::finding::{Code, Finding};
@@ -250,7 +251,7 @@ impl Job<'_> {
         let text = match planned.role {
             Role::BiosBoot | Role::Esp => return Ok(None),
             Role::Root => Some(root),
-            Role::Data | Role::Swap => further.get(planned.number as usize - 1),
+            Role::Boot | Role::Data | Role::Swap => further.get(planned.number as usize - 1),
         };
         let uuid = text.and_then(|text| Some((text.as_str(), gpt::Guid::parse(text)?)));
         let missing = || Finding::new(Code::DiskFailed, format!("partition {:?} has no UUID", planned.label));
@@ -262,14 +263,20 @@ impl Job<'_> {
         let mut target = Target::new(&self.paths.mount);
         for planned in &plan.partitions {
             let Some((text, uuid)) = self.uuid(planned)? else { continue };
+            let announce = || self.encrypt(planned, device.announce(plan, planned.number)?);
             if planned.role == Role::Swap {
                 let bytes = planned.sectors * plan.sector_size;
-                let page = swap::encode(bytes, uuid, &planned.label);
-                device.write_at(planned.first * plan.sector_size, &page)?;
+                if planned.encrypted {
+                    let page = swap::encode(bytes - luks::DATA_OFFSET, uuid, &planned.label);
+                    announce()?.write(&page)?;
+                } else {
+                    let page = swap::encode(bytes, uuid, &planned.label);
+                    device.write_at(planned.first * plan.sector_size, &page)?;
+                }
                 continue;
             }
             let kind = planned.file_system.unwrap_or_default();
-            let partition = device.announce(plan, planned.number)?;
+            let partition = announce()?;
             let comes_whole = planned.role == Role::Root && self.image.format.is_file_system();
             if !comes_whole {
                 mkfs::make(kind, &self.paths.tools, &partition.node, text, &planned.label, self.observer)?;
@@ -277,6 +284,20 @@ impl Job<'_> {
             target.add(planned, kind, partition)?;
         }
         Ok(target)
+    }
+
+    /// The same partition, encrypted if it shall be.
+    fn encrypt<'d>(&self, planned: &Planned, partition: Announced<'d>) -> Result<Announced<'d>, Finding> {
+        if !planned.encrypted {
+            return Ok(partition);
+        }
+        let key = self.task.encryption.as_ref().map(|encryption| &encryption.key);
+        let uuid = self.task.uuids.partitions.get(planned.number as usize - 1);
+        let (Some(key), Some(uuid)) = (key, uuid) else {
+            let detail = format!("the server gave no key for partition {:?}", planned.label);
+            return Err(Finding::new(Code::DiskFailed, detail));
+        };
+        partition.encrypt(uuid, &planned.label, key)
     }
 
     /// The image, onto what step 3 made.
@@ -320,6 +341,8 @@ impl Job<'_> {
         let tree = self.tree()?;
         let written = identity::write(&tree, &task.identity, &task.layout, &task.uuids, &paths.agent)
             .map_err(|error| device::failed("cannot write the identity", &error))?;
+        unlock::leave_behind(&tree, task, &paths.agent)
+            .map_err(|error| device::failed(&format!("cannot write {}", unlock::PATH), &error))?;
         for (path, text) in self.grub_files()? {
             tree.write(path, text.as_bytes(), 0o644)
                 .map_err(|error| device::failed(&format!("cannot write {path}"), &error))?;
@@ -355,15 +378,17 @@ impl Job<'_> {
         let boot = &self.image.boot;
         let unquotable = |error: grub::Unquotable| Finding::new(Code::BootloaderFailed, error.to_string());
         let config = grub::config(boot, &self.start()).map_err(unquotable)?;
-        let defaults = grub::defaults(boot).map_err(unquotable)?;
+        let defaults = grub::defaults(boot, &self.start()).map_err(unquotable)?;
         Ok([(grub::CONFIG, config), (grub::DEFAULTS, defaults)])
     }
 
     /// Digests of the files that must be right for the system to start.
     fn boot_files(&self, tree: &Tree) -> Result<Vec<Digest>, Finding> {
         let boot = &self.image.boot;
-        [boot.kernel.as_str(), &boot.initrd, grub::CONFIG]
+        let first = unlock::is_needed(&self.task.layout).then_some(unlock::PATH);
+        first
             .into_iter()
+            .chain([boot.kernel.as_str(), &boot.initrd, grub::CONFIG])
             .map(|path| {
                 let digest = tree.open_file(path).and_then(digest);
                 digest.map_err(|error| match error.raw_os_error() {
@@ -384,8 +409,11 @@ impl Job<'_> {
         let boot = &self.image.boot;
         let open = |path: &str| tree.open_file(path).map_err(|error| format!("{path}: {error}"));
         let arguments = grub::arguments(boot, &self.start()).join(" ");
-        let loaded =
-            open(&boot.kernel).and_then(|kernel| kexec::load(&kernel, &open(&boot.initrd)?, &arguments));
+        let first = unlock::is_needed(&self.task.layout).then_some(unlock::PATH);
+        let ramdisks = first.into_iter().chain([boot.initrd.as_str()]).map(open);
+        let loaded = ramdisks
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|ramdisks| kexec::load_joined(&open(&boot.kernel)?, ramdisks, &arguments));
         match loaded {
             Ok(()) => {
                 tracing::info!("the system's kernel is loaded and starts by kexec: {arguments}");

@@ -108,6 +108,7 @@ fn task(restart: Restart) -> String {
             recall: None,
         },
         restart,
+        encryption: None,
     };
     json("200 OK", &serde_json::to_string(&Task::Install(Box::new(task))).expect("serialises"))
 }

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io;
 
 use nix::errno::Errno;
+#[cfg(feature = "install")]
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::sys;
 
@@ -21,6 +23,26 @@ pub fn load(kernel: &File, ramdisk: &File, arguments: &str) -> Result<(), String
         let disabled = fs::read_to_string(DISABLED).is_ok_and(|text| text.trim() == "1");
         format!("{}: {error}", refusal(&error, disabled))
     })
+}
+
+/// The same with ramdisks that the kernel unpacks one after the other, as boot loaders hand them over.
+///
+/// # Errors
+/// As [`load`].
+#[cfg(feature = "install")]
+pub fn load_joined(kernel: &File, mut ramdisks: Vec<File>, arguments: &str) -> Result<(), String> {
+    if let [ramdisk] = &ramdisks[..] {
+        return load(kernel, ramdisk, arguments);
+    }
+    let joined = (|| {
+        let mut joined = File::from(memfd_create(c"ramdisks", MFdFlags::MFD_CLOEXEC)?);
+        for ramdisk in &mut ramdisks {
+            io::copy(ramdisk, &mut joined)?;
+        }
+        Ok(joined)
+    })();
+    let joined = joined.map_err(|error: io::Error| format!("the ramdisks cannot be joined: {error}"))?;
+    load(kernel, &joined, arguments)
 }
 
 /// What the kernel means. With Secure Boot on it is locked down and answers `EPERM` to an unsigned kernel

@@ -69,4 +69,6 @@ pub mod sys;
 #[cfg(test)]
 mod test_server;
 pub mod tpm;
+#[cfg(feature = "install")]
+pub mod unlock;
 pub mod work;

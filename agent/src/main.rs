@@ -1,10 +1,10 @@
 //! The Kaltstart agent: `init` of the ramdisk, and `agent report`, `agent recall` and `agent boot-order` in the
-//! installed system.
+//! installed system, and `agent unlock` before it starts.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use kaltstart_agent::{boot_order, pid1, recall, report, run};
+use kaltstart_agent::{boot_order, pid1, recall, report, run, unlock};
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["report"] => report::run(),
         ["recall"] => recall::run(),
+        ["unlock"] => unlock::run(),
         ["boot-order"] => boot_order::run(Path::new(pid1::EFIVARS)),
         ["--version"] => {
             println!("kaltstart-agent {}", run::VERSION);
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
                 "kaltstart-agent {}: runs as init of Kaltstart's ramdisk.\n\
                  usage: kaltstart-agent report        tell the server once that this system is up\n\
                  \x20      kaltstart-agent recall        ask the server whether a job calls this system back\n\
-                 \x20      kaltstart-agent boot-order    set the boot order of the installation again",
+                 \x20      kaltstart-agent boot-order    set the boot order of the installation again\n\
+                 \x20      kaltstart-agent unlock        open this system's encrypted partitions",
                 run::VERSION
             );
             ExitCode::from(2)

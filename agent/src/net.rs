@@ -122,6 +122,17 @@ pub fn bring_up(boot_mac: Option<Mac>) -> Network {
     }
 }
 
+/// Switches all interfaces off that [`bring_up`] has switched on: the system that starts now finds them as after
+/// power-on, and can still rename them.
+#[cfg(feature = "install")]
+pub fn take_down() {
+    for nic in inventory::nics(Path::new("/")) {
+        if let Err(error) = sys::set_down(&nic.name) {
+            tracing::warn!("{} cannot be switched off: {error}", nic.name);
+        }
+    }
+}
+
 /// When the console is told again: after doubling times up to a cap.
 struct Reminder {
     next: Duration,

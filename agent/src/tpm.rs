@@ -1,13 +1,19 @@
 //! The endorsement key of a TPM 2.0, by which it can be told from all others (TCG EK Credential Profile 2.5).
 //!
 //! Its maker's certificate lies in the TPM where the maker has put one; else the key is made again, which
-//! gives the same one each time, and its public part counts. Four commands of TPM 2.0 part 3 are spoken; nothing is kept
-//! in the TPM.
+//! gives the same one each time, and its public part counts. Of the commands of TPM 2.0 part 3 few are spoken; nothing is
+//! kept in the TPM. [`seal`] has those that bind a secret to it.
 
 use kaltstart_protocol::facts::{Endorsement, EndorsementSource};
 use kaltstart_protocol::ids::Digest;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
+
+#[cfg(feature = "install")]
+pub mod seal;
+
+/// Through the kernel's resource manager: what is made is gone when this is closed.
+const DEVICE: &str = "/dev/tpmrm0";
 
 /// Where certificates lie (EK profile table 2): for keys of RSA 2048, and of NIST P-256.
 const CERTIFICATES: [(u32, EndorsementSource); 2] =
@@ -43,8 +49,7 @@ const TEMPLATE: [u8; 54] = [
 /// That of this machine; none where there is no TPM 2.0, or it does not answer.
 #[must_use]
 pub fn look() -> Option<Endorsement> {
-    // Through the kernel's resource manager: what is made is gone when this is closed.
-    let tpm = OpenOptions::new().read(true).write(true).open("/dev/tpmrm0");
+    let tpm = OpenOptions::new().read(true).write(true).open(DEVICE);
     match tpm.and_then(|mut tpm| endorsement(&mut tpm)) {
         Ok(endorsement) => Some(endorsement),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,

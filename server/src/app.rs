@@ -2,10 +2,12 @@
 
 mod boot;
 mod recall;
+pub(crate) mod unlock;
 mod wipe;
 
 use crate::clock;
 use crate::config::{self, Config};
+use crate::disk_keys::DiskKeys;
 use crate::images::{Catalog, ImageError};
 use crate::metrics::Metrics;
 use crate::net::dhcp::Watches;
@@ -97,6 +99,8 @@ pub struct App {
     pub restored: Option<Millis>,
     /// Held by whoever lets a machine lose data, from counting the others to the commit.
     losing: Mutex<()>,
+    /// Keys of encrypted disks.
+    pub(crate) disk_keys: DiskKeys,
     /// Whether the log has told that no more unknown machines are recorded.
     told_full: AtomicBool,
 }
@@ -110,6 +114,7 @@ impl App {
         let images = Catalog::new(config.images.dir.clone(), config.images.trust());
         let trace = Recorder::open(&config.data_dir);
         let restored = store.restored(clock::now()).await?;
+        let disk_keys = DiskKeys::new(&config.data_dir);
         let watches = Watches::new(config.dhcp.iter().map(config::Dhcp::watched), clock::now());
         let app = Self {
             config,
@@ -123,6 +128,7 @@ impl App {
             tls,
             restored,
             losing: Mutex::new(()),
+            disk_keys,
             told_full: AtomicBool::new(false),
         };
         app.end_outdated().await?;
@@ -195,6 +201,10 @@ impl App {
                 Happening::Progressed(phase) => tracing::debug!(node, job, phase = phase.name(), "{kind}"),
                 Happening::PhaseStarted(phase) | Happening::PhaseDone(phase) => {
                     tracing::info!(node, job, phase = phase.name(), "{kind}");
+                }
+                Happening::KeyReleased(address) => tracing::info!(node, %address, "{kind}"),
+                Happening::KeyRefused(address, finding) => {
+                    tracing::warn!(node, %address, code = finding.code.number(), %finding, "{kind}");
                 }
                 Happening::JobFailed(finding) => {
                     tracing::warn!(node, job, code = finding.code.number(), %finding, "{kind}");
@@ -381,6 +391,7 @@ impl App {
                     loses_at: None,
                     report_token: None,
                     recall_token: None,
+                    unlock_token: None,
                     installed: None,
                 };
                 if loses {

@@ -86,6 +86,7 @@ pages! {
     "KS-5001",
     "KS-5002",
     "KS-5003",
+    "KS-5004",
 }
 
 /// Languages of the pages.

@@ -13,6 +13,7 @@ pub mod config;
 mod confinement;
 mod data_dir;
 pub mod dhcp_options;
+mod disk_keys;
 mod doors;
 pub mod exit;
 pub mod explain;

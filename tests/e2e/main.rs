@@ -27,6 +27,8 @@ mod dhcp_relay;
 mod discover;
 /// Every door, for every state of a machine.
 mod doors;
+/// Encrypted disks and their keys.
+mod encrypted;
 /// What a machine is made of, and what is wrong with it.
 mod facts;
 /// Images that are file systems.

@@ -26,13 +26,16 @@ pub struct Tpm {
 }
 
 impl Tpm {
-    /// Makes a TPM, with a certificate if wanted, and switches it on.
+    /// Makes a TPM, with a certificate if wanted, and switches it on; one that went off with its machine keeps what it
+    /// knew.
     pub fn start(lab: &Lab, certified: bool) -> Result<Self> {
         let programs = Unpacked::clients()?;
         let dir = lab.dir().join("tpm");
         fs::create_dir_all(&dir)?;
         let certificate = if certified { Some(manufacture(&programs, &dir)?) } else { None };
         let socket = dir.join("socket");
+        // That of a TPM that was switched off with its machine.
+        fs::remove_file(&socket).ok();
         let mut command = programs.with_libraries(lab.command(programs.program("usr/bin/swtpm")));
         command
             .args(["socket", "--tpm2", "--tpmstate"])

@@ -18,6 +18,7 @@ const HOST_PACKAGES: &[&str] = &[
     // images and ramdisks
     "btrfs-progs",
     "cpio",
+    "cryptsetup-bin",
     "e2fsprogs",
     "dosfstools",
     "gdisk",
@@ -38,6 +39,7 @@ const HOST_PACKAGES: &[&str] = &[
     "ovmf",
     "qemu-system-x86",
     "qemu-utils",
+    "swtpm",
     // networks
     "iproute2",
     "nftables",

@@ -3,6 +3,7 @@
 //! Debian's kernel packages run `update-grub` once `/boot/grub/grub.cfg` exists and overwrite it.
 //! Therefore `/etc/default/grub` says the same, and that does no harm.
 
+use crate::unlock::image as unlock;
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::image::Boot;
 use kaltstart_protocol::layout::{Layout, Role, subvolumes};
@@ -34,6 +35,8 @@ pub struct Start {
     pub boot: String,
     /// Kernel arguments that name the root file system.
     pub root: Vec<String>,
+    /// Whether what opens encrypted partitions is in a ramdisk of its own, which goes first.
+    pub unlocks: bool,
 }
 
 impl Start {
@@ -44,7 +47,9 @@ impl Start {
         let partition = layout.partitions.iter().find(|partition| partition.role == Role::Root);
         let subvolume = partition.and_then(|partition| subvolumes::root(&partition.subvolumes));
         root.extend(subvolume.map(|subvolume| format!("rootflags=subvol={}", subvolume.name)));
-        Self { boot: uuids.root.clone(), root }
+        let boot = layout.partitions.iter().position(|partition| partition.role == Role::Boot);
+        let boot = boot.map_or(Some(&uuids.root), |at| uuids.further.get(at));
+        Self { boot: boot.cloned().unwrap_or_default(), root, unlocks: unlock::is_needed(layout) }
     }
 }
 
@@ -61,6 +66,7 @@ pub fn arguments(boot: &Boot, start: &Start) -> Vec<String> {
 /// When a path or an argument cannot be quoted.
 pub fn config(boot: &Boot, start: &Start) -> Result<String, Unquotable> {
     let (kernel, initrd) = (quoted(&absolute(&boot.kernel))?, quoted(&absolute(&boot.initrd))?);
+    let first = if start.unlocks { format!("'{}' ", unlock::PATH) } else { String::new() };
     let uuid = quoted(&start.boot)?;
     let arguments = arguments(boot, start).iter().map(|word| quoted(word)).collect::<Result<Vec<_>, _>>()?;
     let arguments = arguments.join(" ");
@@ -77,7 +83,7 @@ pub fn config(boot: &Boot, start: &Start) -> Result<String, Unquotable> {
          menuentry 'Linux' {{\n\
          \x20 search --no-floppy --fs-uuid --set=root {uuid}\n\
          \x20 linux {kernel} {arguments}\n\
-         \x20 initrd {initrd}\n\
+         \x20 initrd {first}{initrd}\n\
          }}\n"
     ))
 }
@@ -86,8 +92,13 @@ pub fn config(boot: &Boot, start: &Start) -> Result<String, Unquotable> {
 ///
 /// # Errors
 /// When an argument cannot be quoted.
-pub fn defaults(boot: &Boot) -> Result<String, Unquotable> {
+pub fn defaults(boot: &Boot, start: &Start) -> Result<String, Unquotable> {
     let cmdline = quoted(&boot.cmdline.split_whitespace().collect::<Vec<_>>().join(" "))?;
+    let first = if start.unlocks {
+        format!("GRUB_EARLY_INITRD_LINUX_CUSTOM={}\n", unlock::NAME)
+    } else {
+        String::new()
+    };
     Ok(format!(
         "# Written by Kaltstart, as {CONFIG}.\n\
          GRUB_DEFAULT=0\n\
@@ -97,7 +108,8 @@ pub fn defaults(boot: &Boot) -> Result<String, Unquotable> {
          GRUB_CMDLINE_LINUX_DEFAULT=''\n\
          GRUB_TERMINAL='console serial'\n\
          GRUB_SERIAL_COMMAND='serial --unit=0 --speed=115200'\n\
-         GRUB_DISABLE_OS_PROBER=true\n"
+         GRUB_DISABLE_OS_PROBER=true\n\
+         {first}"
     ))
 }
 
@@ -122,7 +134,11 @@ mod tests {
     }
 
     fn start() -> Start {
-        Start { boot: "11-22".into(), root: vec!["root=UUID=11-22".into()] }
+        Start { boot: "11-22".into(), root: vec!["root=UUID=11-22".into()], unlocks: false }
+    }
+
+    fn unlocking() -> Start {
+        Start { unlocks: true, ..start() }
     }
 
     #[test]
@@ -131,7 +147,9 @@ mod tests {
         for (program, text) in [
             ("grub-script-check", config(&boot, &start()).expect("quotable")),
             ("grub-script-check", stub("11-22")),
-            ("sh", defaults(&boot).expect("quotable")),
+            ("grub-script-check", config(&boot, &unlocking()).expect("quotable")),
+            ("sh", defaults(&boot, &start()).expect("quotable")),
+            ("sh", defaults(&boot, &unlocking()).expect("quotable")),
         ] {
             let file = tempfile::NamedTempFile::new().expect("file");
             std::fs::write(file.path(), &text).expect("write");
@@ -156,10 +174,30 @@ mod tests {
             let partitions = vec![Partition::default(), root.clone()];
             Start::of(&Layout { name: "l".into(), partitions, tmpfs: vec![] }, &uuids)
         };
-        let plain = Start { boot: "33-44".into(), root: vec!["root=UUID=33-44".into()] };
+        let plain = Start { boot: "33-44".into(), root: vec!["root=UUID=33-44".into()], unlocks: false };
         assert_eq!(start(&root), plain);
         root.subvolumes = vec![subvolume("@home", "/home"), subvolume("@", "/")];
         assert_eq!(start(&root).root, ["root=UUID=33-44", "rootflags=subvol=@"]);
+    }
+
+    #[test]
+    fn an_encrypted_system_starts_from_the_partition_that_boot_loaders_read() {
+        let root = Partition { role: Role::Root, encrypted: true, ..Partition::default() };
+        let partitions = vec![Partition { role: Role::Boot, ..Partition::default() }, root];
+        let uuids = DiskUuids {
+            disk: String::new(),
+            partitions: vec![],
+            root: "33-44".into(),
+            further: vec!["55-66".into(), "77-88".into()],
+            esp: 0,
+        };
+        let start = Start::of(&Layout { name: "l".into(), partitions, tmpfs: vec![] }, &uuids);
+        let expected = Start { boot: "55-66".into(), root: vec!["root=UUID=33-44".into()], unlocks: true };
+        assert_eq!(start, expected);
+        let text = config(&boot("quiet"), &start).expect("quotable");
+        assert!(text.contains("  initrd '/boot/kaltstart-unlock.img' '/initrd.img'\n"), "{text}");
+        let text = defaults(&boot("quiet"), &start).expect("quotable");
+        assert!(text.contains("GRUB_EARLY_INITRD_LINUX_CUSTOM=kaltstart-unlock.img\n"), "{text}");
     }
 
     #[test]
@@ -168,10 +206,13 @@ mod tests {
         let line = "  linux '/vmlinuz' 'root=UUID=11-22' 'ro' 'quiet' 'console=ttyS0,115200' 'x=$(y);}'\n";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("  initrd '/initrd.img'\n"));
-        let text = defaults(&boot(" quiet  splash ")).expect("quotable");
+        let text = defaults(&boot(" quiet  splash "), &start()).expect("quotable");
         assert!(text.contains("GRUB_CMDLINE_LINUX='quiet splash'\n"));
         for bad in ["it's", "a\u{1}b", "größe"] {
-            assert!(config(&boot(bad), &start()).is_err() && defaults(&boot(bad)).is_err(), "{bad:?}");
+            assert!(
+                config(&boot(bad), &start()).is_err() && defaults(&boot(bad), &start()).is_err(),
+                "{bad:?}"
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The chosen disk: opened, checked, cleared, announced to the kernel, written and read back.
 
-use super::patiently;
+use super::crypt::{self, Mapping};
 use super::region::Region;
+use super::{luks, patiently};
 use crate::contents;
 use crate::gate::Permit;
 use crate::install::Stop;
@@ -9,9 +10,10 @@ use crate::sys::block;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::layout::plan::Plan;
+use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::select::describe;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -160,7 +162,7 @@ impl Device {
         block::add_partition(&self.file, number, start, length)
             .map_err(|error| failed(&format!("cannot announce partition {number}"), &error))?;
         let node = self.dev.join(self.partition_name(number));
-        let announced = Announced { device: self, number, node };
+        let announced = Announced { device: self, number, start, node, mapping: None };
         let deadline = Instant::now() + NODE_TIMEOUT;
         while !self.node_matches(&announced.node, number) {
             if Instant::now() > deadline {
@@ -266,11 +268,46 @@ impl Device {
 pub struct Announced<'a> {
     device: &'a Device,
     number: u32,
-    /// Its device node.
+    /// Its first byte on the disk.
+    start: u64,
+    /// What its data is read and written through.
     pub node: PathBuf,
+    /// That, if it is encrypted.
+    mapping: Option<Mapping>,
 }
 
 impl Announced<'_> {
+    /// Encrypts it: its header has that UUID and label, and opens with `key`.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn encrypt(mut self, uuid: &str, label: &str, key: &Secret) -> Result<Self, Finding> {
+        let refused = |error: io::Error| failed(&format!("cannot encrypt partition {}", self.number), &error);
+        // Unlike /dev/urandom it waits until the kernel has gathered enough for the first time.
+        let source = File::open("/dev/random").map_err(refused)?;
+        let mut random = |buffer: &mut [u8]| (&source).read_exact(buffer);
+        let sector = self.device.sector_size as u32;
+        let new = luks::make(uuid, label, sector, key.expose().as_bytes(), &mut random).map_err(refused)?;
+        for (offset, bytes) in &new.writes {
+            self.device.write_at(self.start + offset, bytes)?;
+        }
+        self.device.sync()?;
+        let mapping = crypt::map(&self.node, uuid, &new.opened).map_err(refused)?;
+        self.node.clone_from(&mapping.node);
+        self.mapping = Some(mapping);
+        Ok(self)
+    }
+
+    /// Writes `bytes` to its start.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn write(&self, bytes: &[u8]) -> Result<(), Finding> {
+        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.node);
+        file.and_then(|file| file.write_all_at(bytes, 0).and_then(|()| file.sync_all()))
+            .map_err(|error| failed(&format!("write to {}", self.node.display()), &error))
+    }
+
     /// Opens it past the kernel's cache.
     ///
     /// # Errors
@@ -285,10 +322,25 @@ impl Announced<'_> {
 
 impl Drop for Announced<'_> {
     fn drop(&mut self) {
+        if let Some(Err(error)) = self.mapping.as_ref().map(Mapping::close) {
+            tracing::warn!(%error, partition = self.number, "the kernel keeps the key of a partition");
+        }
         if let Err(error) = patiently(|| block::delete_partition(&self.device.file, self.number)) {
             tracing::warn!(%error, partition = self.number, "the kernel keeps a partition");
         }
     }
+}
+
+/// Writes parts of the partition at `node`, each of which is on the medium before the next one.
+///
+/// # Errors
+/// As the disk says.
+pub fn rewrite(node: &Path, writes: &[(u64, Vec<u8>)]) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(node)?;
+    writes.iter().try_for_each(|(offset, bytes)| {
+        file.write_all_at(bytes, *offset)?;
+        file.sync_all()
+    })
 }
 
 /// Sets every disk read-only in the kernel, best effort: a second fence around those that were

@@ -121,7 +121,7 @@ pub fn encode(plan: &Plan, uuids: &DiskUuids, boot_code: &[u8]) -> Result<Gpt, G
             Role::BiosBoot => TYPE_BIOS_BOOT,
             Role::Esp => TYPE_ESP,
             Role::Root => TYPE_ROOT_X86_64,
-            Role::Data => TYPE_LINUX,
+            Role::Boot | Role::Data => TYPE_LINUX,
             Role::Swap => TYPE_SWAP,
         };
         entry[..16].copy_from_slice(&kind.to_bytes());

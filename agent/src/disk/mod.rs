@@ -8,14 +8,18 @@
 //! | [`region`] | a partition past the kernel's cache | block device |
 //! | [`ext4`] | a file system that came as a whole | `tune2fs`, `resize2fs` |
 //! | [`lvm`] | a volume group as bytes | none |
+//! | [`crypt`] | encrypted partitions as devices | device mapper |
+//! | [`luks`] | headers of encrypted partitions as bytes | none |
 //! | [`swap`] | swap space as bytes | none |
 //! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mkfs.xfs`, `mkfs.btrfs`, `mount` |
 //! | [`target`] | what is mounted where while the image is laid down | `mount` |
 
+pub mod crypt;
 pub mod device;
 pub mod ext4;
 pub mod fat;
 pub mod gpt;
+pub mod luks;
 pub mod lvm;
 pub mod mkfs;
 pub mod region;

@@ -29,6 +29,8 @@ struct Place {
     kind: FileSystem,
     node: PathBuf,
     options: String,
+    /// Boot loaders read it alone, and find it at its place by a link to itself.
+    boots: bool,
 }
 
 impl<'a> Target<'a> {
@@ -62,7 +64,8 @@ impl<'a> Target<'a> {
             .extend(planned.options.iter().map(String::as_str).filter(|option| is_compression(kind, option)));
         if planned.subvolumes.is_empty() {
             let mount = planned.mount.as_deref().unwrap_or_default();
-            self.put(mount, Place { kind, node, options: options.join(",") });
+            let boots = planned.role == Role::Boot;
+            self.put(mount, Place { kind, node, options: options.join(","), boots });
             return Ok(());
         }
         self.make_subvolumes(planned, &node)?;
@@ -72,7 +75,8 @@ impl<'a> Target<'a> {
                 subvolume.options.iter().map(String::as_str).filter(|option| is_compression(kind, option));
             let options: Vec<&str> =
                 [name.as_str()].into_iter().chain(options.iter().copied()).chain(own).collect();
-            self.put(&subvolume.mount, Place { kind, node: node.clone(), options: options.join(",") });
+            let options = options.join(",");
+            self.put(&subvolume.mount, Place { kind, node: node.clone(), options, boots: false });
         }
         Ok(())
     }
@@ -109,18 +113,24 @@ impl<'a> Target<'a> {
     /// # Errors
     /// [`Code::DiskFailed`](kaltstart_protocol::finding::Code::DiskFailed).
     pub fn mount(&mut self) -> Result<(), Finding> {
-        for (path, Place { kind, node, options }) in &self.places {
+        for (path, Place { kind, node, options, boots }) in &self.places {
             self.mounted.push(mkfs::mount(*kind, node, path, options, false)?);
+            if *boots {
+                symlink(".", path.join(BOOT_LINK))
+                    .map_err(|error| failed("cannot make the link to /boot", &error))?;
+            }
         }
         Ok(())
     }
 
-    /// Mounts the root file system alone, to see what the disk holds of it.
+    /// Mounts what the system starts from, to see what the disk holds of it.
     ///
     /// # Errors
     /// [`Code::DiskFailed`](kaltstart_protocol::finding::Code::DiskFailed).
     pub fn mount_to_read(&mut self) -> Result<(), Finding> {
-        if let Some((path, Place { kind, node, options })) = self.places.first_key_value() {
+        for (path, Place { kind, node, options, .. }) in
+            self.places.iter().filter(|(path, place)| **path == self.root || place.boots)
+        {
             self.mounted.push(mkfs::mount(*kind, node, path, options, true)?);
         }
         Ok(())

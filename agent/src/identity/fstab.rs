@@ -16,7 +16,7 @@ pub(super) fn text(layout: &Layout, uuids: &DiskUuids) -> String {
         let further = uuids.further.get(at).map_or("", String::as_str);
         match partition.role {
             Role::Root => mounts(partition, &format!("UUID={}", uuids.root), &mut lines),
-            Role::Data => mounts(partition, &format!("UUID={further}"), &mut lines),
+            Role::Boot | Role::Data => mounts(partition, &format!("UUID={further}"), &mut lines),
             Role::Esp => {
                 let id = format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xFFFF);
                 let line = format!("UUID={id} {ESP_MOUNT} vfat umask=0077,nofail,{PATIENCE} 0 2\n");

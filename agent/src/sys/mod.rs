@@ -5,6 +5,8 @@ pub mod block;
 pub mod btrfs;
 pub mod disk;
 #[cfg(feature = "install")]
+pub mod dm;
+#[cfg(feature = "install")]
 pub mod erase;
 pub mod ipmi;
 pub mod kernel;

@@ -33,12 +33,28 @@ pub fn dhcp_socket(interface: &str, timeout: Duration) -> io::Result<UdpSocket> 
 /// # Errors
 /// No such interface, not root, or the driver refuses.
 pub fn set_up(interface: &str) -> io::Result<()> {
+    switch(interface, |flags| flags | libc::IFF_UP as libc::c_short)
+}
+
+/// Takes an interface its address and switches it off.
+///
+/// # Errors
+/// As [`set_up`].
+#[cfg(feature = "install")]
+pub fn set_down(interface: &str) -> io::Result<()> {
+    let mut request = request(interface)?;
+    request.ifr_ifru.ifru_addr = sockaddr(Ipv4Addr::UNSPECIFIED);
+    call(&control()?, libc::SIOCSIFADDR, &mut request)?;
+    switch(interface, |flags| flags & !(libc::IFF_UP as libc::c_short))
+}
+
+fn switch(interface: &str, change: impl Fn(libc::c_short) -> libc::c_short) -> io::Result<()> {
     let socket = control()?;
     let mut request = request(interface)?;
     call(&socket, libc::SIOCGIFFLAGS, &mut request)?;
     // SAFETY: SIOCGIFFLAGS has filled the `flags` member of the union.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags = change(flags);
     call(&socket, libc::SIOCSIFFLAGS, &mut request)
 }
 

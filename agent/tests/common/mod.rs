@@ -339,6 +339,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
             recall: None,
         },
         restart: Restart::default(),
+        encryption: None,
     };
     let image = Manifest {
         schema: 1,

@@ -23,6 +23,7 @@ pub mod placement;
 pub mod recall;
 pub mod tftp;
 pub mod trace;
+pub mod unlock;
 pub mod usual;
 pub mod why;
 pub mod wipe;

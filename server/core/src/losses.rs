@@ -79,12 +79,13 @@ mod tests {
             apply(idle(State::Allocated), &[order, script, hello(Mode::Install)])
         };
         let granted = |areas: usize| {
-            let Event::TaskTaken { job, report_token, recall_token, mut wipe } = task_taken() else {
+            let Event::TaskTaken { job, report_token, recall_token, unlock_token, mut wipe } = task_taken()
+            else {
                 unreachable!()
             };
             let area = || Area { partition: None, kind: "ext4".into(), id: "A".into(), label: "".into() };
             wipe[0].contents = Contents::new((0..areas).map(|_| area()).collect());
-            Event::TaskTaken { job, report_token, recall_token, wipe }
+            Event::TaskTaken { job, report_token, recall_token, unlock_token, wipe }
         };
         let deploy = begun(JobKind::Deploy);
         assert!(!counts(&deploy));

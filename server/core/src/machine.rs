@@ -126,6 +126,9 @@ pub struct Node {
     /// Fingerprint of the token with which that system asks whether a job calls it back, if it does.
     #[serde(default)]
     pub recall: Option<Digest>,
+    /// Fingerprint of the token with which that system asks for the key of its disks, if they are encrypted.
+    #[serde(default)]
+    pub unlock: Option<Digest>,
     /// How its disks were erased when it was released last.
     #[serde(default)]
     pub erasure: Option<ErasureRecord>,
@@ -157,6 +160,7 @@ impl Node {
             session: None,
             system: None,
             recall: None,
+            unlock: None,
             erasure: None,
             own: Vec::new(),
         }
@@ -332,6 +336,9 @@ pub struct Job {
     /// Fingerprint of the token with which it will ask whether a job calls it back, if it shall.
     #[serde(default)]
     pub recall_token: Option<Digest>,
+    /// Fingerprint of the token with which it asks for the key of its disks, if they are encrypted.
+    #[serde(default)]
+    pub unlock_token: Option<Digest>,
     /// The disk is complete and bootable: the grant is used up, and the machine starts from it.
     pub installed: Option<Installed>,
 }

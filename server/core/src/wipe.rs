@@ -144,6 +144,7 @@ fn is_of(area: &Area, uuids: &DiskUuids) -> bool {
             Area::PARTITION => uuids.partitions.contains(&area.id),
             "ext4" | "xfs" | "btrfs" => area.id == uuids.root || uuids.further.contains(&area.id),
             "swap" => uuids.further.contains(&area.id),
+            "luks" => uuids.partitions.contains(&area.id),
             "vfat" => area.id == format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xffff),
             _ => false,
         }
@@ -208,6 +209,7 @@ mod tests {
             area(Some(2), "btrfs", &format!("root-{n}")),
             area(Some(2), "btrfs", &format!("var-{n}")),
             area(Some(2), "swap", &format!("swap-{n}")),
+            area(Some(2), "luks", &format!("p2-{n}")),
         ]
     }
 
@@ -268,6 +270,7 @@ mod tests {
         for other in [
             area(Some(3), Area::PARTITION, "mine"),
             area(Some(2), "lvm", "root-1"),
+            area(Some(2), "luks", "root-1"),
             area(None, "md", "x"),
             area(None, Area::DATA, ""),
             area(Some(2), "ext4", "root-2"),

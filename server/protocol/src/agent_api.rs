@@ -160,6 +160,18 @@ pub struct InstallTask {
     /// How it shall be started.
     #[serde(default)]
     pub restart: Restart,
+    /// What its encrypted partitions are opened with, if the layout has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+}
+
+/// What encrypted partitions are opened with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Encryption {
+    /// The passphrase of all of them.
+    pub key: Secret,
+    /// How the system asks for it whenever it starts.
+    pub unlock: ReportConfig,
 }
 
 /// Everything needed to erase the disks of a machine.
@@ -234,13 +246,14 @@ pub enum Pick {
 pub struct DiskUuids {
     /// The partition table.
     pub disk: String,
-    /// Partitions, in the layout's order.
+    /// Partitions, in the layout's order; the encrypted ones have it in their header, too.
     pub partitions: Vec<String>,
     /// The root file system.
     pub root: String,
-    /// What else lies in partitions, in the layout's order; only those of [`Role::Data`] and
+    /// What else lies in partitions, in the layout's order; only those of [`Role::Boot`], [`Role::Data`] and
     /// [`Role::Swap`] count.
     ///
+    /// [`Role::Boot`]: crate::layout::Role::Boot
     /// [`Role::Data`]: crate::layout::Role::Data
     /// [`Role::Swap`]: crate::layout::Role::Swap
     #[serde(default)]

@@ -64,13 +64,17 @@ pub struct Partition {
     /// Share of the space that is left after all minima; 0 = stays at its minimum.
     #[serde(default)]
     pub weight: u32,
+    /// Whether it is encrypted (LUKS2), with a key that the server releases to this machine alone; of the roles `root`,
+    /// `data` and `swap` alone. An encrypted root needs a partition of the role `boot` beside it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub encrypted: bool,
     /// Its file system; ext4 if left out. The role `data` may have any, `root` all but XFS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_system: Option<FileSystem>,
     /// Where it is mounted; of the role `data` alone, which has either this or subvolumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
-    /// Mount options (mount(8)); of the roles `root` and `data` alone. Each subvolume has them, too.
+    /// Mount options (mount(8)); of the roles `root`, `boot` and `data` alone. Each subvolume has them, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
     /// Subvolumes of a btrfs. Of the role `root`, one is mounted at `/`.
@@ -84,6 +88,7 @@ impl Partition {
     pub fn mounted_at(&self) -> Option<&str> {
         match self.role {
             Role::Root => Some("/"),
+            Role::Boot => Some(BOOT_MOUNT),
             Role::Esp => Some(ESP_MOUNT),
             Role::Data => self.mount.as_deref(),
             Role::BiosBoot | Role::Swap => None,
@@ -94,7 +99,7 @@ impl Partition {
     #[must_use]
     pub fn made(&self) -> Option<FileSystem> {
         match self.role {
-            Role::Root | Role::Data => Some(self.file_system.unwrap_or_default()),
+            Role::Root | Role::Boot | Role::Data => Some(self.file_system.unwrap_or_default()),
             Role::BiosBoot | Role::Esp | Role::Swap => None,
         }
     }
@@ -155,6 +160,9 @@ impl FileSystem {
 /// Where the installed system mounts its [`Role::Esp`].
 pub const ESP_MOUNT: &str = "/boot/efi";
 
+/// Where the installed system mounts its [`Role::Boot`].
+pub const BOOT_MOUNT: &str = "/boot";
+
 /// What a partition is for; decides its type and its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -164,6 +172,8 @@ pub enum Role {
     BiosBoot,
     /// EFI system partition; FAT32.
     Esp,
+    /// What boot loaders read, outside of the root file system: kernel, ramdisk, menu; ext4.
+    Boot,
     /// Root file system.
     Root,
     /// A file system mounted beneath the root.

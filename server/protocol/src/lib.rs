@@ -34,4 +34,5 @@ pub mod select;
 pub mod syslog;
 pub mod tftp;
 pub mod time;
+pub mod unlock;
 pub mod wipe;

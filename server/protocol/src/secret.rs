@@ -5,11 +5,12 @@ use alloc::string::String;
 use core::fmt;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroize as _;
 
 /// A token that whoever holds it may use.
 ///
-/// `Debug` hides the value, there is no `Display`, and comparison takes the same time whatever
-/// the difference. Servers keep only its [`fingerprint`](Secret::fingerprint).
+/// `Debug` hides the value, there is no `Display`, comparison takes the same time whatever
+/// the difference, and its memory is overwritten when it goes. Servers keep only its [`fingerprint`](Secret::fingerprint).
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -52,6 +53,12 @@ impl Secret {
     #[must_use]
     pub fn matches(&self, fingerprint: &Digest) -> bool {
         self.fingerprint().0.ct_eq(&fingerprint.0).into()
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

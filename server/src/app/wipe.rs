@@ -84,7 +84,7 @@ impl App {
         &self,
         key: Key<'_>,
         job: &Job,
-        [report_token, recall_token]: [Option<&Secret>; 2],
+        [report_token, recall_token, unlock_token]: [Option<&Secret>; 3],
     ) -> Result<Result<Vec<(DiskIdentity, SignedGrant)>, Task>, AppError> {
         let trust = self.trust();
         let mut outcome = None;
@@ -104,6 +104,7 @@ impl App {
                         job: job.id.clone(),
                         report_token: report_token.map(Secret::fingerprint),
                         recall_token: recall_token.map(Secret::fingerprint),
+                        unlock_token: unlock_token.map(Secret::fingerprint),
                         wipe: grants.clone(),
                     };
                     outcome = Some(Outcome::Granted(job.id, grants));

@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::http::layout::{LayoutTrial, LayoutView, Origin, PlacedPartition};
 use clap::Subcommand;
 use kaltstart_protocol::finding::Code;
-use kaltstart_protocol::layout::{Layout, Partition, Subvolume, Tmpfs};
+use kaltstart_protocol::layout::{FileSystem, Layout, Partition, Subvolume, Tmpfs};
 use serde::Serialize;
 
 /// `ks layout …`
@@ -109,6 +109,15 @@ fn parts<'a>(of: &'a str, subvolumes: &'a [Subvolume]) -> impl Iterator<Item = P
     subvolumes.iter().map(move |subvolume| Part { of, subvolume })
 }
 
+impl PlacedPartition {
+    /// What is in it, as people call it.
+    fn kind(&self) -> String {
+        let inside = self.file_system.map(FileSystem::name);
+        let words: Vec<&str> = self.encrypted.then_some("luks2").into_iter().chain(inside).collect();
+        if words.is_empty() { none() } else { words.join(" ") }
+    }
+}
+
 impl Row for PlacedPartition {
     const HEADER: &'static [&'static str] =
         &["PARTITION", "LABEL", "ROLE", "SIZE", "MOUNT", "TYPE", "OPTIONS"];
@@ -124,7 +133,7 @@ impl Row for PlacedPartition {
             word(&self.role),
             output::size(self.size),
             self.mount.clone().unwrap_or_else(none),
-            self.file_system.map_or_else(none, |file_system| file_system.name().to_owned()),
+            self.kind(),
             self.options.join(","),
         ]
     }

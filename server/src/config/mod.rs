@@ -108,8 +108,9 @@ fn yes() -> bool {
 }
 
 /// Layouts that come with the server.
-const BUILT_IN_LAYOUTS: [&str; 3] = [
+const BUILT_IN_LAYOUTS: [&str; 4] = [
     include_str!("../../../templates/layouts/btrfs.toml"),
+    include_str!("../../../templates/layouts/encrypted.toml"),
     include_str!("../../../templates/layouts/single.toml"),
     include_str!("../../../templates/layouts/server.toml"),
 ];

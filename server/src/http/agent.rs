@@ -16,11 +16,11 @@ use kaltstart_core::machine::{Job, Machine, SystemOrder};
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX};
 use kaltstart_protocol::agent_api::{
-    Directive, EraseDisk, EraseTask, Erased, Hello, Identity, InstallTask, Installed, LogBatch, Neighbours,
-    Report, Task, TaskRequest, Welcome,
+    Directive, Encryption, EraseDisk, EraseTask, Erased, Hello, Identity, InstallTask, Installed, LogBatch,
+    Neighbours, Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::ids::{Digest, NodeId};
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::secret::Secret;
@@ -149,7 +149,7 @@ pub(super) async fn task(
 
 /// Hands out the task to erase all disks.
 async fn hand_out_release(app: &App, key: Key<'_>, job: &Job) -> Result<Task, Problem> {
-    let granted = match app.grant_wipe(key, job, [None, None]).await? {
+    let granted = match app.grant_wipe(key, job, [None; 3]).await? {
         Ok(granted) => granted,
         Err(task) => return Ok(task),
     };
@@ -174,7 +174,10 @@ async fn hand_out_system(
     };
     let report_token = clock::token("kst_report_");
     let recall_token = order.recall.then(|| clock::token("kst_recall_"));
-    let granted = match app.grant_wipe(key, job, [Some(&report_token), recall_token.as_ref()]).await? {
+    let is_encrypted = order.layout.partitions.iter().any(|partition| partition.encrypted);
+    let unlock_token = is_encrypted.then(|| clock::token("kst_unlock_"));
+    let tokens = [Some(&report_token), recall_token.as_ref(), unlock_token.as_ref()];
+    let granted = match app.grant_wipe(key, job, tokens).await? {
         Ok(granted) => granted,
         Err(task) => return Ok(task),
     };
@@ -186,6 +189,13 @@ async fn hand_out_system(
         token,
         authority: app.tls.authority(),
         not_before: clock::now().0 / 1000,
+    };
+    let encryption = match unlock_token {
+        Some(token) => {
+            let key = disk_key(app, &machine.node.id, &order.uuids.disk)?;
+            Some(Encryption { key, unlock: talk("/node/v1/unlock", token) })
+        }
+        None => None,
     };
     Ok(Task::Install(Box::new(InstallTask {
         job: job.id.clone(),
@@ -206,7 +216,16 @@ async fn hand_out_system(
             recall: recall_token.map(|token| talk("/node/v1/recall", token)),
         },
         restart: order.restart,
+        encryption,
     })))
+}
+
+/// The key of an installation's disks.
+fn disk_key(app: &App, node: &NodeId, installation: &str) -> Result<Secret, Problem> {
+    app.disk_keys.keep(node, installation).map_err(|error| {
+        tracing::error!(%error, "a job with encrypted disks cannot be handed out");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the key of its disks cannot be kept")
+    })
 }
 
 /// The image that was ordered, or why it cannot be laid down any more.
@@ -259,7 +278,19 @@ pub(super) async fn erased(
     agent: Agent,
     Body(erased): Body<Erased>,
 ) -> Result<Json<Directive>, Problem> {
-    directive(app.apply(Key::Session(agent.session), &Event::DisksErased(erased)).await)
+    let outcome = app.apply(Key::Session(agent.session), &Event::DisksErased(erased)).await;
+    if let Ok(applied) = &outcome
+        && let Err(error) = app.disk_keys.destroy(&applied.machine.node.id)
+    {
+        // The agent tells it again.
+        tracing::error!(%error, "keys of erased disks are left");
+        return Err(Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "keys of its disks are left",
+        ));
+    }
+    directive(outcome)
 }
 
 fn directive(outcome: Result<crate::app::Applied, AppError>) -> Result<Json<Directive>, Problem> {

@@ -48,6 +48,11 @@ impl Peer {
         Self { address, machine: OnceLock::new() }
     }
 
+    /// Its address.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// The hardware address of the machine; none when nobody knows who is at the address.
     ///
     /// Found once, it holds for the connection, and cannot be outlived by it: leases may move, but

@@ -65,6 +65,9 @@ pub struct PlacedPartition {
     pub role: Role,
     /// Where the installed system mounts it, if it does.
     pub mount: Option<String>,
+    /// Whether it is encrypted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
     /// Its file system; left out where it is the role's own, or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_system: Option<FileSystem>,
@@ -150,6 +153,7 @@ fn placed(plan: &Plan) -> Vec<PlacedPartition> {
         label: planned.label.clone(),
         role: planned.role,
         mount: planned.mount.clone(),
+        encrypted: planned.encrypted,
         file_system: planned.file_system,
         options: planned.options.clone(),
         subvolumes: planned.subvolumes.clone(),

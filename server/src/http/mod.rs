@@ -19,6 +19,7 @@ pub mod layout;
 pub mod listen;
 mod patience;
 mod recall;
+mod unlock;
 
 use crate::app::App;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -75,6 +76,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/agent/v1/log", post(agent::log))
         .route("/node/v1/report", post(agent::system_report))
         .route("/node/v1/recall", post(recall::ask))
+        .route("/node/v1/unlock", post(unlock::ask))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route_layer(middleware::from_fn_with_state(app.clone(), only_unread));

@@ -105,6 +105,8 @@ pub enum Key<'a> {
     ReportToken(Digest),
     /// The token with which the installed system asks whether a job calls it back.
     RecallToken(Digest),
+    /// The token with which the installed system asks for the key of its disks.
+    UnlockToken(Digest),
 }
 
 impl Key<'_> {
@@ -118,6 +120,7 @@ impl Key<'_> {
             Self::Session(digest) => ("session", digest.to_string()),
             Self::ReportToken(digest) => ("report_token", digest.to_string()),
             Self::RecallToken(digest) => ("recall_token", digest.to_string()),
+            Self::UnlockToken(digest) => ("unlock_token", digest.to_string()),
         }
     }
 }

@@ -144,6 +144,10 @@ fn keys(machine: &Machine) -> Vec<Key<'_>> {
     keys.extend(node.session.iter().map(|session| Key::Session(session.secret)));
     keys.extend(machine.job.iter().filter_map(|job| job.report_token).map(Key::ReportToken));
     keys.extend(node.recall.map(Key::RecallToken));
+    // That of a job which was verified is the node's.
+    let unlock =
+        machine.job.iter().filter_map(|job| job.unlock_token).find(|token| Some(*token) != node.unlock);
+    keys.extend(node.unlock.into_iter().chain(unlock).map(Key::UnlockToken));
     keys
 }
 
@@ -173,6 +177,7 @@ pub(super) fn put_events(
             "state": machine.node.state,
             "phase": happening.phase(),
             "finding": happening.finding(),
+            "address": happening.address(),
             "progress": happening.phase().and_then(|phase| job?.record(phase)?.progress),
         });
         let (node, job) = (machine.node.id.as_str(), job.map(|job| job.id.as_str()));

@@ -163,6 +163,25 @@ pub(crate) fn installed(job: &JobId, attempt: u32) -> Installed {
     }
 }
 
+/// A disk that was overwritten.
+fn erasure(disk: DiskIdentity) -> Erasure {
+    Erasure {
+        disk,
+        method: EraseMethod::Overwrite,
+        reach: Reach::Sectors,
+        duration_ms: 5,
+        samples: 66,
+        changed: 0,
+        instead_of: vec![Unused { method: EraseMethod::SecureErase, why: "frozen".into() }],
+    }
+}
+
+/// All disks of `task` are.
+pub(crate) fn erased(task: &EraseTask) -> Erased {
+    let disks = task.disks.iter().map(|one| erasure(one.disk.clone())).collect();
+    Erased { job: task.job.clone(), attempt: task.attempt, disks }
+}
+
 pub(crate) fn system_report(token: &Secret, root: &str) -> NodeReport {
     NodeReport {
         token: token.clone(),
@@ -479,15 +498,6 @@ async fn p10_a_released_node_is_free_when_all_its_disks_are_told_erased_and_not_
     assert_eq!(disk(&lost), disk(&task), "the answer was lost");
     assert!(stopped(&agent.twice("installed", &installed(&job, 1)).await), "nothing is installed");
 
-    let erasure = |disk| Erasure {
-        disk,
-        method: EraseMethod::Overwrite,
-        reach: Reach::Sectors,
-        duration_ms: 5,
-        samples: 66,
-        changed: 0,
-        instead_of: vec![Unused { method: EraseMethod::SecureErase, why: "frozen".into() }],
-    };
     let all: Vec<Erasure> = disk(&task).into_iter().map(erasure).collect();
     let other = erasure(DiskIdentity { serial: "other".into(), ..DiskIdentity::default() });
     let told = |attempt, disks| Erased { job: job.clone(), attempt, disks };

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::time::Instant;
 
 /// Routes that need no administrator's token: firmware, agents and monitors have none.
-const OPEN: [&str; 14] = [
+const OPEN: [&str; 15] = [
     "/boot/{mac}/script.ipxe",
     "/boot/{mac}/vmlinuz",
     "/boot/{mac}/ramdisk",
@@ -19,6 +19,7 @@ const OPEN: [&str; 14] = [
     "/agent/v1/log",
     "/node/v1/report",
     "/node/v1/recall",
+    "/node/v1/unlock",
     "/healthz",
     "/metrics",
 ];

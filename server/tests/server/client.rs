@@ -153,7 +153,7 @@ async fn every_form_of_output_can_be_read_back() {
     let shown: JobView = serde_saphyr::from_str(&done(&site, "job show n1 -o yaml").await.out).expect("YAML");
     assert_eq!(shown.id.to_string(), job);
     for (words, name) in
-        [("profile list", "good\nhollow\nasking\n"), ("image list", "tiny\n"), ("job list", &job)]
+        [("profile list", "good\nhollow\nasking\nsealed\n"), ("image list", "tiny\n"), ("job list", &job)]
     {
         let names = done(&site, &format!("{words} -o name")).await.out;
         assert_eq!(names.trim_end(), name.trim_end());

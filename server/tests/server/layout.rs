@@ -84,6 +84,7 @@ async fn layouts_are_listed_and_shown_with_where_they_come_from() {
         list,
         [
             ("btrfs", built_in, 3, 1 + 512 + 3072 + 2),
+            ("encrypted", built_in, 5, 1 + 512 + 512 + 1024 + 64 + 2),
             ("halves", own, 2, 2050),
             ("server", own, 1, 3),
             ("single", built_in, 3, 1 + 512 + 1024 + 2)
@@ -93,7 +94,7 @@ async fn layouts_are_listed_and_shown_with_where_they_come_from() {
     assert_eq!(shown.partitions[1].options, ["nodev", "nosuid"]);
     site.get("/v1/layouts/thirds").await.problem(StatusCode::NOT_FOUND, "not-found");
 
-    assert_eq!(done(&site, "layout list -o name").await.out, "btrfs\nhalves\nserver\nsingle\n");
+    assert_eq!(done(&site, "layout list -o name").await.out, "btrfs\nencrypted\nhalves\nserver\nsingle\n");
     let table = done(&site, "layout list").await.out;
     assert!(table.contains("built in") && table.contains("configuration"), "{table}");
     let table = done(&site, "layout show server").await.out;
@@ -136,6 +137,8 @@ async fn a_layout_is_tried_on_a_nodes_disk_and_nothing_changes() {
     assert_eq!(names, "bios-boot\nesp\nroot\n");
     let table = done(&site, "layout try n1 --layout btrfs").await.out;
     assert!(table.contains("SUBVOLUME") && table.contains("/var/log"), "{table}");
+    let table = done(&site, "layout try n1 --layout encrypted").await.out;
+    assert!(table.contains("luks2 ext4") && table.contains("/boot "), "{table}");
     let yaml = done(&site, "layout try n1 --profile second -o yaml").await.out;
     let read: LayoutTrial = serde_saphyr::from_str(&yaml).expect("YAML");
     assert_eq!(read.partitions[1].options, ["nodev", "nosuid"]);

@@ -13,5 +13,6 @@ mod recall;
 mod restart;
 mod site;
 mod tls;
+mod unlock;
 mod why;
 mod wipe;

@@ -63,7 +63,8 @@ impl Site {
              [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\ndiscovery = {discovery:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\nkeys = [{key:?}]\n\
              [log]\nlevel = \"debug\"\n\
              [[profile]]\nname = \"good\"\nimage = \"tiny\"\n[[profile]]\nname = \"hollow\"\nimage = \"none\"\n\
-             [[profile]]\nname = \"asking\"\nimage = \"tiny\"\nrecall = true\n",
+             [[profile]]\nname = \"asking\"\nimage = \"tiny\"\nrecall = true\n\
+             [[profile]]\nname = \"sealed\"\nimage = \"tiny\"\nlayout = \"encrypted\"\n",
             data = dir.path().join("data"),
             kernel = dir.path().join("vmlinuz"),
             ramdisk = dir.path().join("ramdisk"),

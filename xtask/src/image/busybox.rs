@@ -98,7 +98,7 @@ impl Content {
         zstd(&initrd, 19)?;
         fs::rename(initrd.with_added_extension("zst"), &initrd)?;
         for name in ["vmlinuz", "initrd.img"] {
-            symlink(format!("boot/{name}-{release}"), root.join(name))?;
+            symlink(format!("{name}-{release}"), root.join("boot").join(name))?;
         }
         Ok(())
     }

@@ -68,6 +68,8 @@ pub enum Event {
         report_token: Option<Digest>,
         /// Fingerprint of the token with which it will ask whether a job calls it back, if it shall.
         recall_token: Option<Digest>,
+        /// Fingerprint of the token with which it asks for the key of its disks, if they are encrypted.
+        unlock_token: Option<Digest>,
         /// What it may lose.
         wipe: Vec<WipeGrant>,
     },
@@ -90,6 +92,14 @@ pub enum Event {
     InstallDone(Installed),
     /// Its agent says that all disks are erased.
     DisksErased(Erased),
+    /// Its system asked for the key of its disks from an address, and the answer was decided ([`crate::unlock`]): the
+    /// key, or why not.
+    KeyAsked {
+        /// From where.
+        address: IpAddr,
+        /// What is wrong, if the answer is no.
+        refused: Option<Finding>,
+    },
     /// The installed system reported itself.
     SystemReported(SystemReport),
     /// Somebody ordered a job.
@@ -207,6 +217,10 @@ pub enum Happening {
     JobFailed(Finding),
     /// The job was cancelled.
     JobCancelled,
+    /// The key of its disks was released to this address.
+    KeyReleased(IpAddr),
+    /// This address asked for the key of its disks, and was refused.
+    KeyRefused(IpAddr, Finding),
 }
 
 impl Happening {
@@ -231,6 +245,8 @@ impl Happening {
             Self::JobSucceeded => "job.succeeded",
             Self::JobFailed(_) => "job.failed",
             Self::JobCancelled => "job.cancelled",
+            Self::KeyReleased(_) => "node.key_released",
+            Self::KeyRefused(..) => "node.key_refused",
         }
     }
 
@@ -247,7 +263,16 @@ impl Happening {
     #[must_use]
     pub const fn finding(&self) -> Option<&Finding> {
         match self {
-            Self::JobFailed(finding) => Some(finding),
+            Self::JobFailed(finding) | Self::KeyRefused(_, finding) => Some(finding),
+            _ => None,
+        }
+    }
+
+    /// The address it is about.
+    #[must_use]
+    pub const fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::KeyReleased(address) | Self::KeyRefused(address, _) => Some(*address),
             _ => None,
         }
     }

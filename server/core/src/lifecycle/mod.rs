@@ -11,6 +11,7 @@ pub mod phases;
 mod recall;
 #[cfg(test)]
 pub(crate) mod table;
+mod unlock;
 mod verify;
 
 pub use assignment::{Assignment, assignment};
@@ -90,12 +91,13 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::RamdiskServed { bytes } => draft.ramdisk_served(*bytes),
         Event::AgentHello(hello) => draft.hello(hello),
         Event::NeighboursHeard(heard) => draft.neighbours_heard(heard),
-        Event::TaskTaken { job, report_token, recall_token, wipe } => {
-            draft.task_taken(job, [*report_token, *recall_token], wipe)
+        Event::TaskTaken { job, report_token, recall_token, unlock_token, wipe } => {
+            draft.task_taken(job, [*report_token, *recall_token, *unlock_token], wipe)
         }
         Event::DisksErased(erased) => draft.disks_erased(erased),
         Event::PhaseReported { .. } => draft.phase_reported(event),
         Event::InstallDone(installed) => draft.install_done(installed),
+        Event::KeyAsked { address, refused } => draft.key_asked(*address, refused.as_ref()),
         Event::SystemReported(report) => draft.system_reported(report),
         Event::JobOrdered(job) => draft.ordered(job),
         Event::JobCancelled => draft.cancelled(),
@@ -343,7 +345,7 @@ impl Draft {
     fn task_taken(
         &mut self,
         id: &kaltstart_protocol::ids::JobId,
-        [report_token, recall_token]: [Option<kaltstart_protocol::ids::Digest>; 2],
+        [report_token, recall_token, unlock_token]: [Option<kaltstart_protocol::ids::Digest>; 3],
         wipe: &[WipeGrant],
     ) -> Verdict {
         let (granted, now) = (self.granted(id), self.now);
@@ -355,6 +357,7 @@ impl Draft {
                     && wipe.iter().all(|wipe| (&wipe.job, wipe.attempt) == (id, job.attempt)) =>
             {
                 (job.report_token, job.recall_token) = (report_token, recall_token);
+                job.unlock_token = unlock_token;
                 job.wipe = wipe.to_vec();
                 if losses::is_granted(wipe) {
                     job.loses_at = Some(now);
@@ -470,7 +473,7 @@ impl Draft {
         let node = &mut self.machine.node;
         node.erasure =
             Some(ErasureRecord { job: erased.job.clone(), at: self.now, disks: erased.disks.clone() });
-        (node.system, node.recall, node.own) = (None, None, Vec::new());
+        (node.system, node.recall, node.unlock, node.own) = (None, None, None, Vec::new());
         self.succeed(State::Available);
         Ok(())
     }
@@ -503,7 +506,7 @@ impl Draft {
             machine_id: report.machine_id.clone(),
             ssh_host_keys: report.ssh_host_keys.clone(),
         });
-        node.recall = job.recall_token;
+        (node.recall, node.unlock) = (job.recall_token, job.unlock_token);
         node.own = Vec::from([order.uuids.clone()]);
         if let (Some(finding), Some(job)) = (report.boot_order.finding(), self.machine.job.as_mut()) {
             job.findings.push(Finding::new(finding.code, cut(&finding.detail, FINDING_CHARS_MAX)));

@@ -43,6 +43,10 @@ fn recall_token() -> Digest {
     Digest::of(b"recall token")
 }
 
+fn key_refused() -> Finding {
+    Finding::new(Code::KeyRefused, "another machine")
+}
+
 fn session() -> Digest {
     Digest::of(b"session")
 }
@@ -98,6 +102,7 @@ pub(crate) fn job(kind: JobKind) -> Job {
         loses_at: None,
         report_token: None,
         recall_token: None,
+        unlock_token: None,
         installed: None,
     }
 }
@@ -139,7 +144,8 @@ pub(crate) fn task_taken() -> Event {
         expires: NOW.plus(1),
     };
     let (job, report_token, recall_token) = (job_id(1), Some(token()), Some(recall_token()));
-    Event::TaskTaken { job, report_token, recall_token, wipe: Vec::from([wipe]) }
+    let unlock_token = Some(Digest::of(b"unlock token"));
+    Event::TaskTaken { job, report_token, recall_token, unlock_token, wipe: Vec::from([wipe]) }
 }
 
 /// So many disks are erased, the first of them that of [`task_taken`].
@@ -192,6 +198,8 @@ fn events() -> Vec<(String, Event)> {
         ("script to install", Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) }),
         ("system recalled", Event::Recalled { grant: grant(Mode::Install, Some(job_id(1))) }),
         ("recall failed", Event::RecallFailed("locked down".into())),
+        ("key released", Event::KeyAsked { address, refused: None }),
+        ("key refused", Event::KeyAsked { address, refused: Some(key_refused()) }),
         ("ramdisk served", Event::RamdiskServed { bytes: 9 }),
         ("hello to discover", hello(Mode::Discover)),
         ("hello to install", hello(Mode::Install)),
@@ -382,13 +390,16 @@ fn p07_a_task_is_taken_with_a_grant_of_its_job_and_start_alone() {
     let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
     let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
     let machine = apply(idle(State::Expected), &[order, script, hello(Mode::Install)]);
-    let Event::TaskTaken { job, report_token, recall_token, wipe } = task_taken() else { unreachable!() };
+    let Event::TaskTaken { job, report_token, recall_token, unlock_token, wipe } = task_taken() else {
+        unreachable!()
+    };
     let right = || wipe[0].clone();
     for wrong in [WipeGrant { job: job_id(2), ..right() }, WipeGrant { attempt: 2, ..right() }] {
         let event = Event::TaskTaken {
             job: job.clone(),
             report_token,
             recall_token,
+            unlock_token,
             wipe: Vec::from([right(), wrong]),
         };
         assert!(matches!(step(&machine, &event, NOW), Step::Refused(_)), "{event:?}");

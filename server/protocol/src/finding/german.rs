@@ -265,5 +265,9 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
             "etwas hat die Startreihenfolge geändert",
             "Sagt die Meldung, dass sie wiederhergestellt ist: nichts; kommt es wieder, die Aktualisierung suchen, die das tut, oder die Reihenfolge im Setup der Firmware sperren.",
         ),
+        Code::KeyRefused => (
+            "der Server gibt den Schlüssel der Platten nicht heraus",
+            "Die Meldung sagt, warum. Wurde die Platte umgesteckt, sie in ihre Maschine zurücksetzen; hat die Maschine eine andere Hauptplatine, mit `ks rebuild` neu installieren oder die Platte von Hand mit dem Schlüssel aus dem Datenverzeichnis des Servers öffnen. Nichts wurde verändert.",
+        ),
     }
 }

@@ -1,7 +1,7 @@
 //! Whether layout, image, disk and firmware fit together: the agent asks before it writes, the server for
 //! people who try a layout.
 
-use super::plan::{Plan, PlanError, plan};
+use super::plan::{ENCRYPTION_MIB, Plan, PlanError, Planned, plan};
 use super::{FileSystem, Layout, Role, subvolumes};
 use crate::facts::{Disk, Firmware};
 use crate::finding::{Code, Finding};
@@ -53,7 +53,8 @@ pub fn fit(
 
 /// Whether the root partition takes an image that is a file system as it is.
 fn takes_file_system(image: &Manifest, layout: &Layout, plan: &Plan) -> Result<(), (Code, String)> {
-    if let Some(other) = plan.partitions.iter().find(|partition| partition.role == Role::Data) {
+    let divides = |partition: &&Planned| matches!(partition.role, Role::Data | Role::Boot);
+    if let Some(other) = plan.partitions.iter().find(divides) {
         let problem = format!(
             "it cannot be divided, and layout {:?} has one of its own for {}; take the image's archive (tar)",
             layout.name,
@@ -66,6 +67,7 @@ fn takes_file_system(image: &Manifest, layout: &Layout, plan: &Plan) -> Result<(
         return Err((Code::DiskFailed, "it is ext4, and the layout wants another one for /".to_owned()));
     }
     let room = root.sectors * plan.sector_size;
+    let room = if root.encrypted { room.saturating_sub(ENCRYPTION_MIB << 20) } else { room };
     if room < image.unpacked_size {
         let problem = format!("it has {} bytes, the root partition {room}", image.unpacked_size);
         return Err((Code::DiskTooSmall, problem));
@@ -99,9 +101,11 @@ fn missing_to_start(image: Option<&Manifest>, plan: &Plan, firmware: Firmware) -
 }
 
 /// Whether boot loaders find `/boot` at its place, but not the root directory: in the top level of a file system of
-/// subvolumes a link leads there.
+/// subvolumes, and in one that is mounted at `/boot`, a link leads there.
 fn shows_boot_alone(plan: &Plan) -> bool {
-    plan.role(Role::Root).is_some_and(|root| subvolumes::root(&root.subvolumes).is_some())
+    let of_subvolumes =
+        plan.role(Role::Root).is_some_and(|root| subvolumes::root(&root.subvolumes).is_some());
+    of_subvolumes || plan.role(Role::Boot).is_some()
 }
 
 fn starts_from_boot(image: &Manifest) -> bool {

@@ -13,6 +13,9 @@ pub const ALIGNMENT: u64 = 1 << 20;
 /// Space in MiB besides the partitions: one in front for the primary table, one behind for the backup.
 const TABLES_MIB: u64 = 2;
 
+/// What encryption needs at the start of a partition, in MiB: the header, its copy and keys.
+pub const ENCRYPTION_MIB: u64 = 16;
+
 /// Smallest EFI system partition, in MiB: below it FAT32 on 4096-byte sectors has too few
 /// clusters and becomes FAT16, which firmware need not read.
 pub const ESP_MIN_MIB: u64 = 260;
@@ -39,6 +42,8 @@ pub struct Planned {
     pub role: Role,
     /// Where the installed system mounts it, if it does.
     pub mount: Option<String>,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
     /// The file system that is made in it, see [`Partition::made`].
     pub file_system: Option<FileSystem>,
     /// Its mount options; each subvolume has them, too.
@@ -93,7 +98,7 @@ pub fn check(layout: &Layout) -> Result<(), PlanError> {
     if layout.partitions.len() > 128 {
         return fail("more than 128 partitions");
     }
-    for role in [Role::BiosBoot, Role::Esp, Role::Root] {
+    for role in [Role::BiosBoot, Role::Esp, Role::Boot, Role::Root] {
         if layout.partitions.iter().filter(|p| p.role == role).count() > 1 {
             return fail("a role occurs twice");
         }
@@ -114,17 +119,31 @@ pub fn check(layout: &Layout) -> Result<(), PlanError> {
         if partition.label.encode_utf16().count() > 36 {
             return fail("a label is longer than 36 characters");
         }
-        if let Some(made) = partition.made().filter(|made| partition.min_mib < made.min_mib()) {
-            return fail(&format!("{} needs a min_mib of at least {}", made.name(), made.min_mib()));
+        let header = if partition.encrypted { ENCRYPTION_MIB } else { 0 };
+        if let Some(made) = partition.made().filter(|made| partition.min_mib < made.min_mib() + header) {
+            return fail(&format!("{} needs a min_mib of at least {}", made.name(), made.min_mib() + header));
+        }
+        if partition.encrypted && partition.min_mib <= header {
+            return fail(&format!("an encrypted partition needs a min_mib of more than {header}"));
+        }
+        if partition.encrypted && !matches!(partition.role, Role::Root | Role::Data | Role::Swap) {
+            return fail("only root, data and swap can be encrypted");
         }
         if let Some(problem) = mount_problem(partition).or_else(|| subvolumes::problem(partition)) {
             return fail(&format!("partition {:?}: {problem}", partition.label));
         }
     }
-    let boots_by_bios = layout.partitions.iter().any(|p| p.role == Role::BiosBoot);
-    let third = layout.partitions.get(2).is_some_and(|p| p.role == Role::Root);
-    if boots_by_bios && !third {
-        return fail("with a bios_boot partition the root partition must be the third, where GRUB looks");
+    let has = |role: Role| layout.partitions.iter().any(|p| p.role == role);
+    if layout.partitions.iter().any(|p| p.role == Role::Root && p.encrypted) && !has(Role::Boot) {
+        return fail(
+            "the root partition is encrypted, and boot loaders have no key for it: add a partition of the role boot",
+        );
+    }
+    let (boot, name) = if has(Role::Boot) { (Role::Boot, "boot") } else { (Role::Root, "root") };
+    if has(Role::BiosBoot) && layout.partitions.get(2).is_none_or(|p| p.role != boot) {
+        return fail(&format!(
+            "with a bios_boot partition the {name} partition must be the third, where GRUB looks"
+        ));
     }
     let mut seen = BTreeSet::new();
     for mount in layout.mounts() {
@@ -144,6 +163,7 @@ pub fn check(layout: &Layout) -> Result<(), PlanError> {
 /// What its role has, and what it cannot have.
 fn mount_problem(partition: &Partition) -> Option<String> {
     let mounted = matches!(partition.role, Role::Root | Role::Data);
+    let has_options = mounted || partition.role == Role::Boot;
     match &partition.mount {
         None if partition.role == Role::Data && partition.subvolumes.is_empty() => {
             Some("role data needs a mount".into())
@@ -152,7 +172,9 @@ fn mount_problem(partition: &Partition) -> Option<String> {
         Some(_) if !partition.subvolumes.is_empty() => {
             Some("its subvolumes are mounted, and not the whole".into())
         }
-        _ if !mounted && !partition.options.is_empty() => Some("only root and data have options".into()),
+        _ if !has_options && !partition.options.is_empty() => {
+            Some("only root, boot and data have options".into())
+        }
         _ if !mounted && partition.file_system.is_some() => {
             Some("only root and data have a file_system".into())
         }
@@ -227,6 +249,7 @@ pub fn plan(layout: &Layout, bytes: u64, sector_size: u64) -> Result<Plan, PlanE
             label: partition.label.clone(),
             role: partition.role,
             mount: partition.mounted_at().map(ToOwned::to_owned),
+            encrypted: partition.encrypted,
             file_system: partition.made(),
             options: partition.options.clone(),
             subvolumes: partition.subvolumes.clone(),
@@ -330,6 +353,8 @@ mod tests {
             problem(vec![root(), xfs(Role::Swap, 300)]).contains("only root and data have a file_system")
         );
         assert_eq!(check(&layout(vec![root(), xfs(Role::Data, 300)])), Ok(()));
+        let sealed = |of: Partition| Partition { encrypted: true, ..of };
+        assert!(problem(vec![sealed(xfs(Role::Data, 315)), root()]).contains("at least 316"));
         assert!(problem(vec![xfs(Role::Root, 299)]).contains("at least 300"));
         let btrfs = |role, subvolumes: &[(&str, &str)]| {
             let subvolumes = subvolumes.iter().map(|(name, mount)| Subvolume {
@@ -370,6 +395,41 @@ mod tests {
             Err(PlanError::TooSmall { needed: 12 << 20, available: 11 << 20 })
         );
         assert_eq!(plan(&layout(vec![root()]), 1 << 30, 520), Err(PlanError::SectorSize(520)));
+    }
+
+    #[test]
+    fn what_cannot_start_or_hold_anything_encrypted_is_refused() {
+        let problem = |partitions| check(&layout(partitions)).expect_err("refused").to_string();
+        let encrypted = |role, min_mib| Partition { encrypted: true, ..partition(role, min_mib, None, 0) };
+        let boot = || partition(Role::Boot, 300, None, 0);
+        assert!(problem(vec![encrypted(Role::Root, 100)]).contains("add a partition of the role boot"));
+        assert_eq!(check(&layout(vec![boot(), encrypted(Role::Root, 100)])), Ok(()));
+        assert_eq!(
+            check(&layout(vec![partition(Role::Root, 1, None, 0), encrypted(Role::Swap, 17)])),
+            Ok(())
+        );
+        assert!(
+            problem(vec![partition(Role::Root, 1, None, 0), encrypted(Role::Swap, 16)])
+                .contains("more than 16")
+        );
+        assert!(problem(vec![boot(), encrypted(Role::Root, 16)]).contains("at least 17"));
+        for role in [Role::Boot, Role::Esp, Role::BiosBoot] {
+            let refused = problem(vec![partition(Role::Root, 1, None, 0), encrypted(role, 300)]);
+            assert!(refused.contains("only root, data and swap"), "{refused}");
+        }
+        assert!(problem(vec![boot(), boot(), encrypted(Role::Root, 100)]).contains("twice"));
+        let bios = |rest: [Partition; 2]| {
+            let [third, fourth] = rest;
+            check(&layout(vec![
+                partition(Role::BiosBoot, 1, None, 0),
+                partition(Role::Esp, 300, None, 0),
+                third,
+                fourth,
+            ]))
+        };
+        assert_eq!(bios([boot(), encrypted(Role::Root, 100)]), Ok(()));
+        let refused = bios([encrypted(Role::Root, 100), boot()]).expect_err("refused").to_string();
+        assert!(refused.contains("the boot partition must be the third"), "{refused}");
     }
 
     proptest! {

@@ -93,7 +93,7 @@ fn the_schema_refuses_what_cannot_be_read_and_nothing_that_is_good() {
         json!({"name": "x", "partitions": [], "partition": []}),
         json!({"name": "x", "partitions": [{"role": "root", "min_mib": 1}]}),
         json!({"name": "x", "partitions": [root], "tmpfs": [{"options": []}]}),
-        with("role", json!("boot")),
+        with("role", json!("home")),
         with("min_mib", json!(0)),
         with("min_mib", json!("1 GiB")),
         with("max_mib", json!(-1)),

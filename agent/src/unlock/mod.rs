@@ -1,0 +1,256 @@
+//! `agent unlock`: opens a system's encrypted partitions before it starts, from a ramdisk of its own ([`image`]).
+//!
+//! The key is asked of the TPM, where it was sealed after the last start that needed the server; where there is none,
+//! or the machine was started differently, of the server, and then sealed anew. What is to be remembered for the next
+//! start stands in the header of the first partition, in a token as LUKS2 has them.
+//!
+//! Nobody can start the machine otherwise, so it goes on until all are open: whatever is missing is told on the
+//! console, and tried again.
+
+pub mod image;
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::unlock::{UNLOCK_CONFIG, UnlockAnswer, UnlockConfig, UnlockQuestion};
+use kaltstart_protocol::wipe::HostIdentity;
+use serde_json::json;
+
+use crate::backoff::Policy;
+use crate::disk::crypt;
+use crate::disk::device::rewrite;
+use crate::disk::luks::Header;
+use crate::link::{CallError, read_answer};
+use crate::modules::Loader;
+use crate::sys::kernel::{random_u32, uptime};
+use crate::tpm::seal;
+use crate::{http, inventory, log, net};
+
+/// Pauses between questions without an answer.
+const RETRY: Policy = Policy { first: Duration::from_secs(2), cap: Duration::from_secs(60) };
+/// Longest time of one question.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
+/// Pause between looks for partitions, and after how long the console tells which are missing.
+const LOOK: Duration = Duration::from_millis(100);
+const MISSING_AFTER: Duration = Duration::from_secs(10);
+/// The type of our token in a header.
+const TOKEN: &str = "kaltstart";
+
+/// Opens all of them.
+pub fn run() -> ExitCode {
+    log::start();
+    let config = match read_config() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{UNLOCK_CONFIG} cannot be read: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut loader = Loader::new(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default());
+    image::MODULES.iter().for_each(|module| loader.load_named(module));
+    let partitions = find(&config.partitions);
+    match open(&config, &partitions) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            tracing::error!("the encrypted partitions cannot be opened: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_config() -> io::Result<UnlockConfig> {
+    Ok(serde_json::from_slice(&fs::read(UNLOCK_CONFIG)?)?)
+}
+
+/// The device nodes of the partitions, once all are there.
+fn find(uuids: &[String]) -> Vec<PathBuf> {
+    let mut tell_at = uptime() + MISSING_AFTER;
+    loop {
+        let found: Vec<Option<PathBuf>> = {
+            let headers = headers();
+            let node = |uuid: &String| headers.iter().find(|(_, found)| found == uuid);
+            uuids.iter().map(|uuid| node(uuid).map(|(node, _)| node.clone())).collect()
+        };
+        if found.iter().all(Option::is_some) {
+            return found.into_iter().flatten().collect();
+        }
+        if uptime() >= tell_at {
+            let missing: Vec<&str> = uuids
+                .iter()
+                .zip(&found)
+                .filter(|(_, found)| found.is_none())
+                .map(|(uuid, _)| uuid.as_str())
+                .collect();
+            tracing::warn!("waiting for the disk with the encrypted partition {}", missing.join(", "));
+            tell_at = uptime() + MISSING_AFTER * 3;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Everything on this machine that has the header of an encrypted partition, with the UUID in it.
+fn headers() -> Vec<(PathBuf, String)> {
+    let names = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+    let nodes = names.map(|entry| Path::new("/dev").join(entry.file_name()));
+    nodes.filter_map(|node| Some((node.clone(), read_header(&node).ok()?.uuid()))).collect()
+}
+
+fn read_header(node: &Path) -> io::Result<Header> {
+    let partition = File::open(node)?;
+    Header::read(&|offset, buffer: &mut [u8]| partition.read_exact_at(buffer, offset))
+        .map_err(io::Error::other)
+}
+
+/// Opens all partitions, of which there is at least one.
+///
+/// # Errors
+/// Why the right key opens one of them not.
+fn open(config: &UnlockConfig, partitions: &[PathBuf]) -> Result<(), String> {
+    let Some(first) = partitions.first() else { return Ok(()) };
+    let known = read_header(first).ok().and_then(|header| Remembered::of(&header)).unwrap_or_default();
+    if let Some(key) = from_tpm(&known) {
+        match crypt::open(first, key.expose().as_bytes()) {
+            Ok(_) => {
+                tracing::info!("the TPM has released the key");
+                return open_rest(&partitions[1..], &key);
+            }
+            Err(error) => tracing::warn!("the key of the TPM does not open {}: {error}", first.display()),
+        }
+    }
+    net::bring_up(Some(config.mac));
+    let UnlockAnswer { key, authority } = ask(config, known.authority);
+    tracing::info!("the server has released the key");
+    crypt::open(first, key.expose().as_bytes()).map_err(|error| format!("{}: {error}", first.display()))?;
+    open_rest(&partitions[1..], &key)?;
+    let sealed = seal_to_tpm(&key);
+    let news = Remembered { authority: Some(authority), sealed };
+    if news != known
+        && let Err(error) = news.keep(first)
+    {
+        tracing::warn!(%error, "nothing can be remembered for the next start");
+    }
+    // The system gets itself an address anew.
+    net::take_down();
+    Ok(())
+}
+
+fn open_rest(partitions: &[PathBuf], key: &Secret) -> Result<(), String> {
+    partitions.iter().try_for_each(|node| {
+        crypt::open(node, key.expose().as_bytes())
+            .map(drop)
+            .map_err(|error| format!("{}: {error}", node.display()))
+    })
+}
+
+/// What the last start has left in the header of the first partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Remembered {
+    /// Fingerprint of the authority that servers show, once one has told it.
+    authority: Option<Digest>,
+    /// The key, sealed to the TPM.
+    sealed: Option<Vec<u8>>,
+}
+
+impl Remembered {
+    fn of(header: &Header) -> Option<Self> {
+        let token = header.token(TOKEN)?;
+        Some(Self {
+            authority: token["authority"].as_str().and_then(|text| text.parse().ok()),
+            sealed: token["sealed"].as_str().and_then(|text| STANDARD.decode(text).ok()),
+        })
+    }
+
+    fn keep(&self, node: &Path) -> io::Result<()> {
+        let mut header = read_header(node)?;
+        header.keep_token(json!({
+            "type": TOKEN,
+            "keyslots": ["0"],
+            "authority": self.authority.map(|authority| authority.to_string()),
+            "sealed": self.sealed.as_ref().map(|sealed| STANDARD.encode(sealed)),
+        }))?;
+        let source = File::open("/dev/urandom")?;
+        rewrite(node, &header.next(&mut |buffer| (&source).read_exact(buffer))?)
+    }
+}
+
+/// The key, if the TPM has it and the machine was started as it was then.
+fn from_tpm(known: &Remembered) -> Option<Secret> {
+    let sealed = known.sealed.as_ref()?;
+    let unsealed = seal::open().and_then(|tpm| tpm.map(|mut tpm| seal::unseal(&mut tpm, sealed)).transpose());
+    match unsealed {
+        Ok(key) => Some(Secret::new(String::from_utf8(key?.to_vec()).ok()?)),
+        Err(error) => {
+            tracing::warn!(
+                "the TPM does not release the key: {error}; the machine was started differently, and the server is asked"
+            );
+            None
+        }
+    }
+}
+
+fn seal_to_tpm(key: &Secret) -> Option<Vec<u8>> {
+    let sealed = seal::open()
+        .and_then(|tpm| tpm.map(|mut tpm| seal::seal(&mut tpm, key.expose().as_bytes())).transpose());
+    match sealed {
+        Ok(sealed) => {
+            if sealed.is_some() {
+                tracing::info!("the key is sealed to the TPM: the next start like this one needs no server");
+            }
+            sealed
+        }
+        Err(error) => {
+            tracing::warn!("the key cannot be sealed to the TPM: {error}");
+            None
+        }
+    }
+}
+
+/// The server's answer, for which it is asked until it gives it.
+fn ask(config: &UnlockConfig, authority: Option<Digest>) -> UnlockAnswer {
+    let host = HostIdentity::of(&inventory::facts(Path::new("/"), None));
+    let question = UnlockQuestion { token: config.ask.token.clone(), host };
+    let mut failures = 0;
+    loop {
+        let finding = match ask_once(config, authority, &question) {
+            Ok(answer) => return answer,
+            Err(finding) => finding,
+        };
+        log::show(&finding);
+        failures += 1;
+        let pause = RETRY.delay(failures, random_u32());
+        tracing::info!("the system waits for the key of its disks; asking again in {} s", pause.as_secs());
+        std::thread::sleep(pause);
+    }
+}
+
+fn ask_once(
+    config: &UnlockConfig,
+    authority: Option<Digest>,
+    question: &UnlockQuestion,
+) -> Result<UnlockAnswer, Finding> {
+    let url = &config.ask.url;
+    let unreachable = |why: String| Finding::new(Code::ServerUnreachable, format!("{url}: {why}"));
+    let authority = authority.unwrap_or(config.ask.authority);
+    let http =
+        http::pinned(authority, config.ask.not_before).map_err(|error| unreachable(error.to_string()))?;
+    let body = serde_json::to_vec(question).map_err(|error| unreachable(error.to_string()))?;
+    let request = http.post(url).header("Content-Type", "application/json");
+    let answer = request.config().timeout_global(Some(CALL_LIMIT)).build().send(&body[..]);
+    let answer = read_answer(answer).map_err(|error| match error {
+        CallError::Untrusted(why) => Finding::new(Code::ServerNotTrusted, why),
+        CallError::Unauthorized(why) | CallError::Refused { text: why, .. } => {
+            Finding::new(Code::KeyRefused, why)
+        }
+        CallError::Unreachable(why) => unreachable(why),
+    })?;
+    serde_json::from_slice(&answer).map_err(|error| unreachable(format!("unusable answer: {error}")))
+}

@@ -1,0 +1,52 @@
+//! Systems that ask for the key of their disks when they start.
+
+use super::{App, AppError};
+use crate::disk_keys::KeyError;
+use crate::store::Key;
+use kaltstart_core::lifecycle::event::Event;
+use kaltstart_core::unlock;
+use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::unlock::{UnlockAnswer, UnlockQuestion};
+use std::net::IpAddr;
+
+/// Why a system is not given a key.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Withheld {
+    /// It may not have it.
+    #[error("{}", .0.detail)]
+    Refused(Finding),
+    /// The server cannot tell, or cannot note it.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The key cannot be read.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl App {
+    /// Answers a system that asks from `address`. Nothing is released that is not noted.
+    ///
+    /// # Errors
+    /// See [`Withheld`].
+    pub(crate) async fn unlock(
+        &self,
+        question: &UnlockQuestion,
+        address: IpAddr,
+    ) -> Result<UnlockAnswer, Withheld> {
+        let token = question.token.fingerprint();
+        let mut decided = None;
+        self.apply_with(Key::UnlockToken(token), |machine| {
+            let outcome = unlock::decide(machine, &token, &question.host);
+            let refused = outcome.as_ref().err().cloned();
+            decided = Some((machine.node.id.clone(), outcome.map(|uuids| uuids.disk.clone())));
+            Ok(Event::KeyAsked { address, refused })
+        })
+        .await?;
+        let Some((node, outcome)) = decided else {
+            return Err(AppError::NotFound("there is no such machine".into()).into());
+        };
+        let installation = outcome.map_err(Withheld::Refused)?;
+        let key = self.disk_keys.read(&node, &installation)?;
+        Ok(UnlockAnswer { key, authority: self.tls.authority() })
+    }
+}

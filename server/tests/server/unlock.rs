@@ -1,0 +1,138 @@
+//! A system with encrypted disks asks for their key when it starts.
+
+use crate::agent::{Agent, erased, installed, system_report, tell};
+use crate::site::{Answer, Site, mac};
+use kaltstart_protocol::agent_api::{Directive, Encryption, InstallTask, Mode, Task};
+use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::unlock::UnlockQuestion;
+use kaltstart_protocol::wipe::HostIdentity;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use std::os::unix::fs::PermissionsExt as _;
+
+/// Types of events.
+const KEY: &str = "node.key_";
+const AVAILABLE: &str = "node.available";
+
+/// An agent that has the task to lay down an encrypted system on `name`, and that task.
+async fn begun<'a>(site: &'a Site, name: &str, n: u32, kind: &str) -> (Agent<'a>, InstallTask) {
+    let answer =
+        site.post(&format!("/v1/nodes/{name}/jobs"), &json!({"kind": kind, "profile": "sealed"})).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+    let agent = Agent::boot(site, n, n, Mode::Install).await;
+    agent.hello().await;
+    let Task::Install(task) = agent.task().await else { panic!("no task") };
+    (agent, *task)
+}
+
+fn encryption(task: &InstallTask) -> &Encryption {
+    task.encryption.as_ref().expect("an encrypted layout")
+}
+
+async fn ask(site: &Site, token: &Secret, host: HostIdentity) -> Answer {
+    let question = UnlockQuestion { token: token.clone(), host };
+    site.ask(Method::POST, "/node/v1/unlock", None, Some(&question)).await.expect("answered")
+}
+
+/// The key that a system is given on its own machine.
+async fn given(site: &Site, token: &Secret) -> Option<String> {
+    let answer = ask(site, token, HostIdentity::default()).await;
+    (answer.status == StatusCode::OK).then(|| answer.json["key"].as_str().expect("a key").to_owned())
+}
+
+/// Says that the system of `task` is up.
+async fn up(site: &Site, task: &InstallTask) {
+    let mut report = system_report(&task.identity.report.token, &task.uuids.root);
+    report.hostname.clone_from(&task.identity.hostname);
+    assert_eq!(tell(site, &report).await, StatusCode::NO_CONTENT);
+}
+
+/// All that was told, up to the event number `count` of those that `last` begin.
+async fn told(site: &Site, last: &str, count: usize) -> Vec<String> {
+    let mut events = site.events("/v1/events", Some(0)).await;
+    let mut all: Vec<String> = Vec::new();
+    while all.iter().filter(|event| event.starts_with(last)).count() < count {
+        let (_, kind, data) = events.next().await;
+        all.push(format!("{kind} {data}"));
+    }
+    all
+}
+
+#[tokio::test]
+async fn p19_a_key_is_released_to_its_own_system_on_its_own_machine_and_destroyed_with_the_data() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    site.declare("n2", mac(2)).await;
+    let (agent, task) = begun(&site, "n1", 1, "deploy").await;
+    let (other, theirs) = begun(&site, "n2", 2, "deploy").await;
+    let Encryption { key, unlock } = encryption(&task);
+    assert!(unlock.url.ends_with("/node/v1/unlock"), "{unlock:?}");
+    assert_ne!(key.expose(), encryption(&theirs).key.expose());
+    let kept = site.data().join("disk-keys");
+    let mode = std::fs::metadata(&kept).expect("kept").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+
+    assert_eq!(given(&site, &unlock.token).await, None, "nothing is installed yet");
+    let Task::Install(again) = agent.task().await else { panic!("no task") };
+    assert_eq!(encryption(&again).key.expose(), key.expose(), "the same installation");
+    let (task, unlock) = (again.clone(), encryption(&again).unlock.clone());
+    assert_eq!(agent.twice("installed", &installed(&task.job, task.attempt)).await, Directive::Continue);
+    assert_eq!(given(&site, &unlock.token).await.as_deref(), Some(key.expose()), "the first start");
+    up(&site, &task).await;
+    assert_eq!(given(&site, &unlock.token).await.as_deref(), Some(key.expose()), "each later start");
+    assert_eq!(other.twice("installed", &installed(&theirs.job, theirs.attempt)).await, Directive::Continue);
+    up(&site, &theirs).await;
+
+    // Another machine, another system, nobody at all.
+    let moved = HostIdentity { uuid: "another".into(), ..HostIdentity::default() };
+    let refused = ask(&site, &unlock.token, moved).await;
+    refused.problem(StatusCode::FORBIDDEN, "key-refused");
+    assert!(refused.text.contains("the disk is not in the machine of n1"), "{refused:?}");
+    for stranger in [&Secret::new("kst_unlock_0".into()), &task.identity.report.token] {
+        ask(&site, stranger, HostIdentity::default()).await.problem(StatusCode::UNAUTHORIZED, "unauthorized");
+    }
+    let theirs_given = given(&site, &encryption(&theirs).unlock.token).await;
+    assert_eq!(theirs_given.as_deref(), Some(encryption(&theirs).key.expose()), "each has its own");
+    for path in ["/v1/nodes", "/agent/v1/task", "/node/v1/recall"] {
+        let answer =
+            site.ask(Method::GET, path, Some(unlock.token.expose()), None::<&()>).await.expect("answered");
+        assert!(answer.status.is_client_error(), "the token is good for one question alone: {answer:?}");
+    }
+    let mut keys = told(&site, KEY, 5).await;
+    keys.retain(|event| event.starts_with(KEY));
+    let of = |kind: &str| keys.iter().filter(|event| event.contains(kind)).count();
+    assert_eq!((of("key_released"), of("key_refused")), (3, 2), "{keys:?}");
+    assert!(keys.iter().all(|event| event.contains("127.0.0.1")), "{keys:?}");
+
+    // A rebuild that has begun takes the old system its key, and brings a key of its own.
+    let (agent, new) = begun(&site, "n1", 1, "rebuild").await;
+    assert_ne!(encryption(&new).key.expose(), key.expose());
+    assert_eq!(given(&site, &unlock.token).await, None);
+    assert_eq!(agent.twice("installed", &installed(&new.job, new.attempt)).await, Directive::Continue);
+    up(&site, &new).await;
+    assert_eq!(given(&site, &unlock.token).await, None, "p21: the token dies with its system");
+    let token = &encryption(&new).unlock.token;
+    assert_eq!(given(&site, token).await.as_deref(), Some(encryption(&new).key.expose()));
+
+    // Its data is gone, and so is what opens copies of it.
+    let released = site.post("/v1/nodes/n1/jobs", &json!({"kind": "release"})).await;
+    assert_eq!(released.status, StatusCode::ACCEPTED, "{released:?}");
+    assert_eq!(given(&site, token).await, None);
+    let agent = Agent::boot(&site, 1, 3, Mode::Install).await;
+    agent.hello().await;
+    let Task::Erase(task) = agent.task().await else { panic!("no task") };
+    assert_eq!(std::fs::read_dir(&kept).expect("kept").count(), 2);
+    assert_eq!(agent.twice("erased", &erased(&task)).await, Directive::Continue);
+    assert_eq!(std::fs::read_dir(&kept).expect("kept").count(), 1, "the other node's");
+    assert_eq!(given(&site, token).await, None);
+
+    let (log, database) = (site.log(), std::fs::read(site.data().join("kaltstart.db-wal")).expect("read"));
+    let (nodes, events) = (site.get("/v1/nodes").await.text, told(&site, AVAILABLE, 1).await.concat());
+    for secret in [key, &encryption(&new).key, token, &unlock.token] {
+        let bytes = secret.expose().as_bytes();
+        assert!(!database.windows(bytes.len()).any(|found| found == bytes), "p22: a secret in the database");
+        for (place, text) in [("log", &log), ("API", &nodes), ("events", &events)] {
+            assert!(!text.contains(secret.expose()), "p22: a secret stands in the {place}");
+        }
+    }
+}

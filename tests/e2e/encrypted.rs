@@ -1,0 +1,145 @@
+//! Encrypted disks: who gets their key, and who does not.
+
+use crate::common::{AGENT_LIMIT, DEPLOY_LIMIT, IMAGE, NODE, Ordered, UP, ensure_reported, order_from};
+use anyhow::{Context as _, Result, bail, ensure};
+use kaltstart_tests::artefacts::Artefacts;
+use kaltstart_tests::board::Tpm;
+use kaltstart_tests::config::ServerConfig;
+use kaltstart_tests::disk::{self, FileSystem};
+use kaltstart_tests::guest::{Firmware, GuestConfig};
+use kaltstart_tests::lab::Lab;
+use kaltstart_tests::story::story;
+use std::path::Path;
+use std::process::Command;
+
+/// Enough for the layout `encrypted`; sparse.
+const DISK_MIB: u64 = 4096;
+/// Numbers of its partitions.
+const BOOT: u32 = 3;
+const ROOT: u32 = 4;
+/// What those say who open the disk.
+const BY_SERVER: &str = "the server has released the key";
+const BY_TPM: &str = "the TPM has released the key";
+const SEALED: &str = "the key is sealed to the TPM";
+const NOT_BY_TPM: &str = "the TPM does not release the key";
+/// What stands in a file of the small image's root file system.
+const PLAIN: &str = "Kaltstart test system";
+
+/// Deploys an encrypted system, whose first start is over.
+fn deployed<'a>(lab: &'a Lab, firmware: Firmware, tpm: Option<&Tpm>) -> Result<Ordered<'a>> {
+    let artefacts = Artefacts::from_env()?;
+    let mut config = ServerConfig::new(&artefacts, "cloud", &[IMAGE]);
+    config.profiles[0].layout = "encrypted";
+    let file = lab.dir().join("disk.raw");
+    disk::blank(&file, DISK_MIB)?;
+    let mut machine = GuestConfig::new("guest", firmware, 1).disk(&file, "KT-DISK-1");
+    machine.tpm = tpm.map(|tpm| tpm.socket.clone());
+    let mut ordered = order_from(lab, machine, &artefacts, config, IMAGE)?;
+    let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
+    ordered.guest.wait_serial(BY_SERVER, AGENT_LIMIT)?;
+    ensure_reported(&ordered, &job)?;
+    let report = ordered.server.node(NODE)?.report.context("no report")?;
+    ensure!(report.root_device.contains("dm-") || report.root_device.contains("mapper"), "{report:?}");
+    ordered.guest.power_off();
+    Ok(ordered)
+}
+
+/// Whether a file holds these words somewhere.
+fn holds(file: &Path, words: &str) -> Result<bool> {
+    // Empty sectors are many short lines then, and not a long one.
+    let mut grep = Command::new("grep");
+    let status =
+        grep.args(["--null-data", "--text", "--fixed-strings", "--quiet", words]).arg(file).status()?;
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => bail!("grep: {status}"),
+    }
+}
+
+/// Starts the system of a machine that is off from its disk alone, until its console says `until`; what it said of
+/// `others` on the way.
+fn starts<'w>(ordered: &mut Ordered<'_>, until: &str, others: &[&'w str]) -> Result<Vec<&'w str>> {
+    if ordered.guest.config().firmware.is_uefi() {
+        ordered.guest.put_network_last()?;
+    } else {
+        ordered.guest.set_bios_asks_network(false);
+    }
+    let mark = ordered.guest.console().mark();
+    ordered.guest.power_on()?;
+    ordered.guest.console().wait(until, mark, DEPLOY_LIMIT)?;
+    Ok(others.iter().copied().filter(|words| ordered.guest.console().find(words, mark).is_some()).collect())
+}
+
+#[test]
+fn p19_a_tpm_opens_the_disk_without_the_server_after_the_same_start_alone() -> Result<()> {
+    story("encrypted-tpm", |lab| {
+        let mut tpm = Tpm::start(lab, false)?;
+        let mut ordered = deployed(lab, Firmware::Uefi, Some(&tpm))?;
+        ordered.guest.wait_serial(SEALED, AGENT_LIMIT)?;
+        ensure!(FileSystem::mount(&ordered.disk, ROOT).is_err(), "the root file system is open to everybody");
+        ensure!(
+            !holds(&ordered.disk, PLAIN)?,
+            "a file of the root file system stands on the disk in the clear"
+        );
+        ensure!(holds(&ordered.disk, "update-grub may replace it")?, "nothing is found on the disk");
+
+        let all = [BY_SERVER, BY_TPM, NOT_BY_TPM, SEALED];
+        ordered.server.kill();
+        drop(tpm);
+        tpm = Tpm::start(lab, false)?;
+        let said = starts(&mut ordered, UP, &all)?;
+        ensure!(said == [BY_TPM], "{said:?}");
+
+        // Somebody has changed what starts.
+        ordered.guest.power_off();
+        let boot = FileSystem::mount_as(&ordered.disk, BOOT, 0, "ext4", "rw")?;
+        let menu = boot.read("/grub/grub.cfg")?;
+        boot.write("/grub/grub.cfg", &(menu + "# changed\n"))?;
+        drop(boot);
+        ordered.server.restart()?;
+        drop(tpm);
+        tpm = Tpm::start(lab, false)?;
+        let said = starts(&mut ordered, UP, &all)?;
+        ensure!(said == [BY_SERVER, NOT_BY_TPM, SEALED], "{said:?}");
+
+        ordered.guest.power_off();
+        ordered.server.kill();
+        drop(tpm);
+        let _tpm = Tpm::start(lab, false)?;
+        let said = starts(&mut ordered, UP, &all)?;
+        ensure!(said == [BY_TPM], "sealed anew: {said:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn p19_without_a_tpm_the_server_is_waited_for_and_no_other_machine_gets_the_key() -> Result<()> {
+    story("encrypted-server", |lab| {
+        let mut ordered = deployed(lab, Firmware::Bios, None)?;
+        // It is our server, too, that gives addresses.
+        ordered.server.kill();
+        let said = starts(&mut ordered, "KS-1004", &[UP])?;
+        ensure!(said.is_empty(), "it has started without a key");
+        let mark = ordered.guest.console().mark();
+        ordered.server.restart()?;
+        ordered.guest.console().wait(BY_SERVER, mark, DEPLOY_LIMIT)?;
+        ordered.guest.console().wait(UP, mark, DEPLOY_LIMIT)?;
+
+        ordered.guest.power_off();
+        let own = ordered.guest.config().clone();
+        ordered.guest.open(|machine| {
+            machine.mac = "52:54:00:00:00:77".to_owned();
+            machine.uuid = "6b616c74-7374-4172-9400-000000000077".to_owned();
+        });
+        let said = starts(&mut ordered, "KS-5004", &[UP, BY_SERVER])?;
+        ensure!(said.is_empty(), "another machine was given the key: {said:?}");
+        ordered.guest.wait_serial("the disk is not in the machine of e2e-1", AGENT_LIMIT)?;
+
+        ordered.guest.power_off();
+        ordered.guest.open(|machine| *machine = own);
+        let said = starts(&mut ordered, UP, &[BY_SERVER])?;
+        ensure!(said == [BY_SERVER], "{said:?}");
+        Ok(())
+    })
+}
