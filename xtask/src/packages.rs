@@ -48,6 +48,9 @@ const HOST_PACKAGES: &[&str] = &[
     "dnsmasq-base",
     "isc-dhcp-server",
     "kea-dhcp4-server",
+    // a registry of images, started by tests alone, and what puts images there
+    "docker-registry",
+    "skopeo",
     // the reader of the screens' QR codes
     "zbar-tools",
     // the static agent and the tests

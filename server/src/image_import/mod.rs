@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`archive`] | archives, copied as they are |
 //! | [`oci`] | OCI layouts, whose layers become one archive |
+//! | [`registry`] | images in registries, fetched as such a layout |
 //! | [`foreign`] | formats of virtual machines, converted in a sandbox |
 //! | [`disk`] | disks, of which the root file system is cut out |
 //! | [`ext4`] | whether a file system can be laid down |
@@ -15,6 +16,7 @@ mod ext4;
 mod foreign;
 mod oci;
 mod pack;
+mod registry;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -22,6 +24,7 @@ use ext4::Ext4;
 use foreign::Foreign;
 use kaltstart_protocol::image::{Boot, Compression, Format, Manifest, Package};
 use pack::{Hashed, Packed};
+use registry::{Access, Reference};
 use serde::Deserialize;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -33,8 +36,8 @@ const MANIFEST: &str = "manifest.json";
 /// What is typed.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// Directory with an OCI layout; or a file: archive (tar, also by gzip or zstd), ext4 file system, or disk (raw,
-    /// QCOW2, VMDK, VHDX, VHD)
+    /// Image in a registry, as `oci://HOST/REPOSITORY:TAG` or `…@sha256:…`; directory with an OCI layout; or a file:
+    /// archive (tar, also by gzip or zstd), ext4 file system, or disk (raw, QCOW2, VMDK, VHDX, VHD)
     source: PathBuf,
     /// What the source does not say of itself: name, version and how it starts (TOML)
     #[arg(long, value_name = "FILE")]
@@ -45,6 +48,8 @@ pub struct Import {
     /// Directory of images, as `images.dir` of the configuration
     #[arg(long, value_name = "DIRECTORY")]
     to: PathBuf,
+    #[command(flatten)]
+    access: Access,
 }
 
 /// Formats of images that are file systems.
@@ -124,14 +129,21 @@ impl Import {
 
     /// Writes the files of the image into `dir`.
     fn pack(&self, boot: &Boot, dir: &Path) -> Result<Packed> {
-        if self.source.is_dir() {
+        let reference = self.source.to_str().and_then(Reference::parse).transpose()?;
+        if reference.is_none() && self.source.is_dir() {
             ensure!(oci::is_layout(&self.source), "it is a directory and no OCI layout; pack it with tar");
             return flattened(&oci::layers(&self.source)?, boot, dir);
         }
-        let source = File::open(&self.source).context("cannot open it")?;
         let work = dir.join("work");
         fs::create_dir(&work)?;
-        let packed = self.pack_file(&source, boot, dir, &work);
+        let packed = match reference {
+            Some(reference) => registry::fetch(&reference, &self.access, &work)
+                .and_then(|()| flattened(&oci::layers(&work)?, boot, dir)),
+            None => {
+                let source = File::open(&self.source).context("cannot open it")?;
+                self.pack_file(&source, boot, dir, &work)
+            }
+        };
         fs::remove_dir_all(&work).context("cannot remove what was only needed meanwhile")?;
         packed
     }

@@ -5,8 +5,8 @@ use super::archive::{Archive, Head, Kind, Listing, plain};
 use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::{Boot, Compression};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,36 +14,66 @@ use std::io::{self, BufReader, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 
 /// Most bytes of an index or manifest.
-const DOCUMENT_MAX: u64 = 4 << 20;
+pub(super) const DOCUMENT_MAX: u64 = 4 << 20;
 /// Indexes within indexes that are followed.
-const DEPTH_MAX: usize = 4;
+pub(super) const DEPTH_MAX: usize = 4;
 /// What a name begins with that removes another.
 const WHITEOUT: &[u8] = b".wh.";
 /// The name that empties the directory it lies in.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-#[derive(Debug, Deserialize)]
+/// What something is, by its digest (`descriptor.md`).
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: Digest,
-    platform: Option<Platform>,
+pub(super) struct Descriptor {
+    pub(super) media_type: String,
+    pub(super) digest: Digest,
+    /// In bytes.
+    pub(super) size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) platform: Option<Platform>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Platform {
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Platform {
     architecture: String,
     os: String,
 }
 
 #[derive(Debug, Deserialize)]
-struct Index {
+pub(super) struct Index {
     manifests: Vec<Descriptor>,
 }
 
+impl Index {
+    /// What is for this product's machines, or does not say for which.
+    pub(super) fn ours(&self) -> impl Iterator<Item = &Descriptor> {
+        let ours = |platform: &Platform| platform.os == "linux" && platform.architecture == "amd64";
+        self.manifests.iter().filter(move |entry| entry.platform.as_ref().is_none_or(ours))
+    }
+}
+
 #[derive(Debug, Deserialize)]
-struct ImageManifest {
-    layers: Vec<Descriptor>,
+pub(super) struct ImageManifest {
+    pub(super) layers: Vec<Descriptor>,
+}
+
+/// Whether that is a list of images, by OCI's name or by Docker's, whose documents are alike.
+pub(super) fn is_index(media_type: &str) -> bool {
+    const TYPES: [&str; 2] = [
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    ];
+    TYPES.contains(&media_type)
+}
+
+/// Whether that is an image, by OCI's name or by Docker's.
+pub(super) fn is_image(media_type: &str) -> bool {
+    const TYPES: [&str; 2] = [
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    ];
+    TYPES.contains(&media_type)
 }
 
 /// Whether `dir` is a layout.
@@ -59,7 +89,7 @@ pub(super) fn layers(dir: &Path) -> Result<Vec<Layer>> {
     let index: Index =
         serde_json::from_slice(&std::fs::read(dir.join("index.json"))?).context("index.json")?;
     let mut images = Vec::new();
-    find(dir, index, DEPTH_MAX, &mut images)?;
+    find(dir, &index, DEPTH_MAX, &mut images)?;
     let [image] = images.as_slice() else {
         bail!(
             "it holds {} images for linux/amd64, and one is needed; copy it out, for example by `skopeo copy`",
@@ -69,13 +99,12 @@ pub(super) fn layers(dir: &Path) -> Result<Vec<Layer>> {
     image.layers.iter().map(|layer| Layer::open(dir, layer)).collect()
 }
 
-fn find(dir: &Path, index: Index, depth: usize, images: &mut Vec<ImageManifest>) -> Result<()> {
+fn find(dir: &Path, index: &Index, depth: usize, images: &mut Vec<ImageManifest>) -> Result<()> {
     ensure!(depth > 0, "its indexes are nested too deep");
-    let ours = |platform: &Platform| platform.os == "linux" && platform.architecture == "amd64";
-    for entry in index.manifests.iter().filter(|entry| entry.platform.as_ref().is_none_or(ours)) {
+    for entry in index.ours() {
         match entry.media_type.as_str() {
-            "application/vnd.oci.image.index.v1+json" => find(dir, document(dir, entry)?, depth - 1, images)?,
-            "application/vnd.oci.image.manifest.v1+json" => images.push(document(dir, entry)?),
+            list if is_index(list) => find(dir, &document(dir, entry)?, depth - 1, images)?,
+            image if is_image(image) => images.push(document(dir, entry)?),
             other => bail!("{} is of type {other}, not an image", entry.digest),
         }
     }
@@ -83,7 +112,7 @@ fn find(dir: &Path, index: Index, depth: usize, images: &mut Vec<ImageManifest>)
 }
 
 /// The file of a descriptor.
-fn blob(dir: &Path, descriptor: &Descriptor) -> PathBuf {
+pub(super) fn blob(dir: &Path, descriptor: &Descriptor) -> PathBuf {
     let name = descriptor.digest.to_string();
     dir.join("blobs/sha256").join(name.trim_start_matches("sha256:"))
 }
@@ -107,7 +136,8 @@ impl Layer {
     fn open(dir: &Path, descriptor: &Descriptor) -> Result<Self> {
         let compression = match descriptor.media_type.as_str() {
             "application/vnd.oci.image.layer.v1.tar" => Compression::None,
-            "application/vnd.oci.image.layer.v1.tar+gzip" => Compression::Gzip,
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+            | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Compression::Gzip,
             "application/vnd.oci.image.layer.v1.tar+zstd" => Compression::Zstd,
             other => bail!("a layer is of type {other}"),
         };

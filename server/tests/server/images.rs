@@ -35,18 +35,18 @@ fn file_system(dir: &Path) -> Vec<u8> {
 
 /// How the command ended, and its words.
 fn import(dir: &Path, format: &str, to: &Path) -> (Option<i32>, String) {
-    import_from(&dir.join("root.ext4"), &dir.join("about.toml"), format, to)
+    import_from(&dir.join("root.ext4"), &dir.join("about.toml"), format, to, &[])
 }
 
-fn import_from(source: &Path, about: &Path, format: &str, to: &Path) -> (Option<i32>, String) {
+fn import_from(source: &Path, about: &Path, format: &str, to: &Path, more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(PROGRAM);
     command.args(["image", "import", "--format", format, "--about"]).arg(about);
-    let output = command.arg("--to").arg(to).arg(source).output().expect("it runs");
+    let output = command.arg("--to").arg(to).args(more).arg(source).output().expect("it runs");
     let words = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(words).expect("text"))
 }
 
-fn manifest(image: &Path) -> Manifest {
+pub(crate) fn manifest(image: &Path) -> Manifest {
     serde_json::from_slice(&fs::read(image.join("manifest.json")).expect("read")).expect("a manifest")
 }
 
@@ -166,27 +166,27 @@ fn a_file_system_is_imported_as_one_stream_with_a_map_and_what_is_none_is_refuse
 }
 
 /// Runs a program of Debian's; its words.
-fn run(program: &str, words: &[&str]) -> String {
+pub(crate) fn run(program: &str, words: &[&str]) -> String {
     let output = Command::new(program).args(words).output().expect(program);
     assert!(output.status.success(), "{program} {words:?}: {output:?}");
     String::from_utf8(output.stdout).expect("text")
 }
 
 /// A directory for one import, with what it needs to be told.
-struct Place(tempfile::TempDir);
+pub(crate) struct Place(tempfile::TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("directory");
         fs::write(dir.path().join("about.toml"), ABOUT).expect("written");
         Self(dir)
     }
 
-    fn at(&self, name: &str) -> String {
+    pub(crate) fn at(&self, name: &str) -> String {
         self.0.path().join(name).to_str().expect("a path").to_owned()
     }
 
-    fn put(&self, name: &str, text: &str) {
+    pub(crate) fn put(&self, name: &str, text: &str) {
         let path = self.0.path().join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("made");
         fs::write(path, text).expect("written");
@@ -194,11 +194,16 @@ impl Place {
 
     /// Imports `name` into a new directory; how it ended, and where the image is.
     fn import(&self, name: &str) -> (Option<i32>, String, PathBuf) {
+        self.import_with(&self.at(name), &[])
+    }
+
+    /// The same for any source, with further arguments.
+    pub(crate) fn import_with(&self, source: &str, more: &[&str]) -> (Option<i32>, String, PathBuf) {
         let to = self.0.path().join("images");
         // That of the last import.
         fs::remove_dir_all(&to).ok();
         let (code, words) =
-            import_from(&self.0.path().join(name), &self.0.path().join("about.toml"), "chunked", &to);
+            import_from(Path::new(source), &self.0.path().join("about.toml"), "chunked", &to, more);
         (code, words, to.join("tiny"))
     }
 

@@ -10,6 +10,7 @@ mod images;
 mod layout;
 mod privileges;
 mod recall;
+mod registry;
 mod restart;
 mod site;
 mod tls;

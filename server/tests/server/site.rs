@@ -320,7 +320,7 @@ pub(crate) fn mac(n: u32) -> Mac {
     Mac([0x52, 0x54, a, b, c, d])
 }
 
-fn free_tcp_port() -> u16 {
+pub(crate) fn free_tcp_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     listener.local_addr().expect("an address").port()
 }
