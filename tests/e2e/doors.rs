@@ -304,9 +304,13 @@ impl Life<'_> {
         let token = script.split_whitespace().find_map(|word| word.strip_prefix("kaltstart.token="));
         let token = token.with_context(|| format!("no token in {script}"))?;
         let session = format!("kss_{}", "1".repeat(60 - self.name.len()) + self.name);
+        let facts = json!({
+            "disks": [{"serial": "BLANK", "size": 1_u64 << 40, "holds": []}],
+            "nics": [{"name": "eth0", "mac": self.machine.mac.to_string()}],
+        });
         let words = json!({
             "token": token, "session": session, "mode": mode, "boot_id": "b", "agent_version": "0",
-            "started_uptime_ms": 1, "uptime_ms": 2, "facts": {"disks": [{"serial": "BLANK", "size": 1_u64 << 40, "holds": []}]},
+            "started_uptime_ms": 1, "uptime_ms": 2, "facts": facts,
         });
         self.post("/agent/v1/hello", None, &words)?;
         Ok(session)
