@@ -88,7 +88,8 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
     let mode = match find(ARG_MODE) {
         None | Some("discover") => Mode::Discover,
         Some("install") => Mode::Install,
-        Some(other) => return Err(bad(ARG_MODE, other, "discover or install")),
+        Some("rescue") => Mode::Rescue,
+        Some(other) => return Err(bad(ARG_MODE, other, "discover, install or rescue")),
     };
     let boot_mac = match find(ARG_BOOT_MAC) {
         None | Some("") => None,
@@ -191,7 +192,7 @@ mod tests {
         let error = parse("kaltstart.token=kst_secret").expect_err("no server").to_string();
         assert!(error.contains(ARG_SERVER) && !error.contains("kst_secret"));
         for (extra, word) in [
-            ("kaltstart.mode=wipe", "discover or install"),
+            ("kaltstart.mode=wipe", "discover, install or rescue"),
             ("kaltstart.mac=1", "six"),
             ("kaltstart.server=http://10.77.0.1:8080", "https://"),
             ("kaltstart.pin=07", "64"),

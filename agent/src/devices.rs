@@ -29,9 +29,10 @@ const LOOK: Duration = Duration::from_millis(20);
 const LATER_LOOK: Duration = Duration::from_secs(1);
 /// Every so many later looks drivers are looked for, too.
 const DRIVER_LOOKS: u32 = 10;
-/// File systems and encryption, which no device asks for: only an installation does.
-const INSTALL_MODULES: [&str; 8] =
-    ["ext4", "xfs", "btrfs", "efivarfs", "dm_crypt", "xts", "ecb", "aesni_intel"];
+/// File systems and encryption, which no device asks for: only an installation and people do.
+const FILE_SYSTEMS: [&str; 8] = ["ext4", "xfs", "btrfs", "efivarfs", "dm_crypt", "xts", "ecb", "aesni_intel"];
+/// That of EFI system partitions with its character sets: an installation writes it without the kernel.
+const RESCUE_FILE_SYSTEMS: [&str; 3] = ["nls_cp437", "nls_ascii", "vfat"];
 
 /// Drivers of management controllers, and what makes a controller that they have found a device. Nothing asks
 /// for that by itself.
@@ -47,16 +48,16 @@ pub struct Devices {
 #[derive(Default)]
 struct State {
     settled: bool,
-    /// In [`Mode::Discover`] only.
+    /// But in [`Mode::Install`].
     guard: Option<Guard>,
 }
 
 impl Devices {
     /// Loads the drivers of the present devices, then goes on watching on a thread of its own. In
-    /// [`Mode::Discover`] disks are set read-only as they appear.
+    /// [`Mode::Discover`] and [`Mode::Rescue`] disks are set read-only as they appear.
     #[must_use]
     pub fn watch(release: &str, mode: Mode) -> Self {
-        let guard = (mode == Mode::Discover).then(Guard::default);
+        let guard = (mode != Mode::Install).then(Guard::default);
         let devices =
             Self { shared: Arc::new((Mutex::new(State { settled: false, guard }), Condvar::new())) };
         let mut loader = Loader::new(release);
@@ -70,9 +71,12 @@ impl Devices {
         let watcher = devices.clone();
         std::thread::spawn(move || {
             // Here, because the network need not wait for them.
-            if mode == Mode::Install {
-                INSTALL_MODULES.iter().for_each(|name| loader.load_named(name));
+            if mode != Mode::Discover {
+                FILE_SYSTEMS.iter().for_each(|name| loader.load_named(name));
                 pid1::mount_efi_variables();
+            }
+            if mode == Mode::Rescue {
+                RESCUE_FILE_SYSTEMS.iter().for_each(|name| loader.load_named(name));
             }
             watcher.run(loader);
         });
@@ -90,6 +94,22 @@ impl Devices {
             guard.correct(&mut disks);
         }
         disks
+    }
+
+    /// Lets disks with these identities be written to; the kernel names of those that can.
+    #[cfg(feature = "install")]
+    #[must_use]
+    pub fn lift(&self, identities: &[String]) -> Vec<String> {
+        let disks = self.settled_disks();
+        let wanted = disks.iter().filter(|disk| identities.iter().any(|one| one == disk.identity()));
+        let mut lifted = Vec::new();
+        for disk in wanted {
+            match self.lock().guard.as_mut().map(|guard| guard.lift(&disk.name)) {
+                Some(Err(error)) => tracing::warn!("{} stays read-only: {error}", disk.name),
+                _ => lifted.push(disk.name.clone()),
+            }
+        }
+        lifted
     }
 
     fn run(&self, mut loader: Loader) {

@@ -1,7 +1,7 @@
 //! Disks of a machine that is only looked at: the kernel refuses every write to them, so that whatever runs
 //! (a driver, a volume manager's probe) cannot write either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -16,6 +16,8 @@ use crate::sys::block;
 pub struct Guard {
     /// Kernel name → whether the medium refused writes before the guard came.
     by_itself: BTreeMap<String, bool>,
+    /// Kernel names of disks that may be written to.
+    lifted: BTreeSet<String>,
 }
 
 impl Guard {
@@ -25,12 +27,24 @@ impl Guard {
         self.look_with(root, |name| block::set_read_only(&File::open(root.join("dev").join(name))?, true));
     }
 
+    /// Lets the disk of that kernel name be written to, unless it refuses by itself.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn lift(&mut self, name: &str) -> io::Result<()> {
+        self.lifted.insert(name.to_owned());
+        if self.by_itself.get(name) == Some(&true) {
+            return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem));
+        }
+        block::set_read_only(&File::open(Path::new("/dev").join(name))?, false)
+    }
+
     fn look_with(&mut self, root: &Path, set: impl Fn(&str) -> io::Result<()>) {
         for name in inventory::disk_names(root) {
             let refuses = inventory::is_read_only(root, &name);
             let first = !self.by_itself.contains_key(&name);
             self.by_itself.entry(name.clone()).or_insert(refuses);
-            if refuses {
+            if refuses || self.lifted.contains(&name) {
                 continue;
             }
             match set(&name) {
@@ -81,6 +95,11 @@ mod tests {
         add("sdc", "0\n");
         guard.look_with(root.path(), set);
         assert_eq!(*done.borrow(), ["vda", "sdc"], "each once, and none that refuses by itself");
+        add("sdc", "0\n");
+        guard.lifted.insert("sdc".into());
+        guard.look_with(root.path(), set);
+        assert_eq!(done.borrow().len(), 2, "one that may be written to stays so");
+        add("sdc", "1\n");
         let mut disks = inventory::disks(root.path());
         assert!(disks.iter().all(|disk| disk.read_only));
         guard.correct(&mut disks);

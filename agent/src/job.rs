@@ -14,7 +14,7 @@ use crate::install::Observer as _;
 use crate::link::{CallError, Link};
 use crate::reporter::{Reporter, Stop};
 use crate::screen::{self, Doing};
-use crate::work::{DiskTask, End};
+use crate::work::{End, JobTask};
 use crate::{log, log_sender};
 
 /// Why a task did not come to its end.
@@ -45,20 +45,25 @@ pub trait Installer: Sync {
 }
 
 /// Carries out `task`, and tells the server how it goes; gives nothing when the machine shall stay up.
-pub fn carry_out(link: &Link, task: &DiskTask, installer: &dyn Installer) -> Option<End> {
+pub fn carry_out(link: &Link, task: &JobTask, installer: &dyn Installer) -> Option<End> {
     let (job, attempt) = task.start();
-    screen::job_begins(matches!(task, DiskTask::Erase(_)));
+    screen::job_begins(matches!(task, JobTask::Erase(_)));
     let reporter = Reporter::new(job.clone(), attempt);
     match task {
-        DiskTask::Install(task) => {
+        JobTask::Install(task) => {
             tracing::info!("{job} attempt {attempt}: installing {}", task.identity.hostname);
             let work = || installer.install(task, &installer.disks(), &reporter);
             beside(&reporter, link, work, |installed| announce(link, &installed))
         }
-        DiskTask::Erase(task) => {
+        JobTask::Erase(task) => {
             tracing::info!("{job} attempt {attempt}: erasing {} disks", task.disks.len());
             let work = || installer.erase(task, &installer.disks(), &reporter);
             beside(&reporter, link, work, |erased| tell_erased(link, &erased))
+        }
+        // Its own start has no installer, and its disks are read-only.
+        JobTask::Rescue(_) => {
+            tracing::warn!("{job} refused: this start is not for a rescue");
+            None
         }
     }
 }

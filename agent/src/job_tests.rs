@@ -136,7 +136,7 @@ fn server_for(restart: Restart, other: impl Fn(&str, &str) -> String + Send + 's
 /// A start that may carry out jobs, unless it `looks` only.
 fn run(server: &Server, looks: bool, installer: &Fake) -> End {
     let link = Link::new(&server.url(""), server.client(), Secret::new("s".into())).with_pause(|_| {});
-    let jobs = |task: &DiskTask| carry_out(&link, task, installer);
+    let jobs = |task: &JobTask| carry_out(&link, task, installer);
     work(&link, (!looks).then_some(&jobs as &Jobs<'_>), |_| {})
 }
 

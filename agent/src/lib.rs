@@ -2,7 +2,7 @@
 //!
 //! [`run`] is a whole start: [`devices`] loads drivers and, when the machine is only looked at,
 //! sets its disks read-only; [`net`] gets an address; [`link`] talks to the server; [`screen`] shows people in front of the machine how it goes; [`work`] does
-//! what the server asks: with the feature `install`, [`job`] and [`install`] lay down an image, and [`erase`] empties disks. [`report`] is the other face: the same
+//! what the server asks: with the feature `install`, [`job`] and [`install`] lay down an image, [`erase`] empties disks, and `rescue` holds the machine for a person. [`report`] is the other face: the same
 //! program in the installed system, which tells the server once that it is up.
 //!
 //! Without that feature it is the program for machines that are only looked at. Nothing in it opens a disk
@@ -62,6 +62,8 @@ pub mod recall;
 pub mod report;
 #[cfg(feature = "install")]
 pub mod reporter;
+#[cfg(feature = "install")]
+mod rescue;
 pub mod run;
 pub mod screen;
 pub mod smbios;

@@ -6,6 +6,7 @@ use kaltstart_protocol::agent_api::{
     Directive, Erased, Hello, Installed, LogBatch, Neighbours, Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::rescue::{Input, InputQuestion, Output, Rescued};
 use kaltstart_protocol::secret::Secret;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,6 +19,8 @@ use crate::{clock, http, log, screen};
 const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// Seconds the server may hold back the answer to a question for work.
 pub const TASK_WAIT_SECONDS: u32 = 30;
+/// Seconds the server may hold back the answer to a question for what was typed.
+pub const SHELL_WAIT_SECONDS: u32 = 30;
 /// Longest answer taken, in bytes.
 const ANSWER_LIMIT: u64 = 4 << 20;
 /// Failures in a row after which the console shows the finding, and again after so many more.
@@ -129,6 +132,30 @@ impl Link {
     /// See [`CallError`].
     pub fn neighbours(&self, heard: &Neighbours) -> Result<(), CallError> {
         self.post("neighbours", heard, CALL_LIMIT).map(|_| ())
+    }
+
+    /// Asks for what was typed, once; the answer may take [`SHELL_WAIT_SECONDS`].
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn shell_input(&self, question: &InputQuestion) -> Result<Input, CallError> {
+        self.call("shell/input", question, Duration::from_secs(question.wait_seconds.into()) + CALL_LIMIT)
+    }
+
+    /// Tells what is shown, once.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn shell_output(&self, output: &Output) -> Result<(), CallError> {
+        self.post("shell/output", output, CALL_LIMIT).map(|_| ())
+    }
+
+    /// Says that the shell was left, once.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn rescued(&self, rescued: &Rescued) -> Result<Directive, CallError> {
+        self.call("rescued", rescued, CALL_LIMIT)
     }
 
     /// Hands over log lines, once.

@@ -40,6 +40,33 @@ pub fn mount_efi_variables() {
     }
 }
 
+/// Mounts the file system of pseudo-terminals.
+#[cfg(feature = "install")]
+pub(crate) fn mount_terminals() {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount_one("devpts", "/dev/pts", flags, Some("mode=0620,ptmxmode=0666"));
+}
+
+/// Ends all other programs, and unmounts what they have mounted from disks, so that nothing is half written.
+#[cfg(feature = "install")]
+pub(crate) fn end_all_work() {
+    use nix::sys::signal::{Signal, kill};
+    if std::process::id() != 1 {
+        return;
+    }
+    // All processes but this one (kill(2)).
+    let _ = kill(nix::unistd::Pid::from_raw(-1), Signal::SIGKILL);
+    while waitpid(None, None).is_ok() {}
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for line in mounts.lines().rev().filter(|line| line.starts_with("/dev/")) {
+        // Spaces are written as \\040 (proc(5)), which nobody here has in his paths.
+        let Some(target) = line.split(' ').nth(1) else { continue };
+        if let Err(errno) = nix::mount::umount(target) {
+            tracing::warn!("{target} cannot be unmounted: {errno}");
+        }
+    }
+}
+
 fn mount_one(kind: &str, target: &str, flags: MsFlags, data: Option<&str>) {
     let _ = fs::create_dir_all(target);
     match mount(Some(kind), target, Some(kind), flags, data) {

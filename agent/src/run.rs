@@ -16,6 +16,8 @@ use crate::link::{CallError, Link};
 use crate::neighbours::Listener;
 use crate::screen::{self, Doing};
 use crate::sys::kernel::{random_now, uptime_ms};
+#[cfg(feature = "install")]
+use crate::work::JobTask;
 use crate::work::{self, End, Jobs};
 use crate::{clock, http, inventory, log, log_sender, net, pid1};
 
@@ -61,10 +63,11 @@ fn start(settings: &Settings, started: u64) -> ! {
     let verb = match settings.mode {
         Mode::Discover => "looks only, writes nothing",
         Mode::Install => "may carry out a granted job",
+        Mode::Rescue => "stays for a person, disks read-only",
     };
     tracing::info!("server {} of {}, this start {verb}", settings.server, settings.authority);
     screen::started(&settings.server, settings.mode == Mode::Discover);
-    if settings.mode == Mode::Install && !cfg!(feature = "install") {
+    if settings.mode != Mode::Discover && !cfg!(feature = "install") {
         // The job was granted between script and ramdisk, or the ramdisks are mixed up.
         let pause = work::unknown_pause();
         log::console(&format!(
@@ -108,9 +111,21 @@ fn jobs(
     devices: Devices,
     facts: &Facts,
 ) -> Option<Box<Jobs<'static>>> {
-    let (link, installer) = (link.clone(), crate::installer::Real::new(settings, devices, facts));
-    let jobs: Box<Jobs<'_>> = Box::new(move |task| crate::job::carry_out(&link, task, &installer));
-    (settings.mode == Mode::Install).then_some(jobs)
+    let link = link.clone();
+    match settings.mode {
+        Mode::Discover => None,
+        Mode::Install => {
+            let installer = crate::installer::Real::new(settings, devices, facts);
+            Some(Box::new(move |task| crate::job::carry_out(&link, task, &installer)))
+        }
+        Mode::Rescue => Some(Box::new(move |task| match task {
+            JobTask::Rescue(task) => crate::rescue::carry_out(&link, task, &devices),
+            JobTask::Install(_) | JobTask::Erase(_) => {
+                tracing::warn!("{} refused: this start is for a rescue alone", task.start().0);
+                None
+            }
+        })),
+    }
 }
 
 /// This program only looks.

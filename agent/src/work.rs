@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use kaltstart_protocol::agent_api::{EraseTask, InstallTask, Task};
 use kaltstart_protocol::ids::JobId;
+use kaltstart_protocol::rescue::RescueTask;
 
 use crate::backoff::{Policy, SERVER};
 use crate::link::{CallError, Link};
@@ -26,28 +27,31 @@ pub enum End {
     Unknown(String),
 }
 
-/// A task that writes to disks.
+/// A task of a job.
 #[derive(Debug, Clone)]
-pub enum DiskTask {
+pub enum JobTask {
     /// Lay down an image.
     Install(Box<InstallTask>),
     /// Erase all disks.
     Erase(Box<EraseTask>),
+    /// Stay for a person.
+    Rescue(Box<RescueTask>),
 }
 
-impl DiskTask {
+impl JobTask {
     /// The job, and which start of the machine for it this is.
     #[must_use]
     pub fn start(&self) -> (&JobId, u32) {
         match self {
             Self::Install(task) => (&task.job, task.attempt),
             Self::Erase(task) => (&task.job, task.attempt),
+            Self::Rescue(task) => (&task.job, task.attempt),
         }
     }
 }
 
 /// Carries out a task; gives nothing when the machine shall stay up.
-pub type Jobs<'a> = dyn Fn(&DiskTask) -> Option<End> + 'a;
+pub type Jobs<'a> = dyn Fn(&JobTask) -> Option<End> + 'a;
 
 /// Works until the machine has to restart. Without `jobs` this start may only look.
 pub fn work(link: &Link, jobs: Option<&Jobs<'_>>, pause: fn(Duration)) -> End {
@@ -70,8 +74,9 @@ pub fn work(link: &Link, jobs: Option<&Jobs<'_>>, pause: fn(Duration)) -> End {
                 continue;
             }
             Ok(Task::Reboot { reason }) => return End::Restart(reason),
-            Ok(Task::Install(task)) => Ok(DiskTask::Install(task)),
-            Ok(Task::Erase(task)) => Ok(DiskTask::Erase(task)),
+            Ok(Task::Install(task)) => Ok(JobTask::Install(task)),
+            Ok(Task::Erase(task)) => Ok(JobTask::Erase(task)),
+            Ok(Task::Rescue(task)) => Ok(JobTask::Rescue(task)),
             Err(CallError::Unauthorized(text)) => return End::Unknown(text),
             Err(error) => Err(error.to_string()),
         };

@@ -2,6 +2,7 @@
 
 mod boot;
 mod recall;
+mod rescue;
 pub(crate) mod unlock;
 mod wipe;
 
@@ -11,6 +12,7 @@ use crate::disk_keys::DiskKeys;
 use crate::images::{Catalog, ImageError};
 use crate::metrics::Metrics;
 use crate::net::dhcp::Watches;
+use crate::shell::Shells;
 use crate::store::{Commit, Key, Store, StoreError, Versioned, WriteError};
 use crate::tls::Tls;
 use crate::trace::Recorder;
@@ -20,6 +22,7 @@ use kaltstart_core::lifecycle::{self, Step, phases};
 use kaltstart_core::losses;
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order, SystemOrder};
 use kaltstart_core::recall::Via;
+use kaltstart_core::rescue::Rescue;
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::image::Manifest;
@@ -61,6 +64,9 @@ pub enum AppError {
     /// The key of wipe grants cannot be used or replaced.
     #[error("the key of wipe grants cannot be used; the server's log says why")]
     GrantKey,
+    /// What is typed and shown on a machine cannot be recorded, so it is not.
+    #[error("the recording cannot be written; the server's log names why")]
+    Recording,
     /// Others kept changing the machine.
     #[error("the machine keeps changing; try again")]
     Busy,
@@ -73,6 +79,8 @@ pub struct Applied {
     pub machine: Machine,
     /// Whether the event changed it.
     pub changed: bool,
+    /// What subscribers are told of it.
+    pub happenings: Vec<Happening>,
 }
 
 /// Everything the doors share.
@@ -101,6 +109,8 @@ pub struct App {
     losing: Mutex<()>,
     /// Keys of encrypted disks.
     pub(crate) disk_keys: DiskKeys,
+    /// Shells on machines that people work on.
+    pub shells: Shells,
     /// Whether the log has told that no more unknown machines are recorded.
     told_full: AtomicBool,
 }
@@ -115,6 +125,7 @@ impl App {
         let trace = Recorder::open(&config.data_dir);
         let restored = store.restored(clock::now()).await?;
         let disk_keys = DiskKeys::new(&config.data_dir);
+        let shells = Shells::new(&config.data_dir);
         let watches = Watches::new(config.dhcp.iter().map(config::Dhcp::watched), clock::now());
         let app = Self {
             config,
@@ -129,6 +140,7 @@ impl App {
             restored,
             losing: Mutex::new(()),
             disk_keys,
+            shells,
             told_full: AtomicBool::new(false),
         };
         app.end_outdated().await?;
@@ -176,13 +188,13 @@ impl App {
             match lifecycle::step(&found.machine, &event, now) {
                 Step::Ignored(why) => {
                     tracing::debug!(node = found.machine.node.name, why, "event ignored");
-                    return Ok(Applied { machine: found.machine, changed: false });
+                    return Ok(Applied { machine: found.machine, changed: false, happenings: Vec::new() });
                 }
                 Step::Refused(why) => return Err(AppError::Refused(why.into())),
                 Step::Changed { machine, happenings } => {
                     if self.store.commit(&machine, found.version, &happenings, now).await? == Commit::Done {
                         self.tell(&machine, &happenings);
-                        return Ok(Applied { machine, changed: true });
+                        return Ok(Applied { machine, changed: true, happenings });
                     }
                 }
             }
@@ -393,6 +405,7 @@ impl App {
                     recall_token: None,
                     unlock_token: None,
                     installed: None,
+                    rescue: Rescue::default(),
                 };
                 if loses {
                     self.admit_order(&job, now)?;

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod net;
 pub mod render;
 pub mod serve;
+pub mod shell;
 mod sockets;
 pub mod store;
 pub mod tls;

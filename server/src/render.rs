@@ -56,10 +56,7 @@ impl AgentStart<'_> {
         let Self { server, authority, grants, images, now, mac, mode, token, cmdline } = self;
         let GrantTrust { key, epoch } = grants;
         let keys: Vec<String> = images.keys.iter().map(ToString::to_string).collect();
-        let mode = match mode {
-            Mode::Discover => "discover",
-            Mode::Install => "install",
-        };
+        let mode = mode.name();
         Secret::new(format!(
             "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_KEY}={key} {ARG_EPOCH}={epoch} {ARG_TIME}={} \
              {ARG_IMAGE_KEYS}={} {ARG_IMAGES_SINCE}={} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",

@@ -23,7 +23,7 @@ const CODE_VERSION: &str = "2";
 
 /// Drivers.
 const BASE: &str = "base.cpio.zst";
-/// Programs that make file systems.
+/// Programs that make file systems, and those for people.
 const TOOLS: &str = "tools.cpio.zst";
 
 /// The dynamic loader that Debian's programs name.
@@ -38,6 +38,7 @@ const USR_LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 struct Base {
     packages: Vec<String>,
     programs: Vec<String>,
+    static_programs: Vec<String>,
     copies: Vec<String>,
     directories: Vec<String>,
     files: std::collections::BTreeMap<String, String>,
@@ -173,6 +174,9 @@ fn tools_archive(base: &Base, tree: &Path) -> Result<Archive> {
     let mut archive = Archive::default();
     for path in &base.copies {
         archive.file(path, 0o644, read(&tree.join(path))?);
+    }
+    for program in &base.static_programs {
+        archive.file(program, 0o755, read(&tree.join(program))?);
     }
     let loader = tree.join(LIBRARIES).join("ld-linux-x86-64.so.2");
     archive.file(LOADER, 0o755, read(&loader)?);

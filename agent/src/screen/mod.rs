@@ -51,6 +51,8 @@ pub(crate) enum Doing {
     Installed,
     /// All disks are empty.
     Erased,
+    /// People work on the machine over the network.
+    Rescue,
     /// The server stopped the job, for this reason.
     Stopped(String),
     /// The machine restarts, for this reason.

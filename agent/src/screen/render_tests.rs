@@ -46,6 +46,7 @@ fn the_screen_is_what_the_golden_files_show() {
     let early = State { name: String::new(), page: String::new(), doing: Doing::Network, ..state() };
     let looking = State { doing: Doing::Waiting, looks: true, ..state() };
     let erased = State { doing: Doing::Erased, ..state() };
+    let rescue = State { doing: Doing::Rescue, ..state() };
     let stuck = State { doing: Doing::Stuck("there is no TLS".into()), ..early.clone() };
     let lost = State {
         trouble: Some(Finding::new(Code::ServerUnreachable, "report at https://10.77.0.1:8443: timeout")),
@@ -58,6 +59,7 @@ fn the_screen_is_what_the_golden_files_show() {
         ("network", &early, VGA),
         ("looking", &looking, VGA),
         ("erased", &erased, VGA),
+        ("rescue", &rescue, VGA),
         ("stuck", &stuck, VGA),
         ("unreachable", &lost, VGA),
         ("small", &state(), Size { columns: 60, rows: 18 }),

@@ -13,5 +13,7 @@ pub mod kernel;
 pub mod kexec;
 pub mod net;
 mod passthrough;
+#[cfg(feature = "install")]
+pub mod pty;
 pub mod vt;
 pub mod xattr;

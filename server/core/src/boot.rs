@@ -13,7 +13,7 @@ pub use door::{Door, Offer, Policy, Why, doors, offer};
 pub use file::{File, Loader, UefiLoader};
 pub use served::{Served, served};
 
-use crate::machine::{Machine, State};
+use crate::machine::{JobKind, Machine, State};
 use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::ids::JobId;
 
@@ -26,6 +26,11 @@ pub enum BootDecision {
     Discover,
     /// The agent, for a granted job.
     Install {
+        /// The job.
+        job: JobId,
+    },
+    /// The agent, which stays for a person.
+    Rescue {
         /// The job.
         job: JobId,
     },
@@ -45,6 +50,7 @@ impl BootDecision {
             Self::Local => "local",
             Self::Discover => "discover",
             Self::Install { .. } => "install",
+            Self::Rescue { .. } => "rescue",
         }
     }
 
@@ -55,6 +61,7 @@ impl BootDecision {
             Self::Local => None,
             Self::Discover => Some((Mode::Discover, None)),
             Self::Install { job } => Some((Mode::Install, Some(job))),
+            Self::Rescue { job } => Some((Mode::Rescue, Some(job))),
         }
     }
 }
@@ -72,6 +79,9 @@ pub fn decide(machine: &Machine) -> BootDecision {
 #[must_use]
 pub fn judge(machine: &Machine) -> (BootDecision, &'static str) {
     match &machine.job {
+        Some(job) if !job.state.ended() && job.kind == JobKind::Rescue => {
+            return (BootDecision::Rescue { job: job.id.clone() }, "its job holds it for a person");
+        }
         Some(job) if !job.state.ended() && job.installed.is_none() => {
             return (BootDecision::Install { job: job.id.clone() }, "its job has work on its disks");
         }

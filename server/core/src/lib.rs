@@ -21,6 +21,7 @@ pub mod losses;
 pub mod machine;
 pub mod placement;
 pub mod recall;
+pub mod rescue;
 pub mod tftp;
 pub mod trace;
 pub mod unlock;

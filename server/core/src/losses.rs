@@ -16,7 +16,7 @@ pub const WINDOW_MS: u64 = 3_600_000;
 /// Whether an order of that kind says by itself that something is lost.
 #[must_use]
 pub fn is_ordered(kind: JobKind, order: &Order) -> bool {
-    matches!(kind, JobKind::Rebuild | JobKind::Release) || !order.erase().is_empty()
+    matches!(kind, JobKind::Rebuild | JobKind::Release) || order.gives_up()
 }
 
 /// Whether something is lost by these grants, as far as it can be seen.

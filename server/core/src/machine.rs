@@ -3,6 +3,7 @@
 use crate::boot::UefiLoader;
 use crate::hardware::Part;
 use crate::recall::Via;
+use crate::rescue::Rescue;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -245,6 +246,8 @@ pub enum JobKind {
     Rebuild,
     /// Erase all its disks.
     Release,
+    /// Hold the machine for a person.
+    Rescue,
 }
 
 impl JobKind {
@@ -255,6 +258,7 @@ impl JobKind {
             Self::Deploy => "deploy",
             Self::Rebuild => "rebuild",
             Self::Release => "release",
+            Self::Rescue => "rescue",
         }
     }
 }
@@ -341,6 +345,9 @@ pub struct Job {
     pub unlock_token: Option<Digest>,
     /// The disk is complete and bootable: the grant is used up, and the machine starts from it.
     pub installed: Option<Installed>,
+    /// Of a rescue: its code and its end.
+    #[serde(default)]
+    pub rescue: Rescue,
 }
 
 impl Job {
@@ -348,6 +355,15 @@ impl Job {
     #[must_use]
     pub fn record(&self, phase: Phase) -> Option<&PhaseRecord> {
         self.phases.get(phase.index())
+    }
+
+    /// What its agent may do.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        match self.kind {
+            JobKind::Deploy | JobKind::Rebuild | JobKind::Release => Mode::Install,
+            JobKind::Rescue => Mode::Rescue,
+        }
     }
 
     /// How its machine goes to its system: as it was ordered, until the agent tells what it does.
@@ -380,6 +396,8 @@ pub enum Order {
     System(alloc::boxed::Box<SystemOrder>),
     /// Empty disks.
     Release(ReleaseOrder),
+    /// The machine, for a person.
+    Rescue(RescueOrder),
 }
 
 impl Order {
@@ -388,7 +406,17 @@ impl Order {
     pub fn system(&self) -> Option<&SystemOrder> {
         match self {
             Self::System(order) => Some(order),
-            Self::Release(_) => None,
+            Self::Release(_) | Self::Rescue(_) => None,
+        }
+    }
+
+    /// By what way the machine comes to the agent.
+    #[must_use]
+    pub fn via(&self) -> Via {
+        match self {
+            Self::System(order) => order.via,
+            Self::Release(_) => Via::Network,
+            Self::Rescue(order) => order.via,
         }
     }
 
@@ -398,12 +426,23 @@ impl Order {
         self.system().map_or("", |order| &order.profile)
     }
 
-    /// What was given up: a disk's identity, and the fingerprint of what lies on it.
+    /// Whether anything was given up.
     #[must_use]
-    pub fn erase(&self) -> &BTreeMap<String, Fingerprint> {
+    pub fn gives_up(&self) -> bool {
         match self {
-            Self::System(order) => &order.erase,
-            Self::Release(order) => &order.erase,
+            Self::System(order) => !order.erase.is_empty(),
+            Self::Release(order) => !order.erase.is_empty(),
+            Self::Rescue(_) => false,
+        }
+    }
+
+    /// The fingerprint of what lies on a disk, if that was given up.
+    #[must_use]
+    pub fn given_up(&self, disk: &str) -> Option<&Fingerprint> {
+        match self {
+            Self::System(order) => order.erase.get(disk),
+            Self::Release(order) => order.erase.get(disk),
+            Self::Rescue(_) => None,
         }
     }
 }
@@ -414,6 +453,16 @@ impl Order {
 pub struct ReleaseOrder {
     /// What was given up: a disk's identity, and the fingerprint of what lies on it.
     pub erase: BTreeMap<String, Fingerprint>,
+}
+
+/// Order to hold a machine for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RescueOrder {
+    /// Identities of the disks that may be written to; all others are read-only.
+    pub writable: Vec<String>,
+    /// By what way the machine comes to the agent.
+    pub via: Via,
 }
 
 /// Order of a system: a profile as it stood at that moment, and what was drawn for this job.

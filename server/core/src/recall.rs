@@ -1,8 +1,9 @@
 //! Ways from an installed system to the agent of its next job.
 
-use crate::boot::{self, BootDecision};
+use crate::boot;
 use crate::machine::Machine;
 use core::str::FromStr;
+use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::ids::JobId;
 use serde::{Deserialize, Serialize};
 
@@ -38,12 +39,13 @@ impl FromStr for Via {
     }
 }
 
-/// The job for which the installed system of `machine` shall start an agent; none when it shall stay.
+/// The job for which the installed system of `machine` shall start an agent, and what that may do; none when
+/// it shall stay.
 #[must_use]
-pub fn wanted(machine: &Machine) -> Option<JobId> {
-    let ordered = machine.job.as_ref()?.order.system()?;
-    match boot::decide(machine) {
-        BootDecision::Install { job } if ordered.via == Via::Kexec => Some(job),
+pub fn wanted(machine: &Machine) -> Option<(Mode, JobId)> {
+    let calls = machine.job.as_ref()?.order.via() == Via::Kexec;
+    match boot::decide(machine).agent() {
+        Some((mode, Some(job))) if calls => Some((mode, job.clone())),
         _ => None,
     }
 }

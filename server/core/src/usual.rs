@@ -55,8 +55,12 @@ fn usual(phase: Phase, good: &[&Job]) -> Usual {
 /// What each phase of a job of that kind took in the given good jobs, in the order of [`Phase::ALL`].
 #[must_use]
 pub fn usuals(kind: JobKind, good: &[&Job]) -> Vec<Usual> {
-    // A release ends with its disks.
-    let none = |phase: Phase| kind == JobKind::Release && phase > Phase::Disk;
+    // A release ends with its disks, and a rescue takes as long as somebody works.
+    let none = |phase: Phase| match kind {
+        JobKind::Deploy | JobKind::Rebuild => false,
+        JobKind::Release => phase > Phase::Disk,
+        JobKind::Rescue => phase > Phase::Inventory,
+    };
     let of = |phase: &Phase| {
         if none(*phase) { Usual { p50_ms: 0, p95_ms: 0, sample: 0 } } else { usual(*phase, good) }
     };
@@ -64,10 +68,10 @@ pub fn usuals(kind: JobKind, good: &[&Job]) -> Vec<Usual> {
 }
 
 /// Milliseconds until `job` is done, if all goes as usual; none when it has ended or waits for
-/// its machine.
+/// its machine, or is in a person's hands.
 #[must_use]
 pub fn left(job: &Job, usuals: &[Usual], now: Millis) -> Option<u64> {
-    if job.state.ended() || job.phase == Phase::Queued {
+    if job.state.ended() || job.phase == Phase::Queued || job.kind == JobKind::Rescue {
         return None;
     }
     let record = job.record(job.phase)?;

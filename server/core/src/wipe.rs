@@ -74,6 +74,8 @@ pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<Wip
     let disks = match &job.order {
         Order::System(order) => Vec::from([choose(&order.disk, &facts.disks)?]),
         Order::Release(_) => all_disks(node, &facts)?,
+        // A person is no grant: which disks may be written to says the order.
+        Order::Rescue(_) => Vec::new(),
     };
     let mut all = Vec::with_capacity(disks.len());
     let mut foreign = Vec::new();
@@ -122,7 +124,7 @@ fn all_disks<'a>(node: &Node, facts: &'a Facts) -> Result<Vec<&'a Disk>, Finding
 fn may_be_lost(node: &Node, job: &Job, disk: &Disk, contents: &Contents) -> bool {
     let uuids = job.order.system().map(|order| &order.uuids);
     let own = |uuids: &DiskUuids| contents.0.iter().all(|area| is_of(area, uuids));
-    let given_up = || job.order.erase().get(disk.identity()) == Some(&contents.fingerprint());
+    let given_up = || job.order.given_up(disk.identity()) == Some(&contents.fingerprint());
     // An agent that was interrupted while clearing leaves a part of what was there, and pieces.
     let rest = || {
         job.wipe.iter().filter(|before| before.disk == DiskIdentity::of(disk)).any(|before| {
@@ -154,7 +156,7 @@ fn foreign_data(job: &Job, disks: &[(&Disk, &Contents)]) -> Finding {
     let (mut words, mut options) = (Vec::new(), Vec::new());
     for (disk, contents) in disks {
         let (identity, fingerprint) = (disk.identity(), contents.fingerprint());
-        let other = match job.order.erase().get(identity) {
+        let other = match job.order.given_up(identity) {
             Some(other) => format!(" The order gives up {other}, which is not what is there."),
             None => String::new(),
         };
@@ -239,7 +241,7 @@ mod tests {
     fn system(job: &mut Job) -> &mut SystemOrder {
         match &mut job.order {
             Order::System(order) => order,
-            Order::Release(_) => panic!("a release"),
+            Order::Release(_) | Order::Rescue(_) => panic!("no system"),
         }
     }
 

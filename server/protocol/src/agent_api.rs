@@ -9,6 +9,7 @@
 //! | `log` | [`LogBatch`] | 204 |
 //! | `installed` | [`Installed`] | [`Directive`]; `Continue` = stored, restart now |
 //! | `erased` | [`Erased`] | [`Directive`]; `Continue` = stored, stay up |
+//! | `shell/…`, `rescued` | | see [`crate::rescue`] |
 //!
 //! All of it over TLS 1.3, and only to a server of the authority in [`ARG_PIN`].
 //!
@@ -26,6 +27,7 @@ use crate::image::SignedManifest;
 use crate::layout::Layout;
 use crate::node_api::ReportConfig;
 use crate::phase::{Phase, Progress};
+use crate::rescue::RescueTask;
 use crate::restart::Restart;
 use crate::secret::Secret;
 use crate::wipe::{DiskIdentity, SignedGrant};
@@ -65,6 +67,21 @@ pub enum Mode {
     Discover,
     /// Carry out the granted job.
     Install,
+    /// Stay for a person: disks are set read-only as for [`Discover`](Self::Discover), until the task names those
+    /// that may be written to.
+    Rescue,
+}
+
+impl Mode {
+    /// The word in kernel arguments, API and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Discover => "discover",
+            Self::Install => "install",
+            Self::Rescue => "rescue",
+        }
+    }
 }
 
 /// First words of an agent.
@@ -130,6 +147,8 @@ pub enum Task {
     Install(Box<InstallTask>),
     /// Erase all disks.
     Erase(Box<EraseTask>),
+    /// Stay for a person.
+    Rescue(Box<RescueTask>),
 }
 
 /// Everything needed to lay down an image.

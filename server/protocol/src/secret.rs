@@ -4,7 +4,6 @@ use crate::ids::Digest;
 use alloc::string::String;
 use core::fmt;
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
 use zeroize::Zeroize as _;
 
 /// A token that whoever holds it may use.
@@ -52,7 +51,7 @@ impl Secret {
     /// Whether this token is the one with that fingerprint.
     #[must_use]
     pub fn matches(&self, fingerprint: &Digest) -> bool {
-        self.fingerprint().0.ct_eq(&fingerprint.0).into()
+        self.fingerprint().matches(fingerprint)
     }
 }
 

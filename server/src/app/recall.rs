@@ -9,7 +9,6 @@ use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::machine::{Grant, Machine};
 use kaltstart_core::recall::{pause_secs, wanted};
 use kaltstart_core::trace::{Start, What};
-use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::ids::{Digest, Mac};
 use kaltstart_protocol::recall::{BootFile, Recall, RecallQuestion, RecallStart};
 use sha2::{Digest as _, Sha256};
@@ -35,7 +34,9 @@ impl App {
             self.apply(key, &Event::RecallFailed(why.clone())).await?;
             return Ok(stay);
         }
-        let (Some(_), Some(mac)) = (wanted(&machine), node.macs.first().copied()) else { return Ok(stay) };
+        let (Some((mode, _)), Some(mac)) = (wanted(&machine), node.macs.first().copied()) else {
+            return Ok(stay);
+        };
         // Before the grant: a start that cannot be made is not promised.
         let kernel = self.boot_file(mac, boot::File::Kernel(mac)).await?;
         let ramdisk = self.boot_file(mac, boot::File::Ramdisk(mac)).await?;
@@ -43,7 +44,7 @@ impl App {
         let fingerprint = token.fingerprint();
         let recalled = |machine: &Machine| {
             let expires_at = clock::now().plus(GRANT_LIFETIME_MS);
-            let (mode, job, trust) = (Mode::Install, wanted(machine), Some(trust));
+            let (job, trust) = (wanted(machine).map(|(_, job)| job), Some(trust));
             let grant = Grant { token: fingerprint, mode, job, expires_at, trust };
             Ok(Event::Recalled { grant })
         };
@@ -55,8 +56,8 @@ impl App {
         if granted.is_none_or(|grant| grant.token != fingerprint) {
             return Ok(stay);
         }
-        self.trace.note(mac, What::Script(Start::Agent { mode: Mode::Install }));
-        let arguments = self.agent_start(mac, Mode::Install, token, trust).arguments();
+        self.trace.note(mac, What::Script(Start::Agent { mode }));
+        let arguments = self.agent_start(mac, mode, token, trust).arguments();
         Ok(Recall::Start(Box::new(RecallStart { kernel, ramdisk, arguments })))
     }
 

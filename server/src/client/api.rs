@@ -19,7 +19,7 @@ use std::time::Duration;
 const ANSWER_MAX: Duration = Duration::from_secs(90);
 
 /// Pause before a server that was away is asked again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +204,7 @@ impl Api {
         }
     }
 
-    fn unreachable(&self, error: reqwest::Error) -> ClientError {
+    pub(super) fn unreachable(&self, error: reqwest::Error) -> ClientError {
         let server = self.server.clone();
         match refusal(&error) {
             Some(why) => ClientError::NotBelieved { server, why },
@@ -254,6 +254,12 @@ impl Api {
     ) -> Result<T, ClientError> {
         let request = self.request(Method::POST, path).timeout(ANSWER_MAX).json(body);
         self.read(self.send(request).await?).await
+    }
+
+    /// As [`post`](Self::post), where nothing is answered.
+    pub(super) async fn tell(&self, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
+        let request = self.request(Method::POST, path).timeout(ANSWER_MAX).json(body);
+        self.send(request).await.map(drop)
     }
 
     /// Opens an event stream; its bytes are the caller's to read.

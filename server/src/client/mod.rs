@@ -9,6 +9,7 @@ mod grant_key;
 mod hardware;
 mod layout;
 mod output;
+mod rescue;
 mod waterfall;
 mod why;
 
@@ -110,6 +111,10 @@ pub enum ClientCommand {
         #[arg(long)]
         confirm: String,
     },
+    /// Hold a machine for a person, and make a one-time code for its shell; its disks are read-only
+    Rescue(rescue::Rescue),
+    /// Work on a machine that is held; the code of `ks rescue` lets you in, and all of it is recorded
+    Shell(rescue::Shell),
     /// Why a machine does not start: the likeliest cause, its proof, what to do next
     Why {
         /// Name, identifier or MAC; also of a machine nobody declared
@@ -160,7 +165,7 @@ impl Order {
     fn body(&self, kind: JobKind) -> OrderJob {
         let Self { profile, restart, via, work } = self;
         let (profile, erase) = (Some(profile.clone()), work.erase());
-        OrderJob { kind, profile, erase, restart: *restart, via: *via }
+        OrderJob { kind, profile, erase, restart: *restart, via: *via, writable: Vec::new() }
     }
 }
 
@@ -250,6 +255,11 @@ pub enum JobCommand {
         #[arg(short, long)]
         follow: bool,
     },
+    /// What was typed and shown during a rescue, as `asciinema play` reads it
+    Recording {
+        /// Job, or node
+        job: String,
+    },
     /// Stop a job
     Cancel {
         /// Job, or node
@@ -317,9 +327,12 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         ClientCommand::Release { work, confirm } => {
             ensure_meant(&api, &work.node, &confirm).await?;
             let (kind, erase) = (JobKind::Release, work.erase());
-            let body = OrderJob { kind, profile: None, erase, restart: None, via: Via::Network };
+            let (via, writable) = (Via::Network, Vec::new());
+            let body = OrderJob { kind, profile: None, erase, restart: None, via, writable };
             place(&api, &body, &work, format).await
         }
+        ClientCommand::Rescue(wanted) => rescue::order(&api, &wanted, format).await,
+        ClientCommand::Shell(wanted) => rescue::shell(&api, &wanted).await,
         ClientCommand::Why { node } => {
             let diagnosis: DiagnosisView = api.get(&Api::path(&["v1", "nodes", &node, "diagnosis"])).await?;
             match format {
@@ -392,6 +405,7 @@ async fn job(api: &Api, command: JobCommand, format: Format) -> Result<Exit, Cli
             }
         }
         JobCommand::Log { job, follow } => log(api, &job, follow, format).await,
+        JobCommand::Recording { job } => rescue::recording(api, &job).await,
         JobCommand::Cancel { job } => {
             let job = find_job(api, Some(&job)).await?;
             let job: JobView =

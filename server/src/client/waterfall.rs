@@ -248,6 +248,8 @@ mod tests {
             profile: Some("debian-12".into()),
             image: Some("debian-12".into()),
             image_digest: Some(Digest::of(b"")),
+            writable: None,
+            until: None,
             attempt: 1,
             phase: Phase::Inventory,
             phases: phases.collect(),

@@ -43,7 +43,9 @@ impl Boot {
         match (file, offer) {
             (boot::File::Loader(loader), Offer::File) => Some(self.loaders.join(loader.name())),
             (boot::File::Kernel(_), Offer::File) => Some(self.kernel.clone()),
-            (boot::File::Ramdisk(_), Offer::Ramdisk(Mode::Install)) => Some(self.ramdisk.clone()),
+            (boot::File::Ramdisk(_), Offer::Ramdisk(Mode::Install | Mode::Rescue)) => {
+                Some(self.ramdisk.clone())
+            }
             (boot::File::Ramdisk(_), Offer::Ramdisk(Mode::Discover)) => Some(self.discovery.clone()),
             _ => None,
         }

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
-use kaltstart_core::machine::{Job, Machine, SystemOrder};
+use kaltstart_core::machine::{Job, Machine, Order, RescueOrder, SystemOrder};
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX};
 use kaltstart_protocol::agent_api::{
@@ -23,6 +23,7 @@ use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, NodeId};
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::rescue::RescueTask;
 use kaltstart_protocol::secret::Secret;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ const SESSION_LEN_MIN: usize = 32;
 
 /// An agent that proved its session.
 pub(super) struct Agent {
-    session: Digest,
+    pub(super) session: Digest,
     found: Versioned,
 }
 
@@ -140,9 +141,10 @@ pub(super) async fn task(
             let reason = "there is a job for this machine, for which its agent was not started";
             Ok(Json(Task::Reboot { reason: reason.into() }))
         }
-        (Assignment::Job(job), machine) => match job.order.system() {
-            Some(order) => hand_out_system(&app, key, &machine, &job, order).await.map(Json),
-            None => hand_out_release(&app, key, &job).await.map(Json),
+        (Assignment::Job(job), machine) => match &job.order {
+            Order::System(order) => hand_out_system(&app, key, &machine, &job, order).await.map(Json),
+            Order::Release(_) => hand_out_release(&app, key, &job).await.map(Json),
+            Order::Rescue(order) => hand_out_rescue(&app, key, &job, order).await.map(Json),
         },
     }
 }
@@ -155,6 +157,17 @@ async fn hand_out_release(app: &App, key: Key<'_>, job: &Job) -> Result<Task, Pr
     };
     let disks = granted.into_iter().map(|(disk, grant)| EraseDisk { disk, grant }).collect();
     Ok(Task::Erase(Box::new(EraseTask { job: job.id.clone(), attempt: job.attempt, disks })))
+}
+
+/// Hands out the task to stay for a person.
+async fn hand_out_rescue(app: &App, key: Key<'_>, job: &Job, order: &RescueOrder) -> Result<Task, Problem> {
+    match app.grant_wipe(key, job, [None, None, None]).await? {
+        Ok(_) => {
+            let (job, attempt, writable) = (job.id.clone(), job.attempt, order.writable.clone());
+            Ok(Task::Rescue(Box::new(RescueTask { job, attempt, writable })))
+        }
+        Err(task) => Ok(task),
+    }
 }
 
 /// Hands out the task to lay down a system, with a new token for its report.
@@ -293,7 +306,7 @@ pub(super) async fn erased(
     directive(outcome)
 }
 
-fn directive(outcome: Result<crate::app::Applied, AppError>) -> Result<Json<Directive>, Problem> {
+pub(super) fn directive(outcome: Result<crate::app::Applied, AppError>) -> Result<Json<Directive>, Problem> {
     match outcome {
         Ok(_) => Ok(Json(Directive::Continue)),
         Err(AppError::Refused(reason)) => Ok(Json(Directive::Stop { reason })),

@@ -17,8 +17,8 @@ use kaltstart_core::class;
 use kaltstart_core::hardware;
 use kaltstart_core::lifecycle::event::{Event, Move};
 use kaltstart_core::machine::{
-    ErasureRecord, Job, JobKind, JobState, Machine, Order, PhaseRecord, ReleaseOrder, State as NodeState,
-    System,
+    ErasureRecord, Job, JobKind, JobState, Machine, Order, PhaseRecord, ReleaseOrder, RescueOrder,
+    State as NodeState, System,
 };
 use kaltstart_core::recall::Via;
 use kaltstart_core::trace::What;
@@ -117,6 +117,12 @@ pub struct JobView {
     /// What it was granted to lose, when its agent took the task last.
     #[serde(default)]
     pub wipe: Vec<WipeGrant>,
+    /// Of a rescue, identities of the disks that may be written to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writable: Option<Vec<String>>,
+    /// When a rescue ends by itself, once its machine is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Millis>,
     /// Starts of the machine for this job.
     pub attempt: u32,
     /// The current phase.
@@ -175,9 +181,13 @@ impl From<Finding> for FindingView {
 pub(super) fn headline(machine: &Machine) -> String {
     let node = &machine.node;
     match &machine.job {
-        Some(job) if job.state == JobState::Queued => match job.order.system().map(|order| order.via) {
-            Some(Via::Kexec) => "waiting for its system to ask".to_owned(),
-            _ => "waiting for the machine".to_owned(),
+        Some(job) if job.state == JobState::Queued => match job.order.via() {
+            Via::Kexec => "waiting for its system to ask".to_owned(),
+            Via::Network => "waiting for the machine".to_owned(),
+        },
+        Some(job) if job.kind == JobKind::Rescue => match job.state.ended() {
+            false => format!("{} · rescue · {}", node.state, job.phase.name()),
+            true => node.state.to_string(),
         },
         Some(job) if !job.state.ended() && job.kind == JobKind::Release => {
             format!("releasing · {}", job.phase.name())
@@ -275,6 +285,11 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
         image_digest: system.map(|order| order.image_digest),
         approver: job.approver.clone(),
         wipe: job.wipe.clone(),
+        writable: match &job.order {
+            Order::Rescue(order) => Some(order.writable.clone()),
+            Order::System(_) | Order::Release(_) => None,
+        },
+        until: job.rescue.until,
         attempt: job.attempt,
         phase: job.phase,
         phases,
@@ -384,6 +399,9 @@ pub struct OrderJob {
     /// By what way the machine comes to the agent; none for a release, which is over the network.
     #[serde(default)]
     pub via: Via,
+    /// Identities of disks that may be written to during a rescue; all others are read-only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writable: Vec<String>,
 }
 
 /// `POST /v1/nodes/{node}/jobs`
@@ -393,8 +411,24 @@ pub(super) async fn order(
     Extension(Principal(approver)): Extension<Principal>,
     Body(wanted): Body<OrderJob>,
 ) -> Result<Response, Problem> {
-    let id = find(&app, &node)?.node.id;
+    let node = find(&app, &node)?.node;
+    if wanted.kind != JobKind::Rescue && !wanted.writable.is_empty() {
+        return Err(Problem::bad_request("`writable` is for a rescue alone"));
+    }
     let order = match (wanted.kind, wanted.profile) {
+        (JobKind::Rescue, None) if wanted.restart.is_none() && wanted.erase.is_empty() => {
+            let disks = node.facts.iter().flat_map(|facts| &facts.disks);
+            let known: Vec<&str> = disks.map(Disk::identity).collect();
+            if let Some(disk) = wanted.writable.iter().find(|disk| !known.contains(&disk.as_str())) {
+                return Err(Problem::bad_request(format!(
+                    "the node has no disk {disk:?}; it has {known:?} (`ks node show`)"
+                )));
+            }
+            Order::Rescue(RescueOrder { writable: wanted.writable, via: wanted.via })
+        }
+        (JobKind::Rescue, _) => {
+            return Err(Problem::bad_request("a rescue lays no profile down and gives nothing up"));
+        }
         (JobKind::Release, None) if wanted.restart.is_none() && wanted.via == Via::Network => {
             Order::Release(ReleaseOrder { erase: wanted.erase })
         }
@@ -408,7 +442,7 @@ pub(super) async fn order(
         }
         (kind, None) => return Err(Problem::bad_request(format!("a {} needs a profile", kind.name()))),
     };
-    let machine = app.order(Key::Id(&id), wanted.kind, order, approver).await?;
+    let machine = app.order(Key::Id(&node.id), wanted.kind, order, approver).await?;
     let job = machine.job.ok_or_else(|| Problem::not_found("the job has gone"))?;
     let location = format!("/v1/jobs/{}", job.id);
     let view = job_view(&app, &job)?;
@@ -508,11 +542,11 @@ pub(super) async fn job(
     job_view(&app, &find_job(&app, &id)?).map(Json)
 }
 
-fn job_id(text: &str) -> Result<JobId, Problem> {
+pub(super) fn job_id(text: &str) -> Result<JobId, Problem> {
     text.parse().map_err(|_| Problem::not_found(format!("{text:?} is not a job; `ks job list` shows them")))
 }
 
-fn find_job(app: &App, id: &JobId) -> Result<Job, Problem> {
+pub(super) fn find_job(app: &App, id: &JobId) -> Result<Job, Problem> {
     app.store.job(id)?.ok_or_else(|| Problem::not_found(format!("there is no job {id}")))
 }
 

@@ -69,7 +69,9 @@ impl From<AppError> for Problem {
             AppError::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
             AppError::Refused(_) => (StatusCode::CONFLICT, "refused"),
             AppError::Image(_) => (StatusCode::CONFLICT, "image-unusable"),
-            AppError::BootFile | AppError::GrantKey => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            AppError::BootFile | AppError::GrantKey | AppError::Recording => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+            }
             AppError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             AppError::Store(error) => {
                 tracing::error!(%error, "store");

@@ -19,6 +19,7 @@ pub mod layout;
 pub mod listen;
 mod patience;
 mod recall;
+pub mod rescue;
 mod unlock;
 
 use crate::app::App;
@@ -56,6 +57,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/jobs/{job}/cancel", post(api::cancel))
         .route("/v1/jobs/{job}/log", get(api::job_log))
         .route("/v1/jobs/{job}/events", get(events::of_job))
+        .route("/v1/jobs/{job}/code", post(rescue::code))
+        .route("/v1/jobs/{job}/shell", post(rescue::enter))
+        .route("/v1/jobs/{job}/shell/input", post(rescue::type_in))
+        .route("/v1/jobs/{job}/shell/output", post(rescue::watch))
+        .route("/v1/jobs/{job}/recording", get(rescue::recording))
         .route("/v1/dhcp", get(dhcp::subnets))
         .route("/v1/dhcp/leases", get(dhcp::leases))
         .route("/v1/dhcp/options/{server}", get(dhcp::options))
@@ -74,6 +80,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/agent/v1/erased", post(agent::erased))
         .route("/agent/v1/neighbours", post(agent::neighbours))
         .route("/agent/v1/log", post(agent::log))
+        .route("/agent/v1/shell/input", post(rescue::input))
+        .route("/agent/v1/shell/output", post(rescue::output))
+        .route("/agent/v1/rescued", post(rescue::rescued))
         .route("/node/v1/report", post(agent::system_report))
         .route("/node/v1/recall", post(recall::ask))
         .route("/node/v1/unlock", post(unlock::ask))

@@ -105,7 +105,7 @@ impl<'a> Agent<'a> {
         self.site.ask(Method::POST, "/agent/v1/hello", None, Some(&hello)).await.expect("answered")
     }
 
-    async fn post(&self, path: &str, body: &impl Serialize) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &impl Serialize) -> Answer {
         let path = format!("/agent/v1/{path}");
         self.site.ask(Method::POST, &path, Some(&self.session), Some(body)).await.expect("answered")
     }

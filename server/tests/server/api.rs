@@ -6,7 +6,7 @@ use serde_json::json;
 use std::time::Instant;
 
 /// Routes that need no administrator's token: firmware, agents and monitors have none.
-const OPEN: [&str; 15] = [
+const OPEN: [&str; 18] = [
     "/boot/{mac}/script.ipxe",
     "/boot/{mac}/vmlinuz",
     "/boot/{mac}/ramdisk",
@@ -17,6 +17,9 @@ const OPEN: [&str; 15] = [
     "/agent/v1/report",
     "/agent/v1/installed",
     "/agent/v1/log",
+    "/agent/v1/shell/input",
+    "/agent/v1/shell/output",
+    "/agent/v1/rescued",
     "/node/v1/report",
     "/node/v1/recall",
     "/node/v1/unlock",
@@ -66,7 +69,7 @@ async fn p24_every_route_but_the_open_ones_refuses_without_the_right_token() {
 #[tokio::test]
 async fn p18_agent_routes_know_no_agent_without_a_session() {
     let site = Site::start().await;
-    for path in ["task", "report", "installed", "log"] {
+    for path in ["task", "report", "installed", "log", "shell/input", "shell/output", "rescued"] {
         for bearer in [None, Some("kst_wrong"), Some(site.token.as_str())] {
             let answer = site
                 .ask(Method::POST, &format!("/agent/v1/{path}"), bearer, Some(&json!({})))

@@ -11,6 +11,7 @@ mod layout;
 mod privileges;
 mod recall;
 mod registry;
+mod rescue;
 mod restart;
 mod site;
 mod tls;

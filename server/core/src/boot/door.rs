@@ -167,9 +167,10 @@ impl fmt::Display for Offer {
             Self::UrlOfScript => f.write_str("start the iPXE script"),
             Self::File => f.write_str("the file"),
             Self::Ramdisk(Mode::Discover) => f.write_str("the ramdisk that only looks"),
-            Self::Ramdisk(Mode::Install) => f.write_str("the ramdisk that installs"),
+            Self::Ramdisk(Mode::Install | Mode::Rescue) => f.write_str("the ramdisk that installs"),
             Self::Agent(Mode::Discover) => f.write_str("start the agent to look"),
             Self::Agent(Mode::Install) => f.write_str("start the agent to install"),
+            Self::Agent(Mode::Rescue) => f.write_str("start the agent to stay for a person"),
             Self::OwnDisk => f.write_str("start the own disk"),
             Self::Nothing(why) => write!(f, "nothing: {why}"),
         }

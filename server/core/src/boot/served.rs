@@ -83,6 +83,7 @@ const fn script(start: Start) -> &'static str {
         Start::Local => "start the own disk",
         Start::Agent { mode: Mode::Discover } => "start the agent to look",
         Start::Agent { mode: Mode::Install } => "start the agent to install",
+        Start::Agent { mode: Mode::Rescue } => "start the agent to stay for a person",
     }
 }
 

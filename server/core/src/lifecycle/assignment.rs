@@ -1,6 +1,6 @@
 //! What the agent that runs on a machine is told to do.
 
-use crate::boot::{self, BootDecision};
+use crate::boot;
 use crate::machine::{Job, Machine, PhaseState};
 use kaltstart_protocol::wipe::GrantTrust;
 
@@ -20,12 +20,12 @@ pub enum Assignment {
 #[must_use]
 pub fn assignment(machine: &Machine, trust: &GrantTrust) -> Assignment {
     let session = machine.node.session.as_ref();
-    let started_for = session.and_then(|session| session.job.as_ref());
     let takes_grants = session.is_some_and(|session| session.trust.as_ref() == Some(trust));
-    match (boot::decide(machine), &machine.job) {
-        (BootDecision::Install { job: wanted }, Some(job)) => {
+    match (boot::decide(machine).agent(), &machine.job) {
+        (Some((mode, Some(wanted))), Some(job)) => {
             let failed = job.phases.iter().any(|record| record.state == PhaseState::Failed);
-            if started_for == Some(&wanted) && takes_grants && !failed {
+            let started = session.is_some_and(|s| s.mode == mode && s.job.as_ref() == Some(wanted));
+            if started && takes_grants && !failed {
                 Assignment::Job(alloc::boxed::Box::new(job.clone()))
             } else {
                 Assignment::Reboot

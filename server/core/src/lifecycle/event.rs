@@ -1,6 +1,7 @@
 //! Everything that can happen to a machine, and what the server says about it afterwards.
 
-use crate::machine::{Grant, Job, State};
+use crate::machine::{Grant, Job, JobKind, State};
+use crate::rescue::Code as OneTimeCode;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -102,6 +103,24 @@ pub enum Event {
     },
     /// The installed system reported itself.
     SystemReported(SystemReport),
+    /// A one-time code was made for the shell of its rescue.
+    CodeIssued(OneTimeCode),
+    /// Somebody tries the one-time code with that fingerprint.
+    CodeTried(Digest),
+    /// Its agent asks for what was typed.
+    RescueAlive {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// Its agent says that the shell was left.
+    Rescued {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: u32,
+    },
     /// Somebody ordered a job.
     JobOrdered(alloc::boxed::Box<Job>),
     /// Somebody cancelled the job.
@@ -221,6 +240,12 @@ pub enum Happening {
     KeyReleased(IpAddr),
     /// This address asked for the key of its disks, and was refused.
     KeyRefused(IpAddr, Finding),
+    /// A one-time code for the shell was made.
+    CodeIssued,
+    /// The shell was opened, or taken over, by a right code.
+    ShellOpened,
+    /// A code was wrong; that many tries are left.
+    ShellRefused(u32),
 }
 
 impl Happening {
@@ -247,6 +272,9 @@ impl Happening {
             Self::JobCancelled => "job.cancelled",
             Self::KeyReleased(_) => "node.key_released",
             Self::KeyRefused(..) => "node.key_refused",
+            Self::CodeIssued => "job.code_issued",
+            Self::ShellOpened => "job.shell_opened",
+            Self::ShellRefused(_) => "job.shell_refused",
         }
     }
 
@@ -278,10 +306,11 @@ impl Happening {
     }
 }
 
-/// The finding for a phase that took too long.
+/// The finding for a phase of such a job that took too long.
 #[must_use]
-pub const fn overdue(phase: Phase) -> Code {
+pub fn overdue(kind: JobKind, phase: Phase) -> Code {
     match phase {
+        _ if kind == JobKind::Rescue && phase > Phase::Kernel => Code::Silent,
         Phase::Queued | Phase::Power | Phase::Firmware => Code::NoDhcp,
         Phase::Dhcp | Phase::Loader => Code::NoBootFile,
         Phase::Kernel | Phase::Inventory | Phase::Disk | Phase::Image | Phase::Configure => Code::Silent,

@@ -7,8 +7,10 @@
 mod assignment;
 pub mod event;
 mod moves;
+mod orders;
 pub mod phases;
 mod recall;
+mod rescue;
 #[cfg(test)]
 pub(crate) mod table;
 mod unlock;
@@ -20,7 +22,6 @@ use crate::boot;
 use crate::hardware;
 use crate::losses;
 use crate::machine::{ErasureRecord, Job, JobKind, JobState, Machine, Session, State, System};
-use crate::recall::Via;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -99,6 +100,10 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::InstallDone(installed) => draft.install_done(installed),
         Event::KeyAsked { address, refused } => draft.key_asked(*address, refused.as_ref()),
         Event::SystemReported(report) => draft.system_reported(report),
+        Event::CodeIssued(code) => draft.code_issued(code),
+        Event::CodeTried(fingerprint) => draft.code_tried(fingerprint),
+        Event::RescueAlive { job, attempt } => draft.rescue_alive(job, *attempt),
+        Event::Rescued { job, attempt } => draft.rescued(job, *attempt),
         Event::JobOrdered(job) => draft.ordered(job),
         Event::JobCancelled => draft.cancelled(),
         Event::Hindered(finding) => draft.hindered(finding),
@@ -296,7 +301,7 @@ impl Draft {
         self.machine.node.facts = Some(facts);
         match hello.mode {
             Mode::Discover => self.inspected(),
-            Mode::Install => self.agent_started(hello.running_ms),
+            Mode::Install | Mode::Rescue => self.agent_started(hello.running_ms),
         }
         Ok(())
     }
@@ -371,17 +376,28 @@ impl Draft {
                     }
                 }
                 self.heard();
-                self.reach(Phase::Disk);
+                self.begin_work();
                 Ok(())
             }
             _ => Err(No::Refuse(NOT_GRANTED)),
         }
     }
 
+    /// The agent has its task: it works on disks, or a person may come.
+    fn begin_work(&mut self) {
+        if self.live().is_some_and(|job| job.kind == JobKind::Rescue) {
+            self.hand_over();
+        } else {
+            self.reach(Phase::Disk);
+        }
+    }
+
     /// Whether the agent that runs was started for the job `id`.
     fn granted(&self, id: &kaltstart_protocol::ids::JobId) -> bool {
-        let session = self.machine.node.session.as_ref();
-        session.is_some_and(|s| s.mode == Mode::Install && s.job.as_ref() == Some(id))
+        let Some((session, job)) = self.machine.node.session.as_ref().zip(self.machine.job.as_ref()) else {
+            return false;
+        };
+        session.mode == job.mode() && session.job.as_ref() == Some(id)
     }
 
     fn phase_reported(&mut self, event: &Event) -> Verdict {
@@ -515,62 +531,6 @@ impl Draft {
         Ok(())
     }
 
-    fn ordered(&mut self, job: &Job) -> Verdict {
-        if self.live().is_some() {
-            return Err(No::Refuse("the node already has a job; cancel it first"));
-        }
-        match (self.machine.node.state, job.kind) {
-            (State::Expected | State::Available | State::Allocated, JobKind::Deploy)
-            | (State::Deployed, JobKind::Rebuild)
-            | (State::Allocated | State::Deployed | State::Releasing, JobKind::Release) => {}
-            (_, JobKind::Release) => {
-                return Err(No::Refuse("only an allocated, deployed or releasing node can be released"));
-            }
-            (State::Discovered, _) => {
-                return Err(No::Refuse("the node is not accepted yet; `ks node accept` it first"));
-            }
-            (State::Deployed, JobKind::Deploy) => {
-                return Err(No::Refuse("the node is deployed; `ks rebuild` lays it down anew"));
-            }
-            (State::Expected | State::Available | State::Allocated, JobKind::Rebuild) => {
-                return Err(No::Refuse("the node is not deployed; `ks deploy` it"));
-            }
-            (State::Releasing | State::Broken | State::Retired, _) => {
-                return Err(No::Refuse(
-                    "a broken or retired node takes no orders, and a releasing one none but `ks release`",
-                ));
-            }
-        }
-        let asks = self.machine.node.recall.is_some();
-        if job.order.system().is_some_and(|order| order.via == Via::Kexec) && !asks {
-            return Err(No::Refuse(
-                "its system does not ask for jobs: its profile had no `recall = true` when it was laid down; \
-                 order without `--via kexec` and start the machine over the network",
-            ));
-        }
-        self.machine.node.job = Some(job.id.clone());
-        let loses_at = losses::is_ordered(job.kind, &job.order).then_some(self.now);
-        self.machine.job = Some(Job { from: self.machine.node.state, loses_at, ..job.clone() });
-        self.happenings.push(Happening::JobQueued);
-        let state = if job.kind == JobKind::Release { State::Releasing } else { State::Allocated };
-        if self.machine.node.state != state {
-            self.set_state(state);
-        }
-        Ok(())
-    }
-
-    fn cancelled(&mut self) -> Verdict {
-        let Some(job) = self.live() else { return Err(No::Refuse("the job has ended")) };
-        // As long as no agent took the task, the disk is what it was before the order.
-        let untouched = job.wipe.is_empty().then_some(job.from);
-        self.close(JobState::Cancelled);
-        self.happenings.push(Happening::JobCancelled);
-        if let Some(before) = untouched.filter(|before| *before != self.machine.node.state) {
-            self.set_state(before);
-        }
-        Ok(())
-    }
-
     fn hindered(&mut self, finding: &Finding) -> Verdict {
         if self.live().is_none() {
             return Err(No::Ignore("the job has ended"));
@@ -584,14 +544,18 @@ impl Draft {
         let Some(job) = self.live().filter(|job| job.deadline.is_some_and(|deadline| deadline <= now)) else {
             return Err(No::Ignore("nothing is overdue"));
         };
-        let phase = job.phase;
+        if job.rescue.until.is_some_and(|until| until <= now) {
+            // Nothing went wrong: its time is over.
+            return self.cancelled();
+        }
+        let (kind, phase) = (job.kind, job.phase);
         let minutes = phases::limit(phase).unwrap_or(0) / 60_000;
         let detail = format!("no news in phase {} for {minutes} minutes", phase.name());
         let finding = match shown.filter(|_| phase <= Phase::Kernel) {
             Some(shown) => {
                 Finding::new(shown.code, format!("{}; {detail}", cut(&shown.detail, FINDING_CHARS_MAX)))
             }
-            None => Finding::new(overdue(phase), detail),
+            None => Finding::new(overdue(kind, phase), detail),
         };
         self.fail(finding);
         Ok(())

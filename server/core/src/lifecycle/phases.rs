@@ -81,8 +81,10 @@ pub(super) fn rewind(job: &mut Job, to: Phase, now: Millis, happenings: &mut Vec
 }
 
 /// There was news: the current phase's time starts again.
+/// A rescue has an end besides.
 pub(super) fn renew(job: &mut Job, now: Millis) {
-    job.deadline = limit(job.phase).map(|limit| now.plus(limit));
+    let silence = limit(job.phase).map(|limit| now.plus(limit));
+    job.deadline = silence.into_iter().chain(job.rescue.until).min();
 }
 
 /// Ends the job; the current phase ends with it.

@@ -3,7 +3,6 @@
 use super::{Draft, No, Verdict};
 use crate::machine::Grant;
 use crate::recall;
-use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::phase::Phase;
 
@@ -12,7 +11,7 @@ impl Draft {
     /// further, the agent that worked on it is gone.
     pub(super) fn recalled(&mut self, grant: &Grant) -> Verdict {
         let wanted = recall::wanted(&self.machine);
-        if wanted.is_none() || grant.job != wanted || grant.mode != Mode::Install {
+        if wanted.is_none() || grant.job.clone().map(|job| (grant.mode, job)) != wanted {
             return Err(No::Refuse("no job calls its system back"));
         }
         self.heard();

@@ -7,10 +7,11 @@ use super::event::{Asker, Event, Happening, Hello, Move, SystemReport};
 use super::{Assignment, Step, assignment, phases, step};
 use crate::boot::{self, BootDecision};
 use crate::machine::{
-    ADMINISTRATOR, Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder, Session, State,
-    SystemOrder,
+    ADMINISTRATOR, Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder, RescueOrder, Session,
+    State, SystemOrder,
 };
 use crate::recall::Via;
+use crate::rescue::{Code as OneTimeCode, Rescue};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -30,12 +31,12 @@ use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, WipeGrant
 use proptest::prelude::*;
 use std::format;
 
-const NOW: Millis = Millis(1_000_000);
+pub(super) const NOW: Millis = Millis(1_000_000);
 pub(crate) const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 pub(crate) const EPOCH: u64 = 2;
 pub(crate) const TRUST: GrantTrust = GrantTrust { key: PublicKey([1; 32]), epoch: EPOCH };
 
-fn token() -> Digest {
+pub(super) fn token() -> Digest {
     Digest::of(b"boot token")
 }
 
@@ -47,7 +48,7 @@ fn key_refused() -> Finding {
     Finding::new(Code::KeyRefused, "another machine")
 }
 
-fn session() -> Digest {
+pub(super) fn session() -> Digest {
     Digest::of(b"session")
 }
 
@@ -81,6 +82,7 @@ pub(crate) fn job(kind: JobKind) -> Job {
     let order = match kind {
         JobKind::Deploy | JobKind::Rebuild => Order::System(Box::new(system_order())),
         JobKind::Release => Order::Release(ReleaseOrder::default()),
+        JobKind::Rescue => Order::Rescue(RescueOrder::default()),
     };
     Job {
         id: job_id(1),
@@ -104,6 +106,7 @@ pub(crate) fn job(kind: JobKind) -> Job {
         recall_token: None,
         unlock_token: None,
         installed: None,
+        rescue: Rescue::default(),
     }
 }
 
@@ -196,6 +199,7 @@ fn events() -> Vec<(String, Event)> {
         ("address to system", Event::AddressGiven { asker: Asker::System, address }),
         ("script to discover", Event::ScriptServed { grant: grant(Mode::Discover, None) }),
         ("script to install", Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) }),
+        ("script to rescue", Event::ScriptServed { grant: grant(Mode::Rescue, Some(job_id(1))) }),
         ("system recalled", Event::Recalled { grant: grant(Mode::Install, Some(job_id(1))) }),
         ("recall failed", Event::RecallFailed("locked down".into())),
         ("key released", Event::KeyAsked { address, refused: None }),
@@ -203,6 +207,7 @@ fn events() -> Vec<(String, Event)> {
         ("ramdisk served", Event::RamdiskServed { bytes: 9 }),
         ("hello to discover", hello(Mode::Discover)),
         ("hello to install", hello(Mode::Install)),
+        ("hello to rescue", hello(Mode::Rescue)),
         ("neighbours heard", Event::NeighboursHeard(BTreeMap::new())),
         ("task taken", task_taken()),
         ("report disk running", reported(Phase::Disk, ReportState::Running)),
@@ -217,9 +222,16 @@ fn events() -> Vec<(String, Event)> {
         ("rebuild ordered", Event::JobOrdered(Box::new(job(JobKind::Rebuild)))),
         ("recall ordered", recall_ordered()),
         ("release ordered", Event::JobOrdered(Box::new(job(JobKind::Release)))),
+        ("rescue ordered", Event::JobOrdered(Box::new(job(JobKind::Rescue)))),
         ("disks erased", erased(1)),
         ("disks erased, not all", erased(0)),
         ("disks erased, and another", erased(2)),
+        ("code issued", code_issued()),
+        ("right code tried", Event::CodeTried(token())),
+        ("wrong code tried", Event::CodeTried(session())),
+        ("rescue alive", Event::RescueAlive { job: job_id(1), attempt: 1 }),
+        ("shell left", Event::Rescued { job: job_id(1), attempt: 1 }),
+        ("shell left, old attempt", Event::Rescued { job: job_id(1), attempt: 0 }),
         ("job cancelled", Event::JobCancelled),
         ("server hindered", Event::Hindered(Finding::new(Code::ImageMissing, "gone"))),
         ("deadline passed", Event::DeadlinePassed { shown: None }),
@@ -229,6 +241,10 @@ fn events() -> Vec<(String, Event)> {
     .into();
     all.extend(Move::ALL.map(|wanted| (format!("operator: {}", wanted.name()), Event::Operator(wanted))));
     all
+}
+
+pub(super) fn code_issued() -> Event {
+    Event::CodeIssued(OneTimeCode::new(token(), NOW))
 }
 
 /// An order that calls the installed system back.
@@ -304,7 +320,38 @@ pub(crate) fn situations() -> Vec<(String, Machine)> {
     let erasing = apply(releasing, &started[1..]);
     all.push(("releasing, job release in disk".into(), erasing.clone()));
     all.push(("available, job release succeeded".into(), apply(erasing, &[erased(1)])));
+    all.extend(rescues());
     all
+}
+
+/// A deployed machine that is held for a person.
+fn rescues() -> Vec<(String, Machine)> {
+    let mut all = Vec::new();
+    let mut machine = idle(State::Deployed);
+    let granted = Event::ScriptServed { grant: grant(Mode::Rescue, Some(job_id(1))) };
+    for (name, event) in [
+        ("rescue in queued", Event::JobOrdered(Box::new(job(JobKind::Rescue)))),
+        ("rescue in loader, granted", granted),
+        ("rescue in inventory", hello(Mode::Rescue)),
+        ("rescue in handoff", rescue_begun()),
+        ("rescue in handoff, code issued", code_issued()),
+        ("rescue in handoff, shell open", Event::CodeTried(token())),
+        ("rescue succeeded", Event::Rescued { job: job_id(1), attempt: 1 }),
+    ] {
+        machine = apply(machine, &[event]);
+        all.push((format!("deployed, {name}"), machine.clone()));
+    }
+    all
+}
+
+fn rescue_begun() -> Event {
+    Event::TaskTaken {
+        job: job_id(1),
+        report_token: None,
+        recall_token: None,
+        unlock_token: None,
+        wipe: Vec::new(),
+    }
 }
 
 /// A deployed machine whose system asks, and is called back: what doors give it is as for any other job.
@@ -491,7 +538,9 @@ fn a_deadline_names_what_is_overdue_or_what_packets_show() {
                 Step::Changed { machine, .. } => machine.job.and_then(|job| job.findings.last().cloned()),
                 other => panic!("{situation}: {other:?}"),
             };
+        let rescue = job.kind == JobKind::Rescue && phase > Phase::Kernel;
         let overdue = match phase {
+            _ if rescue => Code::Silent,
             Phase::Queued | Phase::Power | Phase::Firmware => Code::NoDhcp,
             Phase::Dhcp | Phase::Loader => Code::NoBootFile,
             Phase::Restart | Phase::Handoff | Phase::Verify => Code::NotReported,
@@ -602,7 +651,8 @@ proptest! {
             if let Assignment::Job(job) = assignment(&machine, &TRUST) {
                 prop_assert!(live && job.installed.is_none());
                 let session = machine.node.session.as_ref().expect("an agent runs");
-                prop_assert_eq!(session.mode, Mode::Install);
+                let rescue = job.kind == JobKind::Rescue;
+                prop_assert_eq!(session.mode, if rescue { Mode::Rescue } else { Mode::Install });
             }
             if machine.node.state == State::Deployed && State::ALL[start] != State::Deployed {
                 prop_assert!(told.contains(&Happening::JobSucceeded), "deployed without a verified report");

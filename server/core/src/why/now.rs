@@ -6,7 +6,6 @@ use crate::trace::{Answer, Exchange, HttpAnswer, Loading, Sighting, Start, TftpE
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::dhcp::MessageType;
 
 /// The newest sighting in words, or that there is none.
@@ -28,17 +27,10 @@ fn told(what: &What) -> String {
         What::Tftp(transfer) => tftp(transfer),
         What::Http(answer) => http(answer),
         What::Script(Start::Local) => "it was told to start from its own disk".into(),
-        What::Script(Start::Agent { mode }) => format!("it got its boot script ({})", word(*mode)),
+        What::Script(Start::Agent { mode }) => format!("it got its boot script ({})", mode.name()),
         What::Power => "it was switched on; servers may test themselves for minutes before they ask".into(),
-        What::Agent { mode } => format!("its agent said hello ({})", word(*mode)),
+        What::Agent { mode } => format!("its agent said hello ({})", mode.name()),
         What::Syslog { text } => format!("it said: {text}"),
-    }
-}
-
-const fn word(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Discover => "discover",
-        Mode::Install => "install",
     }
 }
 
