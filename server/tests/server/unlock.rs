@@ -34,9 +34,14 @@ async fn ask(site: &Site, token: &Secret, host: HostIdentity) -> Answer {
     site.ask(Method::POST, "/node/v1/unlock", None, Some(&question)).await.expect("answered")
 }
 
-/// The key that a system is given on its own machine.
-async fn given(site: &Site, token: &Secret) -> Option<String> {
-    let answer = ask(site, token, HostIdentity::default()).await;
+/// The `n`th machine, as its agent told.
+fn machine(n: u32) -> HostIdentity {
+    HostIdentity { macs: vec![mac(n)], ..HostIdentity::default() }
+}
+
+/// The key that a system is given on its own machine, the `n`th.
+async fn given(site: &Site, n: u32, token: &Secret) -> Option<String> {
+    let answer = ask(site, token, machine(n)).await;
     (answer.status == StatusCode::OK).then(|| answer.json["key"].as_str().expect("a key").to_owned())
 }
 
@@ -72,26 +77,26 @@ async fn p19_a_key_is_released_to_its_own_system_on_its_own_machine_and_destroye
     let mode = std::fs::metadata(&kept).expect("kept").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 
-    assert_eq!(given(&site, &unlock.token).await, None, "nothing is installed yet");
+    assert_eq!(given(&site, 1, &unlock.token).await, None, "nothing is installed yet");
     let Task::Install(again) = agent.task().await else { panic!("no task") };
     assert_eq!(encryption(&again).key.expose(), key.expose(), "the same installation");
     let (task, unlock) = (again.clone(), encryption(&again).unlock.clone());
     assert_eq!(agent.twice("installed", &installed(&task.job, task.attempt)).await, Directive::Continue);
-    assert_eq!(given(&site, &unlock.token).await.as_deref(), Some(key.expose()), "the first start");
+    assert_eq!(given(&site, 1, &unlock.token).await.as_deref(), Some(key.expose()), "the first start");
     up(&site, &task).await;
-    assert_eq!(given(&site, &unlock.token).await.as_deref(), Some(key.expose()), "each later start");
+    assert_eq!(given(&site, 1, &unlock.token).await.as_deref(), Some(key.expose()), "each later start");
     assert_eq!(other.twice("installed", &installed(&theirs.job, theirs.attempt)).await, Directive::Continue);
     up(&site, &theirs).await;
 
     // Another machine, another system, nobody at all.
-    let moved = HostIdentity { uuid: "another".into(), ..HostIdentity::default() };
+    let moved = HostIdentity { uuid: "another".into(), ..machine(1) };
     let refused = ask(&site, &unlock.token, moved).await;
     refused.problem(StatusCode::FORBIDDEN, "key-refused");
     assert!(refused.text.contains("the disk is not in the machine of n1"), "{refused:?}");
     for stranger in [&Secret::new("kst_unlock_0".into()), &task.identity.report.token] {
-        ask(&site, stranger, HostIdentity::default()).await.problem(StatusCode::UNAUTHORIZED, "unauthorized");
+        ask(&site, stranger, machine(1)).await.problem(StatusCode::UNAUTHORIZED, "unauthorized");
     }
-    let theirs_given = given(&site, &encryption(&theirs).unlock.token).await;
+    let theirs_given = given(&site, 2, &encryption(&theirs).unlock.token).await;
     assert_eq!(theirs_given.as_deref(), Some(encryption(&theirs).key.expose()), "each has its own");
     for path in ["/v1/nodes", "/agent/v1/task", "/node/v1/recall"] {
         let answer =
@@ -107,24 +112,24 @@ async fn p19_a_key_is_released_to_its_own_system_on_its_own_machine_and_destroye
     // A rebuild that has begun takes the old system its key, and brings a key of its own.
     let (agent, new) = begun(&site, "n1", 1, "rebuild").await;
     assert_ne!(encryption(&new).key.expose(), key.expose());
-    assert_eq!(given(&site, &unlock.token).await, None);
+    assert_eq!(given(&site, 1, &unlock.token).await, None);
     assert_eq!(agent.twice("installed", &installed(&new.job, new.attempt)).await, Directive::Continue);
     up(&site, &new).await;
-    assert_eq!(given(&site, &unlock.token).await, None, "p21: the token dies with its system");
+    assert_eq!(given(&site, 1, &unlock.token).await, None, "p21: the token dies with its system");
     let token = &encryption(&new).unlock.token;
-    assert_eq!(given(&site, token).await.as_deref(), Some(encryption(&new).key.expose()));
+    assert_eq!(given(&site, 1, token).await.as_deref(), Some(encryption(&new).key.expose()));
 
     // Its data is gone, and so is what opens copies of it.
     let released = site.post("/v1/nodes/n1/jobs", &json!({"kind": "release"})).await;
     assert_eq!(released.status, StatusCode::ACCEPTED, "{released:?}");
-    assert_eq!(given(&site, token).await, None);
+    assert_eq!(given(&site, 1, token).await, None);
     let agent = Agent::boot(&site, 1, 3, Mode::Install).await;
     agent.hello().await;
     let Task::Erase(task) = agent.task().await else { panic!("no task") };
     assert_eq!(std::fs::read_dir(&kept).expect("kept").count(), 2);
     assert_eq!(agent.twice("erased", &erased(&task)).await, Directive::Continue);
     assert_eq!(std::fs::read_dir(&kept).expect("kept").count(), 1, "the other node's");
-    assert_eq!(given(&site, token).await, None);
+    assert_eq!(given(&site, 1, token).await, None);
 
     let (log, database) = (site.log(), std::fs::read(site.data().join("kaltstart.db-wal")).expect("read"));
     let (nodes, events) = (site.get("/v1/nodes").await.text, told(&site, AVAILABLE, 1).await.concat());
