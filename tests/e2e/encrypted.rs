@@ -1,6 +1,8 @@
 //! Encrypted disks: who gets their key, and who does not.
 
-use crate::common::{AGENT_LIMIT, DEPLOY_LIMIT, IMAGE, NODE, Ordered, UP, ensure_reported, order_from};
+use crate::common::{
+    ADDRESS, AGENT_LIMIT, DEPLOY_LIMIT, IMAGE, NODE, Ordered, UP, ensure_reported, order_from,
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::board::Tpm;
@@ -8,15 +10,24 @@ use kaltstart_tests::config::ServerConfig;
 use kaltstart_tests::disk::{self, FileSystem};
 use kaltstart_tests::guest::{Firmware, GuestConfig};
 use kaltstart_tests::lab::Lab;
+use kaltstart_tests::process::{run, run_to_end};
 use kaltstart_tests::story::story;
+use kaltstart_tests::wait::{Poll, secs, wait_for};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// Enough for the layout `encrypted`; sparse.
 const DISK_MIB: u64 = 4096;
 /// Numbers of its partitions.
 const BOOT: u32 = 3;
 const ROOT: u32 = 4;
+/// The real Debian: its image, a disk for it, and how long it may take from power-on to its report and to a login.
+const DEBIAN: &str = "debian-12";
+const DEBIAN_MIB: u64 = 8 << 10;
+const DEBIAN_LIMIT: Duration = secs(900);
+const LOGIN_LIMIT: Duration = secs(300);
 /// What those say who open the disk.
 const BY_SERVER: &str = "the server has released the key";
 const BY_TPM: &str = "the TPM has released the key";
@@ -25,11 +36,12 @@ const NOT_BY_TPM: &str = "the TPM does not release the key";
 /// What stands in a file of the small image's root file system.
 const PLAIN: &str = "Kaltstart test system";
 
-/// Deploys an encrypted system, whose first start is over.
-fn deployed<'a>(lab: &'a Lab, firmware: Firmware, tpm: Option<&Tpm>) -> Result<Ordered<'a>> {
+/// Deploys an encrypted system, which is first started so, and was.
+fn deployed<'a>(lab: &'a Lab, firmware: Firmware, restart: &str, tpm: Option<&Tpm>) -> Result<Ordered<'a>> {
     let artefacts = Artefacts::from_env()?;
     let mut config = ServerConfig::new(&artefacts, "cloud", &[IMAGE]);
     config.profiles[0].layout = "encrypted";
+    config.profiles[0].more = format!("restart = {restart:?}\n");
     let file = lab.dir().join("disk.raw");
     disk::blank(&file, DISK_MIB)?;
     let mut machine = GuestConfig::new("guest", firmware, 1).disk(&file, "KT-DISK-1");
@@ -38,6 +50,8 @@ fn deployed<'a>(lab: &'a Lab, firmware: Firmware, tpm: Option<&Tpm>) -> Result<O
     let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
     ordered.guest.wait_serial(BY_SERVER, AGENT_LIMIT)?;
     ensure_reported(&ordered, &job)?;
+    let detail = &job.phase_named("restart").context("no restart")?.detail;
+    ensure!(detail["by"] == restart, "it was started otherwise: {detail:?}");
     let report = ordered.server.node(NODE)?.report.context("no report")?;
     ensure!(report.root_device.contains("dm-") || report.root_device.contains("mapper"), "{report:?}");
     ordered.guest.power_off();
@@ -75,7 +89,7 @@ fn starts<'w>(ordered: &mut Ordered<'_>, until: &str, others: &[&'w str]) -> Res
 fn p19_a_tpm_opens_the_disk_without_the_server_after_the_same_start_alone() -> Result<()> {
     story("encrypted-tpm", |lab| {
         let mut tpm = Tpm::start(lab, false)?;
-        let mut ordered = deployed(lab, Firmware::Uefi, Some(&tpm))?;
+        let mut ordered = deployed(lab, Firmware::Uefi, "firmware", Some(&tpm))?;
         ordered.guest.wait_serial(SEALED, AGENT_LIMIT)?;
         ensure!(FileSystem::mount(&ordered.disk, ROOT).is_err(), "the root file system is open to everybody");
         ensure!(
@@ -116,7 +130,7 @@ fn p19_a_tpm_opens_the_disk_without_the_server_after_the_same_start_alone() -> R
 #[test]
 fn p19_without_a_tpm_the_server_is_waited_for_and_no_other_machine_gets_the_key() -> Result<()> {
     story("encrypted-server", |lab| {
-        let mut ordered = deployed(lab, Firmware::Bios, None)?;
+        let mut ordered = deployed(lab, Firmware::Bios, "kexec", None)?;
         // It is our server, too, that gives addresses.
         ordered.server.kill();
         let said = starts(&mut ordered, "KS-1004", &[UP])?;
@@ -139,6 +153,66 @@ fn p19_without_a_tpm_the_server_is_waited_for_and_no_other_machine_gets_the_key(
         ordered.guest.power_off();
         ordered.guest.open(|machine| *machine = own);
         let said = starts(&mut ordered, UP, &[BY_SERVER])?;
+        ensure!(said == [BY_SERVER], "{said:?}");
+        Ok(())
+    })
+}
+
+/// What Debian's own programs say of its disks.
+const QUESTIONS: &str = "findmnt -no SOURCE,FSTYPE /; findmnt -no SOURCE,FSTYPE /boot; \
+    lsblk -o NAME,TYPE,FSTYPE,MOUNTPOINTS; name=$(basename $(findmnt -no SOURCE /)); cryptsetup status $name; \
+    cryptsetup luksDump $(cryptsetup status $name | sed -n 's/^ *device: *//p'); grep EARLY /etc/default/grub";
+
+/// Asks the system over SSH, once it lets us in.
+fn from_inside(lab: &Lab, key: &Path) -> Result<String> {
+    wait_for("a login over SSH", LOGIN_LIMIT, || {
+        let mut command = lab.command("ssh");
+        for option in ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"] {
+            command.args(["-o", option]);
+        }
+        command.args(["-F", "/dev/null", "-i"]).arg(key).arg(format!("root@{ADDRESS}")).arg(QUESTIONS);
+        let output = run_to_end(&mut command, LOGIN_LIMIT)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(match output.status.success() {
+            true => Poll::Ready(text(&output.stdout)),
+            false => Poll::pending(text(&[output.stdout, output.stderr].concat())),
+        })
+    })
+}
+
+#[test]
+fn debian_starts_from_an_encrypted_disk_and_again() -> Result<()> {
+    story("encrypted-debian", |lab| {
+        let artefacts = Artefacts::from_env()?;
+        let mut config = ServerConfig::new(&artefacts, "generic", &[DEBIAN]);
+        let key = lab.dir().join("key");
+        let mut keygen = Command::new("ssh-keygen");
+        run(keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key), secs(30))?;
+        config.profiles[0].authorized_keys =
+            vec![fs::read_to_string(key.with_extension("pub"))?.trim().to_owned()];
+        config.profiles[0].layout = "encrypted";
+        let file = lab.dir().join("disk.raw");
+        disk::blank(&file, DEBIAN_MIB)?;
+        let machine = GuestConfig::new("guest", Firmware::Bios, 1).disk(&file, "KT-DISK-1");
+        let mut ordered = order_from(lab, machine, &artefacts, config, DEBIAN)?;
+        let job = ordered.server.wait_deployed(&ordered.job, DEBIAN_LIMIT)?;
+        ensure_reported(&ordered, &job)?;
+        let said = from_inside(lab, &key)?;
+        for words in [
+            "/dev/mapper/luks-",
+            "ext4",
+            "crypt",
+            "crypto_LUKS",
+            "[SWAP]",
+            "cipher:  aes-xts-plain64",
+            "LUKS2",
+            "pbkdf2",
+            "GRUB_EARLY_INITRD_LINUX_CUSTOM=kaltstart-unlock.img",
+        ] {
+            ensure!(said.contains(words), "{words} is missing: {said}");
+        }
+        ordered.guest.power_off();
+        let said = starts(&mut ordered, "login:", &[BY_SERVER])?;
         ensure!(said == [BY_SERVER], "{said:?}");
         Ok(())
     })
