@@ -29,8 +29,9 @@ const LOOK: Duration = Duration::from_millis(20);
 const LATER_LOOK: Duration = Duration::from_secs(1);
 /// Every so many later looks drivers are looked for, too.
 const DRIVER_LOOKS: u32 = 10;
-/// File systems and encryption, which no device asks for: only an installation and people do.
-const FILE_SYSTEMS: [&str; 8] = ["ext4", "xfs", "btrfs", "efivarfs", "dm_crypt", "xts", "ecb", "aesni_intel"];
+/// File systems, arrays and encryption, which no device asks for: only an installation and people do.
+const FILE_SYSTEMS: [&str; 11] =
+    ["ext4", "xfs", "btrfs", "efivarfs", "raid0", "raid1", "raid10", "dm_crypt", "xts", "ecb", "aesni_intel"];
 /// That of EFI system partitions with its character sets: an installation writes it without the kernel.
 const RESCUE_FILE_SYSTEMS: [&str; 3] = ["nls_cp437", "nls_ascii", "vfat"];
 

@@ -2,12 +2,13 @@
 //!
 //! Without a [`Permit`] no disk is opened for writing, and with one only its disk.
 
-use kaltstart_protocol::agent_api::{EraseDisk, EraseTask, InstallTask};
+use kaltstart_protocol::agent_api::{DiskGrant, EraseTask, InstallTask};
 use kaltstart_protocol::contents::Contents;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::image::Manifest;
-use kaltstart_protocol::select::{describe, fixed, select};
+use kaltstart_protocol::select::{describe, fixed, select_all};
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, Reality};
 use kaltstart_trust::images::ImageTrust;
@@ -45,16 +46,43 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// The right to carry out `task` on the disk that its rule chooses of `disks`. There is no
-    /// other way to get one.
+    /// The right to carry out `task` on the disks that its rule and layout choose of `disks`, in their order: on
+    /// all of them, or on none.
     ///
     /// # Errors
-    /// Those of [`select`], and [`Code::GrantRefused`]
-    /// with what is not as the grant says.
-    pub fn admit(&self, task: &InstallTask, disks: &[Disk], now: Millis) -> Result<Permit, Finding> {
-        let disk = select(&task.disk, disks)?;
-        let reality = Reality { host: &self.host, disk, job: &task.job, attempt: task.attempt, now };
-        let grant = task.grant.verify(&self.grants, &reality)?;
+    /// Those of [`select_all`], and [`Code::GrantRefused`] with what is not as the grants say.
+    pub fn admit(&self, task: &InstallTask, disks: &[Disk], now: Millis) -> Result<Vec<Permit>, Finding> {
+        let start = (&task.job, task.attempt, now);
+        let chosen = select_all(&task.disk, task.layout.array, disks)?;
+        if let ([disk], [only]) = (&chosen[..], &task.grants[..]) {
+            return Ok(vec![self.verify(only, disk, start)?]);
+        }
+        chosen.into_iter().map(|disk| self.permit(&task.grants, disk, start)).collect()
+    }
+
+    /// The right to write to `disk`, by the grant that is for it.
+    fn permit(
+        &self,
+        grants: &[DiskGrant],
+        disk: &Disk,
+        start: (&JobId, u32, Millis),
+    ) -> Result<Permit, Finding> {
+        let identity = DiskIdentity::of(disk);
+        let granted = grants.iter().find(|granted| granted.disk == identity).ok_or_else(|| {
+            Finding::new(Code::GrantRefused, format!("{}: there is none for it", describe(disk)))
+        })?;
+        self.verify(granted, disk, start)
+    }
+
+    /// That right, if the grant holds. There is no other way to get one.
+    fn verify(
+        &self,
+        granted: &DiskGrant,
+        disk: &Disk,
+        (job, attempt, now): (&JobId, u32, Millis),
+    ) -> Result<Permit, Finding> {
+        let reality = Reality { host: &self.host, disk, job, attempt, now };
+        let grant = granted.grant.verify(&self.grants, &reality)?;
         Ok(Permit { disk: disk.clone(), contents: grant.contents })
     }
 
@@ -66,18 +94,12 @@ impl Gate {
     pub fn admit_all(&self, task: &EraseTask, disks: &[Disk], now: Millis) -> Result<Vec<Permit>, Finding> {
         let mut permits = Vec::new();
         for disk in fixed(disks) {
-            let identity = DiskIdentity::of(disk);
-            let granted = task.disks.iter().find(|granted| granted.disk == identity).ok_or_else(|| {
-                Finding::new(Code::GrantRefused, format!("{}: there is none for it", describe(disk)))
-            })?;
-            let reality = Reality { host: &self.host, disk, job: &task.job, attempt: task.attempt, now };
-            let grant = granted.grant.verify(&self.grants, &reality)?;
-            permits.push(Permit { disk: disk.clone(), contents: grant.contents });
+            permits.push(self.permit(&task.disks, disk, (&task.job, task.attempt, now))?);
         }
         let there =
-            |granted: &EraseDisk| permits.iter().any(|one| DiskIdentity::of(&one.disk) == granted.disk);
+            |granted: &DiskGrant| permits.iter().any(|one| DiskIdentity::of(&one.disk) == granted.disk);
         match task.disks.iter().find(|granted| !there(granted)) {
-            Some(EraseDisk { disk, .. }) => {
+            Some(DiskGrant { disk, .. }) => {
                 let detail = format!("the disk {} with serial {} is not there", disk.model, disk.serial);
                 Err(Finding::new(Code::GrantRefused, detail))
             }

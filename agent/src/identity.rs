@@ -2,6 +2,7 @@
 //!
 //! Nothing from the image is run, and every file replaces what the image has under its name.
 
+mod arrays;
 mod fstab;
 
 use crate::image::tree::Tree;
@@ -63,6 +64,9 @@ pub fn write(
     tree.write("/etc/fstab", fstab::text(layout, uuids).as_bytes(), 0o644)?;
     if layout.partitions.iter().any(|partition| partition.role == Role::Esp) {
         tree.directory(ESP_MOUNT, 0o700)?;
+    }
+    if layout.array.is_some() {
+        arrays::write(tree, layout, uuids)?;
     }
     let network = network(identity);
     tree.write("/etc/systemd/network/10-kaltstart.network", network.as_bytes(), 0o644)?;
@@ -242,7 +246,7 @@ mod tests {
 
     fn layout() -> Layout {
         let esp = Partition { role: Role::Esp, ..Partition::default() };
-        Layout { name: "l".into(), partitions: vec![esp], tmpfs: Vec::new() }
+        Layout { name: "l".into(), partitions: vec![esp], ..Layout::default() }
     }
 
     fn uuids() -> DiskUuids {

@@ -1,22 +1,24 @@
 //! Laying down an image: the order of steps that is safe to interrupt.
 //!
-//! 1. Choose exactly one disk, hold the wipe grant against it, plan, and check that the result can
-//!    start — nothing is written.
-//! 2. Clear the ends of the disk: what was on it cannot start any more.
-//! 3. Make the file systems on partitions that only the kernel knows, and fill them; or write the one that
-//!    is the image.
+//! 1. Choose exactly one disk, or as many as the layout wants, hold the wipe grants against them, plan, and check
+//!    that the result can start — nothing is written.
+//! 2. Clear the ends of the disks: what was on them cannot start any more.
+//! 3. Make the file systems on partitions that only the kernel knows, or on arrays of these, and fill them; or write the
+//!    one that is the image.
 //! 4. Compare size and digest of what was received with the manifest.
 //! 5. Write identity and boot files; read back what must be right to start.
-//! 6. Write the partition table: backup first, boot code and protective MBR last.
+//! 6. Write the partition table of each disk: backup first, boot code and protective MBR last.
 //!
-//! Whenever the power fails, the disk holds either no table, and nothing starts from it, or
+//! Whenever the power fails, a disk holds either no table, and nothing starts from it, or
 //! everything. A repetition starts from the beginning and gives the same disk.
 
 use crate::bootloader::{self, efi, grub};
-use crate::disk::device::{self, Announced, Device};
+use crate::disk::block::Volume;
+use crate::disk::device;
+use crate::disk::disks::{Boot, Disks};
 use crate::disk::target::Target;
-use crate::disk::{ext4, gpt, luks, mkfs, swap};
-use crate::gate::Gate;
+use crate::disk::{ext4, gpt, mkfs, swap};
+use crate::gate::{Gate, Permit};
 use crate::identity::{self, Written};
 use crate::image::fetch::{ImageSource, Retry};
 use crate::image::tree::Tree;
@@ -105,8 +107,8 @@ impl Default for Paths {
     }
 }
 
-/// Lays down the task's image on the one disk of `disks` that fits its rule and its wipe grant, as
-/// of `now`.
+/// Lays down the task's image on the disk of `disks` that fits its rule and its wipe grant, or on those that do if
+/// its layout wants several, as of `now`.
 ///
 /// Other disks are only set read-only in the kernel. Threads end before this returns, and
 /// nothing stays mounted.
@@ -124,52 +126,45 @@ pub fn install(
 ) -> Result<Installed, Stop> {
     let image = in_phase(observer, Phase::Disk, || Ok(gate.image(task)?))?;
     let job = Job { task, image: &image, paths, observer };
-    let (device, disk, plan) = job.phase(Phase::Disk, || job.choose(gate, disks, now))?;
+    let (chosen, found) = job.phase(Phase::Disk, || job.choose(gate, disks, now))?;
     let mut target = job.phase(Phase::Disk, || {
-        device.stage("clearing", device.clear(&plan))?;
-        let mut target = device.stage("making file systems", job.format(&device, &plan))?;
+        chosen.clear()?;
+        let mut target = chosen.stage("making file systems", job.format(&chosen))?;
         if !image.format.is_file_system() {
-            device.stage("making file systems", target.mount())?;
+            chosen.stage("making file systems", target.mount())?;
         }
-        job.done(Phase::Disk, None, details(&disk, &plan));
+        job.done(Phase::Disk, None, details(&found, chosen.plan()));
         Ok(target)
     })?;
     job.phase(Phase::Image, || {
-        let reuse = task.attempt > 1 || disk.holds.as_ref().is_none_or(|holds| !holds.is_blank());
-        device.stage("writing the image", job.lay_down(source, &plan, &mut target, reuse))
+        let was_used = |disk: &Disk| disk.holds.as_ref().is_none_or(|holds| !holds.is_blank());
+        let reuse = task.attempt > 1 || found.iter().any(was_used);
+        chosen.stage("writing the image", job.lay_down(source, chosen.plan(), &mut target, reuse))
     })?;
     job.phase(Phase::Configure, || {
-        let (written, boot, before) = device.stage("writing the identity", job.configure(&plan))?;
-        // Now the disk is told all that was written to its file systems so far.
-        device.stage("writing the image", target.unmount())?;
-        device.stage("writing boot files", write_boot_files(&device, &boot.writes))?;
-        let restart = device.stage("reading back", job.read_back(&mut target, &before))?;
+        let configured = job.configure(chosen.plan(), found.len());
+        let (written, boots, before) = chosen.stage("writing the identity", configured)?;
+        // Now the disks are told all that was written to their file systems so far.
+        chosen.stage("writing the image", target.unmount())?;
+        chosen.write_boot_files(&boots)?;
+        let restart = chosen.stage("reading back", job.read_back(&mut target, &before))?;
+        chosen.stage("reading back", target.ensure_whole())?;
         drop(target);
         job.check_cancelled()?;
-        let table = job.make_bootable(&device, &plan, &boot.boot_code);
-        device.stage("writing the partition table", table)?;
-        let boot_entry = job.boot_entry(&plan, restart);
+        chosen.make_bootable(&boots)?;
+        let boot_entry = job.boot_entries(chosen.plan(), found.len(), restart);
         job.done(Phase::Configure, None, BTreeMap::new());
+        let identities: Vec<&str> = found.iter().map(Disk::identity).collect();
         Ok(Installed {
             job: task.job.clone(),
             attempt: task.attempt,
-            disk: disk.identity().to_owned(),
+            disk: identities.join(", "),
             ssh_host_keys: written.ssh_host_keys,
             machine_id: written.machine_id,
             boot_entry,
             restart,
         })
     })
-}
-
-/// Writes what lies outside of file systems, and compares it with what the disk then holds.
-fn write_boot_files(device: &Device, writes: &[(u64, Vec<u8>)]) -> Result<(), Finding> {
-    for (offset, bytes) in writes {
-        device.write_at(*offset, bytes)?;
-    }
-    device.sync()?;
-    device.forget_buffers()?;
-    writes.iter().try_for_each(|(offset, bytes)| device.verify(*offset, bytes))
 }
 
 /// Runs a part of a phase: says that it runs, and if it fails, why.
@@ -192,14 +187,19 @@ pub(crate) fn check_cancelled(observer: &dyn Observer) -> Result<(), Stop> {
     observer.cancelled().map_or(Ok(()), |reason| Err(Stop::Cancelled(reason)))
 }
 
-fn details(disk: &Disk, plan: &Plan) -> BTreeMap<String, String> {
+fn details(disks: &[Disk], plan: &Plan) -> BTreeMap<String, String> {
     let system = |partition: &Planned| match partition.role {
         Role::Esp => Some("vfat"),
         Role::Swap => Some("swap"),
         _ => partition.file_system.map(FileSystem::name),
     };
     let systems: Vec<&str> = plan.partitions.iter().filter_map(system).collect();
-    BTreeMap::from([("disk".to_owned(), describe(disk)), ("file_systems".to_owned(), systems.join(" "))])
+    let mut details = BTreeMap::from([
+        ("disk".to_owned(), disks.iter().map(describe).collect::<Vec<_>>().join("; ")),
+        ("file_systems".to_owned(), systems.join(" ")),
+    ]);
+    details.extend(plan.array.map(|array| ("arrays".to_owned(), array.level.name().to_owned())));
+    details
 }
 
 struct Job<'a> {
@@ -223,33 +223,36 @@ impl Job<'_> {
     }
 
     /// Step 1: everything that can be refused before the first write.
-    fn choose(&self, gate: &Gate, disks: &[Disk], now: Millis) -> Result<(Device, Disk, Plan), Stop> {
+    fn choose(&self, gate: &Gate, disks: &[Disk], now: Millis) -> Result<(Disks, Vec<Disk>), Stop> {
         let Self { task, image, .. } = self;
         if image.schema != MANIFEST_SCHEMA {
             let detail = format!("manifests of schema {} are not understood", image.schema);
             return Err(Finding::new(Code::ImageInvalid, detail).into());
         }
-        let permit = gate.admit(task, disks, now)?;
-        let disk = permit.disk();
+        let permits = gate.admit(task, disks, now)?;
+        let chosen: Vec<&Disk> = permits.iter().map(Permit::disk).collect();
         let firmware = if self.paths.efivars.is_some() { Firmware::Uefi } else { Firmware::Bios };
-        let plan = fit(&task.layout, Some(image), disk, firmware)?;
+        let plan = fit(&task.layout, Some(image), &chosen, firmware)?;
         identity::check(&task.identity)?;
         self.grub_files()?;
-        self.table(&plan, &[])?;
+        Disks::table(&plan, &task.uuids, 0, plan.sectors, &[])?;
         for planned in &plan.partitions {
             self.uuid(planned)?;
         }
-        tracing::info!("{} {} goes to {}", image.name, image.version, describe(disk));
+        for disk in &chosen {
+            tracing::info!("{} {} goes to {}", image.name, image.version, describe(disk));
+        }
         device::lock_all(&self.paths.dev, disks);
-        let device = Device::open(&permit, &self.paths.dev, &self.paths.sys)?;
-        Ok((device, disk.clone(), plan))
+        let found = chosen.into_iter().cloned().collect();
+        let places = (self.paths.dev.as_path(), self.paths.sys.as_path());
+        Ok((Disks::open(&permits, plan, &task.uuids, now, places)?, found))
     }
 
     /// The UUID of what shall lie in a partition; none when it is of another kind.
     fn uuid(&self, planned: &Planned) -> Result<Option<(&str, gpt::Guid)>, Finding> {
         let DiskUuids { root, further, .. } = &self.task.uuids;
         let text = match planned.role {
-            Role::BiosBoot | Role::Esp => return Ok(None),
+            Role::BiosBoot | Role::Esp | Role::Lvm => return Ok(None),
             Role::Root => Some(root),
             Role::Boot | Role::Data | Role::Swap => further.get(planned.number as usize - 1),
         };
@@ -259,35 +262,36 @@ impl Job<'_> {
     }
 
     /// Step 3, first half: empty file systems and swap space.
-    fn format<'d>(&self, device: &'d Device, plan: &Plan) -> Result<Target<'d>, Stop> {
+    fn format(&self, disks: &Disks) -> Result<Target, Stop> {
         let mut target = Target::new(&self.paths.mount);
-        for planned in &plan.partitions {
+        let mut groups = BTreeMap::new();
+        for planned in &disks.plan().partitions {
+            if planned.role == Role::Lvm {
+                groups.insert(&planned.label, disks.group(planned, &self.task.identity.hostname)?);
+            }
             let Some((text, uuid)) = self.uuid(planned)? else { continue };
-            let announce = || self.encrypt(planned, device.announce(plan, planned.number)?);
+            let volume = match planned.group.as_ref().and_then(|group| groups.get(group)) {
+                Some(group) => group.volume(disks.plan(), planned)?,
+                None => disks.volume(planned)?,
+            };
+            let volume = self.encrypt(planned, volume)?;
             if planned.role == Role::Swap {
-                let bytes = planned.sectors * plan.sector_size;
-                if planned.encrypted {
-                    let page = swap::encode(bytes - luks::DATA_OFFSET, uuid, &planned.label);
-                    announce()?.write(&page)?;
-                } else {
-                    let page = swap::encode(bytes, uuid, &planned.label);
-                    device.write_at(planned.first * plan.sector_size, &page)?;
-                }
+                volume.write_at(0, &swap::encode(disks.plan().room(planned), uuid, &planned.label))?;
+                volume.ensure_whole()?;
                 continue;
             }
             let kind = planned.file_system.unwrap_or_default();
-            let partition = announce()?;
             let comes_whole = planned.role == Role::Root && self.image.format.is_file_system();
             if !comes_whole {
-                mkfs::make(kind, &self.paths.tools, &partition.node, text, &planned.label, self.observer)?;
+                mkfs::make(kind, &self.paths.tools, &volume.node, text, &planned.label, self.observer)?;
             }
-            target.add(planned, kind, partition)?;
+            target.add(planned, kind, volume)?;
         }
         Ok(target)
     }
 
     /// The same partition, encrypted if it shall be.
-    fn encrypt<'d>(&self, planned: &Planned, partition: Announced<'d>) -> Result<Announced<'d>, Finding> {
+    fn encrypt(&self, planned: &Planned, partition: Volume) -> Result<Volume, Finding> {
         if !planned.encrypted {
             return Ok(partition);
         }
@@ -305,19 +309,19 @@ impl Job<'_> {
         &self,
         files: &dyn ImageSource,
         plan: &Plan,
-        target: &mut Target<'_>,
+        target: &mut Target,
         reuse: bool,
     ) -> Result<(), Stop> {
         let Self { task, image, paths, observer } = self;
         let source = Source { files, retry: Retry::default(), observer: *observer };
         let (done, counts) = match target.root().filter(|_| image.format.is_file_system()) {
             None => (image.size, image::lay_down(image, source, Destination::Tree(&paths.mount))?),
-            Some(partition) => {
+            Some(volume) => {
                 let label = plan.role(Role::Root).map_or("", |root| root.label.as_str());
-                let region = partition.region()?;
+                let region = volume.region()?;
                 let counts = image::lay_down(image, source, Destination::Region { region: &region, reuse })?;
                 drop(region);
-                ext4::adopt(&paths.tools, &partition.node, &task.uuids.root, label, *observer)?;
+                ext4::adopt(&paths.tools, &volume.node, &task.uuids.root, label, *observer)?;
                 target.mount()?;
                 (counts.written + counts.kept, counts)
             }
@@ -329,14 +333,9 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn table(&self, plan: &Plan, boot_code: &[u8]) -> Result<gpt::Gpt, Finding> {
-        gpt::encode(plan, &self.task.uuids, boot_code)
-            .map_err(|error| Finding::new(Code::DiskFailed, format!("partition table: {error}")))
-    }
-
-    /// Step 5, first half: files in the tree, and boot files out of it; with the digests of those that must
-    /// be right.
-    fn configure(&self, plan: &Plan) -> Result<(Written, bootloader::Boot, Vec<Digest>), Stop> {
+    /// Step 5, first half: files in the tree, and boot files out of it for each disk; with the digests of those that
+    /// must be right.
+    fn configure(&self, plan: &Plan, disks: usize) -> Result<(Written, Vec<Boot>, Vec<Digest>), Stop> {
         let Self { task, paths, .. } = self;
         let tree = self.tree()?;
         let written = identity::write(&tree, &task.identity, &task.layout, &task.uuids, &paths.agent)
@@ -347,9 +346,13 @@ impl Job<'_> {
             tree.write(path, text.as_bytes(), 0o644)
                 .map_err(|error| device::failed(&format!("cannot write {path}"), &error))?;
         }
-        let prepared = bootloader::prepare(&tree, self.image, plan, &self.start().boot, task.uuids.esp)?;
+        let mut boots = Vec::with_capacity(disks);
+        for index in 0..disks as u32 {
+            let esp = task.uuids.on_disk(index).esp;
+            boots.push(bootloader::prepare(&tree, self.image, plan, &self.start().boot, esp)?);
+        }
         let digests = self.boot_files(&tree)?;
-        Ok((written, prepared, digests))
+        Ok((written, boots, digests))
     }
 
     fn tree(&self) -> Result<Tree, Finding> {
@@ -357,7 +360,7 @@ impl Job<'_> {
     }
 
     /// Step 5, second half: what must be right to start is read from the disk once more; how it starts.
-    fn read_back(&self, target: &mut Target<'_>, before: &[Digest]) -> Result<Restart, Finding> {
+    fn read_back(&self, target: &mut Target, before: &[Digest]) -> Result<Restart, Finding> {
         target.mount_to_read()?;
         let tree = self.tree()?;
         if self.boot_files(&tree)? != before {
@@ -426,40 +429,18 @@ impl Job<'_> {
         }
     }
 
-    /// Step 6. Should it fail, whatever of the table was written is removed again.
-    fn make_bootable(&self, device: &Device, plan: &Plan, boot_code: &[u8]) -> Result<(), Finding> {
-        let table = self.table(plan, boot_code)?;
-        let (first, rest) = table.primary.split_at(plan.sector_size as usize);
-        let written = (|| {
-            device.write_at(table.backup_offset, &table.backup)?;
-            device.sync()?;
-            device.write_at(plan.sector_size, rest)?;
-            device.sync()?;
-            device.write_at(0, first)?;
-            device.sync()?;
-            device.forget_buffers()?;
-            device.verify(table.backup_offset, &table.backup)?;
-            device.verify(0, &table.primary)
-        })();
-        if written.is_err()
-            && let Err(finding) = device.clear(&Plan { partitions: Vec::new(), ..plan.clone() })
-        {
-            tracing::error!(%finding, "the partition table could not be removed");
-        }
-        written
-    }
-
-    /// Writes the UEFI boot entry; without one, firmware starts the removable path.
-    fn boot_entry(&self, plan: &Plan, restart: Restart) -> bool {
+    /// Writes the UEFI boot entries, one for each disk; without any, firmware starts the removable path.
+    fn boot_entries(&self, plan: &Plan, disks: usize, restart: Restart) -> bool {
         let (Some(efivars), Some(esp)) = (&self.paths.efivars, plan.role(Role::Esp)) else {
             return false;
         };
-        let uuid = self.task.uuids.partitions.get(esp.number as usize - 1);
-        let Some(guid) = uuid.and_then(|text| gpt::Guid::parse(text)) else {
-            return false;
+        let guid = |index| {
+            let uuids = self.task.uuids.on_disk(index);
+            uuids.partitions.get(esp.number as usize - 1).and_then(|text| gpt::Guid::parse(text))
         };
-        let place = efi::EspPlace { number: esp.number, first: esp.first, sectors: esp.sectors, guid };
-        let result = efi::install(efivars, &self.image.name, &place, restart);
+        let place = |guid| efi::EspPlace { number: esp.number, first: esp.first, sectors: esp.sectors, guid };
+        let places: Vec<efi::EspPlace> = (0..disks as u32).filter_map(guid).map(place).collect();
+        let result = efi::install(efivars, &self.image.name, &places, restart);
         if let Err(error) = &result {
             tracing::warn!(%error, "no boot entry; the firmware must start the disk by itself");
         }

@@ -4,12 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kaltstart_protocol::agent_api::{DiskUuids, Identity, Task};
 use kaltstart_protocol::finding::Code;
-use kaltstart_protocol::ids::{Digest, Signature};
+use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::SignedManifest;
 use kaltstart_protocol::node_api::ReportConfig;
 use kaltstart_protocol::phase::{Progress, Unit};
 use kaltstart_protocol::secret::Secret;
-use kaltstart_protocol::wipe::SignedGrant;
 
 use crate::test_server::{Server, json};
 use crate::work::{Jobs, work};
@@ -82,7 +81,7 @@ fn task(restart: Restart) -> String {
         job: "job_00000000000000000000000001".parse().expect("a job"),
         attempt: 1,
         disk: Default::default(),
-        grant: SignedGrant { grant: String::new(), signature: Signature([0; 64]) },
+        grants: Vec::new(),
         layout: serde_json::from_str(LAYOUT).expect("a layout"),
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://127.0.0.1:1/image".into(),

@@ -28,6 +28,8 @@ pub mod disk;
 #[cfg(feature = "install")]
 pub mod erase;
 #[cfg(feature = "install")]
+pub mod esp;
+#[cfg(feature = "install")]
 pub mod gate;
 pub mod guard;
 pub mod health;

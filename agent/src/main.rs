@@ -1,10 +1,10 @@
-//! The Kaltstart agent: `init` of the ramdisk, and `agent report`, `agent recall` and `agent boot-order` in the
-//! installed system, and `agent unlock` before it starts.
+//! The Kaltstart agent: `init` of the ramdisk, and `agent report`, `agent recall`, `agent boot-order` and `agent esp` in
+//! the installed system, and `agent unlock` before it starts.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use kaltstart_agent::{boot_order, pid1, recall, report, run, unlock};
+use kaltstart_agent::{boot_order, esp, pid1, recall, report, run, unlock};
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         ["recall"] => recall::run(),
         ["unlock"] => unlock::run(),
         ["boot-order"] => boot_order::run(Path::new(pid1::EFIVARS)),
+        ["esp"] => esp::run(),
         ["--version"] => {
             println!("kaltstart-agent {}", run::VERSION);
             ExitCode::SUCCESS
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
                  usage: kaltstart-agent report        tell the server once that this system is up\n\
                  \x20      kaltstart-agent recall        ask the server whether a job calls this system back\n\
                  \x20      kaltstart-agent boot-order    set the boot order of the installation again\n\
+                 \x20      kaltstart-agent esp           keep the EFI system partitions of all disks alike\n\
                  \x20      kaltstart-agent unlock        open this system's encrypted partitions",
                 run::VERSION
             );

@@ -7,7 +7,7 @@ use kaltstart_agent::disk::device::Device;
 use kaltstart_agent::erase::choice;
 use kaltstart_agent::erase::erase;
 use kaltstart_agent::install::Stop;
-use kaltstart_protocol::agent_api::{EraseDisk, EraseTask, Erased, ReportState};
+use kaltstart_protocol::agent_api::{DiskGrant, EraseTask, Erased, ReportState};
 use kaltstart_protocol::erasure::{EraseMethod, Reach};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -35,7 +35,7 @@ fn disk(sector_size: u32, serial: &str) -> Loop {
 /// The task to erase `disks` as they are.
 fn task(disks: &[Disk]) -> EraseTask {
     let job = JobId::new(Millis(1), 1);
-    let granted = |disk: &Disk| EraseDisk { disk: DiskIdentity::of(disk), grant: grant(&job, 1, disk) };
+    let granted = |disk: &Disk| DiskGrant { disk: DiskIdentity::of(disk), grant: grant(&job, 1, disk) };
     EraseTask { disks: disks.iter().map(granted).collect(), job, attempt: 1 }
 }
 

@@ -5,7 +5,7 @@ mod common;
 use common::{NOW, gate, order, sign};
 use ed25519_dalek::SigningKey;
 use kaltstart_agent::gate::{Gate, Permit};
-use kaltstart_protocol::agent_api::{EraseDisk, EraseTask, InstallTask};
+use kaltstart_protocol::agent_api::{DiskGrant, EraseTask, InstallTask};
 use kaltstart_protocol::contents::{Area, Contents};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -30,11 +30,11 @@ fn disk() -> Disk {
 
 /// What the gate says to the grant as it stands in `text`, signed by the right key: for an installation, and for an erasure.
 fn answers(gate: &Gate, grant: &SignedGrant) -> [Result<Permit, Finding>; 2] {
-    let task = InstallTask { grant: grant.clone(), ..order(b"", 0, Compression::None).task };
-    let disks = vec![EraseDisk { disk: DiskIdentity::of(&disk()), grant: grant.clone() }];
+    let disks = vec![DiskGrant { disk: DiskIdentity::of(&disk()), grant: grant.clone() }];
+    let task = InstallTask { grants: disks.clone(), ..order(b"", 0, Compression::None).task };
     let erase = EraseTask { job: task.job.clone(), attempt: task.attempt, disks };
     let erased = gate.admit_all(&erase, &[disk()], NOW).map(|mut all| all.remove(0));
-    [gate.admit(&task, &[disk()], NOW), erased]
+    [gate.admit(&task, &[disk()], NOW).map(|mut all| all.remove(0)), erased]
 }
 
 /// Every value of a grant, by its path.

@@ -11,6 +11,7 @@ use kaltstart_protocol::agent_api::ReportState;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Compression;
+use kaltstart_protocol::layout::array::{Array, Level};
 use kaltstart_protocol::layout::{FileSystem, Partition, Role};
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use std::fs;
@@ -288,7 +289,20 @@ fn p03_a_disk_that_is_not_as_granted_is_refused_untouched() {
     let before = measured(std::slice::from_ref(&disk.disk));
     let task = ordered.signed();
     let good = granted(&task, &before);
-    assert!(refused(&task, &before, NOW).contains("signature"), "no grant");
+    assert!(refused(&task, &before, NOW).contains("there is none for it"));
+    let forged = kaltstart_protocol::agent_api::InstallTask {
+        grants: good
+            .grants
+            .iter()
+            .map(|one| {
+                let mut one = one.clone();
+                one.grant.grant.push(' ');
+                one
+            })
+            .collect(),
+        ..good.clone()
+    };
+    assert!(refused(&forged, &before, NOW).contains("signature"));
     assert!(refused(&good, &before, NOW.plus(1000)).contains("expired"));
     let other = kaltstart_protocol::agent_api::InstallTask { attempt: 2, ..good.clone() };
     assert!(refused(&other, &before, NOW).contains("start of the machine"));
@@ -300,6 +314,57 @@ fn p03_a_disk_that_is_not_as_granted_is_refused_untouched() {
             .contains("found ext4 in partition 1")
     );
     assert!(refused(&good, &before, NOW).contains("found ext4 in partition 1"));
+}
+
+#[test]
+fn p03_the_disks_of_an_array_are_granted_together_or_none_is_written() {
+    if !root() {
+        return;
+    }
+    let (first, mut second) = (Loop::new(512), Loop::new(512));
+    second.disk.serial = "S2".into();
+    let disks = measured(&[first.disk.clone(), second.disk.clone()]);
+    let mut ordered = order(b"", 0, Compression::None);
+    ordered.task.layout.array = Some(Array { level: Level::Raid1, disks: 2 });
+    let good = granted(&ordered.signed(), &disks);
+    assert_eq!(good.grants.len(), 2);
+    let all = || [&first, &second].map(|disk| Digest::of(&fs::read(&disk.file).expect("read")));
+    let before = all();
+    let refused = |task: &kaltstart_protocol::agent_api::InstallTask, disks: &[_]| {
+        let (served, watch) = (Served(Vec::new()), Watch::default());
+        let result =
+            kaltstart_agent::install::install(&gate(), task, disks, NOW, &served, &first.paths(), &watch);
+        assert_eq!(all(), before, "a disk was written");
+        let Err(Stop::Failed(finding)) = result else { panic!("not refused: {result:?}") };
+        (finding.code, finding.detail)
+    };
+    let with = |change: &dyn Fn(&mut kaltstart_protocol::agent_api::InstallTask)| {
+        let mut task = good.clone();
+        change(&mut task);
+        refused(&task, &disks)
+    };
+    for (named, result) in [
+        ("there is none for it", with(&|task| drop(task.grants.remove(0)))),
+        ("there is none for it", with(&|task| drop(task.grants.remove(1)))),
+        ("serial number", with(&|task| task.grants[1].grant = task.grants[0].grant.clone())),
+    ] {
+        assert!(result.0 == Code::GrantRefused && result.1.contains(named), "{named}: {result:?}");
+    }
+    assert_eq!(refused(&good, &disks[..1]).0, Code::DiskCount, "one disk alone");
+    // The second is formatted after the agent's look at the machine.
+    let changed = fs::File::options().write(true).open(&second.node).expect("open");
+    std::os::unix::fs::FileExt::write_all_at(&changed, b"LABELONE", 512).expect("written");
+    changed.sync_all().expect("synced");
+    drop(changed);
+    let before = all();
+    let (served, watch) = (Served(Vec::new()), Watch::default());
+    let result =
+        kaltstart_agent::install::install(&gate(), &good, &disks, NOW, &served, &first.paths(), &watch);
+    assert!(
+        matches!(&result, Err(Stop::Failed(finding)) if finding.code == Code::GrantRefused),
+        "{result:?}"
+    );
+    assert_eq!(all(), before, "the first was written");
 }
 
 #[test]

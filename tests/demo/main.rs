@@ -13,14 +13,13 @@ use kaltstart_tests::config::ServerConfig;
 use kaltstart_tests::disk;
 use kaltstart_tests::guest::{Firmware, Guest, GuestConfig};
 use kaltstart_tests::lab::Lab;
-use kaltstart_tests::process::{Process, run};
+use kaltstart_tests::process::Process;
 use kaltstart_tests::server::Server;
+use kaltstart_tests::ssh;
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::{Poll, interrupted, secs, stop_on_signals, wait_for};
 use options::Options;
-use std::fs;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// The machine's name.
@@ -68,7 +67,7 @@ fn main() -> ExitCode {
 
 fn demo(lab: &Lab, options: &Options) -> Result<()> {
     let artefacts = kaltstart_tests::artefacts::Artefacts::at(&options.artefacts)?;
-    let key = make_key(lab.dir())?;
+    let key = ssh::key(lab)?;
     let file = lab.dir().join("disk.raw");
     disk::blank(&file, DISK_MIB)?;
     let machine = GuestConfig::new(NODE, options.firmware.clone(), 1)
@@ -118,20 +117,11 @@ fn demo(lab: &Lab, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Makes the key the demonstration logs in with, and returns its public line.
-fn make_key(dir: &Path) -> Result<String> {
-    let file = dir.join("key");
-    let mut command = Command::new("ssh-keygen");
-    command.args(["-q", "-t", "ed25519", "-N", "", "-C", "kaltstart-demo", "-f"]).arg(&file);
-    run(&mut command, secs(30)).context("cannot make an SSH key (package openssh-client)")?;
-    Ok(fs::read_to_string(dir.join("key.pub"))?.trim().to_owned())
-}
-
 /// Says how to reach everything and waits for Ctrl-C.
 fn keep(lab: &Lab, server: &Server<'_>, guest: &Guest<'_>) -> Result<()> {
     let (name, dir) = (lab.name(), lab.dir().display());
     println!("\nKept up until Ctrl-C. From another terminal, as root:");
-    println!("  log in:   ip netns exec {name} {}", proof::ssh_words(lab, ADDRESS).join(" "));
+    println!("  log in:   ip netns exec {name} {}", ssh::words(lab, ADDRESS).join(" "));
     println!(
         "  client:   KS_SERVER=https://10.77.0.1:8443 KS_TOKEN_FILE={} ip netns exec {name} {dir}/ks node list",
         server.token_file().display()

@@ -8,6 +8,7 @@ use kaltstart_tests::disk;
 use kaltstart_tests::guest::{Firmware, Guest, GuestConfig};
 use kaltstart_tests::lab::Lab;
 use kaltstart_tests::server::Server;
+use kaltstart_tests::ssh;
 use kaltstart_tests::wait::secs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -151,4 +152,24 @@ pub(crate) fn in_the_image_phase(lab: &Lab, ordered: &Ordered<'_>) -> Result<Job
     })?;
     disk::ensure_not_bootable(&ordered.disk)?;
     Ok(job)
+}
+
+/// Blank disks in the lab's directory.
+pub(crate) fn blank_disks(lab: &Lab, count: usize, mib: u64) -> Result<Vec<PathBuf>> {
+    let files: Vec<PathBuf> = (1..=count).map(|number| lab.dir().join(format!("disk{number}.raw"))).collect();
+    files.iter().try_for_each(|file| disk::blank(file, mib))?;
+    Ok(files)
+}
+
+/// What the deployed machine answers to a line of shell.
+pub(crate) fn ask(lab: &Lab, ordered: &Ordered<'_>, question: &str) -> Result<String> {
+    let report = ordered.server.node(NODE)?.report.context("no report")?;
+    ssh::ask(lab, ADDRESS, &report.ssh_host_keys, question)
+}
+
+/// Checks that `told` has all of these words.
+pub(crate) fn ensure_told(told: &str, all: &[&str]) -> Result<()> {
+    let missing: Vec<&&str> = all.iter().filter(|word| !told.contains(**word)).collect();
+    ensure!(missing.is_empty(), "{missing:?} not in: {told}");
+    Ok(())
 }

@@ -51,6 +51,10 @@ mod kexec;
 mod leases;
 /// What asking the network adds to the start of a machine's own system.
 mod local;
+/// Volume groups.
+mod lvm;
+/// Systems on several disks.
+mod mirror;
 /// The power fails at any write.
 mod powercut;
 /// A rebuild without a start over the network.

@@ -11,6 +11,7 @@
 //! | [`disk`] | disk files: made, filled, looked into |
 //! | [`screen`] | the screen and the keyboard of a machine with a VGA card |
 //! | [`recording`] | what a machine wrote to a disk, and what a power cut leaves of it |
+//! | [`ssh`] | logins to installed machines |
 //! | [`story`] | one test: runs in a lab of its own, keeps evidence when it fails |
 //! | [`wait`] | waiting for a state, with a limit, saying what was seen last |
 //!
@@ -37,6 +38,7 @@ pub mod recording;
 pub mod screen;
 pub mod server;
 pub mod signing;
+pub mod ssh;
 pub mod story;
 pub mod switch;
 pub mod unpacked;

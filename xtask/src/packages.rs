@@ -26,6 +26,7 @@ const HOST_PACKAGES: &[&str] = &[
     "gzip",
     "kmod",
     "lvm2",
+    "mdadm", // reads what the agent writes
     "minisign",
     "mmdebstrap",
     "mtools",

@@ -1,8 +1,8 @@
-//! UEFI boot entry and boot order (UEFI 2.10 §3.1, §3.3, §10.3), through efivarfs.
+//! UEFI boot entries and boot order (UEFI 2.10 §3.1, §3.3, §10.3), through efivarfs.
 //!
 //! Afterwards the machine starts the disk once at once (`BootNext`), and from then on the entry
 //! it came by first (the network, where the server answers "start from your disk" or not at all),
-//! then the disk; [`boot_order`] keeps it so. All of this is a convenience: a disk also starts by
+//! then the disk, or one disk after the other; [`boot_order`] keeps it so. All of this is a convenience: a disk also starts by
 //! its removable path.
 
 use crate::boot_order;
@@ -49,8 +49,8 @@ pub struct Variables {
     pub current: Option<u16>,
 }
 
-/// A load option (`EFI_LOAD_OPTION`) for `\EFI\BOOT\BOOTX64.EFI` of that partition.
-pub fn load_option(image: &str, esp: &EspPlace) -> Vec<u8> {
+/// A load option (`EFI_LOAD_OPTION`) of that name for `\EFI\BOOT\BOOTX64.EFI` of that partition.
+pub fn load_option(name: &str, esp: &EspPlace) -> Vec<u8> {
     let wide = |text: &str| -> Vec<u8> {
         text.encode_utf16().filter(|&unit| unit != 0).chain([0]).flat_map(u16::to_le_bytes).collect()
     };
@@ -70,7 +70,7 @@ pub fn load_option(image: &str, esp: &EspPlace) -> Vec<u8> {
     path.extend([0x7F, 0xFF, 4, 0]);
     let mut option = ACTIVE.to_le_bytes().to_vec();
     option.extend((path.len() as u16).to_le_bytes());
-    option.extend(wide(&format!("{PREFIX} {image}")));
+    option.extend(wide(&format!("{PREFIX} {name}")));
     option.extend(path);
     option
 }
@@ -83,45 +83,55 @@ fn description(option: &[u8]) -> String {
     String::from_utf16_lossy(&units)
 }
 
-/// The number of our entry and the new boot order; none when all 65,536 numbers are taken.
-pub fn arrange(now: &Variables) -> Option<(u16, Vec<u16>)> {
-    let ours = |option: &Vec<u8>| description(option).starts_with(PREFIX);
+/// The numbers of `count` entries of ours and the new boot order; none when all 65,536 numbers are taken.
+pub fn arrange(now: &Variables, count: usize) -> Option<(Vec<u16>, Vec<u16>)> {
+    let ours =
+        |number: &u16| now.entries.get(number).is_some_and(|entry| description(entry).starts_with(PREFIX));
     // The agent was started by the system of an earlier installation: its entry and order stay.
-    let own = now.current.filter(|current| now.entries.get(current).is_some_and(ours));
-    if let Some(own) = own.filter(|own| now.order.contains(own)) {
-        return Some((own, now.order.clone()));
+    let own = now.current.filter(|current| ours(current) && now.order.contains(current));
+    let old = now.entries.keys().copied().filter(|number| ours(number) && Some(*number) != now.current);
+    let free = (0..=u16::MAX).filter(|n| !now.entries.contains_key(n) && !now.order.contains(n));
+    let numbers: Vec<u16> = own.into_iter().chain(old).chain(free).take(count).collect();
+    if numbers.len() < count {
+        return None;
     }
-    let old = now.entries.iter().find(|(number, option)| ours(option) && Some(**number) != now.current);
-    let number = match old {
-        Some((&number, _)) => number,
-        None => (0..=u16::MAX).find(|n| !now.entries.contains_key(n) && !now.order.contains(n))?,
-    };
-    let first = now.current.filter(|current| now.order.contains(current));
-    let mut order: Vec<u16> = first.into_iter().chain([number]).collect();
-    for &other in &now.order {
-        if !order.contains(&other) {
-            order.push(other);
+    let mut order = Vec::new();
+    let mut add = |numbers: &[u16]| {
+        for number in numbers {
+            if !order.contains(number) {
+                order.push(*number);
+            }
         }
+    };
+    match own.and_then(|own| now.order.iter().position(|number| *number == own)) {
+        Some(place) => add(&now.order[..place]),
+        None => add(now.current.filter(|current| now.order.contains(current)).as_slice()),
     }
-    Some((number, order))
+    add(&numbers);
+    add(&now.order);
+    Some((numbers, order))
 }
 
-/// Writes the boot entry, the boot order and `BootNext` below `efivars`, the mounted efivarfs.
+/// Writes a boot entry for each of `places`, the boot order and `BootNext` below `efivars`, the mounted efivarfs.
 ///
 /// Without firmware `BootNext` would be left for a later start, which may be meant for the network.
 ///
 /// # Errors
 /// As the firmware says; what was written until then does no harm.
-pub fn install(efivars: &Path, image: &str, esp: &EspPlace, restart: Restart) -> io::Result<()> {
+pub fn install(efivars: &Path, image: &str, places: &[EspPlace], restart: Restart) -> io::Result<()> {
     let now = read(efivars)?;
-    let (number, order) = arrange(&now).ok_or_else(|| io::Error::other("no boot entry is free"))?;
-    set(efivars, &global(&format!("Boot{number:04X}")), &load_option(image, esp))?;
-    if restart == Restart::Firmware {
-        set(efivars, &global("BootNext"), &number.to_le_bytes())?;
+    let (numbers, order) =
+        arrange(&now, places.len()).ok_or_else(|| io::Error::other("no boot entry is free"))?;
+    for (disk, (number, place)) in (1..).zip(numbers.iter().zip(places)) {
+        let name = if disk == 1 { image.to_owned() } else { format!("{image}, disk {disk}") };
+        set(efivars, &global(&format!("Boot{number:04X}")), &load_option(&name, place))?;
+    }
+    if let (Restart::Firmware, Some(first)) = (restart, numbers.first()) {
+        set(efivars, &global("BootNext"), &first.to_le_bytes())?;
     }
     set(efivars, &global("BootOrder"), &bytes(&order))?;
-    let until_disk = order.iter().position(|other| *other == number).map_or(0, |place| place + 1);
-    boot_order::remember(efivars, &order[..until_disk])
+    let until_last = order.iter().rposition(|other| numbers.contains(other)).map_or(0, |place| place + 1);
+    boot_order::remember(efivars, &order[..until_last])
 }
 
 /// The file of a global variable.
@@ -224,17 +234,19 @@ mod tests {
             order: vec![0, 5, 1],
             current: Some(5),
         };
-        assert_eq!(arrange(&now), Some((2, vec![5, 2, 0, 1])));
+        assert_eq!(arrange(&now, 1), Some((vec![2], vec![5, 2, 0, 1])));
+        assert_eq!(arrange(&now, 2), Some((vec![2, 3], vec![5, 2, 3, 0, 1])));
         now.entries.insert(7, load_option("old", &esp()));
         now.order = vec![0, 7, 5, 1];
-        assert_eq!(arrange(&now), Some((7, vec![5, 7, 0, 1])));
+        assert_eq!(arrange(&now, 1), Some((vec![7], vec![5, 7, 0, 1])));
         // An entry that is not in the order, such as a one-time one, is not added to it.
         now.current = Some(9);
-        assert_eq!(arrange(&now), Some((7, vec![7, 0, 5, 1])));
-        assert_eq!(arrange(&Variables::default()), Some((0, vec![0])));
+        assert_eq!(arrange(&now, 1), Some((vec![7], vec![7, 0, 5, 1])));
+        assert_eq!(arrange(&Variables::default(), 1), Some((vec![0], vec![0])));
         // It came from its own disk.
         now.current = Some(7);
-        assert_eq!(arrange(&now), Some((7, vec![0, 7, 5, 1])));
+        assert_eq!(arrange(&now, 1), Some((vec![7], vec![0, 7, 5, 1])));
+        assert_eq!(arrange(&now, 2), Some((vec![7, 2], vec![0, 7, 2, 5, 1])));
     }
 
     #[test]
@@ -245,9 +257,9 @@ mod tests {
         fs::write(file("BootCurrent"), [6, 0, 0, 0, 4, 0]).expect("write");
         fs::write(file("Boot0003"), [7, 0, 0, 0, 1]).expect("write");
         fs::write(file("BootOptionSupport"), [6, 0, 0, 0, 1, 3, 0, 0]).expect("write");
-        install(directory.path(), "debian", &esp(), Restart::Kexec).expect("installs");
+        install(directory.path(), "debian", &[esp()], Restart::Kexec).expect("installs");
         assert!(!file("BootNext").exists(), "the firmware is not asked");
-        install(directory.path(), "debian", &esp(), Restart::Firmware).expect("installs");
+        install(directory.path(), "debian", &[esp()], Restart::Firmware).expect("installs");
         assert_eq!(fs::read(file("BootOrder")).expect("read"), [7, 0, 0, 0, 4, 0, 0, 0, 3, 0]);
         assert_eq!(fs::read(file("BootNext")).expect("read"), [7, 0, 0, 0, 0, 0]);
         let entry = fs::read(file("Boot0000")).expect("read");

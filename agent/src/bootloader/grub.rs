@@ -6,7 +6,7 @@
 use crate::unlock::image as unlock;
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::image::Boot;
-use kaltstart_protocol::layout::{Layout, Role, subvolumes};
+use kaltstart_protocol::layout::{Layout, Role, group, subvolumes};
 
 /// Where the configuration is in the installed system.
 pub const CONFIG: &str = "/boot/grub/grub.cfg";
@@ -43,8 +43,11 @@ impl Start {
     /// How a system of that layout starts.
     #[must_use]
     pub fn of(layout: &Layout, uuids: &DiskUuids) -> Self {
-        let mut root = vec![format!("root=UUID={}", uuids.root)];
         let partition = layout.partitions.iter().find(|partition| partition.role == Role::Root);
+        let volume = partition.and_then(|root| Some(group::device(root.group.as_deref()?, &root.label)));
+        // A ramdisk activates a volume group by the name alone.
+        let device = volume.unwrap_or_else(|| format!("UUID={}", uuids.root));
+        let mut root = vec![format!("root={device}")];
         let subvolume = partition.and_then(|partition| subvolumes::root(&partition.subvolumes));
         root.extend(subvolume.map(|subvolume| format!("rootflags=subvol={}", subvolume.name)));
         let boot = layout.partitions.iter().position(|partition| partition.role == Role::Boot);
@@ -172,10 +175,16 @@ mod tests {
         };
         let start = |root: &Partition| {
             let partitions = vec![Partition::default(), root.clone()];
-            Start::of(&Layout { name: "l".into(), partitions, tmpfs: vec![] }, &uuids)
+            Start::of(&Layout { name: "l".into(), partitions, ..Layout::default() }, &uuids)
         };
         let plain = Start { boot: "33-44".into(), root: vec!["root=UUID=33-44".into()], unlocks: false };
         assert_eq!(start(&root), plain);
+        let volume = Partition { label: "my-root".into(), group: Some("sys".into()), ..root.clone() };
+        let named = start(&volume);
+        assert_eq!(
+            (named.boot.as_str(), &named.root[..]),
+            ("33-44", &["root=/dev/mapper/sys-my--root".to_owned()][..])
+        );
         root.subvolumes = vec![subvolume("@home", "/home"), subvolume("@", "/")];
         assert_eq!(start(&root).root, ["root=UUID=33-44", "rootflags=subvol=@"]);
     }
@@ -191,7 +200,7 @@ mod tests {
             further: vec!["55-66".into(), "77-88".into()],
             esp: 0,
         };
-        let start = Start::of(&Layout { name: "l".into(), partitions, tmpfs: vec![] }, &uuids);
+        let start = Start::of(&Layout { name: "l".into(), partitions, ..Layout::default() }, &uuids);
         let expected = Start { boot: "55-66".into(), root: vec!["root=UUID=33-44".into()], unlocks: true };
         assert_eq!(start, expected);
         let text = config(&boot("quiet"), &start).expect("quotable");

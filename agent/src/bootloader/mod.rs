@@ -11,6 +11,7 @@ pub mod bios;
 pub mod efi;
 pub mod grub;
 
+use crate::disk::disks::Boot;
 use crate::disk::fat;
 use crate::image::tree::Tree;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -24,16 +25,11 @@ const BOOT_FILE_MAX: u64 = 64 << 20;
 /// Where Debian's signed GRUB looks for its configuration, wherever it was started from.
 const GRUB_STUBS: [&str; 2] = ["EFI/debian/grub.cfg", "EFI/BOOT/grub.cfg"];
 
-/// What makes a disk start.
-#[derive(Debug, Default)]
-pub struct Boot {
-    /// What to write where: bytes from the start of the disk.
-    pub writes: Vec<(u64, Vec<u8>)>,
-    /// First bytes of the master boot record; empty without BIOS support.
-    pub boot_code: Vec<u8>,
-}
+/// Where GRUB's core image for BIOS looks on the disk that it came from. It is the file system in which the
+/// kernel lies, unless that is on an array or in a volume group: then this leads there, and no other disk's system is taken for it.
+const CORE_STUB: &str = "boot/grub/grub.cfg";
 
-/// Reads the boot files out of the extracted tree. Both ways of starting are prepared as far as
+/// What makes one disk start: reads the boot files out of the extracted tree. Both ways of starting are prepared as far as
 /// image, layout and disk allow, so that a disk also starts in another machine. `boot_uuid` is that of the file
 /// system in which GRUB finds `/boot`, `volume_id` the EFI system partition's.
 ///
@@ -65,7 +61,12 @@ pub fn prepare(
         for (from, to) in &manifest.boot.efi {
             files.push((to.clone(), read(from)?));
         }
-        for path in GRUB_STUBS {
+        let hidden = plan
+            .role(Role::Boot)
+            .or(plan.role(Role::Root))
+            .is_some_and(|it| it.group.is_some() || plan.array.is_some());
+        let core = hidden.then_some(CORE_STUB);
+        for path in GRUB_STUBS.into_iter().chain(core) {
             if !files.is_empty() && !files.iter().any(|(to, _)| to.eq_ignore_ascii_case(path)) {
                 files.push((path.to_owned(), grub::stub(boot_uuid).into_bytes()));
             }

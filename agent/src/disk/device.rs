@@ -1,40 +1,32 @@
-//! The chosen disk: opened, checked, cleared, announced to the kernel, written and read back.
+//! A chosen disk: opened, checked, cleared, written and read back.
 
-use super::crypt::{self, Mapping};
-use super::region::Region;
-use super::{luks, patiently};
+use super::block::Block;
+use super::patiently;
 use crate::contents;
 use crate::gate::Permit;
 use crate::install::Stop;
 use crate::sys::block;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::layout::plan::Plan;
-use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::select::describe;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
 
 /// What is zeroed at both ends of the disk and of each partition: the table, boot code, and the
 /// signatures of file systems, RAID and LVM, the last of which lies behind the first MiB.
 pub const CLEARED: u64 = 2 << 20;
-/// How long a partition's node may take to appear.
-const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Numbers of old partitions that are looked for.
 const OLD_PARTITIONS_MAX: u32 = 256;
 
-/// The disk that is being installed.
+/// A disk that is being installed or erased.
 #[derive(Debug)]
 pub struct Device {
-    file: File,
-    name: String,
+    block: Arc<Block>,
     /// What it is called in messages.
     described: String,
-    dev: PathBuf,
-    sys: PathBuf,
     /// Size in bytes.
     pub size: u64,
     /// Logical sector size in bytes.
@@ -89,58 +81,67 @@ impl Device {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&node);
         let file =
             file.map_err(|error| failed(&format!("cannot open {} for writing", node.display()), &error))?;
-        Ok(Self {
-            file,
-            name,
-            described: describe(disk),
-            dev: dev.into(),
-            sys: sys.into(),
-            size,
-            sector_size: u64::from(sector),
-        })
+        let block = Arc::new(Block { file, name, dev: dev.into(), sys: sys.into(), array: None });
+        Ok(Self { block, described: describe(disk), size, sector_size: u64::from(sector) })
     }
 
     /// Names disk and stage in the finding of a stage that the disk, a file system on it or their programs
     /// did not let come to its end.
     pub(crate) fn stage<T>(&self, stage: &str, result: Result<T, impl Into<Stop>>) -> Result<T, Stop> {
+        Self::name_in(&self.described, stage, result)
+    }
+
+    /// The same for disks that are `described` together.
+    pub(super) fn name_in<T>(
+        described: &str,
+        stage: &str,
+        result: Result<T, impl Into<Stop>>,
+    ) -> Result<T, Stop> {
         result.map_err(|stop| match stop.into() {
             Stop::Failed(Finding { code, detail })
                 if matches!(code, Code::DiskFailed | Code::DiskTooSmall | Code::ToolFailed) =>
             {
-                Finding::new(code, format!("{}: {stage}: {detail}", self.described)).into()
+                Finding::new(code, format!("{described}: {stage}: {detail}")).into()
             }
             stop => stop,
         })
     }
 
     /// Makes whatever was on the disk unbootable: zeroes its first sector, then its first and last
-    /// [`CLEARED`] bytes, then those of each planned partition, and forgets its partitions. Each step is on
-    /// the medium before the next begins: wherever the power fails, no table shows a system that is
-    /// partly gone.
+    /// [`CLEARED`] bytes, then those of each of `places`, given as first byte and bytes, and forgets its
+    /// partitions. Each step is on the medium before the next begins: wherever the power fails, no table shows a
+    /// system that is partly gone.
     ///
     /// # Errors
     /// [`Code::DiskFailed`].
-    pub fn clear(&self, plan: &Plan) -> Result<(), Finding> {
-        let partitions = plan.partitions.iter();
-        let partitions =
-            partitions.map(|planned| (planned.first * plan.sector_size, planned.sectors * plan.sector_size));
-        for step in [vec![(0, self.sector_size)], vec![(0, self.size)], partitions.collect()] {
+    pub fn clear(&self, places: &[(u64, u64)]) -> Result<(), Finding> {
+        self.clear_first_sector()?;
+        for step in [&[(0, self.size)], places] {
             self.zero_ends(step)?;
             self.sync()?;
         }
         for number in 1..=OLD_PARTITIONS_MAX {
-            if self.sys.join("class/block").join(self.partition_name(number)).exists() {
-                patiently(|| block::delete_partition(&self.file, number))
+            if self.block.sys.join("class/block").join(self.block.part_name(number)).exists() {
+                patiently(|| block::delete_partition(&self.block.file, number))
                     .map_err(|error| failed(&format!("cannot drop old partition {number}"), &error))?;
             }
         }
         Ok(())
     }
 
+    /// The first step of [`Self::clear`].
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn clear_first_sector(&self) -> Result<(), Finding> {
+        self.zero_ends(&[(0, self.sector_size)])?;
+        self.sync()
+    }
+
     /// Zeroes the first and last [`CLEARED`] bytes of areas of the disk, given as start and length.
-    fn zero_ends(&self, areas: Vec<(u64, u64)>) -> Result<(), Finding> {
+    fn zero_ends(&self, areas: &[(u64, u64)]) -> Result<(), Finding> {
         let zeros = vec![0; CLEARED as usize];
-        for (start, size) in areas {
+        for &(start, size) in areas {
             let length = CLEARED.min(size);
             for offset in [start, start + size - length] {
                 self.write_at(offset, &zeros[..length as usize])?;
@@ -149,54 +150,13 @@ impl Device {
         Ok(())
     }
 
-    /// Tells the kernel about a planned partition, without a table on the disk, and waits for
-    /// its node. The partition is forgotten when the returned value is dropped.
-    ///
-    /// # Errors
-    /// [`Code::DiskFailed`].
-    pub fn announce(&self, plan: &Plan, number: u32) -> Result<Announced<'_>, Finding> {
-        let planned = plan.partitions.iter().find(|partition| partition.number == number);
-        let planned = planned
-            .ok_or_else(|| Finding::new(Code::DiskFailed, format!("the plan has no partition {number}")))?;
-        let (start, length) = (planned.first * plan.sector_size, planned.sectors * plan.sector_size);
-        block::add_partition(&self.file, number, start, length)
-            .map_err(|error| failed(&format!("cannot announce partition {number}"), &error))?;
-        let node = self.dev.join(self.partition_name(number));
-        let announced = Announced { device: self, number, start, node, mapping: None };
-        let deadline = Instant::now() + NODE_TIMEOUT;
-        while !self.node_matches(&announced.node, number) {
-            if Instant::now() > deadline {
-                let detail = format!("{} did not appear", announced.node.display());
-                return Err(Finding::new(Code::DiskFailed, detail));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(announced)
-    }
-
-    /// Whether the node is the block device that sysfs shows for the partition.
-    fn node_matches(&self, node: &Path, number: u32) -> bool {
-        let shown = self.sys.join("class/block").join(self.partition_name(number)).join("dev");
-        let (Ok(shown), Ok(meta)) = (fs::read_to_string(shown), fs::symlink_metadata(node)) else {
-            return false;
-        };
-        let rdev = meta.rdev();
-        meta.file_type().is_block_device()
-            && shown.trim() == format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev))
-    }
-
-    /// The kernel's name of a partition: a `p` separates the number from a name ending in a digit.
-    fn partition_name(&self, number: u32) -> String {
-        let separator = if self.name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
-        format!("{}{separator}{number}", self.name)
-    }
-
     /// Writes `bytes` at byte `offset`.
     ///
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
-        self.file
+        self.block
+            .file
             .write_all_at(bytes, offset)
             .map_err(|error| failed(&format!("write at byte {offset}"), &error))
     }
@@ -206,8 +166,8 @@ impl Device {
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn overwrite(&self, offset: u64, length: u64) -> Result<(), Finding> {
-        block::zero_out(&self.file, offset, length)
-            .map_err(|error| failed(&format!("overwriting {} at byte {offset}", self.name), &error))
+        block::zero_out(&self.block.file, offset, length)
+            .map_err(|error| failed(&format!("overwriting {} at byte {offset}", self.block.name), &error))
     }
 
     /// Reads from byte `offset`.
@@ -215,21 +175,32 @@ impl Device {
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Finding> {
-        self.file
+        self.block
+            .file
             .read_exact_at(bytes, offset)
             .map_err(|error| failed(&format!("read back at byte {offset}"), &error))
+    }
+
+    /// What it is called in messages.
+    pub(super) fn described(&self) -> &str {
+        &self.described
+    }
+
+    /// The disk as the kernel shows it.
+    pub(super) fn block(&self) -> &Arc<Block> {
+        &self.block
     }
 
     /// The disk itself, for orders that the kernel knows nothing of.
     #[must_use]
     pub(crate) fn file(&self) -> &File {
-        &self.file
+        &self.block.file
     }
 
     /// The kernel's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.block.name
     }
 
     /// Waits until everything written is on the medium.
@@ -237,7 +208,7 @@ impl Device {
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn sync(&self) -> Result<(), Finding> {
-        self.file.sync_all().map_err(|error| failed("sync", &error))
+        self.block.file.sync_all().map_err(|error| failed("sync", &error))
     }
 
     /// Forgets the kernel's copies, so that reading shows what the medium holds.
@@ -245,7 +216,7 @@ impl Device {
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn forget_buffers(&self) -> Result<(), Finding> {
-        block::flush_buffers(&self.file).map_err(|error| failed("flush buffers", &error))
+        block::flush_buffers(&self.block.file).map_err(|error| failed("flush buffers", &error))
     }
 
     /// Reads from the medium what was written at `offset` and compares it.
@@ -260,74 +231,6 @@ impl Device {
         }
         let detail = format!("{} bytes at byte {offset} read back differently", bytes.len());
         Err(Finding::new(Code::DiskFailed, detail))
-    }
-}
-
-/// A partition that only the kernel knows; forgotten on drop.
-#[derive(Debug)]
-pub struct Announced<'a> {
-    device: &'a Device,
-    number: u32,
-    /// Its first byte on the disk.
-    start: u64,
-    /// What its data is read and written through.
-    pub node: PathBuf,
-    /// That, if it is encrypted.
-    mapping: Option<Mapping>,
-}
-
-impl Announced<'_> {
-    /// Encrypts it: its header has that UUID and label, and opens with `key`.
-    ///
-    /// # Errors
-    /// [`Code::DiskFailed`].
-    pub fn encrypt(mut self, uuid: &str, label: &str, key: &Secret) -> Result<Self, Finding> {
-        let refused = |error: io::Error| failed(&format!("cannot encrypt partition {}", self.number), &error);
-        // Unlike /dev/urandom it waits until the kernel has gathered enough for the first time.
-        let source = File::open("/dev/random").map_err(refused)?;
-        let mut random = |buffer: &mut [u8]| (&source).read_exact(buffer);
-        let sector = self.device.sector_size as u32;
-        let new = luks::make(uuid, label, sector, key.expose().as_bytes(), &mut random).map_err(refused)?;
-        for (offset, bytes) in &new.writes {
-            self.device.write_at(self.start + offset, bytes)?;
-        }
-        self.device.sync()?;
-        let mapping = crypt::map(&self.node, uuid, &new.opened).map_err(refused)?;
-        self.node.clone_from(&mapping.node);
-        self.mapping = Some(mapping);
-        Ok(self)
-    }
-
-    /// Writes `bytes` to its start.
-    ///
-    /// # Errors
-    /// [`Code::DiskFailed`].
-    pub fn write(&self, bytes: &[u8]) -> Result<(), Finding> {
-        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.node);
-        file.and_then(|file| file.write_all_at(bytes, 0).and_then(|()| file.sync_all()))
-            .map_err(|error| failed(&format!("write to {}", self.node.display()), &error))
-    }
-
-    /// Opens it past the kernel's cache.
-    ///
-    /// # Errors
-    /// [`Code::DiskFailed`].
-    pub fn region(&self) -> Result<Region, Finding> {
-        let flags = libc::O_DIRECT | libc::O_NOFOLLOW;
-        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.node);
-        let file = file.map_err(|error| failed(&format!("cannot open {}", self.node.display()), &error))?;
-        Ok(Region::new(file))
-    }
-}
-
-impl Drop for Announced<'_> {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.mapping.as_ref().map(Mapping::close) {
-            tracing::warn!(%error, partition = self.number, "the kernel keeps the key of a partition");
-        }
-        if let Err(error) = patiently(|| block::delete_partition(&self.device.file, self.number)) {
-            tracing::warn!(%error, partition = self.number, "the kernel keeps a partition");
-        }
     }
 }
 

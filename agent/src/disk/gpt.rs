@@ -21,6 +21,10 @@ pub const TYPE_ESP: Guid = Guid::from_u128(0xC12A_7328_F81F_11D2_BA4B_00A0_C93E_
 pub const TYPE_ROOT_X86_64: Guid = Guid::from_u128(0x4F68_BCE3_E8CD_4DB1_96E7_FBCA_F984_B709);
 /// A Linux file system.
 pub const TYPE_LINUX: Guid = Guid::from_u128(0x0FC6_3DAF_8483_4772_8E79_3D69_D847_7DE4);
+/// A member of an md array.
+pub const TYPE_RAID: Guid = Guid::from_u128(0xA19D_880F_05FC_4D3B_A006_743F_0F84_911E);
+/// A physical volume of LVM.
+pub const TYPE_LVM: Guid = Guid::from_u128(0xE6D6_D379_F507_44C2_A23C_238F_2A3D_F928);
 /// Swap space.
 pub const TYPE_SWAP: Guid = Guid::from_u128(0x0657_FD6D_A4AB_43C4_84E5_0933_C84B_4F4F);
 
@@ -110,7 +114,7 @@ pub fn encode(plan: &Plan, uuids: &DiskUuids, boot_code: &[u8]) -> Result<Gpt, G
     let (first_usable, last_usable) = (2 + entry_sectors, plan.sectors - entry_sectors - 2);
 
     let mut entries = vec![0; ENTRIES * ENTRY_SIZE];
-    for (planned, uuid) in plan.partitions.iter().zip(&uuids.partitions) {
+    for (planned, uuid) in plan.in_table().zip(&uuids.partitions) {
         let last = planned.first + planned.sectors - 1;
         let number = planned.number as usize;
         if number == 0 || number > ENTRIES || planned.first < first_usable || last > last_usable {
@@ -120,9 +124,11 @@ pub fn encode(plan: &Plan, uuids: &DiskUuids, boot_code: &[u8]) -> Result<Gpt, G
         let kind = match planned.role {
             Role::BiosBoot => TYPE_BIOS_BOOT,
             Role::Esp => TYPE_ESP,
+            _ if plan.array_of(planned).is_some() => TYPE_RAID,
             Role::Root => TYPE_ROOT_X86_64,
             Role::Boot | Role::Data => TYPE_LINUX,
             Role::Swap => TYPE_SWAP,
+            Role::Lvm => TYPE_LVM,
         };
         entry[..16].copy_from_slice(&kind.to_bytes());
         entry[16..32].copy_from_slice(&parse(uuid)?.to_bytes());
@@ -201,7 +207,7 @@ mod tests {
                 partition("esp", Role::Esp, 260, 0),
                 partition("wurzel-größe", Role::Root, 16, 1),
             ],
-            tmpfs: Vec::new(),
+            ..Layout::default()
         }
     }
 

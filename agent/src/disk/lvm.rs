@@ -4,12 +4,8 @@
 //! Every logical volume is one run of extents, so that it can be used before any device mapper knows it.
 
 use super::gpt::Guid;
+use kaltstart_protocol::layout::group::{DATA_START, EXTENT};
 use std::fmt::Write as _;
-
-/// Bytes of an extent, LVM's usual ones.
-pub const EXTENT: u64 = 4 << 20;
-/// Where the first extent begins, in bytes from the start of the physical volume.
-pub const DATA_START: u64 = 1 << 20;
 
 /// Bytes in which LVM counts.
 const SECTOR: u64 = 512;

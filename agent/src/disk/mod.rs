@@ -4,7 +4,11 @@
 //! |---|---|---|
 //! | [`gpt`] | partition table as bytes | none |
 //! | [`fat`] | EFI system partition as bytes | none |
-//! | [`device`] | the chosen disk: clear, partitions, sync, read back | block device |
+//! | [`md`] | members of arrays as bytes | none |
+//! | [`device`] | a chosen disk: clear, sync, read back | block device |
+//! | [`block`] | parts of disks and arrays that only the kernel knows | block device |
+//! | [`array`] | arrays of partitions | the kernel's md |
+//! | [`disks`] | all disks of an installation: one, or those that carry arrays | block devices |
 //! | [`region`] | a partition past the kernel's cache | block device |
 //! | [`ext4`] | a file system that came as a whole | `tune2fs`, `resize2fs` |
 //! | [`lvm`] | a volume group as bytes | none |
@@ -14,13 +18,17 @@
 //! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mkfs.xfs`, `mkfs.btrfs`, `mount` |
 //! | [`target`] | what is mounted where while the image is laid down | `mount` |
 
+pub(crate) mod array;
+pub mod block;
 pub mod crypt;
 pub mod device;
+pub mod disks;
 pub mod ext4;
 pub mod fat;
 pub mod gpt;
 pub mod luks;
 pub mod lvm;
+pub mod md;
 pub mod mkfs;
 pub mod region;
 pub mod swap;

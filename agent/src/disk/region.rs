@@ -1,4 +1,4 @@
-//! A partition, written and read past the kernel's cache: what is read is what the disk has.
+//! A partition or array, written and read past the kernel's cache: what is read is what the disk has.
 
 use super::device::failed;
 use crate::sys::block;

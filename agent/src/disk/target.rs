@@ -1,6 +1,7 @@
 //! What is mounted where while the image is laid down.
 
-use super::device::{Announced, failed};
+use super::block::Volume;
+use super::device::failed;
 use super::mkfs::{self, Mounted};
 use crate::sys::btrfs;
 use kaltstart_protocol::finding::Finding;
@@ -12,14 +13,14 @@ use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// The file systems while they are filled. The kernel is told to forget their partitions only after they
-/// are unmounted.
-pub struct Target<'a> {
+/// The file systems while they are filled. Their arrays stop, and the kernel forgets their partitions, only after
+/// they are unmounted.
+pub struct Target {
     /// The outer ones first.
     mounted: Vec<Mounted>,
     /// By where it is mounted, the root first.
     places: BTreeMap<PathBuf, Place>,
-    partitions: Vec<Announced<'a>>,
+    volumes: Vec<Volume>,
     /// Where the root file system is mounted.
     root: PathBuf,
 }
@@ -33,11 +34,11 @@ struct Place {
     boots: bool,
 }
 
-impl<'a> Target<'a> {
+impl Target {
     /// With nothing in it; its root directory will be `root`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { mounted: Vec::new(), places: BTreeMap::new(), partitions: Vec::new(), root: root.into() }
+        Self { mounted: Vec::new(), places: BTreeMap::new(), volumes: Vec::new(), root: root.into() }
     }
 
     /// Takes an empty file system of that kind in, and makes the subvolumes that are planned of it.
@@ -46,14 +47,9 @@ impl<'a> Target<'a> {
     /// [`Code::DiskFailed`] when these cannot be made.
     ///
     /// [`Code::DiskFailed`]: kaltstart_protocol::finding::Code::DiskFailed
-    pub fn add(
-        &mut self,
-        planned: &Planned,
-        kind: FileSystem,
-        partition: Announced<'a>,
-    ) -> Result<(), Finding> {
-        let node = partition.node.clone();
-        self.partitions.push(partition);
+    pub fn add(&mut self, planned: &Planned, kind: FileSystem, volume: Volume) -> Result<(), Finding> {
+        let node = volume.node.clone();
+        self.volumes.push(volume);
         let mut options: Vec<&str> = match kind {
             // The kernel's background initialisation would compete with the image for the disk.
             FileSystem::Ext4 => vec!["noinit_itable"],
@@ -83,9 +79,17 @@ impl<'a> Target<'a> {
 
     /// What the root file system lies on.
     #[must_use]
-    pub fn root(&self) -> Option<&Announced<'a>> {
+    pub fn root(&self) -> Option<&Volume> {
         let place = self.places.get(&self.root)?;
-        self.partitions.iter().find(|partition| partition.node == place.node)
+        self.volumes.iter().find(|volume| volume.node == place.node)
+    }
+
+    /// Whether every disk has taken all that was written.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`](kaltstart_protocol::finding::Code::DiskFailed) when an array has lost a member.
+    pub fn ensure_whole(&self) -> Result<(), Finding> {
+        self.volumes.iter().try_for_each(Volume::ensure_whole)
     }
 
     fn put(&mut self, mount: &str, place: Place) {
@@ -148,7 +152,7 @@ impl<'a> Target<'a> {
     }
 }
 
-impl Drop for Target<'_> {
+impl Drop for Target {
     fn drop(&mut self) {
         while self.mounted.pop().is_some() {}
     }

@@ -19,7 +19,6 @@ use kaltstart_protocol::agent_api::{EraseTask, Erased, ReportState};
 use kaltstart_protocol::erasure::{EraseMethod, Erasure, Unused};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::layout::plan::Plan;
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::select::describe;
 use kaltstart_protocol::time::Millis;
@@ -100,7 +99,7 @@ fn all(outcomes: Vec<Result<Erasure, Stop>>) -> Result<Vec<Erasure>, Stop> {
 
 /// Zeroes the ends of a disk and forgets its partitions.
 fn clear(device: &Device) -> Result<(), Finding> {
-    device.clear(&Plan { sector_size: device.sector_size, sectors: 0, partitions: Vec::new() })
+    device.clear(&[])
 }
 
 /// A disk while it is erased.

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 /// Slow controllers and emulators exceed systemd's 90 seconds.
 const PATIENCE: &str = "x-systemd.device-timeout=600s";
 
+/// The same where another disk has what this one has.
+const LITTLE_PATIENCE: &str = "x-systemd.device-timeout=90s";
+
 /// The file. The outer mounts come first, as mount(8) takes the lines in their order. A missing EFI system
 /// partition or swap space shall not keep a system down that has already started.
 pub(super) fn text(layout: &Layout, uuids: &DiskUuids) -> String {
@@ -19,11 +22,12 @@ pub(super) fn text(layout: &Layout, uuids: &DiskUuids) -> String {
             Role::Boot | Role::Data => mounts(partition, &format!("UUID={further}"), &mut lines),
             Role::Esp => {
                 let id = format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xFFFF);
-                let line = format!("UUID={id} {ESP_MOUNT} vfat umask=0077,nofail,{PATIENCE} 0 2\n");
+                let patience = if layout.array.is_some() { LITTLE_PATIENCE } else { PATIENCE };
+                let line = format!("UUID={id} {ESP_MOUNT} vfat umask=0077,nofail,{patience} 0 2\n");
                 lines.insert(ESP_MOUNT, line);
             }
             Role::Swap => swap += &format!("UUID={further} none swap nofail 0 0\n"),
-            Role::BiosBoot => {}
+            Role::BiosBoot | Role::Lvm => {}
         }
     }
     for Tmpfs { mount, options } in &layout.tmpfs {
@@ -93,6 +97,7 @@ mod tests {
                 partition(Role::Swap, None, &[]),
             ],
             tmpfs: vec![Tmpfs { mount: "/tmp".into(), options: vec!["nosuid".into()] }],
+            ..Layout::default()
         }
     }
 
@@ -125,7 +130,7 @@ mod tests {
             subvolumes: vec![subvolume("@", "/", &[]), subvolume("@home", "/home", &["nodev"])],
             ..partition(Role::Root, None, &["compress=zstd:1"])
         };
-        let layout = Layout { name: "l".into(), partitions: vec![root], tmpfs: Vec::new() };
+        let layout = Layout { name: "l".into(), partitions: vec![root], ..Layout::default() };
         let lines = [
             format!("UUID=r-uuid / btrfs subvol=@,compress=zstd:1,{PATIENCE} 0 0\n"),
             format!("UUID=r-uuid /home btrfs subvol=@home,compress=zstd:1,nodev,{PATIENCE} 0 0\n"),

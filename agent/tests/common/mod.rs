@@ -7,7 +7,9 @@ use kaltstart_agent::contents;
 use kaltstart_agent::gate::Gate;
 use kaltstart_agent::image::fetch::{FetchError, ImageSource, Part};
 use kaltstart_agent::install::{self, Observer, Paths, Stop};
-use kaltstart_protocol::agent_api::{DiskRule, DiskUuids, Identity, InstallTask, Installed, ReportState};
+use kaltstart_protocol::agent_api::{
+    DiskGrant, DiskRule, DiskUuids, Identity, InstallTask, Installed, ReportState,
+};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, PublicKey, Signature};
 use kaltstart_protocol::image::{Boot, Compression, Format, Manifest, SignedManifest};
@@ -16,7 +18,7 @@ use kaltstart_protocol::node_api::ReportConfig;
 use kaltstart_protocol::phase::{Phase, Progress};
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
-use kaltstart_protocol::select::select;
+use kaltstart_protocol::select::select_all;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, SignedGrant, WipeGrant};
 use kaltstart_trust::images::ImageTrust;
@@ -78,11 +80,13 @@ pub fn measured(disks: &[Disk]) -> Vec<Disk> {
     disks.iter().map(measure).collect()
 }
 
-/// The task with the right to lose what is now on the disk that it chooses; without one when it
+/// The task with the right to lose what is now on the disks that it chooses; without one when it
 /// chooses none.
 pub fn granted(task: &InstallTask, disks: &[Disk]) -> InstallTask {
-    let Ok(disk) = select(&task.disk, disks) else { return task.clone() };
-    InstallTask { grant: grant(&task.job, task.attempt, disk), ..task.clone() }
+    let Ok(chosen) = select_all(&task.disk, task.layout.array, disks) else { return task.clone() };
+    let grant =
+        |disk: &Disk| DiskGrant { disk: DiskIdentity::of(disk), grant: grant(&task.job, task.attempt, disk) };
+    InstallTask { grants: chosen.into_iter().map(grant).collect(), ..task.clone() }
 }
 
 /// The right to lose what lies on that disk.
@@ -305,7 +309,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
         job: JobId::new(Millis(1), 1),
         attempt: 1,
         disk: DiskRule::default(),
-        grant: SignedGrant { grant: String::new(), signature: Signature([0; 64]) },
+        grants: Vec::new(),
         layout: Layout {
             name: "test".into(),
             partitions: vec![
@@ -313,7 +317,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
                 partition("esp", Role::Esp, 261, 0),
                 partition("root", Role::Root, 64, 1),
             ],
-            tmpfs: Vec::new(),
+            ..Layout::default()
         },
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://unused".into(),

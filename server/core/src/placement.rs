@@ -1,6 +1,7 @@
-//! Where a layout would lie on a machine, before anything is ordered.
+//! Where a layout would lie in a machine, before anything is ordered.
 
 use crate::wipe::choose;
+use alloc::vec::Vec;
 use kaltstart_protocol::agent_api::DiskRule;
 use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::Finding;
@@ -12,14 +13,14 @@ use kaltstart_protocol::layout::plan::Plan;
 /// What a job would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement<'a> {
-    /// The disk; none when exactly one cannot be chosen.
-    pub disk: Option<&'a Disk>,
-    /// What lies where on it; else the finding with which the job would fail.
+    /// The disks; none when not exactly as many as the layout wants can be chosen.
+    pub disks: Vec<&'a Disk>,
+    /// What lies where on each; else the finding with which the job would fail.
     pub plan: Result<Plan, Finding>,
 }
 
-/// Decides as the server does that grants a disk, and the agent that lays `layout` and `image` down on
-/// it. What is on the disk now is not asked: that is for the job's order to give up.
+/// Decides as the server does that grants disks, and the agent that lays `layout` and `image` down on
+/// them. What is on them now is not asked: that is for the job's order to give up.
 #[must_use]
 pub fn place<'a>(
     facts: &'a Facts,
@@ -27,9 +28,12 @@ pub fn place<'a>(
     layout: &Layout,
     image: Option<&Manifest>,
 ) -> Placement<'a> {
-    match choose(rule, &facts.disks) {
-        Ok(disk) => Placement { disk: Some(disk), plan: fit(layout, image, disk, facts.firmware) },
-        Err(finding) => Placement { disk: None, plan: Err(finding) },
+    match choose(rule, layout, &facts.disks) {
+        Ok(disks) => {
+            let plan = fit(layout, image, &disks, facts.firmware);
+            Placement { disks, plan }
+        }
+        Err(finding) => Placement { disks: Vec::new(), plan: Err(finding) },
     }
 }
 
@@ -38,7 +42,6 @@ mod tests {
     use super::*;
     use alloc::string::ToString;
     use alloc::vec;
-    use alloc::vec::Vec;
     use kaltstart_protocol::facts::{Firmware, Health, Verdict};
     use kaltstart_protocol::finding::Code;
     use kaltstart_protocol::layout::{Partition, Role};
@@ -51,7 +54,7 @@ mod tests {
             weight: 1,
             ..Partition::default()
         };
-        Layout { name: "l".into(), partitions: vec![root], tmpfs: Vec::new() }
+        Layout { name: "l".into(), partitions: vec![root], ..Layout::default() }
     }
 
     fn disk(serial: &str, gib: u64) -> Disk {
@@ -61,9 +64,9 @@ mod tests {
     /// The disk's serial number, and the label of its first partition or the code.
     fn tried(disks: Vec<Disk>, rule: &DiskRule) -> (Option<alloc::string::String>, Result<u64, Code>) {
         let facts = Facts { disks, ..Facts::default() };
-        let Placement { disk, plan } = place(&facts, rule, &layout(), None);
+        let Placement { disks, plan } = place(&facts, rule, &layout(), None);
         let bytes = plan.map(|plan| plan.partitions[0].sectors * plan.sector_size);
-        (disk.map(|disk| disk.serial.clone()), bytes.map_err(|finding| finding.code))
+        (disks.first().map(|disk| disk.serial.clone()), bytes.map_err(|finding| finding.code))
     }
 
     #[test]

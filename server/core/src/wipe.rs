@@ -1,4 +1,4 @@
-//! Which disk a job may wipe: chosen by its rule, and lost only if nothing foreign is on it.
+//! Which disks a job may wipe: chosen by its rule and layout, and lost only if nothing foreign is on them.
 
 use crate::hardware::{PartKind, failing};
 use crate::machine::{Job, Node, Order};
@@ -10,21 +10,23 @@ use kaltstart_protocol::contents::{Area, Contents};
 use kaltstart_protocol::facts::{Disk, Facts, Nic};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Mac;
-use kaltstart_protocol::select::{describe, fixed, select};
+use kaltstart_protocol::layout::Layout;
+use kaltstart_protocol::layout::array::DISKS_MAX;
+use kaltstart_protocol::select::{describe, fixed, select_all};
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, WipeGrant};
 
 /// How long a grant may be used, in milliseconds: the agent asks when it is about to begin.
 pub const LIFETIME_MS: u64 = 3_600_000;
 
-/// The disk that a job with this rule is for, whatever is on it.
+/// The disks that a job with this rule and layout is for, whatever is on them: one, or several for arrays.
 ///
 /// # Errors
-/// Those of [`select`]; [`Code::DiskFailing`] when the disk says that it is.
-pub fn choose<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Finding> {
-    let disk = select(rule, disks)?;
+/// Those of [`select_all`]; [`Code::DiskFailing`] when a disk says that it is.
+pub fn choose<'a>(rule: &DiskRule, layout: &Layout, disks: &'a [Disk]) -> Result<Vec<&'a Disk>, Finding> {
+    let chosen = select_all(rule, layout.array, disks)?;
     // No order gives leave for this: a system on such a disk would not last.
-    failing(disk).map_or(Ok(disk), Err)
+    chosen.iter().find_map(|disk| failing(disk)).map_or(Ok(chosen), Err)
 }
 
 /// Why `job` must not go on, if it was ordered before the database was restored, in another epoch than `epoch`: the
@@ -57,7 +59,7 @@ fn is_of_node(node: &Node, facts: &Facts) -> Result<(), Finding> {
 }
 
 /// The grants for `job` on the machine whose agent has just told its facts, in the server's `epoch`: for a system the
-/// disk that its rule chooses, for a release every disk.
+/// disks that its rule chooses, for a release every disk.
 ///
 /// A disk may be lost if it is blank; if all that is on it is of an installation of this node, an
 /// interrupted one of this job included; if the order gave up exactly what is on it; or if this job
@@ -72,7 +74,7 @@ pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<Wip
     is_of_now(job, epoch)?;
     is_of_node(node, &facts)?;
     let disks = match &job.order {
-        Order::System(order) => Vec::from([choose(&order.disk, &facts.disks)?]),
+        Order::System(order) => choose(&order.disk, &order.layout, &facts.disks)?,
         Order::Release(_) => all_disks(node, &facts)?,
         // A person is no grant: which disks may be written to says the order.
         Order::Rescue(_) => Vec::new(),
@@ -123,14 +125,19 @@ fn all_disks<'a>(node: &Node, facts: &'a Facts) -> Result<Vec<&'a Disk>, Finding
 
 fn may_be_lost(node: &Node, job: &Job, disk: &Disk, contents: &Contents) -> bool {
     let uuids = job.order.system().map(|order| &order.uuids);
-    let own = |uuids: &DiskUuids| contents.0.iter().all(|area| is_of(area, uuids));
+    let own = |uuids: &DiskUuids| {
+        // Any disk of the installation: since then it may have been plugged in elsewhere.
+        (0..DISKS_MAX)
+            .map(|index| uuids.on_disk(index))
+            .any(|disk| contents.0.iter().all(|area| is_of(area, &disk) || is_array_of(area, uuids)))
+    };
     let given_up = || job.order.given_up(disk.identity()) == Some(&contents.fingerprint());
     // An agent that was interrupted while clearing leaves a part of what was there, and pieces.
     let rest = || {
         job.wipe.iter().filter(|before| before.disk == DiskIdentity::of(disk)).any(|before| {
             contents.0.iter().all(|area| {
                 before.contents.0.contains(area)
-                    || uuids.is_some_and(|uuids| is_of(area, uuids))
+                    || uuids.is_some_and(|uuids| is_of_any(area, uuids))
                     || area.kind == Area::DATA
             })
         })
@@ -138,12 +145,27 @@ fn may_be_lost(node: &Node, job: &Job, disk: &Disk, contents: &Contents) -> bool
     contents.is_blank() || node.own.iter().chain(uuids).any(own) || given_up() || rest()
 }
 
-/// Whether an installation with these UUIDs has written it.
+/// Whether an installation with these UUIDs has written it on any of its disks.
+fn is_of_any(area: &Area, uuids: &DiskUuids) -> bool {
+    is_array_of(area, uuids) || (0..DISKS_MAX).any(|index| is_of(area, &uuids.on_disk(index)))
+}
+
+/// Whether it is a member of an array of an installation with these UUIDs.
+fn is_array_of(area: &Area, uuids: &DiskUuids) -> bool {
+    area.kind == "md" && !area.id.is_empty() && uuids.partitions.contains(&area.id)
+}
+
+/// Whether an installation has written it on the disk with these UUIDs.
 fn is_of(area: &Area, uuids: &DiskUuids) -> bool {
     !area.id.is_empty()
         && match area.kind.as_str() {
             "gpt" => area.id == uuids.disk,
             Area::PARTITION => uuids.partitions.contains(&area.id),
+            // LVM groups the digits of its own otherwise.
+            "lvm" => {
+                let digits = |id: &str| id.replace('-', "");
+                uuids.partitions.iter().any(|uuid| digits(uuid) == digits(&area.id))
+            }
             "ext4" | "xfs" | "btrfs" => area.id == uuids.root || uuids.further.contains(&area.id),
             "swap" => uuids.further.contains(&area.id),
             "luks" => uuids.partitions.contains(&area.id),
@@ -180,6 +202,7 @@ mod tests {
     use alloc::vec::Vec;
     use kaltstart_protocol::facts::{Facts, Health, Verdict};
     use kaltstart_protocol::ids::Mac;
+    use kaltstart_protocol::layout::array::{Array, Level};
 
     const NOW: Millis = Millis(5_000_000);
 
@@ -212,6 +235,7 @@ mod tests {
             area(Some(2), "btrfs", &format!("var-{n}")),
             area(Some(2), "swap", &format!("swap-{n}")),
             area(Some(2), "luks", &format!("p2-{n}")),
+            area(Some(2), "lvm", &format!("p2{n}")),
         ]
     }
 
@@ -297,6 +321,43 @@ mod tests {
         let (node, mut job) = case(vec![bad(), Disk { health: health(Verdict::Good), ..disk("b", vec![]) }]);
         system(&mut job).disk = DiskRule { serial: Some("b".into()), ..DiskRule::default() };
         assert_eq!(grant(&node, &job, NOW).expect("well").disk.serial, "b");
+    }
+
+    #[test]
+    fn p05_every_disk_of_an_array_is_this_nodes_own_or_the_job_fails() {
+        let array = Some(Array { level: Level::Raid1, disks: 2 });
+        let of = |installation: u32, index: u32, md: &str| {
+            let uuids = uuids(installation).on_disk(index);
+            vec![
+                area(None, "gpt", &uuids.disk),
+                area(Some(1), Area::PARTITION, &uuids.partitions[0]),
+                area(Some(1), "vfat", &format!("{:04X}-{:04X}", uuids.esp >> 16, uuids.esp & 0xffff)),
+                area(Some(2), Area::PARTITION, &uuids.partitions[1]),
+                area(Some(2), "md", md),
+            ]
+        };
+        let granted = |disks: Vec<Disk>| {
+            let (node, mut job) = case(disks);
+            system(&mut job).layout.array = array;
+            let serials =
+                |all: Vec<WipeGrant>| all.into_iter().map(|one| one.disk.serial).collect::<String>();
+            grants(&node, &job, EPOCH, NOW).map(serials).map_err(|finding| (finding.code, finding.detail))
+        };
+        let own = |serial, index| disk(serial, of(1, index, "p2-1"));
+        assert_eq!(granted(vec![disk("a", vec![]), disk("b", vec![])]), Ok("ab".into()));
+        assert_eq!(granted(vec![own("a", 0), own("b", 1)]), Ok("ab".into()));
+        assert_eq!(granted(vec![own("a", 5), disk("b", vec![])]), Ok("ab".into()), "one was replaced");
+        for foreign in [
+            of(1, 1, "another-array"),
+            of(3, 1, "p2-1"),
+            of(1, 0, "p2-1").into_iter().chain(of(1, 1, "p2-1")).collect(),
+            vec![area(None, "md", "somebody")],
+        ] {
+            let (code, detail) = granted(vec![own("a", 0), disk("b", foreign)]).expect_err("foreign");
+            assert_eq!(code, Code::ForeignData);
+            assert!(detail.contains("--erase 'b=") && !detail.contains("--erase 'a="), "{detail}");
+        }
+        assert_eq!(granted(vec![own("a", 0)]).map_err(|(code, _)| code), Err(Code::DiskCount));
     }
 
     #[test]

@@ -33,9 +33,11 @@ use crate::secret::Secret;
 use crate::wipe::{DiskIdentity, SignedGrant};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// Kernel argument: base address of the server, `https://10.77.0.1:8443`.
 pub const ARG_SERVER: &str = "kaltstart.server";
@@ -158,10 +160,10 @@ pub struct InstallTask {
     pub job: JobId,
     /// Which start of the machine for this job, from 1.
     pub attempt: u32,
-    /// Which disk.
+    /// Which disk, or which disks where the layout has arrays.
     pub disk: DiskRule,
-    /// What may be lost on it.
-    pub grant: SignedGrant,
+    /// What may be lost on each of them.
+    pub grants: Vec<DiskGrant>,
     /// How it shall look.
     pub layout: Layout,
     /// What is written.
@@ -202,22 +204,22 @@ pub struct EraseTask {
     pub attempt: u32,
     /// The disks, each with the grant for what may be lost on it. There must be no others that can be
     /// written.
-    pub disks: Vec<EraseDisk>,
+    pub disks: Vec<DiskGrant>,
 }
 
-/// A disk that is erased.
+/// A disk that is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EraseDisk {
+pub struct DiskGrant {
     /// Which.
     pub disk: DiskIdentity,
     /// What may be lost on it.
     pub grant: SignedGrant,
 }
 
-/// Which disk: all given fields must hold, and exactly one disk must remain.
+/// Which disk: all given fields must hold, and exactly one disk must remain, or as many as the layout has.
 ///
 /// Removable and read-only disks never take part. An empty rule fits every other disk, so it
-/// chooses only where there is just one.
+/// chooses only where there are no others.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskRule {
@@ -279,6 +281,40 @@ pub struct DiskUuids {
     pub further: Vec<String>,
     /// The FAT volume id of the EFI system partition.
     pub esp: u32,
+}
+
+impl DiskUuids {
+    /// Those of disk `index` of several, from 0: what lies on each disk by itself has another there. Arrays, and
+    /// what lies in them, have those of the first: the UUID of an array is that of its partition on the first disk.
+    #[must_use]
+    pub fn on_disk(&self, index: u32) -> Self {
+        if index == 0 {
+            return self.clone();
+        }
+        let [a, b, c, d, ..] = derived(&format!("{:08x}", self.esp), index);
+        Self {
+            disk: another(&self.disk, index),
+            partitions: self.partitions.iter().map(|uuid| another(uuid, index)).collect(),
+            esp: u32::from_be_bytes([a, b, c, d]),
+            ..self.clone()
+        }
+    }
+}
+
+/// A UUID made of another and a number (RFC 9562 §5.8: version 8).
+fn another(uuid: &str, index: u32) -> String {
+    let mut bytes = derived(uuid, index);
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+fn derived(text: &str, index: u32) -> [u8; 16] {
+    let hash = Sha256::new().chain_update(text).chain_update(index.to_be_bytes()).finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    bytes
 }
 
 /// Who the installed system shall be.
@@ -353,7 +389,7 @@ pub struct Installed {
     pub job: JobId,
     /// The attempt.
     pub attempt: u32,
-    /// Identity of the disk ([`crate::facts::Disk::identity`]).
+    /// Identity of the disk ([`crate::facts::Disk::identity`]); of several, between commas.
     pub disk: String,
     /// Public SSH host keys, one `authorized_keys`-style line each.
     pub ssh_host_keys: Vec<String>,

@@ -152,6 +152,10 @@ codes! {
         "Compare the addresses in the message with the machine: a network card was changed or is not seen by the agent, or another machine uses the node's address. Declare the node with the address it has now. Nothing was written.";
     TooManyLosses = "KS-2112", "too many machines would lose data at once",
         "Find out who orders so much: `ks job list` shows what, `ks job show` who approved it. If it is meant so, wait until an hour has passed, or raise `machines_per_hour` in section `wipe` of the configuration and restart the server; then order again. Nothing was written.";
+    DiskCount = "KS-2113", "not as many disks as the layout wants",
+        "Compare the disks in the message with the profile's rule and the layout's `array`: the rule must fit exactly so many; seat or replace a disk that is missing. Nothing was written.";
+    DisksUnequal = "KS-2114", "the disks do not make an array",
+        "Use disks of one size and kind, and let the profile's rule choose only them; of a disk that is there by two ways unplug one. Nothing was written.";
     DiskFailing = "KS-2201", "a disk says that it is failing",
         "Save what is on the disk and replace it: slot and serial number are in the message. No job writes to it; another disk is chosen by the profile's rule.";
     PartMissing = "KS-2202", "a part that was there is gone",

@@ -1,6 +1,8 @@
 //! Declarative disk layouts and the one planner that turns them into sectors.
 
+pub mod array;
 pub mod fit;
+pub mod group;
 pub mod plan;
 #[cfg(test)]
 mod schema;
@@ -8,16 +10,22 @@ pub mod subvolumes;
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use array::Array;
 use serde::{Deserialize, Serialize};
 
-/// How a disk shall look. Written by people as TOML under `templates/layouts`.
+/// How a disk, or several that carry arrays, shall look. Written by people as TOML under `templates/layouts`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
     /// Name, as in profiles.
     pub name: String,
-    /// Partitions in the order they lie on the disk; the first has number 1.
+    /// Several disks instead of one, each divided alike: a partition that is made for the installed system alone is a member
+    /// of an array, with the same partitions of the other disks; what firmware reads lies on each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<Array>,
+    /// Partitions in the order they lie on the disk; the first has number 1. Behind them the logical volumes of
+    /// those that are for LVM.
     pub partitions: Vec<Partition>,
     /// File systems in memory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -25,6 +33,12 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// How many disks it wants.
+    #[must_use]
+    pub fn disks(&self) -> usize {
+        self.array.map_or(1, |array| array.disks as usize)
+    }
+
     /// Every place where something is mounted besides the root file system.
     pub fn mounts(&self) -> impl Iterator<Item = &str> {
         let partitions = self.partitions.iter().filter_map(|partition| partition.mount.as_deref());
@@ -46,16 +60,19 @@ pub struct Tmpfs {
     pub options: Vec<String>,
 }
 
-/// One partition.
+/// One partition, or one logical volume in a partition of the role `lvm`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Partition {
-    /// Name in the partition table.
+    /// Name in the partition table; of a partition for LVM the group's, of a logical volume its own.
     pub label: String,
     /// What it is for.
     pub role: Role,
-    /// Smallest size in MiB.
+    /// For a logical volume the label of the partition it lies in. Of the roles `root`, `data` and `swap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Smallest size in MiB; logical volumes have whole extents of 4.
     #[cfg_attr(test, schemars(range(min = 1)))]
     pub min_mib: u64,
     /// Largest size in MiB; none = no limit.
@@ -91,7 +108,7 @@ impl Partition {
             Role::Boot => Some(BOOT_MOUNT),
             Role::Esp => Some(ESP_MOUNT),
             Role::Data => self.mount.as_deref(),
-            Role::BiosBoot | Role::Swap => None,
+            Role::BiosBoot | Role::Swap | Role::Lvm => None,
         }
     }
 
@@ -100,7 +117,7 @@ impl Partition {
     pub fn made(&self) -> Option<FileSystem> {
         match self.role {
             Role::Root | Role::Boot | Role::Data => Some(self.file_system.unwrap_or_default()),
-            Role::BiosBoot | Role::Esp | Role::Swap => None,
+            Role::BiosBoot | Role::Esp | Role::Swap | Role::Lvm => None,
         }
     }
 }
@@ -162,6 +179,16 @@ pub const ESP_MOUNT: &str = "/boot/efi";
 
 /// Where the installed system mounts its [`Role::Boot`].
 pub const BOOT_MOUNT: &str = "/boot";
+impl Role {
+    /// Whether it becomes an array where the layout has any: firmware reads the others, and knows no arrays.
+    #[must_use]
+    pub const fn in_arrays(self) -> bool {
+        match self {
+            Self::BiosBoot | Self::Esp => false,
+            Self::Boot | Self::Root | Self::Data | Self::Swap | Self::Lvm => true,
+        }
+    }
+}
 
 /// What a partition is for; decides its type and its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -181,4 +208,6 @@ pub enum Role {
     Data,
     /// Space for memory that is swapped out.
     Swap,
+    /// A physical volume of LVM, with a volume group of its own.
+    Lvm,
 }

@@ -1,8 +1,9 @@
-//! Which disk: exactly one, or none.
+//! Which disks: exactly one, or as many as arrays want; else none.
 
 use crate::agent_api::{DiskRule, Pick};
 use crate::facts::Disk;
 use crate::finding::{Code, Finding};
+use crate::layout::array::Array;
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
@@ -19,6 +20,54 @@ const GIB: u64 = 1 << 30;
 /// [`Code::NoDisk`] when no disk may take part, [`Code::NoMatchingDisk`] when none of them fits,
 /// [`Code::AmbiguousDisk`] when several do; the detail lists the disks in question.
 pub fn select<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Finding> {
+    match fitting(rule, disks)?[..] {
+        [one] => Ok(one),
+        ref several => Err(Finding::new(Code::AmbiguousDisk, list(several.iter().copied()))),
+    }
+}
+
+/// How much smaller than the largest disk of an array the smallest may be, in per cent: makers' sizes of one
+/// capacity differ by less.
+const SMALLER_MAX: u64 = 10;
+
+/// The disks for a layout with these arrays, in the order of their places in the machine; without, the one of
+/// [`select`].
+///
+/// # Errors
+/// Those of [`select`] without arrays; with them [`Code::DiskCount`] when there are more or fewer than the arrays
+/// want, and [`Code::DisksUnequal`] when they do not make an array: sectors of different sizes, a disk much
+/// smaller than another, or one disk that is seen twice.
+pub fn select_all<'a>(
+    rule: &DiskRule,
+    array: Option<Array>,
+    disks: &'a [Disk],
+) -> Result<Vec<&'a Disk>, Finding> {
+    let Some(array) = array else { return Ok(Vec::from([select(rule, disks)?])) };
+    let mut fitting = fitting(rule, disks)?;
+    let found = list(fitting.iter().copied());
+    if fitting.len() != array.disks as usize {
+        let detail = format!("{} wants {}, {} fit: {found}", array.level.name(), array.disks, fitting.len());
+        return Err(Finding::new(Code::DiskCount, detail));
+    }
+    let unequal = |why: &str| Err(Finding::new(Code::DisksUnequal, format!("{why}: {found}")));
+    if fitting.iter().any(|disk| disk.sector_size != fitting[0].sector_size) {
+        return unequal("their sectors are not of one size");
+    }
+    let sizes = || fitting.iter().map(|disk| disk.size);
+    let (least, most) = (sizes().min().unwrap_or_default(), sizes().max().unwrap_or_default());
+    if least < most - most / 100 * SMALLER_MAX {
+        return unequal("their sizes differ by more than a tenth");
+    }
+    fitting.sort_by(|a, b| (&a.path, &a.wwn, &a.serial).cmp(&(&b.path, &b.wwn, &b.serial)));
+    let twice = |a: &Disk, b: &Disk| !a.wwn.trim().is_empty() && a.wwn.trim() == b.wwn.trim();
+    if fitting.iter().enumerate().any(|(at, disk)| fitting[..at].iter().any(|other| twice(disk, other))) {
+        return unequal("one disk is there by two ways");
+    }
+    Ok(fitting)
+}
+
+/// Every disk that may take part and fits, at least one.
+fn fitting<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<Vec<&'a Disk>, Finding> {
     let usable: Vec<&Disk> = fixed(disks).filter(|disk| !disk.read_only).collect();
     if usable.is_empty() {
         let detail = if disks.is_empty() {
@@ -29,12 +78,10 @@ pub fn select<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Findin
         return Err(Finding::new(Code::NoDisk, detail));
     }
     let fitting: Vec<&Disk> = usable.iter().copied().filter(|disk| fits(rule, disk)).collect();
-    let fitting = picked(rule.pick, fitting);
-    match fitting[..] {
-        [one] => Ok(one),
-        [] => Err(Finding::new(Code::NoMatchingDisk, list(usable.into_iter()))),
-        _ => Err(Finding::new(Code::AmbiguousDisk, list(fitting.into_iter()))),
+    if fitting.is_empty() {
+        return Err(Finding::new(Code::NoMatchingDisk, list(usable.into_iter())));
     }
+    Ok(picked(rule.pick, fitting))
 }
 
 /// The disks that stay in the machine, read-only ones included: neither removable nor without a medium.
@@ -72,7 +119,7 @@ pub fn fits(rule: &DiskRule, disk: &Disk) -> bool {
 }
 
 /// The disks for people to read, in an order of their own.
-fn list<'a>(disks: impl Iterator<Item = &'a Disk>) -> String {
+pub(crate) fn list<'a>(disks: impl Iterator<Item = &'a Disk>) -> String {
     let mut lines: Vec<String> = disks.map(describe).collect();
     lines.sort();
     lines.join("; ")
@@ -96,6 +143,7 @@ pub fn describe(disk: &Disk) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::array::Level;
     use proptest::prelude::*;
 
     fn disk(serial: &str, size: u64) -> Disk {
@@ -155,6 +203,41 @@ mod tests {
         let rule = |path: &str| DiskRule { path: Some(path.into()), ..DiskRule::default() };
         assert_eq!(select(&rule(slots[1]), &disks), Ok(&disks[1]));
         assert_eq!(code(&rule("pci0000:00"), &disks), Code::NoMatchingDisk, "the whole path");
+    }
+
+    #[test]
+    fn p04_arrays_take_exactly_as_many_disks_as_they_want_and_only_like_ones() {
+        let array = |disks| Some(Array { level: Level::Raid1, disks });
+        let placed = |serial: &str, path: &str| Disk { path: path.into(), ..disk(serial, 100 * GIB) };
+        let any = DiskRule::default();
+        let serials = |disks: &[Disk], count| -> Result<String, Code> {
+            let chosen = select_all(&any, array(count), disks).map_err(|finding| finding.code)?;
+            Ok(chosen.iter().map(|disk| disk.serial.as_str()).collect())
+        };
+        let (a, b) = (placed("a", "slot2"), placed("b", "slot1"));
+        assert_eq!(serials(&[a.clone(), b.clone()], 2), Ok("ba".into()), "in the order of their places");
+        assert_eq!(serials(&[b.clone(), a.clone()], 2), Ok("ba".into()));
+        assert_eq!(serials(&[], 2), Err(Code::NoDisk));
+        assert_eq!(serials(core::slice::from_ref(&a), 2), Err(Code::DiskCount));
+        assert_eq!(serials(&[a.clone(), b.clone(), placed("c", "slot3")], 2), Err(Code::DiskCount));
+        let removable = Disk { removable: true, ..placed("c", "slot3") };
+        assert_eq!(serials(&[a.clone(), b.clone(), removable], 2), Ok("ba".into()));
+        let with = |change: &dyn Fn(&mut Disk)| {
+            let mut other = b.clone();
+            change(&mut other);
+            serials(&[a.clone(), other], 2)
+        };
+        assert_eq!(with(&|disk| disk.sector_size = 4096), Err(Code::DisksUnequal));
+        assert_eq!(with(&|disk| disk.size = 90 * GIB), Ok("ba".into()));
+        assert_eq!(with(&|disk| disk.size = 89 * GIB), Err(Code::DisksUnequal));
+        let twice = |disk: &Disk| Disk { wwn: "naa.1".into(), ..disk.clone() };
+        assert_eq!(serials(&[twice(&a), twice(&b)], 2), Err(Code::DisksUnequal), "one disk, by two ways");
+        let rule = DiskRule { serial: Some("z".into()), ..any.clone() };
+        assert_eq!(
+            select_all(&rule, array(2), &[a.clone(), b]).map_err(|finding| finding.code),
+            Err(Code::NoMatchingDisk)
+        );
+        assert_eq!(select_all(&any, None, core::slice::from_ref(&a)).map(|all| all.len()), Ok(1));
     }
 
     fn disks() -> impl Strategy<Value = Vec<Disk>> {

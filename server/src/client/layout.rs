@@ -54,7 +54,7 @@ impl Row for LayoutView {
 
 impl Row for Partition {
     const HEADER: &'static [&'static str] =
-        &["LABEL", "ROLE", "MIN MIB", "MAX MIB", "WEIGHT", "MOUNT", "OPTIONS"];
+        &["LABEL", "GROUP", "ROLE", "MIN MIB", "MAX MIB", "WEIGHT", "MOUNT", "OPTIONS"];
 
     fn name(&self) -> String {
         self.label.clone()
@@ -63,6 +63,7 @@ impl Row for Partition {
     fn cells(&self) -> Vec<String> {
         vec![
             self.label.clone(),
+            self.group.clone().unwrap_or_else(none),
             word(&self.role),
             self.min_mib.to_string(),
             self.max_mib.map_or_else(none, |max| max.to_string()),
@@ -128,10 +129,10 @@ impl Row for PlacedPartition {
 
     fn cells(&self) -> Vec<String> {
         vec![
-            self.number.to_string(),
+            self.group.as_ref().map_or_else(|| self.number.to_string(), |group| format!("in {group}")),
             self.label.clone(),
             word(&self.role),
-            output::size(self.size),
+            output::size(self.array_size.unwrap_or(self.size)),
             self.mount.clone().unwrap_or_else(none),
             self.kind(),
             self.options.join(","),
@@ -164,6 +165,13 @@ pub(super) async fn run(api: &Api, command: LayoutCommand, format: Format) -> Re
 fn show(layout: &Layout, format: Format) -> Result<Exit, ClientError> {
     match format {
         Format::Table => {
+            if let Some(array) = layout.array {
+                output::print(&format!(
+                    "Arrays: {} of {} disks, each divided so:",
+                    array.level.name(),
+                    array.disks
+                ))?;
+            }
             output::list(&layout.partitions, format)?;
             let subvolumes = layout.partitions.iter().flat_map(|it| parts(&it.label, &it.subvolumes));
             further(&subvolumes.collect::<Vec<_>>())?;
@@ -188,7 +196,9 @@ fn tried(trial: &LayoutTrial, format: Format) -> Result<Exit, ClientError> {
     match format {
         Format::Table => {
             let mut lines = vec![("NODE", trial.node.clone()), ("LAYOUT", trial.layout.clone())];
-            lines.extend(trial.disk.iter().flat_map(hardware::disk));
+            let array = trial.array.map(|array| format!("{} of {} disks", array.level.name(), array.disks));
+            lines.extend(array.map(|array| ("ARRAYS", array)));
+            lines.extend(trial.disks.iter().flat_map(hardware::disk));
             output::print(&output::named(&lines))?;
             further(&trial.partitions)?;
             let subvolumes = trial.partitions.iter().flat_map(|it| parts(&it.label, &it.subvolumes));
@@ -200,7 +210,9 @@ fn tried(trial: &LayoutTrial, format: Format) -> Result<Exit, ClientError> {
     Ok(match &trial.finding {
         Some(finding) => {
             output::tell(finding);
-            if finding.finding.code == Code::AmbiguousDisk && trial.profile.is_none() {
+            if matches!(finding.finding.code, Code::AmbiguousDisk | Code::DiskCount)
+                && trial.profile.is_none()
+            {
                 eprintln!("        or let a profile's disk rule choose: --profile NAME");
             }
             Exit::Conflict

@@ -108,11 +108,13 @@ fn yes() -> bool {
 }
 
 /// Layouts that come with the server.
-const BUILT_IN_LAYOUTS: [&str; 4] = [
+const BUILT_IN_LAYOUTS: [&str; 6] = [
     include_str!("../../../templates/layouts/btrfs.toml"),
     include_str!("../../../templates/layouts/encrypted.toml"),
     include_str!("../../../templates/layouts/single.toml"),
     include_str!("../../../templates/layouts/server.toml"),
+    include_str!("../../../templates/layouts/mirror.toml"),
+    include_str!("../../../templates/layouts/lvm.toml"),
 ];
 
 /// Why a configuration is refused; each message names the key.

@@ -16,7 +16,7 @@ use kaltstart_core::machine::{Job, Machine, Order, RescueOrder, SystemOrder};
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX};
 use kaltstart_protocol::agent_api::{
-    Directive, Encryption, EraseDisk, EraseTask, Erased, Hello, Identity, InstallTask, Installed, LogBatch,
+    Directive, DiskGrant, Encryption, EraseTask, Erased, Hello, Identity, InstallTask, Installed, LogBatch,
     Neighbours, Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::finding::{Code, Finding};
@@ -25,6 +25,7 @@ use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::rescue::RescueTask;
 use kaltstart_protocol::secret::Secret;
+use kaltstart_protocol::wipe::{DiskIdentity, SignedGrant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,8 +156,13 @@ async fn hand_out_release(app: &App, key: Key<'_>, job: &Job) -> Result<Task, Pr
         Ok(granted) => granted,
         Err(task) => return Ok(task),
     };
-    let disks = granted.into_iter().map(|(disk, grant)| EraseDisk { disk, grant }).collect();
+    let disks = disk_grants(granted);
     Ok(Task::Erase(Box::new(EraseTask { job: job.id.clone(), attempt: job.attempt, disks })))
+}
+
+/// The grants as they travel, each with its disk.
+fn disk_grants(granted: Vec<(DiskIdentity, SignedGrant)>) -> Vec<DiskGrant> {
+    granted.into_iter().map(|(disk, grant)| DiskGrant { disk, grant }).collect()
 }
 
 /// Hands out the task to stay for a person.
@@ -194,7 +200,6 @@ async fn hand_out_system(
         Ok(granted) => granted,
         Err(task) => return Ok(task),
     };
-    let Ok([(_, grant)]) = <[_; 1]>::try_from(granted) else { return Ok(Task::Wait) };
     let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
     let url = |digest: &Digest| format!("{}/images/{digest}", app.config.http_base());
     let talk = |path: &str, token| ReportConfig {
@@ -214,7 +219,7 @@ async fn hand_out_system(
         job: job.id.clone(),
         attempt: job.attempt,
         disk: order.disk.clone(),
-        grant,
+        grants: disk_grants(granted),
         layout: order.layout.clone(),
         image_url: url(&image.manifest.digest),
         chunks_url: image.manifest.format.chunks().map(|list| url(&list.digest)),

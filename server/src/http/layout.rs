@@ -1,4 +1,4 @@
-//! `/v1`: which layouts there are, and what one would make of a node's disk. Nothing is changed.
+//! `/v1`: which layouts there are, and what one would make of a node's disks. Nothing is changed.
 
 use super::api::{self, FindingView};
 use super::error::Problem;
@@ -9,6 +9,7 @@ use axum::extract::State;
 use kaltstart_core::placement::place;
 use kaltstart_protocol::agent_api::DiskRule;
 use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::layout::array::Array;
 use kaltstart_protocol::layout::plan::{Plan, smallest_disk};
 use kaltstart_protocol::layout::{FileSystem, Layout, Role, Subvolume};
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,7 @@ pub enum Origin {
     Configuration,
 }
 
-/// What a layout would make of a node's disk.
+/// What a layout would make of a node's disks.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LayoutTrial {
     /// The node's name.
@@ -46,9 +47,13 @@ pub struct LayoutTrial {
     pub layout: String,
     /// The profile whose disk rule and image were taken; none: any disk fits, and no image is asked.
     pub profile: Option<String>,
-    /// The disk, as the node's agent saw it last; none when exactly one cannot be chosen.
-    pub disk: Option<Disk>,
-    /// What would lie on it, in the order on the disk; empty when there is a finding.
+    /// The disks, as the node's agent saw them last; none when not exactly as many as the layout wants can be
+    /// chosen.
+    pub disks: Vec<Disk>,
+    /// What the partitions of several disks are to each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<Array>,
+    /// What would lie on each of them, in the order on the disk; empty when there is a finding.
     pub partitions: Vec<PlacedPartition>,
     /// The finding with which a job would fail.
     pub finding: Option<FindingView>,
@@ -57,12 +62,15 @@ pub struct LayoutTrial {
 /// A partition with its place.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PlacedPartition {
-    /// Number in the table, from 1.
+    /// Number in the table, from 1; logical volumes, which are in none, go on counting.
     pub number: u32,
     /// Name in the table.
     pub label: String,
     /// What it is for.
     pub role: Role,
+    /// The group that it is a logical volume of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Where the installed system mounts it, if it does.
     pub mount: Option<String>,
     /// Whether it is encrypted.
@@ -76,10 +84,13 @@ pub struct PlacedPartition {
     /// Subvolumes of its btrfs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subvolumes: Vec<Subvolume>,
-    /// First byte on the disk.
+    /// First byte on the disk; of a logical volume in what its group lies on.
     pub start: u64,
-    /// Bytes.
+    /// Bytes on the disk.
     pub size: u64,
+    /// Bytes of the array that it is a member of, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array_size: Option<u64>,
 }
 
 /// `GET /v1/layouts`
@@ -110,7 +121,7 @@ pub(super) struct Asked {
 }
 
 /// `GET /v1/nodes/{node}/layout?layout=&profile=`: where that layout, else that of the profile, would lie
-/// on the node's disk.
+/// on the node's disks.
 pub(super) async fn try_layout(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
@@ -141,7 +152,8 @@ pub(super) async fn try_layout(
         node: node.name,
         layout: layout.name.clone(),
         profile: asked.profile,
-        disk: placement.disk.cloned(),
+        disks: placement.disks.into_iter().cloned().collect(),
+        array: layout.array,
         partitions,
         finding,
     }))
@@ -152,6 +164,7 @@ fn placed(plan: &Plan) -> Vec<PlacedPartition> {
         number: planned.number,
         label: planned.label.clone(),
         role: planned.role,
+        group: planned.group.clone(),
         mount: planned.mount.clone(),
         encrypted: planned.encrypted,
         file_system: planned.file_system,
@@ -159,6 +172,7 @@ fn placed(plan: &Plan) -> Vec<PlacedPartition> {
         subvolumes: planned.subvolumes.clone(),
         start: planned.first * plan.sector_size,
         size: planned.sectors * plan.sector_size,
+        array_size: plan.array_of(planned).map(|_| plan.room(planned)),
     });
     placed.collect()
 }

@@ -420,8 +420,9 @@ async fn p05_foreign_data_stops_the_job_until_an_order_gives_it_up_and_the_grant
                 let now = Millis(jiff::Timestamp::now().as_millisecond().unsigned_abs());
                 let (host, disk) = (HostIdentity::of(&foreign), &foreign.disks[0]);
                 let reality = Reality { host: &host, disk, job: &task.job, attempt: 1, now };
+                assert_eq!(task.grants.len(), 1);
                 assert_eq!(
-                    task.grant.verify(&agent.trust, &reality).map(|grant| grant.contents),
+                    task.grants[0].grant.verify(&agent.trust, &reality).map(|grant| grant.contents),
                     Ok(holds.clone())
                 );
             }

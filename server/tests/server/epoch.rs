@@ -40,7 +40,7 @@ fn refusal(agent: &Agent<'_>, task: &InstallTask, trust: &GrantTrust) -> Option<
     let (host, disk) = (HostIdentity::of(&agent.facts), &agent.facts.disks[0]);
     let now = Millis(jiff::Timestamp::now().as_millisecond().unsigned_abs());
     let reality = Reality { host: &host, disk, job: &task.job, attempt: task.attempt, now };
-    task.grant.verify(trust, &reality).err().map(|finding| {
+    task.grants[0].grant.verify(trust, &reality).err().map(|finding| {
         assert_eq!(finding.code, Code::GrantRefused);
         finding.detail
     })

@@ -122,7 +122,10 @@ async fn a_layout_is_tried_on_a_nodes_disk_and_nothing_changes() {
     let node = node_with(&site, 1, disks([("S2", 4)])).await;
     let before = what_it_is(&site).await;
     let told = trial(&tried(&site, &node, "layout=single").await);
-    assert_eq!((told.disk.map(|disk| disk.serial), told.profile), (Some("S2".to_owned()), None));
+    assert_eq!(
+        (told.disks.first().map(|disk| disk.serial.clone()), told.profile),
+        (Some("S2".to_owned()), None)
+    );
     let places: Vec<_> = told.partitions.iter().map(|it| (it.number, it.start, it.size)).collect();
     let (esp, root) = (2 * MIB, 514 * MIB);
     assert_eq!(places, [(1, MIB, MIB), (2, esp, 512 * MIB), (3, root, 4096 * MIB - root - MIB)]);
@@ -151,11 +154,11 @@ async fn a_profile_chooses_the_disk_as_its_order_would() {
     let site = site().await;
     let two = node_with(&site, 1, disks([("S1", 8), ("S2", 4)])).await;
     let told = trial(&tried(&site, &two, "profile=second").await);
-    assert_eq!((told.layout.as_str(), told.disk.expect("chosen").serial.as_str()), ("halves", "S2"));
+    assert_eq!((told.layout.as_str(), told.disks[0].serial.as_str()), ("halves", "S2"));
     assert_eq!(told.partitions.iter().map(|it| it.size).collect::<Vec<_>>(), [2047 * MIB; 2]);
     // A layout that is named takes the place of the profile's layout, not of its rule.
     let told = trial(&tried(&site, &two, "profile=second&layout=single").await);
-    assert_eq!((told.layout.as_str(), told.disk.expect("chosen").serial.as_str()), ("single", "S2"));
+    assert_eq!((told.layout.as_str(), told.disks[0].serial.as_str()), ("single", "S2"));
 }
 
 #[tokio::test]
@@ -181,7 +184,7 @@ async fn what_does_not_fit_is_told_with_the_finding_of_the_job_that_would_fail()
         assert!(said.err.contains(code) && said.err.contains(&finding.next), "{}", said.err);
         assert_eq!(said.err.contains("--profile"), code == "KS-2102", "{}", said.err);
         // The disk that does not suffice is what a person wants to see.
-        assert_eq!(said.out.contains("DISK"), told.disk.is_some(), "{}", said.out);
+        assert_eq!(said.out.contains("DISK"), !told.disks.is_empty(), "{}", said.out);
     }
 }
 

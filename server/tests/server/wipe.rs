@@ -19,7 +19,7 @@ fn verified(agent: &Agent<'_>, task: &InstallTask) -> Result<WipeGrant, Finding>
     let (host, disk) = (HostIdentity::of(&agent.facts), &agent.facts.disks[0]);
     let now = Millis(jiff::Timestamp::now().as_millisecond().unsigned_abs());
     let reality = Reality { host: &host, disk, job: &task.job, attempt: task.attempt, now };
-    task.grant.verify(&agent.trust, &reality)
+    task.grants[0].grant.verify(&agent.trust, &reality)
 }
 
 async fn metric(site: &Site, labels: &str) -> Option<u64> {

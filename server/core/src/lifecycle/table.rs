@@ -61,7 +61,7 @@ fn system_order() -> SystemOrder {
         profile: "p".into(),
         image: "i".into(),
         image_digest: Digest::of(b"image"),
-        layout: Layout { name: "l".into(), partitions: Vec::new(), tmpfs: Vec::new() },
+        layout: Layout { name: "l".into(), partitions: Vec::new(), ..Layout::default() },
         disk: DiskRule::default(),
         authorized_keys: Vec::new(),
         uuids: DiskUuids {

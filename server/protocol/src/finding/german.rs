@@ -189,6 +189,14 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
             "die Firmware ist älter, als ihre Klasse es sagt",
             "Die Firmware der Maschine mit dem Werkzeug des Herstellers oder von ihrem Management-Controller aus aktualisieren; der nächste Auftrag sieht wieder nach.",
         ),
+        Code::DiskCount => (
+            "nicht so viele Platten, wie das Layout verlangt",
+            "Die Platten in der Meldung mit der Regel des Profils und `array` des Layouts vergleichen: Genau so viele müssen zur Regel passen; eine fehlende Platte einsetzen oder ersetzen. Nichts wurde geschrieben.",
+        ),
+        Code::DisksUnequal => (
+            "die Platten ergeben keinen Verbund",
+            "Platten einer Größe und Art verwenden, und die Regel des Profils nur sie wählen lassen; von einer Platte, die auf zwei Wegen da ist, einen ausstecken. Nichts wurde geschrieben.",
+        ),
         Code::DiskFailing => (
             "eine Platte sagt, dass sie ausfällt",
             "Sichern, was auf der Platte liegt, und sie ersetzen: Steckplatz und Seriennummer stehen in der Meldung. Kein Auftrag schreibt auf sie; die Regel des Profils kann eine andere wählen.",

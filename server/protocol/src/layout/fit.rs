@@ -1,12 +1,12 @@
 //! Whether layout, image, disk and firmware fit together: the agent asks before it writes, the server for
 //! people who try a layout.
 
-use super::plan::{ENCRYPTION_MIB, Plan, PlanError, Planned, plan};
+use super::plan::{Plan, PlanError, Planned, plan};
 use super::{FileSystem, Layout, Role, subvolumes};
 use crate::facts::{Disk, Firmware};
 use crate::finding::{Code, Finding};
 use crate::image::Manifest;
-use crate::select::describe;
+use crate::select::list;
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
@@ -17,7 +17,7 @@ pub const REMOVABLE_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
 /// Bytes of the only sectors that BIOS and `boot.img` know.
 pub const BIOS_SECTOR: u64 = 512;
 
-/// What `layout` makes of `disk`. Without an `image`, or with [`Firmware::Unknown`], what depends on it is
+/// What `layout` makes of `disks`, which are as many as it wants. Without an `image`, or with [`Firmware::Unknown`], what depends on it is
 /// not asked.
 ///
 /// # Errors
@@ -26,19 +26,22 @@ pub const BIOS_SECTOR: u64 = 512;
 pub fn fit(
     layout: &Layout,
     image: Option<&Manifest>,
-    disk: &Disk,
+    disks: &[&Disk],
     firmware: Firmware,
 ) -> Result<Plan, Finding> {
-    if let Some(image) = image.filter(|image| disk.size < image.min_disk) {
-        let detail = format!("{}: the image needs {} bytes", describe(disk), image.min_disk);
+    let described = || list(disks.iter().copied());
+    let size = disks.iter().map(|disk| disk.size).min().unwrap_or_default();
+    let sector_size = disks.first().map_or(0, |disk| disk.sector_size);
+    if let Some(image) = image.filter(|image| size < image.min_disk) {
+        let detail = format!("{}: the image needs {} bytes", described(), image.min_disk);
         return Err(Finding::new(Code::DiskTooSmall, detail));
     }
-    let plan = plan(layout, disk.size, u64::from(disk.sector_size)).map_err(|error| {
+    let plan = plan(layout, size, u64::from(sector_size)).map_err(|error| {
         let code = match error {
             PlanError::TooSmall { .. } => Code::DiskTooSmall,
             PlanError::Layout { .. } | PlanError::SectorSize(_) => Code::DiskFailed,
         };
-        Finding::new(code, format!("{}: {error}", describe(disk)))
+        Finding::new(code, format!("{}: {error}", described()))
     })?;
     if let Some(image) = image.filter(|image| image.format.is_file_system()) {
         takes_file_system(image, layout, &plan).map_err(|(code, problem)| {
@@ -66,10 +69,9 @@ fn takes_file_system(image: &Manifest, layout: &Layout, plan: &Plan) -> Result<(
     if root.file_system != Some(FileSystem::Ext4) {
         return Err((Code::DiskFailed, "it is ext4, and the layout wants another one for /".to_owned()));
     }
-    let room = root.sectors * plan.sector_size;
-    let room = if root.encrypted { room.saturating_sub(ENCRYPTION_MIB << 20) } else { room };
+    let room = plan.room(root);
     if room < image.unpacked_size {
-        let problem = format!("it has {} bytes, the root partition {room}", image.unpacked_size);
+        let problem = format!("it has {} bytes, the root file system {room}", image.unpacked_size);
         return Err((Code::DiskTooSmall, problem));
     }
     Ok(())
@@ -137,7 +139,7 @@ mod tests {
             weight: 0,
             ..Partition::default()
         };
-        Layout { name: "l".into(), partitions: roles.iter().map(partition).collect(), tmpfs: Vec::new() }
+        Layout { name: "l".into(), partitions: roles.iter().map(partition).collect(), ..Layout::default() }
     }
 
     /// An image that starts both ways.
@@ -172,14 +174,14 @@ mod tests {
             let format = Format::Raw(DataMap { data: Vec::new() });
             let image = Manifest { format, unpacked_size, ..image() };
             let disk = Disk { size: 2 << 30, sector_size: 512, ..Disk::default() };
-            fit(&layout, Some(&image), &disk, Firmware::Unknown)
+            fit(&layout, Some(&image), &[&disk], Firmware::Unknown)
                 .map(|_| ())
                 .map_err(|finding| (finding.code, finding.detail))
         };
         let keep = |_: &mut Layout| {};
         assert_eq!(fits(&[Role::Root, Role::Swap], keep, 300 << 20), Ok(()));
         let (code, detail) = fits(&[Role::Root], keep, (300 << 20) + 1).expect_err("too large");
-        assert!(code == Code::DiskTooSmall && detail.contains("the root partition 314572800"), "{detail}");
+        assert!(code == Code::DiskTooSmall && detail.contains("the root file system 314572800"), "{detail}");
         let data = |layout: &mut Layout| layout.partitions[1].mount = Some("/var".into());
         let (code, detail) = fits(&[Role::Root, Role::Data], data, 1).expect_err("divided");
         assert!(code == Code::DiskFailed && detail.contains("for /var; take"), "{detail}");
@@ -190,7 +192,7 @@ mod tests {
         let roles = [Role::BiosBoot, Role::Esp, Role::Root];
         let disk = |gib: u64, sector_size| Disk { size: gib << 30, sector_size, ..Disk::default() };
         let outcome = |roles: &[Role], image: Option<&Manifest>, disk: &Disk, firmware| {
-            let outcome = fit(&layout(roles), image, disk, firmware);
+            let outcome = fit(&layout(roles), image, &[disk], firmware);
             outcome.map(|plan| plan.partitions.len()).map_err(|finding| (finding.code, finding.detail))
         };
         let refused = |roles: &[Role], image: &Manifest, disk: &Disk, firmware, code, word: &str| {
@@ -234,11 +236,11 @@ mod tests {
         let disk = Disk { size: 2 << 30, sector_size: 512, ..Disk::default() };
         let mut image = image();
         for firmware in [Firmware::Uefi, Firmware::Bios, Firmware::Unknown] {
-            let finding = fit(&layout, Some(&image), &disk, firmware).expect_err("refused");
+            let finding = fit(&layout, Some(&image), &[&disk], firmware).expect_err("refused");
             assert_eq!(finding.code, Code::BootloaderFailed);
             assert!(finding.detail.contains("/boot alone"), "{finding}");
         }
         (image.boot.kernel, image.boot.initrd) = ("/boot/vmlinuz".into(), "boot/initrd.img".into());
-        assert!(fit(&layout, Some(&image), &disk, Firmware::Uefi).is_ok());
+        assert!(fit(&layout, Some(&image), &[&disk], Firmware::Uefi).is_ok());
     }
 }

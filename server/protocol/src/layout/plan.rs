@@ -1,5 +1,7 @@
 //! From a layout and a disk to sectors: arithmetic only.
 
+use super::array::{self, Array};
+use super::group::{self, DATA_START, EXTENT, EXTENT_MIB};
 use super::{FileSystem, Layout, Partition, Role, Subvolume, subvolumes};
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
@@ -20,26 +22,30 @@ pub const ENCRYPTION_MIB: u64 = 16;
 /// clusters and becomes FAT16, which firmware need not read.
 pub const ESP_MIN_MIB: u64 = 260;
 
-/// What will lie where.
+/// What will lie where, on the disk or on each of several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
+    /// Which arrays its partitions are members of, if of any.
+    pub array: Option<Array>,
     /// Bytes of a logical sector.
     pub sector_size: u64,
-    /// Sectors of the disk.
+    /// Sectors of the disk, the smallest if there are several.
     pub sectors: u64,
-    /// Partitions, by number from 1.
+    /// Partitions, by number from 1, and behind them logical volumes.
     pub partitions: Vec<Planned>,
 }
 
-/// A partition with its place.
+/// A partition or logical volume with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
-    /// Number in the table, from 1.
+    /// Number in the table, from 1; logical volumes, which are in none, go on counting.
     pub number: u32,
     /// Name in the table.
     pub label: String,
     /// What it is for.
     pub role: Role,
+    /// The group that it is a logical volume of.
+    pub group: Option<String>,
     /// Where the installed system mounts it, if it does.
     pub mount: Option<String>,
     /// Whether it is encrypted.
@@ -50,7 +56,7 @@ pub struct Planned {
     pub options: Vec<String>,
     /// Subvolumes of its btrfs.
     pub subvolumes: Vec<Subvolume>,
-    /// First sector.
+    /// First sector; of a logical volume, from the start of the partition or array that the group lies on.
     pub first: u64,
     /// Sectors.
     pub sectors: u64,
@@ -61,6 +67,42 @@ impl Plan {
     #[must_use]
     pub fn role(&self, role: Role) -> Option<&Planned> {
         self.partitions.iter().find(|partition| partition.role == role)
+    }
+
+    /// First byte and bytes of a partition; of a logical volume in what its group lies on.
+    #[must_use]
+    pub fn place(&self, planned: &Planned) -> (u64, u64) {
+        (planned.first * self.sector_size, planned.sectors * self.sector_size)
+    }
+
+    /// Those of all partitions.
+    #[must_use]
+    pub fn places(&self) -> Vec<(u64, u64)> {
+        self.in_table().map(|planned| self.place(planned)).collect()
+    }
+
+    /// The partitions alone.
+    pub fn in_table(&self) -> impl Iterator<Item = &Planned> {
+        self.partitions.iter().filter(|planned| planned.group.is_none())
+    }
+
+    /// The logical volumes of a partition.
+    pub fn volumes<'a>(&'a self, group: &'a Planned) -> impl Iterator<Item = &'a Planned> {
+        self.partitions.iter().filter(|planned| planned.group.as_ref() == Some(&group.label))
+    }
+
+    /// The array that a partition is a member of.
+    #[must_use]
+    pub fn array_of(&self, planned: &Planned) -> Option<Array> {
+        self.array.filter(|_| planned.role.in_arrays() && planned.group.is_none())
+    }
+
+    /// Bytes for what lies in a partition, or in the array that it is a member of.
+    #[must_use]
+    pub fn room(&self, planned: &Planned) -> u64 {
+        let bytes = planned.sectors * self.sector_size;
+        let bytes = self.array_of(planned).map_or(bytes, |array| array.capacity(bytes));
+        if planned.encrypted { bytes.saturating_sub(ENCRYPTION_MIB << 20) } else { bytes }
     }
 }
 
@@ -139,8 +181,14 @@ pub fn check(layout: &Layout) -> Result<(), PlanError> {
             "the root partition is encrypted, and boot loaders have no key for it: add a partition of the role boot",
         );
     }
+    if let Some(problem) = array::problem(layout).or_else(|| group::problem(layout)) {
+        return fail(&problem);
+    }
     let (boot, name) = if has(Role::Boot) { (Role::Boot, "boot") } else { (Role::Root, "root") };
-    if has(Role::BiosBoot) && layout.partitions.get(2).is_none_or(|p| p.role != boot) {
+    let third = layout.partitions.get(2).is_some_and(|p| p.role == boot);
+    // Groups and arrays are looked for by name, see the agent's boot loaders.
+    let plain = |p: &Partition| p.role == boot && p.group.is_none() && layout.array.is_none();
+    if has(Role::BiosBoot) && !third && layout.partitions.iter().any(plain) {
         return fail(&format!(
             "with a bios_boot partition the {name} partition must be the third, where GRUB looks"
         ));
@@ -220,10 +268,14 @@ pub fn smallest_disk(layout: &Layout) -> u64 {
 
 /// All minima and the tables, in MiB.
 fn least_mib(layout: &Layout) -> u64 {
-    layout.partitions.iter().fold(TABLES_MIB, |sum, p| u64::saturating_add(sum, p.min_mib))
+    layout
+        .partitions
+        .iter()
+        .filter(|p| p.group.is_none())
+        .fold(TABLES_MIB, |sum, p| u64::saturating_add(sum, p.min_mib))
 }
 
-/// Lays out `layout` on a disk of `bytes` bytes with sectors of `sector_size` bytes.
+/// Lays out `layout` on a disk (each disk, where there are several) of `bytes` bytes with sectors of `sector_size` bytes.
 ///
 /// Every partition gets its minimum; what is left is shared by weight, up to each maximum.
 /// The same input always gives the same plan.
@@ -238,46 +290,70 @@ pub fn plan(layout: &Layout, bytes: u64, sector_size: u64) -> Result<Plan, PlanE
     let Some(free) = (bytes / ALIGNMENT).checked_sub(least_mib(layout)) else {
         return Err(PlanError::TooSmall { needed: smallest_disk(layout), available: bytes });
     };
-    let sizes = share(&layout.partitions, free);
+    let (in_table, volumes): (Vec<_>, Vec<_>) =
+        (1..).zip(&layout.partitions).partition(|(_, partition)| partition.group.is_none());
     let unit = ALIGNMENT / sector_size;
+    let mut plan =
+        Plan { array: layout.array, sector_size, sectors: bytes / sector_size, partitions: Vec::new() };
     let mut first = unit;
-    let mut partitions = Vec::with_capacity(sizes.len());
-    for (i, (partition, mib)) in layout.partitions.iter().zip(sizes).enumerate() {
-        let sectors = mib * unit;
-        partitions.push(Planned {
-            number: u32::try_from(i + 1).unwrap_or(u32::MAX),
-            label: partition.label.clone(),
-            role: partition.role,
-            mount: partition.mounted_at().map(ToOwned::to_owned),
-            encrypted: partition.encrypted,
-            file_system: partition.made(),
-            options: partition.options.clone(),
-            subvolumes: partition.subvolumes.clone(),
-            first,
-            sectors,
-        });
-        first += sectors;
+    for ((number, partition), mib) in in_table.iter().zip(share(&in_table, 1, free)) {
+        plan.partitions.push(planned(*number, partition, first, mib * unit));
+        first += mib * unit;
     }
-    Ok(Plan { sector_size, sectors: bytes / sector_size, partitions })
+    let groups: Vec<Planned> = plan.partitions.iter().filter(|it| it.role == Role::Lvm).cloned().collect();
+    for group in groups {
+        let volumes: Vec<_> = volumes
+            .iter()
+            .copied()
+            .filter(|(_, volume)| volume.group.as_ref() == Some(&group.label))
+            .collect();
+        let least = group::least(volumes.iter().map(|(_, volume)| *volume));
+        // It has room for them: `check` made sure.
+        let free = (plan.room(&group).saturating_sub(DATA_START) / EXTENT).saturating_sub(least);
+        let (unit, mut first) = (EXTENT / sector_size, DATA_START / sector_size);
+        for ((number, volume), extents) in volumes.iter().zip(share(&volumes, EXTENT_MIB, free)) {
+            plan.partitions.push(planned(*number, volume, first, extents * unit));
+            first += extents * unit;
+        }
+    }
+    plan.partitions.sort_by_key(|planned| planned.number);
+    Ok(plan)
 }
 
-/// Sizes in MiB: minima plus shares of `free` by weight, none above its maximum.
-fn share(partitions: &[Partition], mut free: u64) -> Vec<u64> {
-    let mut sizes: Vec<u64> = partitions.iter().map(|p| p.min_mib).collect();
+fn planned(number: u32, partition: &Partition, first: u64, sectors: u64) -> Planned {
+    Planned {
+        number,
+        label: partition.label.clone(),
+        role: partition.role,
+        group: partition.group.clone(),
+        mount: partition.mounted_at().map(ToOwned::to_owned),
+        encrypted: partition.encrypted,
+        file_system: partition.made(),
+        options: partition.options.clone(),
+        subvolumes: partition.subvolumes.clone(),
+        first,
+        sectors,
+    }
+}
+
+/// Sizes in units of `unit` MiB: minima plus shares of `free` units by weight, none above its maximum.
+fn share(partitions: &[(u32, &Partition)], unit: u64, mut free: u64) -> Vec<u64> {
+    let mut sizes: Vec<u64> = partitions.iter().map(|(_, p)| p.min_mib.div_ceil(unit)).collect();
     let room = |i: usize, sizes: &[u64]| {
-        let partition = &partitions[i];
-        partition.max_mib.map_or(u64::MAX, |max| max - sizes[i])
+        let (_, partition) = partitions[i];
+        partition.max_mib.map_or(u64::MAX, |max| (max / unit).saturating_sub(sizes[i]))
     };
+    let weight = |i: usize| partitions[i].1.weight;
     loop {
         let open: Vec<usize> =
-            (0..partitions.len()).filter(|&i| partitions[i].weight > 0 && room(i, &sizes) > 0).collect();
-        let weights: u64 = open.iter().map(|&i| u64::from(partitions[i].weight)).sum();
+            (0..partitions.len()).filter(|&i| weight(i) > 0 && room(i, &sizes) > 0).collect();
+        let weights: u64 = open.iter().map(|&i| u64::from(weight(i))).sum();
         if free == 0 || weights == 0 {
             return sizes;
         }
         let mut given = 0;
         for &i in &open {
-            let fair = u128::from(free) * u128::from(partitions[i].weight) / u128::from(weights);
+            let fair = u128::from(free) * u128::from(weight(i)) / u128::from(weights);
             let extra = u64::try_from(fair).unwrap_or(u64::MAX).min(room(i, &sizes));
             sizes[i] += extra;
             given += extra;
@@ -305,7 +381,7 @@ mod tests {
     }
 
     fn layout(partitions: Vec<Partition>) -> Layout {
-        Layout { name: "test".into(), partitions, tmpfs: Vec::new() }
+        Layout { name: "test".into(), partitions, ..Layout::default() }
     }
 
     #[test]
@@ -321,6 +397,38 @@ mod tests {
                 plan.partitions.iter().map(|p| (p.first * sector, p.sectors * sector)).collect();
             assert_eq!(places, [(1 << 20, 1 << 20), (2 << 20, 512 << 20), (514 << 20, (8192 - 515) << 20)]);
         }
+    }
+
+    #[test]
+    fn logical_volumes_have_whole_extents_behind_each_other_in_their_group() {
+        let volume = |label: &str, role, min_mib, max_mib, weight| Partition {
+            label: label.into(),
+            group: Some("system".into()),
+            ..partition(role, min_mib, max_mib, weight)
+        };
+        let group = Partition { label: "system".into(), ..partition(Role::Lvm, 1001, None, 1) };
+        let mut layout = layout(vec![
+            partition(Role::BiosBoot, 1, None, 0),
+            group,
+            volume("root", Role::Root, 402, None, 3),
+            volume("swap", Role::Swap, 5, Some(14), 1),
+        ]);
+        let places = |layout: &Layout| {
+            let plan = plan(layout, 2 << 30, 512).expect("fits");
+            let place = |planned: &Planned| {
+                (planned.number, plan.place(planned).0 >> 20, plan.place(planned).1 >> 20)
+            };
+            let all: Vec<_> = plan.partitions.iter().map(place).collect();
+            assert_eq!(plan.places().len(), 2, "volumes are in no table");
+            assert_eq!(plan.role(Role::Lvm).map(|group| plan.volumes(group).count()), Some(2));
+            all
+        };
+        // 2045 MiB for the group: 511 extents behind the first MiB; swap stays at its three whole ones.
+        assert_eq!(places(&layout), [(1, 1, 1), (2, 2, 2045), (3, 1, 2032), (4, 2033, 12)]);
+        layout.partitions[2].weight = 0;
+        assert_eq!(places(&layout)[2..], [(3, 1, 404), (4, 405, 12)], "the rest is nobody's yet");
+        layout.array = Some(Array { level: array::Level::Raid1, disks: 2 });
+        assert_eq!(places(&layout)[1..3], [(2, 2, 2045), (3, 1, 404)]);
     }
 
     #[test]
