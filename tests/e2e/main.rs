@@ -61,6 +61,8 @@ mod powercut;
 mod recall;
 /// All disks of a node are erased.
 mod release;
+/// A machine in the hands of a person.
+mod rescue;
 /// What people in front of a machine see.
 mod screen;
 /// Secure Boot stays on.

@@ -149,8 +149,13 @@ impl Drop for Process {
 
 /// Runs `command` to its end, at most for `limit`, whatever its exit status.
 pub fn run_to_end(command: &mut Command, limit: Duration) -> Result<Output> {
+    run_with(command, Stdio::null(), limit)
+}
+
+/// The same, reading from `input`.
+pub fn run_with(command: &mut Command, input: Stdio, limit: Duration) -> Result<Output> {
     let text = format!("{command:?}");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = Process::spawn(&text, command)?;
     let stdout = collect(process.child.stdout.take());
     let stderr = collect(process.child.stderr.take());
