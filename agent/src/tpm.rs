@@ -6,14 +6,11 @@
 
 use kaltstart_protocol::facts::{Endorsement, EndorsementSource};
 use kaltstart_protocol::ids::Digest;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 
 #[cfg(feature = "install")]
 pub mod seal;
-
-/// Through the kernel's resource manager: what is made is gone when this is closed.
-const DEVICE: &str = "/dev/tpmrm0";
 
 /// Where certificates lie (EK profile table 2): for keys of RSA 2048, and of NIST P-256.
 const CERTIFICATES: [(u32, EndorsementSource); 2] =
@@ -46,18 +43,27 @@ const TEMPLATE: [u8; 54] = [
     0x00, 0x10, 0x00, 0x03, 0x00, 0x10, // no scheme, P-256, no derivation
 ];
 
+/// This machine's TPM, through the kernel's resource manager: what is made in it is gone when this is closed. None where
+/// there is none.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open() -> io::Result<Option<File>> {
+    match OpenOptions::new().read(true).write(true).open("/dev/tpmrm0") {
+        Ok(tpm) => Ok(Some(tpm)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// That of this machine; none where there is no TPM 2.0, or it does not answer.
 #[must_use]
 pub fn look() -> Option<Endorsement> {
-    let tpm = OpenOptions::new().read(true).write(true).open(DEVICE);
-    match tpm.and_then(|mut tpm| endorsement(&mut tpm)) {
-        Ok(endorsement) => Some(endorsement),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            tracing::warn!(%error, "the TPM does not tell its endorsement key");
-            None
-        }
-    }
+    let told = open().and_then(|tpm| tpm.map(|mut tpm| endorsement(&mut tpm)).transpose());
+    told.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the TPM does not tell its endorsement key");
+        None
+    })
 }
 
 /// Asks a TPM for the certificate of its endorsement key, else for the key.

@@ -4,8 +4,7 @@
 //! It is sealed beneath the storage primary key (TCG TPM v2.0 Provisioning Guidance §7.5.1), which the TPM makes again
 //! from its own seed each time, so nothing is kept in it and nothing needs a password.
 
-use super::{CREATE_PRIMARY, DEVICE, NO_PASSWORD, PLAIN, WITH_SESSIONS, ask, session, sized};
-use std::fs::{File, OpenOptions};
+use super::{CREATE_PRIMARY, NO_PASSWORD, PLAIN, WITH_SESSIONS, ask, session, sized};
 use std::io::{self, Read, Write};
 use zeroize::Zeroizing;
 
@@ -44,18 +43,6 @@ enum Session {
     Policy = 0x01,
     /// It only tells what the policy would be.
     Trial = 0x03,
-}
-
-/// This machine's TPM; none where there is none.
-///
-/// # Errors
-/// When it cannot be opened.
-pub fn open() -> io::Result<Option<File>> {
-    match OpenOptions::new().read(true).write(true).open(DEVICE) {
-        Ok(tpm) => Ok(Some(tpm)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// Seals `secret` to this TPM and to what its registers show now; what to keep of it, which is no secret.

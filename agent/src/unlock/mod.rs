@@ -33,7 +33,7 @@ use crate::link::{CallError, read_answer};
 use crate::modules::Loader;
 use crate::sys::kernel::{random_u32, uptime};
 use crate::tpm::seal;
-use crate::{http, inventory, log, net};
+use crate::{http, inventory, log, net, tpm};
 
 /// Pauses between questions without an answer.
 const RETRY: Policy = Policy { first: Duration::from_secs(2), cap: Duration::from_secs(60) };
@@ -185,7 +185,7 @@ impl Remembered {
 /// The key, if the TPM has it and the machine was started as it was then.
 fn from_tpm(known: &Remembered) -> Option<Secret> {
     let sealed = known.sealed.as_ref()?;
-    let unsealed = seal::open().and_then(|tpm| tpm.map(|mut tpm| seal::unseal(&mut tpm, sealed)).transpose());
+    let unsealed = tpm::open().and_then(|tpm| tpm.map(|mut tpm| seal::unseal(&mut tpm, sealed)).transpose());
     match unsealed {
         Ok(key) => Some(Secret::new(String::from_utf8(key?.to_vec()).ok()?)),
         Err(error) => {
@@ -198,7 +198,7 @@ fn from_tpm(known: &Remembered) -> Option<Secret> {
 }
 
 fn seal_to_tpm(key: &Secret) -> Option<Vec<u8>> {
-    let sealed = seal::open()
+    let sealed = tpm::open()
         .and_then(|tpm| tpm.map(|mut tpm| seal::seal(&mut tpm, key.expose().as_bytes())).transpose());
     match sealed {
         Ok(sealed) => {
