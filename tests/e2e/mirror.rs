@@ -13,7 +13,7 @@ use kaltstart_tests::story::story;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
