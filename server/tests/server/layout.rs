@@ -86,6 +86,8 @@ async fn layouts_are_listed_and_shown_with_where_they_come_from() {
             ("btrfs", built_in, 3, 1 + 512 + 3072 + 2),
             ("encrypted", built_in, 5, 1 + 512 + 512 + 1024 + 64 + 2),
             ("halves", own, 2, 2050),
+            ("lvm", built_in, 10, 1 + 512 + 10_753 + 2),
+            ("mirror", built_in, 4, 1 + 512 + 3072 + 256 + 2),
             ("server", own, 1, 3),
             ("single", built_in, 3, 1 + 512 + 1024 + 2)
         ]
@@ -94,7 +96,10 @@ async fn layouts_are_listed_and_shown_with_where_they_come_from() {
     assert_eq!(shown.partitions[1].options, ["nodev", "nosuid"]);
     site.get("/v1/layouts/thirds").await.problem(StatusCode::NOT_FOUND, "not-found");
 
-    assert_eq!(done(&site, "layout list -o name").await.out, "btrfs\nencrypted\nhalves\nserver\nsingle\n");
+    assert_eq!(
+        done(&site, "layout list -o name").await.out,
+        "btrfs\nencrypted\nhalves\nlvm\nmirror\nserver\nsingle\n"
+    );
     let table = done(&site, "layout list").await.out;
     assert!(table.contains("built in") && table.contains("configuration"), "{table}");
     let table = done(&site, "layout show server").await.out;
