@@ -34,7 +34,7 @@ partitions = [
 /// What is asked of each system.
 const QUESTION: &str = "vgck -v 2>&1; pvs --noheadings -o pv_name,vg_name,pv_free; \
                         lvs --noheadings --separator : -o vg_name,lv_name,lv_size,lv_active; \
-                        findmnt -n -o TARGET,SOURCE,FSTYPE -t ext4,xfs; swapon --noheadings --show; cat /proc/cmdline";
+                        findmnt -rn -o TARGET,SOURCE,FSTYPE -t ext4,xfs; swapon --noheadings --show; cat /proc/cmdline";
 
 #[test]
 fn a_group_on_one_disk_and_anew_on_a_mirror() -> Result<()> {

@@ -158,7 +158,7 @@ fn bios_refuses_what_is_no_pair_and_starts_from_either() -> Result<()> {
         let machine = GuestConfig::new("guest", Firmware::Bios, 1).disk(&files[0], "KT-ONE");
         let blank = disk::digest(&files[0])?;
         let mut ordered = order_from(lab, machine, &artefacts, config, IMAGE)?;
-        ordered.server.wait_ended(&ordered.job, AGENT_LIMIT)?.failed_with("KS-2111")?;
+        ordered.server.wait_ended(&ordered.job, AGENT_LIMIT)?.failed_with("KS-2113")?;
         ordered.guest.power_off();
 
         let precious = foreign(&files[1])?;
@@ -202,7 +202,7 @@ fn four_disks_as_pairs_and_anew_as_stripes() -> Result<()> {
             });
         let mut ordered = order_from(lab, machine, &artefacts, config, IMAGE)?;
         ordered.server.wait_deployed(&ordered.job, LIMIT)?;
-        let question = "mdadm --detail /dev/md3 /dev/md4; findmnt -n -o FSTYPE / /srv; findmnt -n -o FSTYPE /srv; \
+        let question = "mdadm --detail /dev/md3 /dev/md4; findmnt -n -o FSTYPE /; findmnt -n -o FSTYPE /srv; \
                         blockdev --getsize64 /dev/md3; swapon --show";
         ensure_told(
             &ask(lab, &ordered, question)?,
