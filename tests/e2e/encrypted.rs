@@ -1,7 +1,7 @@
 //! Encrypted disks: who gets their key, and who does not.
 
 use crate::common::{
-    ADDRESS, AGENT_LIMIT, DEPLOY_LIMIT, IMAGE, NODE, Ordered, UP, ensure_reported, order_from,
+    AGENT_LIMIT, DEPLOY_LIMIT, IMAGE, NODE, Ordered, UP, ask, ensure_reported, ensure_told, order_from,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
@@ -10,10 +10,9 @@ use kaltstart_tests::config::ServerConfig;
 use kaltstart_tests::disk::{self, FileSystem};
 use kaltstart_tests::guest::{Firmware, GuestConfig};
 use kaltstart_tests::lab::Lab;
-use kaltstart_tests::process::{run, run_to_end};
+use kaltstart_tests::ssh;
 use kaltstart_tests::story::story;
-use kaltstart_tests::wait::{Poll, secs, wait_for};
-use std::fs;
+use kaltstart_tests::wait::secs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -23,11 +22,10 @@ const DISK_MIB: u64 = 4096;
 /// Numbers of its partitions.
 const BOOT: u32 = 3;
 const ROOT: u32 = 4;
-/// The real Debian: its image, a disk for it, and how long it may take from power-on to its report and to a login.
+/// The real Debian: its image, a disk for it, and how long it may take from power-on to its report.
 const DEBIAN: &str = "debian-12";
 const DEBIAN_MIB: u64 = 8 << 10;
 const DEBIAN_LIMIT: Duration = secs(900);
-const LOGIN_LIMIT: Duration = secs(300);
 /// What those say who open the disk.
 const BY_SERVER: &str = "the server has released the key";
 const BY_TPM: &str = "the TPM has released the key";
@@ -74,11 +72,7 @@ fn holds(file: &Path, words: &str) -> Result<bool> {
 /// Starts the system of a machine that is off from its disk alone, until its console says `until`; what it said of
 /// `others` on the way.
 fn starts<'w>(ordered: &mut Ordered<'_>, until: &str, others: &[&'w str]) -> Result<Vec<&'w str>> {
-    if ordered.guest.config().firmware.is_uefi() {
-        ordered.guest.put_network_last()?;
-    } else {
-        ordered.guest.set_bios_asks_network(false);
-    }
+    ordered.guest.ask_no_network()?;
     let mark = ordered.guest.console().mark();
     ordered.guest.power_on()?;
     ordered.guest.console().wait(until, mark, DEPLOY_LIMIT)?;
@@ -163,33 +157,12 @@ const QUESTIONS: &str = "findmnt -no SOURCE,FSTYPE /; findmnt -no SOURCE,FSTYPE 
     lsblk -o NAME,TYPE,FSTYPE,MOUNTPOINTS; name=$(basename $(findmnt -no SOURCE /)); cryptsetup status $name; \
     cryptsetup luksDump $(cryptsetup status $name | sed -n 's/^ *device: *//p'); grep EARLY /etc/default/grub";
 
-/// Asks the system over SSH, once it lets us in.
-fn from_inside(lab: &Lab, key: &Path) -> Result<String> {
-    wait_for("a login over SSH", LOGIN_LIMIT, || {
-        let mut command = lab.command("ssh");
-        for option in ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"] {
-            command.args(["-o", option]);
-        }
-        command.args(["-F", "/dev/null", "-i"]).arg(key).arg(format!("root@{ADDRESS}")).arg(QUESTIONS);
-        let output = run_to_end(&mut command, LOGIN_LIMIT)?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(match output.status.success() {
-            true => Poll::Ready(text(&output.stdout)),
-            false => Poll::pending(text(&[output.stdout, output.stderr].concat())),
-        })
-    })
-}
-
 #[test]
 fn debian_starts_from_an_encrypted_disk_and_again() -> Result<()> {
     story("encrypted-debian", |lab| {
         let artefacts = Artefacts::from_env()?;
         let mut config = ServerConfig::new(&artefacts, "generic", &[DEBIAN]);
-        let key = lab.dir().join("key");
-        let mut keygen = Command::new("ssh-keygen");
-        run(keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key), secs(30))?;
-        config.profiles[0].authorized_keys =
-            vec![fs::read_to_string(key.with_extension("pub"))?.trim().to_owned()];
+        config.profiles[0].authorized_keys = vec![ssh::key(lab)?];
         config.profiles[0].layout = "encrypted";
         let file = lab.dir().join("disk.raw");
         disk::blank(&file, DEBIAN_MIB)?;
@@ -197,20 +170,20 @@ fn debian_starts_from_an_encrypted_disk_and_again() -> Result<()> {
         let mut ordered = order_from(lab, machine, &artefacts, config, DEBIAN)?;
         let job = ordered.server.wait_deployed(&ordered.job, DEBIAN_LIMIT)?;
         ensure_reported(&ordered, &job)?;
-        let said = from_inside(lab, &key)?;
-        for words in [
-            "/dev/mapper/luks-",
-            "ext4",
-            "crypt",
-            "crypto_LUKS",
-            "[SWAP]",
-            "cipher:  aes-xts-plain64",
-            "LUKS2",
-            "pbkdf2",
-            "GRUB_EARLY_INITRD_LINUX_CUSTOM=kaltstart-unlock.img",
-        ] {
-            ensure!(said.contains(words), "{words} is missing: {said}");
-        }
+        ensure_told(
+            &ask(lab, &ordered, QUESTIONS)?,
+            &[
+                "/dev/mapper/luks-",
+                "ext4",
+                "crypt",
+                "crypto_LUKS",
+                "[SWAP]",
+                "cipher:  aes-xts-plain64",
+                "LUKS2",
+                "pbkdf2",
+                "GRUB_EARLY_INITRD_LINUX_CUSTOM=kaltstart-unlock.img",
+            ],
+        )?;
         ordered.guest.power_off();
         let said = starts(&mut ordered, "login:", &[BY_SERVER])?;
         ensure!(said == [BY_SERVER], "{said:?}");

@@ -37,11 +37,7 @@ const ALL_WAYS_MAX: Duration = secs(100);
 fn start_without_network(guest: &mut Guest<'_>) -> Result<Duration> {
     guest.power_off();
     let uefi = guest.config().firmware.is_uefi();
-    if uefi {
-        guest.put_network_last()?;
-    } else {
-        guest.set_bios_asks_network(false);
-    }
+    guest.ask_no_network()?;
     let (mark, begun) = (guest.console().mark(), Instant::now());
     guest.power_on()?;
     guest.console().wait_any(&LOADER, mark, START_LIMIT)?;

@@ -39,11 +39,7 @@ fn deployed<'a>(
 /// Starts the machine from its disk, with no network in its boot order, and orders a rebuild that calls its
 /// system back; the job when it has ended.
 fn called_back(ordered: &mut Ordered<'_>, profile: &str, restart: &str) -> Result<Job> {
-    if ordered.guest.config().firmware.is_uefi() {
-        ordered.guest.put_network_last()?;
-    } else {
-        ordered.guest.set_bios_asks_network(false);
-    }
+    ordered.guest.ask_no_network()?;
     let mark = ordered.guest.console().mark();
     ordered.guest.power_on()?;
     let order = ["rebuild", NODE, "--profile", profile, "--via", "kexec", "--restart", restart];

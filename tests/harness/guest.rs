@@ -334,9 +334,13 @@ impl<'a> Guest<'a> {
         change(&mut self.config);
     }
 
-    /// Changes the boot order of UEFI firmware, while the machine is off, as an update of its
-    /// system may have done: the network comes last.
-    pub fn put_network_last(&self) -> Result<()> {
+    /// Lets the firmware start from its disk without asking the network before, while the machine is off: in the
+    /// setup of a BIOS, and in UEFI's boot order, as an update of its system may have done.
+    pub fn ask_no_network(&mut self) -> Result<()> {
+        if !self.config.firmware.is_uefi() {
+            self.set_bios_asks_network(false);
+            return Ok(());
+        }
         let path = self.path("vars.fd");
         let mut store = fs::read(&path).context("the machine has no UEFI variables")?;
         variables::put_network_last(&mut store)?;
