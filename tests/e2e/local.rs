@@ -36,7 +36,6 @@ const ALL_WAYS_MAX: Duration = secs(100);
 /// changed the boot order, which the system sets again. How long it takes.
 fn start_without_network(guest: &mut Guest<'_>) -> Result<Duration> {
     guest.power_off();
-    let uefi = guest.config().firmware.is_uefi();
     guest.ask_no_network()?;
     let (mark, begun) = (guest.console().mark(), Instant::now());
     guest.power_on()?;
@@ -44,7 +43,7 @@ fn start_without_network(guest: &mut Guest<'_>) -> Result<Duration> {
     let took = begun.elapsed();
     let asked = NETWORK_ASKED.iter().find(|words| guest.console().find(words, mark).is_some());
     ensure!(asked.is_none(), "the network was asked: {asked:?}");
-    if uefi {
+    if guest.config().firmware.is_uefi() {
         guest.console().wait("boot order: it was changed to", mark, START_LIMIT)?;
     }
     guest.power_off();
