@@ -15,8 +15,9 @@ mod why;
 
 use crate::cli::told;
 use crate::exit::Exit;
-use crate::http::api::{Declare, JobView, NodeView, OrderJob, PowerState};
+use crate::http::api::{Declare, NodeView, PowerState};
 use crate::http::diagnosis::DiagnosisView;
+use crate::http::jobs::{JobView, OrderJob};
 use crate::image_import::Import;
 use api::{Api, ClientError};
 use clap::{Args, Subcommand, ValueEnum};

@@ -3,7 +3,8 @@
 use super::api::{Api, ClientError, RETRY_AFTER};
 use super::{Format, ensure_meant, find_job, output};
 use crate::exit::Exit;
-use crate::http::api::{JobView, NodeView, OrderJob};
+use crate::http::api::NodeView;
+use crate::http::jobs::{JobView, OrderJob};
 use crate::http::rescue::{CodeView, EnterShell, ShellView, Shown, TypeIn, Watch};
 use clap::Args;
 use kaltstart_core::machine::JobKind;

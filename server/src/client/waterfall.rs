@@ -3,7 +3,7 @@
 use super::api::{Api, ClientError};
 use super::output;
 use crate::exit::Exit;
-use crate::http::api::{JobView, PhaseView};
+use crate::http::jobs::{JobView, PhaseView};
 use kaltstart_core::machine::PhaseState;
 use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::time::Millis;

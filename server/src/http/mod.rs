@@ -15,6 +15,7 @@ mod events;
 mod extract;
 mod files;
 pub mod grant_key;
+pub mod jobs;
 pub mod layout;
 pub mod listen;
 mod patience;
@@ -44,7 +45,7 @@ pub fn router(app: Arc<App>) -> Router {
     let unread = Router::new()
         .route("/v1/nodes", get(api::nodes).post(api::declare))
         .route("/v1/nodes/{node}", get(api::node))
-        .route("/v1/nodes/{node}/jobs", post(api::order))
+        .route("/v1/nodes/{node}/jobs", post(jobs::order))
         .route("/v1/boot/{node}", get(boot_view::try_boot))
         .route("/v1/nodes/{node}/boot", get(boot_view::shown))
         .route("/v1/nodes/{node}/trace", get(diagnosis::trace))
@@ -52,10 +53,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/nodes/{node}/layout", get(layout::try_layout))
         .route("/v1/nodes/{node}/power", post(api::power))
         .route("/v1/nodes/{node}/{move}", post(api::move_node))
-        .route("/v1/jobs", get(api::jobs))
-        .route("/v1/jobs/{job}", get(api::job))
-        .route("/v1/jobs/{job}/cancel", post(api::cancel))
-        .route("/v1/jobs/{job}/log", get(api::job_log))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{job}", get(jobs::show))
+        .route("/v1/jobs/{job}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{job}/log", get(jobs::log))
         .route("/v1/jobs/{job}/events", get(events::of_job))
         .route("/v1/jobs/{job}/code", post(rescue::code))
         .route("/v1/jobs/{job}/shell", post(rescue::enter))

@@ -1,11 +1,11 @@
 //! A machine in the hands of a person: codes and shell for people, and the other end of the shell for the agent.
 
 use super::agent::Agent;
-use super::api::{find_job, job_id};
 use super::connection::Door;
 use super::error::Problem;
 use super::extract::{Body, Path};
 use super::files::{self, Served};
+use super::jobs::{find_job, job_id};
 use crate::app::{App, AppError};
 use crate::shell::{Outside, RecordError};
 use crate::store::Key;

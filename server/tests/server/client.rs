@@ -3,7 +3,8 @@
 use crate::site::{PROGRAM, Site, mac};
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
 use kaltstart_protocol::time::Millis;
-use kaltstart_server::http::api::{JobView, NodeView};
+use kaltstart_server::http::api::NodeView;
+use kaltstart_server::http::jobs::JobView;
 use kaltstart_server::store::Store;
 use serde_json::json;
 use std::io::{BufRead as _, BufReader};
