@@ -86,7 +86,8 @@ fn p30_p31_clients_of_other_makers() -> Result<()> {
         lab.dual_stack()?;
         let artefacts = Artefacts::from_env()?;
         let mut config = config(&artefacts);
-        config.sections += "renew_seconds = 2\nrebind_seconds = 4\n";
+        // Longer than clients look whether somebody else has the address.
+        config.sections += "renew_seconds = 5\nrebind_seconds = 10\n";
         let reserved = Station::new(lab)?;
         config.sections +=
             &format!("\n[[node]]\nname = \"six\"\nmac = {:?}\naddress6 = \"fd77::50\"\n", reserved.mac()?);
@@ -127,7 +128,7 @@ fn p30_a_client_behind_a_relay() -> Result<()> {
         let mut config = config(&artefacts);
         config.sections += &format!(
             "\n[[dhcp6]]\nprefix = \"fd99::/64\"\naddress = \"{SERVER6}\"\n\
-             pool = [\"fd99::1000\", \"fd99::1fff\"]\ndns = [\"fd77::53\"]\nrenew_seconds = 2\n"
+             pool = [\"fd99::1000\", \"fd99::1fff\"]\ndns = [\"fd77::53\"]\nrenew_seconds = 5\n"
         );
         let server = Server::start(lab, &artefacts, &config)?;
         let relay = Station::new(lab)?;

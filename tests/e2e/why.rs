@@ -18,6 +18,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::time::Duration;
 
 /// The machine.
 pub(crate) const NODE: &str = "db-07";
@@ -193,6 +194,15 @@ impl<'a> Site<'a> {
 
     pub(crate) fn names(&self, code: &str, words: &str) -> Result<()> {
         named(&self.server, NODE, code, words)
+    }
+
+    /// Waits until what the server saw last of the machine is told with these words.
+    pub(crate) fn last_saw(&self, words: &str, limit: Duration) -> Result<()> {
+        wait_for(words, limit, || {
+            let diagnosis = self.diagnosis()?;
+            let told = diagnosis["last"]["text"].as_str().is_some_and(|text| text.contains(words));
+            Ok(if told { Poll::Ready(()) } else { Poll::pending(diagnosis.to_string()) })
+        })
     }
 
     fn seen(&self) -> Result<usize> {

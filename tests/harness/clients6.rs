@@ -1,10 +1,10 @@
 //! DHCPv6 clients of other makers, each at a station of its own.
 
 use crate::lab::{Lab, Station};
-use crate::process::{Process, run};
+use crate::process::{Process, run, run_to_end};
 use crate::unpacked::Unpacked;
 use crate::wait::{Poll, secs, wait_for};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -81,13 +81,22 @@ impl Dhcp6Client {
         Ok(Self { maker, name, process, station, programs, dir })
     }
 
-    /// Makes it give its address back.
+    /// Makes it give its address back, right after a renewal: in the middle of one, clients end without that.
     pub fn release(&self) -> Result<()> {
+        let renewals = || self.events().matches("RENEW6").count();
+        let before = renewals();
+        wait_for(&format!("a renewal of {}", self.name), secs(40), || {
+            Ok(if renewals() > before { Poll::Ready(()) } else { Poll::pending(self.events()) })
+        })?;
         match self.maker {
             Maker6::Dhcpcd => Ok(kill(Pid::from_raw(i32::try_from(self.process.id())?), Signal::SIGALRM)?),
             Maker6::Dhclient => {
-                let mut command = dhclient(&self.station, &self.programs, &self.dir, &self.name, &["-r"]);
-                run(command.arg(Station::INTERFACE).current_dir(&self.dir), secs(10)).map(drop)
+                let mut command =
+                    dhclient(&self.station, &self.programs, &self.dir, &self.name, &["-r", "-v"]);
+                let output = run_to_end(command.arg(Station::INTERFACE).current_dir(&self.dir), secs(10))?;
+                fs::write(self.dir.join(format!("{}-release.log", self.name)), &output.stderr)?;
+                ensure!(output.status.success(), "dhclient gives nothing back: {}", output.status);
+                Ok(())
             }
         }
     }
@@ -95,11 +104,14 @@ impl Dhcp6Client {
     /// Waits for an event, as `BOUND6` or `RENEW6`; the rest of its line.
     pub fn hears(&self, event: &str) -> Result<String> {
         wait_for(&format!("{event} of {}", self.name), secs(40), || {
-            let path = self.dir.join(format!("{}.events", self.name));
-            let text = fs::read_to_string(path).unwrap_or_default();
+            let text = self.events();
             let found = text.lines().find_map(|line| line.strip_prefix(event)?.strip_prefix(' '));
             Ok(found.map_or_else(|| Poll::pending(&text), |rest| Poll::Ready(rest.to_owned())))
         })
+    }
+
+    fn events(&self) -> String {
+        fs::read_to_string(self.dir.join(format!("{}.events", self.name))).unwrap_or_default()
     }
 }
 

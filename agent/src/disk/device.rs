@@ -140,11 +140,11 @@ impl Device {
 
     /// Zeroes the first and last [`CLEARED`] bytes of areas of the disk, given as start and length.
     fn zero_ends(&self, areas: &[(u64, u64)]) -> Result<(), Finding> {
-        let zeros = vec![0; CLEARED as usize];
         for &(start, size) in areas {
             let length = CLEARED.min(size);
             for offset in [start, start + size - length] {
-                self.write_at(offset, &zeros[..length as usize])?;
+                block::discard_to_zeros(&self.block.file, offset, length)
+                    .map_err(|error| failed(&format!("zeros at byte {offset}"), &error))?;
             }
         }
         Ok(())

@@ -22,12 +22,12 @@ impl Region {
         Self { file }
     }
 
-    /// Writes the first `length` bytes of `buffer` at byte `offset`.
+    /// Writes `bytes`, a part of a [`Buffer`], at byte `offset`.
     ///
     /// # Errors
     /// Code `DiskFailed`.
-    pub fn write(&self, offset: u64, buffer: &Buffer, length: usize) -> Result<(), Finding> {
-        let written = self.file.write_all_at(&buffer[..length], offset);
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
+        let written = self.file.write_all_at(bytes, offset);
         written.map_err(|error| failed(&format!("write at byte {offset} of the partition"), &error))
     }
 
@@ -40,12 +40,13 @@ impl Region {
         read.map_err(|error| failed(&format!("read at byte {offset} of the partition"), &error))
     }
 
-    /// Makes `length` bytes from byte `offset` on zeros, by the disk itself where it can.
+    /// Makes `length` bytes from byte `offset` on zeros, by the disk itself where it can, which then stores
+    /// nothing there where it can.
     ///
     /// # Errors
     /// Code `DiskFailed`.
     pub fn zero(&self, offset: u64, length: u64) -> Result<(), Finding> {
-        let zeroed = block::zero_out(&self.file, offset, length);
+        let zeroed = block::discard_to_zeros(&self.file, offset, length);
         zeroed.map_err(|error| failed(&format!("zeros at byte {offset} of the partition"), &error))
     }
 
@@ -63,6 +64,7 @@ impl Region {
 pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
+    length: usize,
 }
 
 impl Buffer {
@@ -71,7 +73,12 @@ impl Buffer {
     pub fn new(length: usize) -> Self {
         let bytes = vec![0; length + GRAIN as usize];
         let start = bytes.as_ptr().align_offset(GRAIN as usize);
-        Self { bytes, start }
+        Self { bytes, start, length }
+    }
+
+    /// Gives up all but the first `length` bytes.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
     }
 }
 
@@ -79,15 +86,22 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes[self.start..self.start + self.bytes.len() - GRAIN as usize]
+        &self.bytes[self.start..self.start + self.length]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let length = self.bytes.len() - GRAIN as usize;
-        &mut self.bytes[self.start..self.start + length]
+        &mut self.bytes[self.start..self.start + self.length]
     }
+}
+
+/// The place of the first byte that is not zero.
+pub(crate) fn first_not_zero(bytes: &[u8]) -> Option<usize> {
+    // The processor looks at many bytes at once if nothing ends its loop early.
+    let is_data = |line: &[u8]| line.iter().fold(0, |all, byte| all | byte) != 0;
+    let line = bytes.chunks(GRAIN as usize).position(is_data)? * GRAIN as usize;
+    Some(line + bytes[line..].iter().position(|byte| *byte != 0)?)
 }
 
 /// What a failed operation of another kind says of the partition.

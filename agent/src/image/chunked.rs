@@ -156,7 +156,7 @@ impl Work<'_> {
         let found = &hands.buffer[..length];
         Ok(match &self.list.chunks[i] {
             Some(Chunk(digest, _)) => Digest::of(found) == *digest,
-            None => found.iter().all(|byte| *byte == 0),
+            None => region::first_not_zero(found).is_none(),
         })
     }
 
@@ -255,7 +255,7 @@ impl Work<'_> {
         if found != *digest {
             return Err(wrong(format!("{digest} expected, {found} received")).into());
         }
-        self.region.write(offset, &hands.buffer, length)?;
+        self.region.write(offset, &hands.buffer[..length])?;
         self.progress(i);
         Ok(())
     }

@@ -1,37 +1,43 @@
 //! From the bytes that were sent to the archive's bytes.
 
-use super::{CHUNK, frames};
+use super::frames;
+use crate::disk::region::Buffer;
 use flate2::bufread::MultiGzDecoder;
 use kaltstart_protocol::image::Compression;
+use kaltstart_protocol::image::blocks::FRAME;
 use std::io::{self, BufRead, Read};
+use std::ops::Deref;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 /// Largest zstd window accepted, as a power of two: what `zstd --long=31` makes.
 pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 31;
 
+/// Bytes of a piece that was decompressed, the last of a stream apart.
+const PIECE: usize = FRAME as usize;
+
 /// The reading end of a queue of pieces.
 #[derive(Debug)]
-pub(crate) struct QueueReader {
-    queue: Receiver<Vec<u8>>,
-    piece: Vec<u8>,
+pub(crate) struct QueueReader<T> {
+    queue: Receiver<T>,
+    piece: Option<T>,
     at: usize,
 }
 
-impl QueueReader {
-    pub(crate) fn new(queue: Receiver<Vec<u8>>) -> Self {
-        Self { queue, piece: Vec::new(), at: 0 }
+impl<T> QueueReader<T> {
+    pub(crate) fn new(queue: Receiver<T>) -> Self {
+        Self { queue, piece: None, at: 0 }
     }
 }
 
-impl BufRead for QueueReader {
+impl<T: Deref<Target = [u8]>> BufRead for QueueReader<T> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.at == self.piece.len() {
+        while self.piece.as_ref().is_none_or(|piece| self.at == piece.len()) {
             let Ok(piece) = self.queue.recv() else {
                 return Ok(&[]);
             };
-            (self.piece, self.at) = (piece, 0);
+            (self.piece, self.at) = (Some(piece), 0);
         }
-        Ok(&self.piece[self.at..])
+        Ok(self.piece.as_ref().map_or(&[], |piece| &piece[self.at..]))
     }
 
     fn consume(&mut self, bytes: usize) {
@@ -39,7 +45,7 @@ impl BufRead for QueueReader {
     }
 }
 
-impl Read for QueueReader {
+impl<T: Deref<Target = [u8]>> Read for QueueReader<T> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let from = self.fill_buf()?;
         let n = from.len().min(into.len());
@@ -49,12 +55,13 @@ impl Read for QueueReader {
     }
 }
 
-/// Decompresses everything from one queue into the other; ends early, without an error, when
+/// Decompresses everything from one queue into the other, in pieces whose lengths are multiples of
+/// [`GRAIN`](kaltstart_protocol::image::blocks::GRAIN), the last apart; ends early, without an error, when
 /// nobody takes the pieces any more.
 ///
 /// # Errors
 /// When the stream is damaged or ends in its middle.
-pub(crate) fn run(kind: Compression, from: Receiver<Vec<u8>>, to: &SyncSender<Vec<u8>>) -> io::Result<()> {
+pub(crate) fn run(kind: Compression, from: Receiver<Vec<u8>>, to: &SyncSender<Buffer>) -> io::Result<()> {
     let from = QueueReader::new(from);
     match kind {
         Compression::None => pump(from, to),
@@ -64,11 +71,20 @@ pub(crate) fn run(kind: Compression, from: Receiver<Vec<u8>>, to: &SyncSender<Ve
     }
 }
 
-pub(super) fn pump(mut from: impl Read, to: &SyncSender<Vec<u8>>) -> io::Result<()> {
+pub(super) fn pump(mut from: impl Read, to: &SyncSender<Buffer>) -> io::Result<()> {
     loop {
-        let mut piece = Vec::with_capacity(CHUNK);
-        from.by_ref().take(CHUNK as u64).read_to_end(&mut piece)?;
-        if piece.is_empty() || to.send(piece).is_err() {
+        let mut piece = Buffer::new(PIECE);
+        let mut length = 0;
+        while length < PIECE {
+            match from.read(&mut piece[length..]) {
+                Ok(0) => break,
+                Ok(more) => length += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        piece.truncate(length);
+        if length == 0 || to.send(piece).is_err() {
             return Ok(());
         }
     }
@@ -89,7 +105,7 @@ mod tests {
         let (plain_in, plain_out) = sync_channel(100);
         run(kind, raw_out, &plain_in)?;
         drop(plain_in);
-        Ok(plain_out.iter().flatten().collect())
+        Ok(plain_out.iter().flat_map(|piece| piece.to_vec()).collect())
     }
 
     #[test]

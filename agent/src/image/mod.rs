@@ -21,7 +21,7 @@ mod input;
 mod raw;
 pub mod tree;
 
-use crate::disk::region::Region;
+use crate::disk::region::{Buffer, Region};
 use crate::install::{Observer, Stop};
 use decompress::QueueReader;
 use extract::ExtractError;
@@ -33,13 +33,13 @@ use std::io;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-/// Bytes of one piece in a queue.
+/// Bytes of one piece as it comes.
 pub(crate) const CHUNK: usize = 256 << 10;
-/// Pieces in a queue: with two queues and pieces in hand about 10 MiB in all.
-const QUEUE: usize = 16;
+/// Pieces that wait to be decompressed, and to be written: with those in hand about 12 MiB.
+const QUEUES: (usize, usize) = (16, 4);
 
 /// Where an image comes from, how interruptions are met, and who watches.
 #[derive(Clone, Copy)]
@@ -93,8 +93,8 @@ pub struct Counts {
 pub fn lay_down(manifest: &Manifest, source: Source<'_>, to: Destination<'_>) -> Result<Counts, Stop> {
     let size = manifest.unpacked_size;
     match (&manifest.format, to) {
-        (Format::Tar, Destination::Tree(root)) => stream(manifest, source, |input| {
-            extract::run(input, size, root).map_err(|error| match error {
+        (Format::Tar, Destination::Tree(root)) => stream(manifest, source, |pieces| {
+            extract::run(QueueReader::new(pieces), size, root).map_err(|error| match error {
                 ExtractError::Disk { entry, error } => {
                     let full = error.raw_os_error() == Some(libc::ENOSPC);
                     let code = if full { Code::DiskTooSmall } else { Code::DiskFailed };
@@ -105,7 +105,7 @@ pub fn lay_down(manifest: &Manifest, source: Source<'_>, to: Destination<'_>) ->
         }),
         (Format::Raw(map), Destination::Region { region, .. }) => {
             map.check(size).map_err(|error| Finding::new(Code::ImageInvalid, error.to_string()))?;
-            stream(manifest, source, |input| raw::write(input, map, size, region))
+            stream(manifest, source, |pieces| raw::write(&pieces, map, size, region))
         }
         (Format::Chunked(list), Destination::Region { region, reuse }) => {
             chunked::write(manifest, list, source, region, reuse)
@@ -130,16 +130,16 @@ enum Failure {
 fn stream(
     manifest: &Manifest,
     source: Source<'_>,
-    write: impl FnOnce(QueueReader) -> Result<(), Failure>,
+    write: impl FnOnce(Receiver<Buffer>) -> Result<(), Failure>,
 ) -> Result<Counts, Stop> {
     let abandon = AtomicBool::new(false);
-    let (raw_in, raw_out) = sync_channel(QUEUE);
-    let (plain_in, plain_out) = sync_channel(QUEUE);
+    let (raw_in, raw_out) = sync_channel(QUEUES.0);
+    let (plain_in, plain_out) = sync_channel(QUEUES.1);
     let (fetched, unpacked, written) = thread::scope(|scope| {
         let fetch = scope.spawn(|| fetch::run(manifest, source.getting(&abandon), raw_in));
         let compression = manifest.compression;
         let unpack = scope.spawn(move || decompress::run(compression, raw_out, &plain_in));
-        let written = write(QueueReader::new(plain_out));
+        let written = write(plain_out);
         if matches!(written, Err(Failure::Disk(_))) {
             // No digest can explain this: do not fetch the rest.
             abandon.store(true, Ordering::Relaxed);

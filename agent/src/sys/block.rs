@@ -1,6 +1,8 @@
 //! Requests to block devices (`linux/fs.h`, `linux/blkpg.h`) and file flags.
 #![allow(unsafe_code)]
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use std::ffi::c_int;
 use std::fs::File;
 use std::io;
@@ -96,6 +98,21 @@ pub fn zero_out(disk: &File, offset: u64, length: u64) -> io::Result<()> {
     // SAFETY: the kernel reads two u64 through the pointer, which live for the call.
     unsafe { raw::zeroout(disk.as_raw_fd(), &raw const area)? };
     Ok(())
+}
+
+/// Makes `length` bytes from `offset` on read as zeros; a disk that can store zeros as nothing does so
+/// (`fallocate(2)`, punching a hole). Both are multiples of the sector size.
+///
+/// # Errors
+/// As the kernel says.
+pub fn discard_to_zeros(disk: &File, offset: u64, length: u64) -> io::Result<()> {
+    let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let (start, bytes) = (i64::try_from(offset), i64::try_from(length));
+    let (Ok(start), Ok(bytes)) = (start, bytes) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    match fallocate(disk, hole, start, bytes) {
+        Err(Errno::EOPNOTSUPP) => zero_out(disk, offset, length),
+        made => Ok(made?),
+    }
 }
 
 /// Makes partition `number` known to the kernel without any table on the disk

@@ -180,7 +180,9 @@ impl Loop {
     /// Whether installing left a mount or a partition behind.
     pub fn is_tidy(&self) -> bool {
         let mounts = std::fs::read_to_string("/proc/thread-self/mounts").expect("mounts");
-        !mounts.contains(&self.node) && !Path::new(&format!("{}p3", self.node)).exists()
+        let is_ours =
+            |line: &str| [" ", "p"].iter().any(|end| line.starts_with(&format!("{}{end}", self.node)));
+        !mounts.lines().any(is_ours) && !Path::new(&format!("{}p3", self.node)).exists()
     }
 }
 

@@ -3,6 +3,7 @@
 use super::run_quietly;
 use anyhow::{Context as _, Result};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,6 +45,12 @@ impl Disk {
         run_quietly(Command::new("losetup").arg("-d").arg(&self.node)).map(drop)
     }
 
+    /// What the disk holds; zeros that it need not store are not counted.
+    pub(super) fn stored_bytes(&self) -> Result<f64> {
+        Ok(fs::metadata(&self.file)?.blocks() as f64 * SECTOR_BYTES)
+    }
+
+    /// What was written to it; zeros that it was asked to make are counted.
     pub(super) fn written_bytes(&self) -> Result<f64> {
         let name = self.node.file_name().context("a device has a name")?;
         let text = fs::read_to_string(Path::new("/sys/block").join(name).join("stat"))?;

@@ -96,6 +96,7 @@ fn measure(
     samples.add(&format!("{name}_time"), subject, seconds);
     samples.add(&format!("{name}_cpu"), subject, group.cpu_seconds()?);
     samples.add(&format!("{name}_written"), subject, (disk.written_bytes()? - written) / 1e6);
+    samples.add(&format!("{name}_stored"), subject, disk.stored_bytes()? / 1e6);
     Ok(words)
 }
 
