@@ -267,7 +267,8 @@ impl Job<'_> {
         let mut groups = BTreeMap::new();
         for planned in &disks.plan().partitions {
             if planned.role == Role::Lvm {
-                groups.insert(&planned.label, disks.group(planned, &self.task.identity.hostname)?);
+                let whole = self.encrypt(planned, disks.volume(planned)?)?;
+                groups.insert(&planned.label, disks.group(planned, whole, &self.task.identity.hostname)?);
             }
             let Some((text, uuid)) = self.uuid(planned)? else { continue };
             let volume = match planned.group.as_ref().and_then(|group| groups.get(group)) {

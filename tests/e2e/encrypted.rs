@@ -1,7 +1,8 @@
 //! Encrypted disks: who gets their key, and who does not.
 
 use crate::common::{
-    AGENT_LIMIT, DEPLOY_LIMIT, IMAGE, NODE, Ordered, UP, ask, ensure_reported, ensure_told, order_from,
+    AGENT_LIMIT, DEPLOY_LIMIT, IMAGE, NODE, Ordered, UP, ask, blank_disks, ensure_reported, ensure_told,
+    order_from,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_tests::artefacts::Artefacts;
@@ -26,6 +27,8 @@ const ROOT: u32 = 4;
 const DEBIAN: &str = "debian-12";
 const DEBIAN_MIB: u64 = 8 << 10;
 const DEBIAN_LIMIT: Duration = secs(900);
+/// Sparse; the layout `encrypted-mirror` wants 4.3 GiB.
+const MIRROR_MIB: u64 = 5 << 10;
 /// What those say who open the disk.
 const BY_SERVER: &str = "the server has released the key";
 const BY_TPM: &str = "the TPM has released the key";
@@ -187,6 +190,63 @@ fn debian_starts_from_an_encrypted_disk_and_again() -> Result<()> {
         ordered.guest.power_off();
         let said = starts(&mut ordered, "login:", &[BY_SERVER])?;
         ensure!(said == [BY_SERVER], "{said:?}");
+        Ok(())
+    })
+}
+
+/// The same of two disks with a volume group.
+const LAYERS: &str = "lsblk -rno NAME,TYPE,FSTYPE,MOUNTPOINTS; pvs --noheadings -o pv_name,vg_name; vgck -v 2>&1; \
+    lvs --noheadings --separator : -o vg_name,lv_name,lv_active; name=$(basename $(pvs --noheadings -o pv_name)); \
+    cryptsetup status $name; array=$(cryptsetup status $name | sed -n 's/^ *device: *//p'); \
+    cryptsetup luksDump $array; mdadm --detail $array /dev/md3; findmnt -no SOURCE,FSTYPE /boot; swapon --show";
+
+#[test]
+fn a_group_in_an_encrypted_mirror_starts_without_its_first_disk() -> Result<()> {
+    story("encrypted-mirror", |lab| {
+        let artefacts = Artefacts::from_env()?;
+        let mut config = ServerConfig::new(&artefacts, "generic", &[DEBIAN]);
+        config.profiles[0].authorized_keys = vec![ssh::key(lab)?];
+        config.profiles[0].layout = "encrypted-mirror";
+        let files = blank_disks(lab, 2, MIRROR_MIB)?;
+        let machine =
+            GuestConfig::new("guest", Firmware::Uefi, 1).disk(&files[0], "KT-ONE").disk(&files[1], "KT-TWO");
+        let mut ordered = order_from(lab, machine, &artefacts, config, DEBIAN)?;
+        let job = ordered.server.wait_deployed(&ordered.job, DEBIAN_LIMIT)?;
+        ensure!(job.attempt == 1, "it took {} attempts", job.attempt);
+        ensure_reported(&ordered, &job)?;
+        let told = ask(lab, &ordered, LAYERS)?;
+        ensure_told(
+            &told,
+            &[
+                "crypto_LUKS",
+                "LVM2_member",
+                "/dev/mapper/luks-",
+                "system:root:active",
+                "system:swap:active",
+                "system-var lvm ext4 /var",
+                "cipher:  aes-xts-plain64",
+                "device:  /dev/md",
+                "LUKS2",
+                "Raid Level : raid1",
+                "State : clean",
+                "Active Devices : 2",
+                "/dev/md3 ext4",
+                "/dev/dm-",
+            ],
+        )?;
+        ensure!(!told.contains("resync"), "what was written together is written once more: {told}");
+        ask(lab, &ordered, "sync")?;
+
+        ordered.guest.power_off();
+        ordered.guest.open(|machine| drop(machine.disks.remove(0)));
+        let said = starts(&mut ordered, "login:", &["runs without all of its members", BY_SERVER])?;
+        ensure!(said.len() == 2, "{said:?}");
+        ensure_told(&ask(lab, &ordered, LAYERS)?, &["degraded", "Active Devices : 1", "system:root:active"])?;
+        ordered.guest.power_off();
+        for file in &files {
+            ensure!(!holds(file, "www-data:x:33:33")?, "a file of the root file system is in the clear");
+            ensure!(holds(file, "update-grub may replace it")?, "nothing is found on the disk");
+        }
         Ok(())
     })
 }

@@ -1,5 +1,6 @@
 //! Arrays, run by the kernel's md through its files in sysfs (`Documentation/admin-guide/md.rst`): no program
-//! assembles them, and nothing else in the ramdisk knows of them.
+//! assembles them, and nothing else in the agent's ramdisk knows of them. That of an installed system has them assembled
+//! as their members appear.
 
 use super::block::{Block, Volume, wait_for_node};
 use super::device::failed;
@@ -50,6 +51,24 @@ pub(super) fn start(members: Vec<Volume>) -> Result<Arc<Block>, Finding> {
     Ok(Arc::new(Block { file, name, dev, sys, array: Some(running) }))
 }
 
+/// Runs the arrays that still wait for members with those that they have; which. One that cannot do without goes on
+/// waiting.
+pub(crate) fn run_incomplete(sys: &Path) -> Vec<String> {
+    let names = fs::read_dir(sys.join("block")).into_iter().flatten().flatten();
+    let waits = |name: &String| {
+        let state = fs::read_to_string(sys.join("block").join(name).join("md/array_state"));
+        state.is_ok_and(|state| state.trim() == "inactive")
+    };
+    let runs = |name: &String| match tell(&sys.join("block").join(name).join("md/array_state"), "active") {
+        Ok(()) => true,
+        Err(finding) => {
+            tracing::warn!(%finding, "an array does not run with the members that it has");
+            false
+        }
+    };
+    names.filter_map(|entry| entry.file_name().into_string().ok()).filter(waits).filter(runs).collect()
+}
+
 /// Writes one word to a file of the kernel.
 fn tell(file: &Path, word: &str) -> Result<(), Finding> {
     // One write(2): each is a request of its own.
@@ -82,5 +101,25 @@ impl Drop for Running {
         if let Err(error) = patiently(stop) {
             tracing::warn!(%error, array = %self.files.display(), "an array does not stop");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_arrays_that_wait_are_run_with_what_they_have() {
+        let sys = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| sys.path().join("block").join(name).join("md/array_state");
+        for (name, state) in [("md3", "inactive\n"), ("md4", "clean\n"), ("md5", "clear\n")] {
+            fs::create_dir_all(file(name).parent().expect("a folder")).expect("made");
+            fs::write(file(name), state).expect("written");
+        }
+        fs::create_dir_all(sys.path().join("block/vda")).expect("made");
+        assert_eq!(run_incomplete(sys.path()), ["md3"]);
+        let states = ["md3", "md4", "md5"].map(|name| fs::read_to_string(file(name)).expect("there"));
+        assert_eq!(states.map(|state| state[..5].to_owned()), ["activ", "clean", "clear"]);
+        assert!(run_incomplete(&sys.path().join("none")).is_empty());
     }
 }

@@ -1,8 +1,9 @@
 //! Block devices as the kernel shows them, and the parts of them that only the kernel is told of.
 
 use super::array::Running;
-use super::crypt::{self, Mapping};
+use super::crypt;
 use super::device::failed;
+use super::mapper::{self, Mapping};
 use super::region::Region;
 use super::{luks, patiently};
 use crate::sys::block as kernel;
@@ -47,6 +48,7 @@ impl Block {
             block: Arc::clone(self),
             number: Some(number),
             mapping: None,
+            _within: None,
         };
         wait_for_node(&self.sys, &volume.name, &volume.node)?;
         Ok(volume)
@@ -56,7 +58,7 @@ impl Block {
     #[must_use]
     pub fn whole(self: &Arc<Self>) -> Volume {
         let (name, node) = (self.name.clone(), self.dev.join(&self.name));
-        Volume { node, name, block: Arc::clone(self), number: None, mapping: None }
+        Volume { node, name, block: Arc::clone(self), number: None, mapping: None, _within: None }
     }
 
     /// The kernel's name of a partition: a `p` separates the number from a name ending in a digit.
@@ -95,7 +97,7 @@ fn numbers(sys: &Path, name: &str) -> Option<String> {
 }
 
 /// Where a file system or swap space is made: a part that only the kernel knows, forgotten on drop, or an
-/// array.
+/// array; or a part of what is encrypted in one of these.
 #[derive(Debug)]
 pub struct Volume {
     block: Arc<Block>,
@@ -104,8 +106,10 @@ pub struct Volume {
     name: String,
     /// What its data is read and written through.
     pub node: PathBuf,
-    /// That, if it is encrypted.
+    /// That, if it is encrypted or lies in what is.
     mapping: Option<Mapping>,
+    /// What it lies in then; it is closed after all its parts.
+    _within: Option<Arc<Volume>>,
 }
 
 impl Volume {
@@ -127,6 +131,25 @@ impl Volume {
         self.node.clone_from(&mapping.node);
         self.mapping = Some(mapping);
         Ok(self)
+    }
+
+    /// A part of it that the device mapper alone knows, as its devices have no partitions: `start` and `length` are bytes
+    /// of what is read and written through [`Volume::node`]. `name` is the device's.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn part(self: &Arc<Self>, name: &str, start: u64, length: u64) -> Result<Self, Finding> {
+        let mapping = mapper::part(&self.node, name, start, length);
+        let mapping =
+            mapping.map_err(|error| failed(&format!("cannot make {name} of {}", self.name), &error))?;
+        Ok(Self {
+            block: Arc::clone(&self.block),
+            number: None,
+            name: name.to_owned(),
+            node: mapping.node.clone(),
+            mapping: Some(mapping),
+            _within: Some(Arc::clone(self)),
+        })
     }
 
     /// Opens it past the kernel's cache.
@@ -183,7 +206,7 @@ impl Volume {
 impl Drop for Volume {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.mapping.as_ref().map(Mapping::close) {
-            tracing::warn!(%error, volume = self.name, "the kernel keeps the key of a partition");
+            tracing::warn!(%error, volume = self.name, "the kernel keeps an encrypted volume open");
         }
         if let Some(number) = self.number
             && let Err(error) = patiently(|| kernel::delete_partition(&self.block.file, number))

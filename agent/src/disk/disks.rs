@@ -45,20 +45,29 @@ pub struct Boot {
 
 /// What a volume group lies on, once it is written.
 #[derive(Debug)]
-pub struct Group {
-    block: Arc<Block>,
-    /// Where it begins there, in bytes.
-    start: u64,
+pub enum Group {
+    /// A disk or an array.
+    Block {
+        /// Which.
+        block: Arc<Block>,
+        /// Where the group begins there, in bytes.
+        start: u64,
+    },
+    /// What is encrypted there.
+    Encrypted(Arc<Volume>),
 }
 
 impl Group {
-    /// A logical volume of it: what the kernel takes for a partition until LVM knows it.
+    /// A logical volume of it: what the kernel takes for a partition, or a device of its own, until LVM knows it.
     ///
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn volume(&self, plan: &Plan, planned: &Planned) -> Result<Volume, Finding> {
         let (offset, length) = plan.place(planned);
-        self.block.part(planned.number, self.start + offset, length)
+        match self {
+            Self::Block { block, start } => block.part(planned.number, start + offset, length),
+            Self::Encrypted(whole) => whole.part(&format!("kaltstart{}", planned.number), offset, length),
+        }
     }
 }
 
@@ -134,11 +143,12 @@ impl Disks {
         }
     }
 
-    /// Writes the volume group that a partition is for, with its logical volumes; `host` is whom it is made for.
+    /// Writes the volume group that a partition is for into `whole`, which is its [`Disks::volume`] and encrypted if it
+    /// shall be, with its logical volumes; `host` is whom it is made for.
     ///
     /// # Errors
     /// [`Code::DiskFailed`].
-    pub fn group(&self, planned: &Planned, host: &str) -> Result<Group, Finding> {
+    pub fn group(&self, planned: &Planned, whole: Volume, host: &str) -> Result<Group, Finding> {
         let missing = |label: &str| Finding::new(Code::DiskFailed, format!("{label:?} has no UUID"));
         let id = |uuids: &[String], of: &Planned| {
             uuids
@@ -162,13 +172,13 @@ impl Disks {
             volumes: &volumes,
         });
         let head = head.ok_or_else(|| Finding::new(Code::DiskFailed, "too many logical volumes"))?;
-        let whole = self.volume(planned)?;
         whole.write_at(0, &head)?;
         Ok(match (self.plan.array_of(planned), self.devices.first()) {
+            _ if planned.encrypted => Group::Encrypted(Arc::new(whole)),
             (None, Some(device)) => {
-                Group { block: Arc::clone(device.block()), start: self.plan.place(planned).0 }
+                Group::Block { block: Arc::clone(device.block()), start: self.plan.place(planned).0 }
             }
-            _ => Group { block: whole.block(), start: 0 },
+            _ => Group::Block { block: whole.block(), start: 0 },
         })
     }
 

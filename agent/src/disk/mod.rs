@@ -13,6 +13,7 @@
 //! | [`ext4`] | a file system that came as a whole | `tune2fs`, `resize2fs` |
 //! | [`lvm`] | a volume group as bytes | none |
 //! | [`crypt`] | encrypted partitions as devices | device mapper |
+//! | [`mapper`] | what the device mapper makes of them | device mapper |
 //! | [`luks`] | headers of encrypted partitions as bytes | none |
 //! | [`swap`] | swap space as bytes | none |
 //! | [`mkfs`] | file systems and their mounts | `mke2fs`, `mkfs.xfs`, `mkfs.btrfs`, `mount` |
@@ -28,6 +29,7 @@ pub mod fat;
 pub mod gpt;
 pub mod luks;
 pub mod lvm;
+pub mod mapper;
 pub mod md;
 pub mod mkfs;
 pub mod region;

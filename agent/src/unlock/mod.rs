@@ -26,9 +26,9 @@ use kaltstart_protocol::wipe::HostIdentity;
 use serde_json::json;
 
 use crate::backoff::Policy;
-use crate::disk::crypt;
 use crate::disk::device::rewrite;
 use crate::disk::luks::Header;
+use crate::disk::{array, crypt};
 use crate::link::{CallError, read_answer};
 use crate::modules::Loader;
 use crate::sys::kernel::{random_u32, uptime};
@@ -42,6 +42,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// Pause between looks for partitions, and after how long the console tells which are missing.
 const LOOK: Duration = Duration::from_millis(100);
 const MISSING_AFTER: Duration = Duration::from_secs(10);
+/// After how long arrays are run without the members that are missing. Debian's ramdisk, which has assembled them by
+/// then, does it only while it looks for the root file system, and that is later.
+const INCOMPLETE_AFTER: Duration = Duration::from_secs(30);
 /// The type of our token in a header.
 const TOKEN: &str = "kaltstart";
 
@@ -73,7 +76,7 @@ fn read_config() -> io::Result<UnlockConfig> {
 
 /// The device nodes of the partitions, once all are there.
 fn find(uuids: &[String]) -> Vec<PathBuf> {
-    let mut tell_at = uptime() + MISSING_AFTER;
+    let (mut tell_at, mut run_at) = (uptime() + MISSING_AFTER, uptime() + INCOMPLETE_AFTER);
     loop {
         let found: Vec<Option<PathBuf>> = {
             let headers = headers();
@@ -92,6 +95,12 @@ fn find(uuids: &[String]) -> Vec<PathBuf> {
                 .collect();
             tracing::warn!("waiting for the disk with the encrypted partition {}", missing.join(", "));
             tell_at = uptime() + MISSING_AFTER * 3;
+        }
+        if uptime() >= run_at {
+            for name in array::run_incomplete(Path::new("/sys")) {
+                tracing::warn!("the array {name} runs without all of its members");
+            }
+            run_at = uptime() + INCOMPLETE_AFTER;
         }
         std::thread::sleep(LOOK);
     }

@@ -39,6 +39,14 @@ impl Layout {
         self.array.map_or(1, |array| array.disks as usize)
     }
 
+    /// Whether what lies in that partition or volume is encrypted: by itself, or as its whole group is.
+    #[must_use]
+    pub fn encrypts(&self, partition: &Partition) -> bool {
+        let is_group =
+            |other: &&Partition| other.role == Role::Lvm && Some(&other.label) == partition.group.as_ref();
+        partition.encrypted || self.partitions.iter().filter(is_group).any(|group| group.encrypted)
+    }
+
     /// Every place where something is mounted besides the root file system.
     pub fn mounts(&self) -> impl Iterator<Item = &str> {
         let partitions = self.partitions.iter().filter_map(|partition| partition.mount.as_deref());
@@ -82,7 +90,8 @@ pub struct Partition {
     #[serde(default)]
     pub weight: u32,
     /// Whether it is encrypted (LUKS2), with a key that the server releases to this machine alone; of the roles `root`,
-    /// `data` and `swap` alone. An encrypted root needs a partition of the role `boot` beside it.
+    /// `data`, `swap` and `lvm` alone. Of an array it is the whole, and a volume group is in it with all its logical
+    /// volumes, which are not encrypted once more. An encrypted root needs a partition of the role `boot` beside it.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub encrypted: bool,
     /// Its file system; ext4 if left out. The role `data` may have any, `root` all but XFS.

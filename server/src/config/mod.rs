@@ -108,9 +108,10 @@ fn yes() -> bool {
 }
 
 /// Layouts that come with the server.
-const BUILT_IN_LAYOUTS: [&str; 6] = [
+const BUILT_IN_LAYOUTS: [&str; 7] = [
     include_str!("../../../templates/layouts/btrfs.toml"),
     include_str!("../../../templates/layouts/encrypted.toml"),
+    include_str!("../../../templates/layouts/encrypted-mirror.toml"),
     include_str!("../../../templates/layouts/single.toml"),
     include_str!("../../../templates/layouts/server.toml"),
     include_str!("../../../templates/layouts/mirror.toml"),

@@ -162,6 +162,13 @@ fn refusals_name_the_key() {
         ("\"10.77.0.50\"", "\"10.9.0.50\"", "db-07"),
         ("db-07", "DB_07", "node.name"),
         ("image = \"debian-12\"", "image = \"debian-12\"\nlayout = \"x\"", "layout \"x\""),
+        (
+            "[[profile]]",
+            "[[layout]]\nname = \"x\"\npartitions = [\n\
+             { label = \"vg\", role = \"lvm\", min_mib = 99 },\n\
+             { label = \"lv\", group = \"vg\", role = \"root\", encrypted = true, min_mib = 64 },\n]\n[[profile]]",
+            "encrypt \"vg\", which it lies in",
+        ),
         ("52:54:00:00:00:01", "52:54", "mac"),
         ("10.77.0.1:8080", "10.77.0.1:0", "http.listen"),
         ("\"10.77.0.50\"", "\"10.77.0.1\"", "server's own"),

@@ -85,6 +85,7 @@ async fn layouts_are_listed_and_shown_with_where_they_come_from() {
         [
             ("btrfs", built_in, 3, 1 + 512 + 3072 + 2),
             ("encrypted", built_in, 5, 1 + 512 + 512 + 1024 + 64 + 2),
+            ("encrypted-mirror", built_in, 7, 1 + 512 + 512 + 3346 + 2),
             ("halves", own, 2, 2050),
             ("lvm", built_in, 10, 1 + 512 + 10_753 + 2),
             ("mirror", built_in, 4, 1 + 512 + 3072 + 256 + 2),
@@ -98,7 +99,7 @@ async fn layouts_are_listed_and_shown_with_where_they_come_from() {
 
     assert_eq!(
         done(&site, "layout list -o name").await.out,
-        "btrfs\nencrypted\nhalves\nlvm\nmirror\nserver\nsingle\n"
+        "btrfs\nencrypted\nencrypted-mirror\nhalves\nlvm\nmirror\nserver\nsingle\n"
     );
     let table = done(&site, "layout list").await.out;
     assert!(table.contains("built in") && table.contains("configuration"), "{table}");

@@ -1,4 +1,8 @@
 use super::*;
+use crate::disk::gpt::Guid;
+use crate::disk::md;
+use kaltstart_protocol::layout::array::{self, Array, Level};
+use kaltstart_protocol::time::Millis;
 use proptest::prelude::*;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -48,6 +52,38 @@ fn opens(file: &Path, key: &[u8]) -> bool {
     std::fs::write(kept.path(), key).expect("written");
     let key_file = format!("--key-file={}", kept.path().display());
     cryptsetup(&["open", "--test-passphrase", &key_file], file).status.success()
+}
+
+#[test]
+fn an_encrypted_array_is_seen_in_the_array_and_not_in_its_members() {
+    let member = md::Member {
+        array_uuid: Guid::parse(ID).expect("a UUID"),
+        name: "any:4",
+        array: Array { level: Level::Raid1, disks: 2 },
+        uuid: Guid::from_u128(7),
+        index: 0,
+        size: 33 << 20,
+        now: Millis(1_800_000_000_000),
+    };
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    file.as_file().set_len(member.size).expect("sparse");
+    write(file.as_file(), &md::encode(&member));
+    let (array, new) = made(512);
+    let data: Vec<_> =
+        new.writes.iter().map(|(offset, bytes)| (array::DATA_OFFSET + offset, bytes.clone())).collect();
+    write(file.as_file(), &data);
+
+    assert!(matches!(Header::read(&reader(file.as_file())), Err(Locked::NoHeader)));
+    assert!(!cryptsetup(&["isLuks"], file.path()).status.success());
+    let blkid = Command::new("blkid").args(["--probe", "--output", "value"]).arg(file.path()).output();
+    let told = String::from_utf8(blkid.expect("blkid").stdout).expect("text");
+    assert!(told.contains("linux_raid_member") && !told.contains("crypto"), "{told}");
+    // What the array shows of a member is what lies behind md's own.
+    assert_eq!(array::data_size(member.size), 32 << 20);
+    let behind =
+        |offset, buffer: &mut [u8]| file.as_file().read_exact_at(buffer, array::DATA_OFFSET + offset);
+    assert_eq!(Header::read(&behind).expect("a header").uuid(), ID);
+    assert!(opens(array.path(), PASSPHRASE));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Arrays of several disks (Linux md): how many disks they take, and what they hold.
 
-use super::Layout;
+use super::plan::ENCRYPTION_MIB;
+use super::{FileSystem, Layout};
 use alloc::format;
 use alloc::string::String;
 use serde::{Deserialize, Serialize};
@@ -78,13 +79,9 @@ pub(super) fn problem(layout: &Layout) -> Option<String> {
         }
         _ => {
             return layout.partitions.iter().find_map(|partition| {
-                if partition.encrypted {
-                    return Some(format!(
-                        "partition {:?}: encryption in arrays is not supported",
-                        partition.label
-                    ));
-                }
-                let least = partition.made().map_or(1, super::FileSystem::min_mib) + DATA_OFFSET / (1 << 20);
+                let header = if partition.encrypted { ENCRYPTION_MIB } else { 0 };
+                let made = partition.made().map_or(1, FileSystem::min_mib);
+                let least = made + header + DATA_OFFSET / (1 << 20);
                 (partition.role.in_arrays() && partition.group.is_none() && partition.min_mib < least).then(
                     || {
                         format!(
@@ -120,8 +117,13 @@ mod tests {
         assert_eq!(taken(Level::Raid0), (2..=16).collect::<alloc::vec::Vec<_>>());
         assert_eq!(taken(Level::Raid1), (2..=16).collect::<alloc::vec::Vec<_>>());
         assert_eq!(taken(Level::Raid10), [4, 6, 8, 10, 12, 14, 16]);
-        let problem = problem(&layout(Level::Raid1, 2, 1)).expect("no room for a file system");
-        assert!(problem.contains("at least 2"), "{problem}");
+        let says = |layout: &Layout| problem(layout).expect("no room for a file system");
+        assert!(says(&layout(Level::Raid1, 2, 1)).contains("at least 2"));
+        let mut encrypted = layout(Level::Raid1, 2, 17);
+        encrypted.partitions[1].encrypted = true;
+        assert!(says(&encrypted).contains("at least 18"));
+        encrypted.partitions[1].min_mib = 18;
+        assert_eq!(problem(&encrypted), None);
     }
 
     #[test]

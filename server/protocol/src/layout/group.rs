@@ -1,6 +1,7 @@
 //! Volume groups of LVM: which logical volumes a partition can have, and where they lie in it.
 
 use super::array::DATA_OFFSET as ARRAY_OVERHEAD;
+use super::plan::ENCRYPTION_MIB;
 use super::{Layout, Partition, Role};
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -70,8 +71,9 @@ fn group_problem(layout: &Layout, partition: &Partition) -> Option<String> {
         return Some("the volume group has no logical volumes".to_string());
     }
     let array = if layout.array.is_some() { ARRAY_OVERHEAD } else { 0 };
-    let least =
-        least(volumes(layout, name)).saturating_mul(EXTENT_MIB).saturating_add((DATA_START + array) >> 20);
+    let header = if partition.encrypted { ENCRYPTION_MIB } else { 0 };
+    let around = ((DATA_START + array) >> 20) + header;
+    let least = least(volumes(layout, name)).saturating_mul(EXTENT_MIB).saturating_add(around);
     (partition.min_mib < least).then(|| format!("its volumes need a min_mib of at least {least}"))
 }
 
@@ -80,7 +82,9 @@ fn volume_problem(layout: &Layout, partition: &Partition, group: &str) -> Option
         return Some("a logical volume is root, data or swap".to_string());
     }
     if partition.encrypted {
-        return Some("encryption in volume groups is not supported".to_string());
+        return Some(format!(
+            "a logical volume is not encrypted by itself: encrypt {group:?}, which it lies in, with all its volumes"
+        ));
     }
     if !is_name(&partition.label) {
         return Some("is no name for a logical volume: letters, digits, '-' and '_'".to_string());
@@ -134,6 +138,8 @@ mod tests {
         };
         says(&|layout| layout.partitions[0].min_mib = 132, "at least 133");
         says(&|layout| layout.array = Some(Array { level: Level::Raid1, disks: 2 }), "at least 134");
+        says(&|layout| layout.partitions[0].encrypted = true, "at least 149");
+        says(&|layout| layout.partitions[1].encrypted = true, "encrypt \"system\", which it lies in");
         says(&|layout| layout.partitions.truncate(1), "no logical volumes");
         says(&|layout| layout.partitions[2].label = "root".into(), "\"root\" occurs twice");
         says(&|layout| layout.partitions[1].group = Some("other".into()), "no partition \"other\"");
