@@ -182,6 +182,7 @@ fn p30_p31_clients_remember_their_address() -> Result<()> {
         clients.iter_mut().for_each(DhcpClient::kill);
         server.kill();
         server.restart()?;
+        server.wait_dhcp("authoritative")?;
         for (client, bound) in clients.iter_mut().zip(&bound) {
             client.restart(&[])?;
             ensure!(client.hears(Event::Rebooted)? == *bound, "a restart changes {bound:?}");

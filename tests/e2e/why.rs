@@ -179,12 +179,7 @@ impl<'a> Site<'a> {
         let (artefacts, config): (Artefacts, _) = config()?;
         let config = change(config.node(NODE, &mac_text(), None));
         let server = Server::start(lab, &artefacts, &config)?;
-        // It looks for other servers before it answers, and some firmware here asks only once.
-        wait_for("the DHCP service", secs(20), || {
-            let subnets: Value = server.get("/v1/dhcp")?.json()?;
-            let role = &subnets[0]["role"];
-            Ok(if role == wanted { Poll::Ready(()) } else { Poll::pending(subnets.to_string()) })
-        })?;
+        server.wait_dhcp(wanted)?;
         Ok(Self { lab, server })
     }
 

@@ -125,6 +125,16 @@ impl<'a> Server<'a> {
         Ok(None)
     }
 
+    /// Waits until it serves DHCP in that role: for other servers it looks before it answers, and some clients
+    /// ask only once.
+    pub fn wait_dhcp(&self, role: &str) -> Result<()> {
+        wait_for("the DHCP service", secs(20), || {
+            let subnets: Value = self.get("/v1/dhcp")?.json()?;
+            let now = &subnets[0]["role"];
+            Ok(if now == role { Poll::Ready(()) } else { Poll::pending(subnets.to_string()) })
+        })
+    }
+
     /// Orders a deploy and returns the job.
     pub fn deploy(&self, node: &str, profile: &str) -> Result<Job> {
         self.order(node, "deploy", profile)
