@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use crate::artefacts::{self, cargo};
 use crate::{SaidNo, fuzz, packages};
 
-/// Machines at a time: each keeps one core busy with emulation.
-const THREADS: &str = "--test-threads=2";
+/// Stories at a time: a machine keeps one core busy with emulation, but much of a story is waiting for firmware.
+const THREADS: &str = "--test-threads=3";
 
 /// Seconds of each fuzz target: enough to find what broke lately, not what is rare.
 const FUZZ_SECONDS: u32 = 8;
