@@ -215,8 +215,11 @@ impl App {
                     tracing::info!(node, job, phase = phase.name(), "{kind}");
                 }
                 Happening::KeyReleased(address) => tracing::info!(node, %address, "{kind}"),
-                Happening::KeyRefused(address, finding) => {
+                Happening::KeyRefused(address, finding) | Happening::KeyUseless(address, finding) => {
                     tracing::warn!(node, %address, code = finding.code.number(), %finding, "{kind}");
+                }
+                Happening::BoardAccepted { host, approver } => {
+                    tracing::warn!(node, uuid = host.uuid, approver, "{kind}");
                 }
                 Happening::JobFailed(finding) => {
                     tracing::warn!(node, job, code = finding.code.number(), %finding, "{kind}");

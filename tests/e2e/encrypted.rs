@@ -13,8 +13,9 @@ use kaltstart_tests::guest::{Firmware, GuestConfig};
 use kaltstart_tests::lab::Lab;
 use kaltstart_tests::ssh;
 use kaltstart_tests::story::story;
-use kaltstart_tests::wait::secs;
-use std::path::Path;
+use kaltstart_tests::wait::{Poll, secs, wait_for};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ const BY_SERVER: &str = "the server has released the key";
 const BY_TPM: &str = "the TPM has released the key";
 const SEALED: &str = "the key is sealed to the TPM";
 const NOT_BY_TPM: &str = "the TPM does not release the key";
+/// The UUID of another machine's board.
+const OTHER_BOARD: &str = "6b616c74-7374-4172-9400-000000000077";
 /// What stands in a file of the small image's root file system.
 const PLAIN: &str = "Kaltstart test system";
 
@@ -124,6 +127,22 @@ fn p19_a_tpm_opens_the_disk_without_the_server_after_the_same_start_alone() -> R
     })
 }
 
+/// How many findings say that the disks of the node stay closed.
+fn finding(ordered: &Ordered<'_>) -> Result<usize> {
+    let findings = ordered.server.node(NODE)?.findings;
+    Ok(findings.iter().filter(|finding| finding.code == "KS-5004").count())
+}
+
+/// The only key below the directory of all nodes' keys.
+fn key_file(directory: &Path) -> Result<PathBuf> {
+    let only = |directory: &Path| {
+        let entries: Vec<_> = fs::read_dir(directory)?.collect::<Result<_, _>>()?;
+        ensure!(entries.len() == 1, "{entries:?}");
+        Ok(entries[0].path())
+    };
+    only(&only(directory)?)
+}
+
 #[test]
 fn p19_without_a_tpm_the_server_is_waited_for_and_no_other_machine_gets_the_key() -> Result<()> {
     story("encrypted-server", |lab| {
@@ -138,19 +157,36 @@ fn p19_without_a_tpm_the_server_is_waited_for_and_no_other_machine_gets_the_key(
         ordered.guest.console().wait(UP, mark, DEPLOY_LIMIT)?;
 
         ordered.guest.power_off();
-        let own = ordered.guest.config().clone();
         ordered.guest.open(|machine| {
             machine.mac = "52:54:00:00:00:77".to_owned();
-            machine.uuid = "6b616c74-7374-4172-9400-000000000077".to_owned();
+            machine.uuid = OTHER_BOARD.to_owned();
         });
         let said = starts(&mut ordered, "KS-5004", &[UP, BY_SERVER])?;
         ensure!(said.is_empty(), "another machine was given the key: {said:?}");
         ordered.guest.wait_serial("the disk is not in the machine of e2e-1", AGENT_LIMIT)?;
+        ensure!(finding(&ordered)? == 1, "the node does not say who was refused");
 
+        // It is the same machine with another board, somebody says.
+        let mark = ordered.guest.console().mark();
+        let output = ordered.server.ks(&["node", "accept", NODE, "--board", OTHER_BOARD], secs(30))?;
+        ensure!(output.status.success(), "{output:?}");
+        ordered.guest.console().wait(BY_SERVER, mark, DEPLOY_LIMIT)?;
+        ordered.guest.console().wait(UP, mark, DEPLOY_LIMIT)?;
+
+        // The server has another key than the disk.
         ordered.guest.power_off();
-        ordered.guest.open(|machine| *machine = own);
-        let said = starts(&mut ordered, UP, &[BY_SERVER])?;
+        let kept = key_file(&lab.dir().join("data/disk-keys"))?;
+        let key = fs::read(&kept)?;
+        fs::write(&kept, "kst_disk_of_another")?;
+        let said = starts(&mut ordered, "does not open", &[UP, BY_SERVER])?;
         ensure!(said == [BY_SERVER], "{said:?}");
+        wait_for("what the server knows of it", AGENT_LIMIT, || {
+            Ok(if finding(&ordered)? == 1 { Poll::Ready(()) } else { Poll::pending("no finding") })
+        })?;
+        let mark = ordered.guest.console().mark();
+        fs::write(&kept, key)?;
+        ordered.guest.console().wait(UP, mark, DEPLOY_LIMIT)?;
+        ensure!(finding(&ordered)? == 0, "the node still says that its disks are closed");
         Ok(())
     })
 }

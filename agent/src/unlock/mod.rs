@@ -37,6 +37,8 @@ use crate::{http, inventory, log, net, tpm};
 
 /// Pauses between questions without an answer.
 const RETRY: Policy = Policy { first: Duration::from_secs(2), cap: Duration::from_secs(60) };
+/// Pauses between keys that open nothing: only a person can change that.
+const USELESS: Policy = Policy { first: Duration::from_secs(10), cap: Duration::from_secs(300) };
 /// Longest time of one question.
 const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// Pause between looks for partitions, and after how long the console tells which are missing.
@@ -61,13 +63,8 @@ pub fn run() -> ExitCode {
     let mut loader = Loader::new(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default());
     image::MODULES.iter().for_each(|module| loader.load_named(module));
     let partitions = find(&config.partitions);
-    match open(&config, &partitions) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            tracing::error!("the encrypted partitions cannot be opened: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    open(&config, &partitions);
+    ExitCode::SUCCESS
 }
 
 fn read_config() -> io::Result<UnlockConfig> {
@@ -119,27 +116,31 @@ fn read_header(node: &Path) -> io::Result<Header> {
         .map_err(io::Error::other)
 }
 
-/// Opens all partitions, of which there is at least one.
-///
-/// # Errors
-/// Why the right key opens one of them not.
-fn open(config: &UnlockConfig, partitions: &[PathBuf]) -> Result<(), String> {
-    let Some(first) = partitions.first() else { return Ok(()) };
+/// Opens all partitions, of which there is at least one. Comes back when they are open.
+fn open(config: &UnlockConfig, partitions: &[PathBuf]) {
+    let Some(first) = partitions.first() else { return };
     let known = read_header(first).ok().and_then(|header| Remembered::of(&header)).unwrap_or_default();
     if let Some(key) = from_tpm(&known) {
-        match crypt::open(first, key.expose().as_bytes()) {
-            Ok(_) => {
+        match open_with(partitions, &key) {
+            Ok(()) => {
                 tracing::info!("the TPM has released the key");
-                return open_rest(&partitions[1..], &key);
+                return;
             }
-            Err(error) => tracing::warn!("the key of the TPM does not open {}: {error}", first.display()),
+            Err(why) => tracing::warn!("the key of the TPM does not open {why}"),
         }
     }
     net::bring_up(Some(config.mac));
-    let UnlockAnswer { key, authority } = ask(config, known.authority);
-    tracing::info!("the server has released the key");
-    crypt::open(first, key.expose().as_bytes()).map_err(|error| format!("{}: {error}", first.display()))?;
-    open_rest(&partitions[1..], &key)?;
+    let (mut failures, mut useless) = (0, None);
+    let UnlockAnswer { key, authority } = loop {
+        let answer = ask(config, known.authority, useless);
+        tracing::info!("the server has released the key");
+        let Err(why) = open_with(partitions, &answer.key) else { break answer };
+        (failures, useless) = (failures + 1, Some(answer.key.fingerprint()));
+        let pause = USELESS.delay(failures, random_u32());
+        log::show(&Finding::new(Code::KeyRefused, format!("the key of the server does not open {why}")));
+        tracing::info!("perhaps the server gets another; asking again in {} s", pause.as_secs());
+        std::thread::sleep(pause);
+    };
     let sealed = seal_to_tpm(&key);
     let news = Remembered { authority: Some(authority), sealed };
     if news != known
@@ -149,10 +150,10 @@ fn open(config: &UnlockConfig, partitions: &[PathBuf]) -> Result<(), String> {
     }
     // The system gets itself an address anew.
     net::take_down();
-    Ok(())
 }
 
-fn open_rest(partitions: &[PathBuf], key: &Secret) -> Result<(), String> {
+/// Opens all of them, or says which it does not and why.
+fn open_with(partitions: &[PathBuf], key: &Secret) -> Result<(), String> {
     partitions.iter().try_for_each(|node| {
         crypt::open(node, key.expose().as_bytes())
             .map(drop)
@@ -223,10 +224,10 @@ fn seal_to_tpm(key: &Secret) -> Option<Vec<u8>> {
     }
 }
 
-/// The server's answer, for which it is asked until it gives it.
-fn ask(config: &UnlockConfig, authority: Option<Digest>) -> UnlockAnswer {
+/// The server's answer, for which it is asked until it gives it; `useless` is the key of the one before.
+fn ask(config: &UnlockConfig, authority: Option<Digest>, useless: Option<Digest>) -> UnlockAnswer {
     let host = HostIdentity::of(&inventory::facts(Path::new("/"), None));
-    let question = UnlockQuestion { token: config.ask.token.clone(), host };
+    let question = UnlockQuestion { token: config.ask.token.clone(), host, useless };
     let mut failures = 0;
     loop {
         let finding = match ask_once(config, authority, &question) {

@@ -4,6 +4,7 @@ use crate::boot::UefiLoader;
 use crate::hardware::Part;
 use crate::recall::Via;
 use crate::rescue::Rescue;
+use crate::unlock::Locked;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -18,7 +19,7 @@ use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::phase::{Phase, Progress};
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::{GrantTrust, WipeGrant};
+use kaltstart_protocol::wipe::{GrantTrust, HostIdentity, WipeGrant};
 use serde::{Deserialize, Serialize};
 
 /// What is loaded, decided upon and stored as one: a node and its current job.
@@ -130,6 +131,12 @@ pub struct Node {
     /// Fingerprint of the token with which that system asks for the key of its disks, if they are encrypted.
     #[serde(default)]
     pub unlock: Option<Digest>,
+    /// Its system that could not open its disks when it was heard last.
+    #[serde(default)]
+    pub locked: Option<Locked>,
+    /// What the machine is since somebody has accepted another board for its system, until an agent looks at it.
+    #[serde(default)]
+    pub board: Option<HostIdentity>,
     /// How its disks were erased when it was released last.
     #[serde(default)]
     pub erasure: Option<ErasureRecord>,
@@ -162,6 +169,8 @@ impl Node {
             system: None,
             recall: None,
             unlock: None,
+            locked: None,
+            board: None,
             erasure: None,
             own: Vec::new(),
         }

@@ -1,13 +1,35 @@
-//! Who is given the key of a machine's encrypted disks.
+//! Who is given the key of a machine's encrypted disks, and whose disks stay closed.
 
-use crate::machine::{Machine, State};
+use crate::machine::{Machine, Node, State};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::wipe::HostIdentity;
+use serde::{Deserialize, Serialize};
+
+/// A system that cannot open its disks: it may not have the key, or the key opens nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locked {
+    /// Why.
+    pub finding: Finding,
+    /// The machine that it asked from.
+    pub host: HostIdentity,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// The finding of a system that has asked for its key, was given it, and opens nothing with it.
+#[must_use]
+pub fn useless() -> Finding {
+    Finding::new(
+        Code::KeyRefused,
+        "the key was released to its system, and does not open the disks: they are others, or the key is",
+    )
+}
 
 /// The installation whose key a system is given that asks with `token` on the machine `host`: that of the job which waits
 /// for its first report, or the node's verified one.
@@ -38,12 +60,24 @@ pub fn decide<'a>(
     let Some(facts) = &node.facts else {
         return Err(refused(format!("nothing is known of the machine of {}", node.name)));
     };
-    match difference(&HostIdentity::of(facts), host) {
+    let known = node.board.clone().unwrap_or_else(|| HostIdentity::of(facts));
+    match difference(&known, host) {
         None => Ok(uuids),
         Some(difference) => {
-            Err(refused(format!("the disk is not in the machine of {}: {difference}", node.name)))
+            let why = format!("the disk is not in the machine of {}: {difference}", node.name);
+            Err(refused(format!("{why}{}", way_in(node, host))))
         }
     }
+}
+
+/// What to do where the machine is right, and its board another.
+fn way_in(node: &Node, host: &HostIdentity) -> String {
+    // It is the machine's own word, and people would paste it into a shell.
+    let plain = |c: char| c.is_ascii_hexdigit() || c == '-';
+    if host.uuid.is_empty() || !host.uuid.chars().all(plain) {
+        return String::new();
+    }
+    format!(". If its board was replaced: `ks node accept {} --board {}`", node.name, host.uuid)
 }
 
 /// Whether a key of the node is released to anybody: it is deployed, or its job waits for the system's first report.
@@ -126,6 +160,16 @@ mod tests {
             assert!(why.contains(words), "{why}");
         }
         assert!(refused(&machine, &Digest::of(b"another"), &host()).contains("deployed"));
+        let moved = HostIdentity::of(&facts("ad-1", &[3]));
+        assert!(refused(&machine, &token(), &moved).ends_with("--board ad-1`"));
+        for odd in ["", "a;reboot", "$(a)"] {
+            let odd = HostIdentity { uuid: odd.into(), ..moved.clone() };
+            assert!(!refused(&machine, &token(), &odd).contains("--board"), "p28: {odd:?} is a shell's");
+        }
+        let mut replaced = machine.clone();
+        replaced.node.board = Some(moved.clone());
+        assert!(decide(&replaced, &token(), &moved).is_ok(), "somebody has accepted it");
+        assert!(refused(&replaced, &token(), &host()).contains("UUID"), "the old board is nobody's");
         let unknown =
             Machine { node: crate::machine::Node { facts: None, ..machine.node.clone() }, job: None };
         assert!(refused(&unknown, &token(), &host()).contains("nothing is known"));

@@ -198,8 +198,8 @@ codes! {
         "Compare the message with the order; another disk or an older system may have started.";
     BootOrderChanged = "KS-5003", "something has changed the boot order",
         "If the message says that it is set again, nothing; if it comes back, find the update that does it, or lock the order in the firmware's setup.";
-    KeyRefused = "KS-5004", "the server does not release the key of its disks",
-        "The message says why. If the disk was moved, put it back into its machine; if the machine got another board, `ks rebuild` it, or open the disk by hand with the key in the server's data directory. Nothing was changed.";
+    KeyRefused = "KS-5004", "its disks stay closed: their key is not released, or opens nothing",
+        "The message says why. If the disk was moved, put it back into its machine; if the machine got another board, `ks node accept NODE --board UUID`; if the key opens nothing, put the right disk in. Nothing was changed.";
 }
 
 impl Code {

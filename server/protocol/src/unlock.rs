@@ -32,6 +32,9 @@ pub struct UnlockQuestion {
     pub token: Secret,
     /// The machine that it runs on.
     pub host: HostIdentity,
+    /// Fingerprint of the key that it was given before and that opens nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub useless: Option<Digest>,
 }
 
 /// Here it is.

@@ -24,7 +24,7 @@ pub(crate) enum Withheld {
 }
 
 impl App {
-    /// Answers a system that asks from `address`. Nothing is released that is not noted.
+    /// Answers a system that asks from `address`. Nothing is released that is not noted; where the key opens nothing, once.
     ///
     /// # Errors
     /// See [`Withheld`].
@@ -36,17 +36,17 @@ impl App {
         let token = question.token.fingerprint();
         let mut decided = None;
         self.apply_with(Key::UnlockToken(token), |machine| {
-            let outcome = unlock::decide(machine, &token, &question.host);
-            let refused = outcome.as_ref().err().cloned();
-            decided = Some((machine.node.id.clone(), outcome.map(|uuids| uuids.disk.clone())));
-            Ok(Event::KeyAsked { address, refused })
+            let answer = unlock::decide(machine, &token, &question.host)
+                .map(|uuids| self.disk_keys.read(&machine.node.id, &uuids.disk));
+            let refused = answer.as_ref().err().cloned();
+            // A key that was put right since is another.
+            let useless = matches!(&answer, Ok(Ok(key)) if question.useless == Some(key.fingerprint()));
+            decided = Some(answer);
+            Ok(Event::KeyAsked { address, host: question.host.clone(), refused, useless })
         })
         .await?;
-        let Some((node, outcome)) = decided else {
-            return Err(AppError::NotFound("there is no such machine".into()).into());
-        };
-        let installation = outcome.map_err(Withheld::Refused)?;
-        let key = self.disk_keys.read(&node, &installation)?;
+        let unknown = || AppError::NotFound("there is no such machine".into());
+        let key = decided.ok_or_else(unknown)?.map_err(Withheld::Refused)??;
         Ok(UnlockAnswer { key, authority: self.tls.authority() })
     }
 }

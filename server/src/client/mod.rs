@@ -211,10 +211,14 @@ pub enum NodeCommand {
         /// Name, identifier or MAC
         node: String,
     },
-    /// A discovered node is ours
+    /// A discovered node is ours; any node is as it shall be, without what it is missed for
     Accept {
         /// Name, identifier or MAC
         node: String,
+        /// It is this machine now, by its UUID, since its board was replaced: its system, which was refused the key of
+        /// its disks there, is given it
+        #[arg(long, value_name = "UUID")]
+        board: Option<String>,
     },
     /// A discovered node is not ours
     Reject {
@@ -378,7 +382,12 @@ async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, C
             let node: NodeView = api.post(&Api::path(&["v1", "nodes", &node, "power"]), &body).await?;
             return output::one(&node, format);
         }
-        NodeCommand::Accept { node } => (node, Move::Accept),
+        NodeCommand::Accept { node, board: Some(uuid) } => {
+            let path = Api::path(&["v1", "nodes", &node, "board"]);
+            let node: NodeView = api.post(&path, &crate::http::api::Board { uuid }).await?;
+            return output::one(&node, format);
+        }
+        NodeCommand::Accept { node, board: None } => (node, Move::Accept),
         NodeCommand::Reject { node } => (node, Move::Reject),
         NodeCommand::Break { node } => (node, Move::Break),
         NodeCommand::Repair { node } => (node, Move::Repair),

@@ -1,14 +1,15 @@
 //! `/v1`: nodes for people and portals, and the JSON they are shown as.
 
+use super::Principal;
 use super::error::Problem;
 use super::extract::{Body, Path, Query};
 use crate::app::App;
 use crate::config::{self, is_host_name};
 use crate::store::Key;
-use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
 use kaltstart_core::hardware;
@@ -53,7 +54,7 @@ pub struct NodeView {
     /// Its class of machines, if it has one.
     #[serde(default)]
     pub class: Option<String>,
-    /// What is wrong with its hardware, and what to do.
+    /// What is wrong with its hardware, or keeps its disks closed, and what to do.
     #[serde(default)]
     pub findings: Vec<FindingView>,
     /// Fingerprint of what lies on each disk, by the disk's identity; of disks that could be read.
@@ -121,7 +122,8 @@ fn node_view(app: &App, machine: &Machine) -> NodeView {
     let facts = node.facts.as_ref();
     let class = facts.and_then(|facts| class::of(&app.config.classes, &node.name, facts));
     let differs = class.zip(facts).map_or_else(Vec::new, |(class, facts)| class::findings(class, facts));
-    let findings = hardware::findings(node).into_iter().chain(differs);
+    let locked = node.locked.as_ref().map(|locked| locked.finding.clone());
+    let findings = hardware::findings(node).into_iter().chain(differs).chain(locked);
     NodeView {
         id: node.id.clone(),
         name: node.name.clone(),
@@ -267,6 +269,26 @@ pub(super) async fn move_node(
         .ok_or_else(|| Problem::not_found(format!("a node knows no {word:?}")))?;
     let id = find(&app, &node)?.node.id;
     Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &Event::Operator(wanted)).await?.machine)))
+}
+
+/// Body of `POST /v1/nodes/{node}/board`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Board {
+    /// SMBIOS UUID of the machine that the node's system was refused its key on.
+    pub uuid: String,
+}
+
+/// `POST /v1/nodes/{node}/board`: the machine with that UUID is the node with another board, and is given its key.
+pub(super) async fn accept_board(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+    Extension(Principal(approver)): Extension<Principal>,
+    Body(Board { uuid }): Body<Board>,
+) -> Result<Json<NodeView>, Problem> {
+    let id = find(&app, &node)?.node.id;
+    let event = Event::BoardAccepted { uuid, approver: approver.to_owned() };
+    Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &event).await?.machine)))
 }
 
 /// A profile as clients see it.

@@ -52,6 +52,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/nodes/{node}/diagnosis", get(diagnosis::diagnosis))
         .route("/v1/nodes/{node}/layout", get(layout::try_layout))
         .route("/v1/nodes/{node}/power", post(api::power))
+        .route("/v1/nodes/{node}/board", post(api::accept_board))
         .route("/v1/nodes/{node}/{move}", post(api::move_node))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{job}", get(jobs::show))

@@ -178,6 +178,8 @@ pub(super) fn put_events(
             "phase": happening.phase(),
             "finding": happening.finding(),
             "address": happening.address(),
+            "host": happening.host(),
+            "approver": happening.approver(),
             "progress": happening.phase().and_then(|phase| job?.record(phase)?.progress),
         });
         let (node, job) = (machine.node.id.as_str(), job.map(|job| job.id.as_str()));

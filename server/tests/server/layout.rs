@@ -148,6 +148,12 @@ async fn a_layout_is_tried_on_a_nodes_disk_and_nothing_changes() {
     assert!(table.contains("SUBVOLUME") && table.contains("/var/log"), "{table}");
     let table = done(&site, "layout try n1 --layout encrypted").await.out;
     assert!(table.contains("luks2 ext4") && table.contains("/boot "), "{table}");
+    let two = node_with(&site, 2, disks([("A", 8), ("B", 8)])).await;
+    let table = done(&site, &format!("layout try {two} --layout encrypted-mirror")).await.out;
+    assert!(
+        table.contains("luks2") && table.contains("in system") && !table.contains("luks2 ext4"),
+        "{table}"
+    );
     let yaml = done(&site, "layout try n1 --profile second -o yaml").await.out;
     let read: LayoutTrial = serde_saphyr::from_str(&yaml).expect("YAML");
     assert_eq!(read.partitions[1].options, ["nodev", "nosuid"]);

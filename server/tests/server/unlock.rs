@@ -1,6 +1,7 @@
 //! A system with encrypted disks asks for their key when it starts.
 
 use crate::agent::{Agent, erased, installed, system_report, tell};
+use crate::client::done;
 use crate::site::{Answer, Site, mac};
 use kaltstart_protocol::agent_api::{Directive, Encryption, InstallTask, Mode, Task};
 use kaltstart_protocol::secret::Secret;
@@ -30,7 +31,12 @@ fn encryption(task: &InstallTask) -> &Encryption {
 }
 
 async fn ask(site: &Site, token: &Secret, host: HostIdentity) -> Answer {
-    let question = UnlockQuestion { token: token.clone(), host };
+    ask_again(site, token, host, None).await
+}
+
+/// The same after the key before has opened nothing.
+async fn ask_again(site: &Site, token: &Secret, host: HostIdentity, useless: Option<&Secret>) -> Answer {
+    let question = UnlockQuestion { token: token.clone(), host, useless: useless.map(Secret::fingerprint) };
     site.ask(Method::POST, "/node/v1/unlock", None, Some(&question)).await.expect("answered")
 }
 
@@ -140,4 +146,76 @@ async fn p19_a_key_is_released_to_its_own_system_on_its_own_machine_and_destroye
             assert!(!text.contains(secret.expose()), "p22: a secret stands in the {place}");
         }
     }
+}
+
+/// What the node's findings say.
+async fn findings(site: &Site) -> Vec<String> {
+    let node = site.get("/v1/nodes/n1").await.json;
+    let findings = node["findings"].as_array().expect("findings");
+    findings.iter().map(|finding| format!("{} {}", finding["code"], finding["detail"])).collect()
+}
+
+#[tokio::test]
+async fn p19_another_board_is_accepted_by_name_and_what_stays_is_noted_once() {
+    let site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    let (agent, task) = begun(&site, "n1", 1, "deploy").await;
+    let Encryption { key, unlock } = encryption(&task);
+    assert_eq!(agent.twice("installed", &installed(&task.job, task.attempt)).await, Directive::Continue);
+    up(&site, &task).await;
+    let moved = || HostIdentity { uuid: "ad-1".into(), serial: "T".into(), macs: vec![mac(7)] };
+    for _ in 0..3 {
+        ask(&site, &unlock.token, moved()).await.problem(StatusCode::FORBIDDEN, "key-refused");
+    }
+    let told_of = findings(&site).await;
+    assert!(told_of.len() == 1 && told_of[0].contains("KS-5004") && told_of[0].contains("--board ad-1"));
+
+    for uuid in ["other", ""] {
+        let answer = site.post("/v1/nodes/n1/board", &json!({"uuid": uuid})).await;
+        assert_eq!(answer.status, StatusCode::CONFLICT, "{answer:?}");
+    }
+    ask(&site, &unlock.token, moved()).await.problem(StatusCode::FORBIDDEN, "key-refused");
+    done(&site, "node accept n1 --board ad-1").await;
+    let given = ask(&site, &unlock.token, moved()).await;
+    assert_eq!((given.status, given.json["key"].as_str()), (StatusCode::OK, Some(key.expose())));
+    ask(&site, &unlock.token, machine(1)).await.problem(StatusCode::FORBIDDEN, "key-refused");
+    assert_eq!(ask(&site, &unlock.token, moved()).await.status, StatusCode::OK);
+    assert!(findings(&site).await.is_empty());
+
+    // The disk is another's: the key goes on being given, and is noted once.
+    for _ in 0..3 {
+        let again = ask_again(&site, &unlock.token, moved(), Some(key)).await;
+        assert_eq!(again.json["key"].as_str(), Some(key.expose()));
+    }
+    assert!(findings(&site).await[0].contains("does not open the disks"));
+    // Somebody has put the right one in its place.
+    let other = Secret::new("kst_disk_other".into());
+    assert_eq!(ask_again(&site, &unlock.token, moved(), Some(&other)).await.status, StatusCode::OK);
+    assert!(findings(&site).await.is_empty());
+
+    let all = told(&site, "node.key_released", 3).await;
+    let all: Vec<&str> = all
+        .iter()
+        .filter(|event| event.starts_with("node.key") || event.starts_with("node.board"))
+        .map(String::as_str)
+        .collect();
+    let kinds: Vec<&str> =
+        all.iter().filter_map(|event| event.split_once(' ')).map(|(kind, _)| kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            "node.key_refused",
+            "node.board_accepted",
+            "node.key_released",
+            "node.key_refused",
+            "node.key_released",
+            "node.key_useless",
+            "node.key_released",
+        ]
+    );
+    assert!(
+        all[1].contains("\"approver\":\"administrator\"") && all[1].contains("\"uuid\":\"ad-1\""),
+        "{}",
+        all[1]
+    );
 }

@@ -12,7 +12,7 @@ use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId};
 use kaltstart_protocol::node_api::BootOrder;
 use kaltstart_protocol::phase::{Phase, Progress};
-use kaltstart_protocol::wipe::WipeGrant;
+use kaltstart_protocol::wipe::{HostIdentity, WipeGrant};
 
 /// Who sent a DHCP packet, as far as the lifecycle cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +98,19 @@ pub enum Event {
     KeyAsked {
         /// From where.
         address: IpAddr,
+        /// The machine that it says it runs on.
+        host: HostIdentity,
         /// What is wrong, if the answer is no.
         refused: Option<Finding>,
+        /// Whether the key that it was given before opens nothing.
+        useless: bool,
+    },
+    /// Somebody says that the machine with that UUID, which was refused the key, is this node with another board.
+    BoardAccepted {
+        /// Its SMBIOS UUID.
+        uuid: String,
+        /// Who says so.
+        approver: String,
     },
     /// The installed system reported itself.
     SystemReported(SystemReport),
@@ -240,6 +251,15 @@ pub enum Happening {
     KeyReleased(IpAddr),
     /// This address asked for the key of its disks, and was refused.
     KeyRefused(IpAddr, Finding),
+    /// The key of its disks was released to this address before, and opens nothing there.
+    KeyUseless(IpAddr, Finding),
+    /// Another board was accepted for its system.
+    BoardAccepted {
+        /// The machine as it is now.
+        host: HostIdentity,
+        /// Who accepted it.
+        approver: String,
+    },
     /// A one-time code for the shell was made.
     CodeIssued,
     /// The shell was opened, or taken over, by a right code.
@@ -272,6 +292,8 @@ impl Happening {
             Self::JobCancelled => "job.cancelled",
             Self::KeyReleased(_) => "node.key_released",
             Self::KeyRefused(..) => "node.key_refused",
+            Self::KeyUseless(..) => "node.key_useless",
+            Self::BoardAccepted { .. } => "node.board_accepted",
             Self::CodeIssued => "job.code_issued",
             Self::ShellOpened => "job.shell_opened",
             Self::ShellRefused(_) => "job.shell_refused",
@@ -291,7 +313,9 @@ impl Happening {
     #[must_use]
     pub const fn finding(&self) -> Option<&Finding> {
         match self {
-            Self::JobFailed(finding) | Self::KeyRefused(_, finding) => Some(finding),
+            Self::JobFailed(finding) | Self::KeyRefused(_, finding) | Self::KeyUseless(_, finding) => {
+                Some(finding)
+            }
             _ => None,
         }
     }
@@ -300,7 +324,27 @@ impl Happening {
     #[must_use]
     pub const fn address(&self) -> Option<IpAddr> {
         match self {
-            Self::KeyReleased(address) | Self::KeyRefused(address, _) => Some(*address),
+            Self::KeyReleased(address) | Self::KeyRefused(address, _) | Self::KeyUseless(address, _) => {
+                Some(*address)
+            }
+            _ => None,
+        }
+    }
+
+    /// Who did it, where that is told.
+    #[must_use]
+    pub const fn approver(&self) -> Option<&str> {
+        match self {
+            Self::BoardAccepted { approver, .. } => Some(approver.as_str()),
+            _ => None,
+        }
+    }
+
+    /// The machine it is about, where it is another than before.
+    #[must_use]
+    pub const fn host(&self) -> Option<&HostIdentity> {
+        match self {
+            Self::BoardAccepted { host, .. } => Some(host),
             _ => None,
         }
     }

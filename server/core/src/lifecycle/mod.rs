@@ -98,7 +98,10 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::DisksErased(erased) => draft.disks_erased(erased),
         Event::PhaseReported { .. } => draft.phase_reported(event),
         Event::InstallDone(installed) => draft.install_done(installed),
-        Event::KeyAsked { address, refused } => draft.key_asked(*address, refused.as_ref()),
+        Event::KeyAsked { address, host, refused, useless } => {
+            draft.key_asked(*address, host, refused.as_ref(), *useless).and_then(|()| draft.is_news(machine))
+        }
+        Event::BoardAccepted { uuid, approver } => draft.board_accepted(uuid, approver),
         Event::SystemReported(report) => draft.system_reported(report),
         Event::CodeIssued(code) => draft.code_issued(code),
         Event::CodeTried(fingerprint) => draft.code_tried(fingerprint),
@@ -177,7 +180,11 @@ impl Draft {
         let lately = before.node.last_seen.is_some_and(|last| self.now.since(last) < HEARD_EVERY_MS);
         let mut heard = before.clone();
         heard.node.last_seen = self.machine.node.last_seen;
-        if lately && heard == self.machine { Err(No::Ignore("nothing new")) } else { Ok(()) }
+        if lately && heard == self.machine && self.happenings.is_empty() {
+            Err(No::Ignore("nothing new"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Ends the live job; the node keeps its state.
@@ -299,6 +306,7 @@ impl Draft {
         let mut facts = (*hello.facts).clone();
         hardware::keep_neighbours(self.machine.node.facts.as_ref(), &mut facts);
         self.machine.node.facts = Some(facts);
+        (self.machine.node.board, self.machine.node.locked) = (None, None);
         match hello.mode {
             Mode::Discover => self.inspected(),
             Mode::Install | Mode::Rescue => self.agent_started(hello.running_ms),
@@ -580,6 +588,7 @@ impl Draft {
         let to = moves::target(wanted, node).map_err(No::Refuse)?;
         if matches!(wanted, Move::Accept | Move::Repair) {
             node.missing.clear();
+            node.locked = None;
         }
         if wanted == Move::Repair {
             node.facts = None;

@@ -11,8 +11,8 @@ pub(super) fn target(wanted: Move, node: &Node) -> Result<State, &'static str> {
     let state = node.state;
     Ok(match (wanted, state) {
         (Move::Accept, State::Discovered) => State::Available,
-        // Without the parts that it had it is as it shall be.
-        (Move::Accept, _) if !node.missing.is_empty() => state,
+        // Without the parts that it had it is as it shall be, and whoever wanted its key is known.
+        (Move::Accept, _) if !node.missing.is_empty() || node.locked.is_some() => state,
         (Move::Reject, State::Discovered) => State::Retired,
         (Move::Break, State::Broken | State::Retired) => {
             return Err("the node is broken or retired already");

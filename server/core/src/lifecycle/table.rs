@@ -48,6 +48,10 @@ fn key_refused() -> Finding {
     Finding::new(Code::KeyRefused, "another machine")
 }
 
+fn key_asked(address: IpAddr, refused: Option<Finding>, useless: bool) -> Event {
+    Event::KeyAsked { address, host: HostIdentity::default(), refused, useless }
+}
+
 pub(super) fn session() -> Digest {
     Digest::of(b"session")
 }
@@ -202,8 +206,10 @@ fn events() -> Vec<(String, Event)> {
         ("script to rescue", Event::ScriptServed { grant: grant(Mode::Rescue, Some(job_id(1))) }),
         ("system recalled", Event::Recalled { grant: grant(Mode::Install, Some(job_id(1))) }),
         ("recall failed", Event::RecallFailed("locked down".into())),
-        ("key released", Event::KeyAsked { address, refused: None }),
-        ("key refused", Event::KeyAsked { address, refused: Some(key_refused()) }),
+        ("key released", key_asked(address, None, false)),
+        ("key refused", key_asked(address, Some(key_refused()), false)),
+        ("key useless", key_asked(address, None, true)),
+        ("board accepted", Event::BoardAccepted { uuid: "V".into(), approver: ADMINISTRATOR.into() }),
         ("ramdisk served", Event::RamdiskServed { bytes: 9 }),
         ("hello to discover", hello(Mode::Discover)),
         ("hello to install", hello(Mode::Install)),

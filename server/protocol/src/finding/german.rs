@@ -274,8 +274,8 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
             "Sagt die Meldung, dass sie wiederhergestellt ist: nichts; kommt es wieder, die Aktualisierung suchen, die das tut, oder die Reihenfolge im Setup der Firmware sperren.",
         ),
         Code::KeyRefused => (
-            "der Server gibt den Schlüssel der Platten nicht heraus",
-            "Die Meldung sagt, warum. Wurde die Platte umgesteckt, sie in ihre Maschine zurücksetzen; hat die Maschine eine andere Hauptplatine, mit `ks rebuild` neu installieren oder die Platte von Hand mit dem Schlüssel aus dem Datenverzeichnis des Servers öffnen. Nichts wurde verändert.",
+            "die Platten bleiben geschlossen: ihr Schlüssel wird nicht herausgegeben oder öffnet nichts",
+            "Die Meldung sagt, warum. Wurde die Platte umgesteckt, sie in ihre Maschine zurücksetzen; hat die Maschine eine andere Hauptplatine, `ks node accept KNOTEN --board UUID`; öffnet der Schlüssel nichts, die richtige Platte einsetzen. Nichts wurde verändert.",
         ),
     }
 }

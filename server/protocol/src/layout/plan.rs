@@ -175,14 +175,14 @@ pub fn check(layout: &Layout) -> Result<(), PlanError> {
             return fail(&format!("partition {:?}: {problem}", partition.label));
         }
     }
+    if let Some(problem) = array::problem(layout).or_else(|| group::problem(layout)) {
+        return fail(&problem);
+    }
     let has = |role: Role| layout.partitions.iter().any(|p| p.role == role);
     if layout.partitions.iter().any(|p| p.role == Role::Root && layout.encrypts(p)) && !has(Role::Boot) {
         return fail(
             "the root partition is encrypted, and boot loaders have no key for it: add a partition of the role boot",
         );
-    }
-    if let Some(problem) = array::problem(layout).or_else(|| group::problem(layout)) {
-        return fail(&problem);
     }
     let (boot, name) = if has(Role::Boot) { (Role::Boot, "boot") } else { (Role::Root, "root") };
     let third = layout.partitions.get(2).is_some_and(|p| p.role == boot);
