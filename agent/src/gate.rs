@@ -8,16 +8,18 @@ use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::keep::Kept;
 use kaltstart_protocol::select::{describe, fixed, select_all};
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, Reality};
 use kaltstart_trust::images::ImageTrust;
 
-/// The right to write to one disk, as long as nothing but what it allows to lose is on it.
+/// The right to write to one disk, as long as nothing is on it but what may be lost and what is kept.
 #[derive(Debug)]
 pub struct Permit {
     disk: Disk,
     contents: Contents,
+    kept: Vec<Kept>,
 }
 
 impl Permit {
@@ -27,10 +29,16 @@ impl Permit {
         &self.disk
     }
 
-    /// What may be lost.
+    /// All that lies on it.
     #[must_use]
     pub fn contents(&self) -> &Contents {
         &self.contents
+    }
+
+    /// What of that is kept, and not to be written.
+    #[must_use]
+    pub fn kept(&self) -> &[Kept] {
+        &self.kept
     }
 }
 
@@ -83,18 +91,22 @@ impl Gate {
     ) -> Result<Permit, Finding> {
         let reality = Reality { host: &self.host, disk, job, attempt, now };
         let grant = granted.grant.verify(&self.grants, &reality)?;
-        Ok(Permit { disk: disk.clone(), contents: grant.contents })
+        Ok(Permit { disk: disk.clone(), contents: grant.all(), kept: grant.keep })
     }
 
     /// The right to erase every disk of `disks` that stays in the machine.
     ///
     /// # Errors
-    /// [`Code::GrantRefused`] with what is not as the grants say: a disk without one, or one without its
-    /// disk, included.
+    /// [`Code::GrantRefused`] with what is not as the grants say: a disk without one, one without its disk, or one of which
+    /// something is kept, included.
     pub fn admit_all(&self, task: &EraseTask, disks: &[Disk], now: Millis) -> Result<Vec<Permit>, Finding> {
         let mut permits = Vec::new();
         for disk in fixed(disks) {
             permits.push(self.permit(&task.disks, disk, (&task.job, task.attempt, now))?);
+        }
+        if let Some(permit) = permits.iter().find(|permit| !permit.kept.is_empty()) {
+            let detail = format!("{}: a part of it is kept", describe(&permit.disk));
+            return Err(Finding::new(Code::GrantRefused, detail));
         }
         let there =
             |granted: &DiskGrant| permits.iter().any(|one| DiskIdentity::of(&one.disk) == granted.disk);

@@ -2,15 +2,16 @@
 //!
 //! 1. Choose exactly one disk, or as many as the layout wants, hold the wipe grants against them, plan, and check
 //!    that the result can start — nothing is written.
-//! 2. Clear the ends of the disks: what was on them cannot start any more.
+//! 2. Clear the ends of the disks: what was on them cannot start any more. Where something is kept, a table that lists
+//!    it alone takes the place of what was there.
 //! 3. Make the file systems on partitions that only the kernel knows, or on arrays of these, and fill them; or write the
 //!    one that is the image.
 //! 4. Compare size and digest of what was received with the manifest.
 //! 5. Write identity and boot files; read back what must be right to start.
 //! 6. Write the partition table of each disk: backup first, boot code and protective MBR last.
 //!
-//! Whenever the power fails, a disk holds either no table, and nothing starts from it, or
-//! everything. A repetition starts from the beginning and gives the same disk.
+//! Whenever the power fails, a disk holds either an empty first sector, and nothing starts from it, or
+//! everything. A repetition starts from the beginning and gives the same disk; what is kept it finds where it was.
 
 use crate::bootloader::{self, efi, grub};
 use crate::disk::block::Volume;
@@ -30,6 +31,7 @@ use kaltstart_protocol::facts::{Disk, Firmware};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::keep;
 use kaltstart_protocol::layout::fit::fit;
 use kaltstart_protocol::layout::plan::{Plan, Planned};
 use kaltstart_protocol::layout::{FileSystem, Role};
@@ -133,7 +135,7 @@ pub fn install(
         if !image.format.is_file_system() {
             chosen.stage("making file systems", target.mount())?;
         }
-        job.done(Phase::Disk, None, details(&found, chosen.plan()));
+        job.done(Phase::Disk, None, details(&found, &chosen));
         Ok(target)
     })?;
     job.phase(Phase::Image, || {
@@ -149,6 +151,7 @@ pub fn install(
         chosen.write_boot_files(&boots)?;
         let restart = chosen.stage("reading back", job.read_back(&mut target, &before))?;
         chosen.stage("reading back", target.ensure_whole())?;
+        chosen.stage("reading back", chosen.ensure_kept())?;
         drop(target);
         job.check_cancelled()?;
         chosen.make_bootable(&boots)?;
@@ -187,18 +190,25 @@ pub(crate) fn check_cancelled(observer: &dyn Observer) -> Result<(), Stop> {
     observer.cancelled().map_or(Ok(()), |reason| Err(Stop::Cancelled(reason)))
 }
 
-fn details(disks: &[Disk], plan: &Plan) -> BTreeMap<String, String> {
+fn details(found: &[Disk], disks: &Disks) -> BTreeMap<String, String> {
+    let plan = disks.plan();
+    let (kept, made): (Vec<&Planned>, Vec<&Planned>) =
+        plan.partitions.iter().partition(|planned| disks.is_kept(planned));
     let system = |partition: &Planned| match partition.role {
         Role::Esp => Some("vfat"),
         Role::Swap => Some("swap"),
         _ => partition.file_system.map(FileSystem::name),
     };
-    let systems: Vec<&str> = plan.partitions.iter().filter_map(system).collect();
+    let systems: Vec<&str> = made.into_iter().filter_map(system).collect();
     let mut details = BTreeMap::from([
-        ("disk".to_owned(), disks.iter().map(describe).collect::<Vec<_>>().join("; ")),
+        ("disk".to_owned(), found.iter().map(describe).collect::<Vec<_>>().join("; ")),
         ("file_systems".to_owned(), systems.join(" ")),
     ]);
     details.extend(plan.array.map(|array| ("arrays".to_owned(), array.level.name().to_owned())));
+    if !kept.is_empty() {
+        let labels: Vec<&str> = kept.iter().map(|planned| planned.label.as_str()).collect();
+        details.insert("kept".to_owned(), labels.join(" "));
+    }
     details
 }
 
@@ -233,6 +243,7 @@ impl Job<'_> {
         let chosen: Vec<&Disk> = permits.iter().map(Permit::disk).collect();
         let firmware = if self.paths.efivars.is_some() { Firmware::Uefi } else { Firmware::Bios };
         let plan = fit(&task.layout, Some(image), &chosen, firmware)?;
+        self.ensure_keepable(&plan, &permits)?;
         identity::check(&task.identity)?;
         self.grub_files()?;
         Disks::table(&plan, &task.uuids, 0, plan.sectors, &[])?;
@@ -246,6 +257,20 @@ impl Job<'_> {
         let found = chosen.into_iter().cloned().collect();
         let places = (self.paths.dev.as_path(), self.paths.sys.as_path());
         Ok((Disks::open(&permits, plan, &task.uuids, now, places)?, found))
+    }
+
+    /// Whether what is to be kept is where the plan has it, by the agent's own look, and the system will be told its UUIDs.
+    fn ensure_keepable(&self, plan: &Plan, permits: &[Permit]) -> Result<(), Finding> {
+        let Self { task, .. } = self;
+        for permit in permits {
+            let labels = permit.kept().iter().map(|kept| kept.label.as_str());
+            let found = keep::find(&task.layout, plan, labels, permit.disk())?;
+            if found != permit.kept() || task.uuids.keeping(&found) != task.uuids {
+                let detail = format!("{}: it keeps another partition than the task", describe(permit.disk()));
+                return Err(Finding::new(Code::GrantRefused, detail));
+            }
+        }
+        Ok(())
     }
 
     /// The UUID of what shall lie in a partition; none when it is of another kind.
@@ -269,6 +294,10 @@ impl Job<'_> {
             if planned.role == Role::Lvm {
                 let whole = self.encrypt(planned, disks.volume(planned)?)?;
                 groups.insert(&planned.label, disks.group(planned, whole, &self.task.identity.hostname)?);
+            }
+            if disks.is_kept(planned) {
+                target.keep(planned);
+                continue;
             }
             let Some((text, uuid)) = self.uuid(planned)? else { continue };
             let volume = match planned.group.as_ref().and_then(|group| groups.get(group)) {

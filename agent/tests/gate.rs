@@ -10,6 +10,7 @@ use kaltstart_protocol::contents::{Area, Contents};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::image::Compression;
+use kaltstart_protocol::keep::Kept;
 use kaltstart_protocol::wipe::{DiskIdentity, SignedGrant};
 use serde_json::{Value, json};
 
@@ -120,4 +121,19 @@ fn p03_grants_of_another_key_or_epoch_open_nothing() {
             assert!(finding.code == Code::GrantRefused && finding.detail.contains(named), "{finding}");
         }
     }
+}
+
+#[test]
+fn p05_a_grant_that_keeps_something_erases_nothing() {
+    let area = disk().holds.expect("read").0.remove(0);
+    let entry = Area { kind: Area::PARTITION.into(), ..area.clone() };
+    let both = Disk { holds: Some(Contents::new(vec![entry.clone(), area.clone()])), ..disk() };
+    let kept = Kept { number: 1, label: "data".into(), entry, file_system: area };
+    let (disks, kept) = (std::slice::from_ref(&both), std::slice::from_ref(&kept));
+    let task = common::granted_but(&order(b"", 0, Compression::None).task, disks, kept);
+    let permits = gate().admit(&task, disks, NOW).expect("granted");
+    assert_eq!((permits[0].kept(), Some(permits[0].contents())), (kept, both.holds.as_ref()));
+    let erase = EraseTask { job: task.job, attempt: task.attempt, disks: task.grants };
+    let finding = gate().admit_all(&erase, disks, NOW).expect_err("a part is kept");
+    assert!(finding.code == Code::GrantRefused && finding.detail.contains("is kept"), "{finding}");
 }

@@ -26,12 +26,13 @@ use kaltstart_core::rescue::Rescue;
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::keep;
 use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
@@ -333,20 +334,23 @@ impl App {
     }
 
     /// The order of a profile as it stands now; it gives up what lies on the disks that `erase` names by
-    /// identity and fingerprint, comes to the agent by `via`, and starts the system by `restart` instead of
-    /// as the profile says.
+    /// identity and fingerprint, keeps the partitions with the labels in `keep`, comes to the agent by `via`, and starts
+    /// the system by `restart` instead of as the profile says.
     ///
     /// # Errors
-    /// When profile, image or layout are missing.
+    /// When profile, image or layout are missing, or no such partition can be kept.
     pub fn system_order(
         &self,
         profile: &str,
         via: Via,
         restart: Option<Restart>,
-        erase: BTreeMap<String, Fingerprint>,
+        (erase, keep): (BTreeMap<String, Fingerprint>, BTreeSet<String>),
     ) -> Result<Order, AppError> {
         let (profile, image) = self.profile(profile)?;
         let layout = self.layout(&profile.layout)?;
+        if let Some(why) = keep::problem(layout, keep.iter().map(String::as_str)) {
+            return Err(AppError::Refused(why));
+        }
         let uuids = DiskUuids {
             disk: clock::uuid(),
             partitions: layout.partitions.iter().map(|_| clock::uuid()).collect(),
@@ -366,6 +370,7 @@ impl App {
             via,
             recall: profile.recall,
             erase,
+            keep,
         })))
     }
 

@@ -140,18 +140,23 @@ pub(crate) fn ensure_identity(root: &disk::FileSystem) -> Result<()> {
     Ok(())
 }
 
-/// Waits until part of the image, and not all of it, has arrived.
+/// Waits until part of the image, and not all of it, has arrived; the disk is empty at both ends.
 pub(crate) fn in_the_image_phase(lab: &Lab, ordered: &Ordered<'_>) -> Result<Job> {
+    let job = half_of_the_image(lab, ordered)?;
+    disk::ensure_not_bootable(&ordered.disk)?;
+    Ok(job)
+}
+
+/// Waits until part of the image, and not all of it, has arrived.
+pub(crate) fn half_of_the_image(lab: &Lab, ordered: &Ordered<'_>) -> Result<Job> {
     // Not earlier: boot loader, kernel and ramdisk shall travel at full speed.
     let (server, job) = (&ordered.server, &ordered.job);
     server.wait_job(job, "the start of the kernel", AGENT_LIMIT, |job| job.reached("kernel"))?;
     lab.throttle(ordered.guest.tap(), SLOW_MBIT)?;
-    let job = server.wait_job(job, "the middle of the image phase", AGENT_LIMIT, |job| {
+    server.wait_job(job, "the middle of the image phase", AGENT_LIMIT, |job| {
         let image = job.phase_named("image").filter(|phase| phase.state == "running");
         image.and_then(|phase| phase.progress.as_ref()).is_some_and(|progress| progress.done > 0)
-    })?;
-    disk::ensure_not_bootable(&ordered.disk)?;
-    Ok(job)
+    })
 }
 
 /// Blank disks in the lab's directory.

@@ -45,6 +45,8 @@ mod hostile;
 mod http_clients;
 /// Server or machine die in the middle.
 mod interrupted;
+/// A partition whose data is kept.
+mod keep;
 /// From the agent to the system without firmware.
 mod kexec;
 /// Addresses through `kill -9` and a full disk.

@@ -11,6 +11,8 @@ use std::path::Path;
 
 /// Sectors of the log, and of the disks.
 pub const SECTOR: u64 = 512;
+/// Bytes that are compared at a time.
+const PIECE: usize = 1 << 20;
 /// How a log begins.
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 /// Flags of an entry.
@@ -132,6 +134,23 @@ impl Recording {
             self.content(&old, &steps[..at], SECTOR, &mut there)?;
             self.content(&old, &steps[..=at], SECTOR, &mut written)?;
             ensure!(there == written, "step {at} changes more than the first sector");
+        }
+        Ok(())
+    }
+
+    /// Proves that whatever was written to `length` bytes from `offset` on is what `before` has there.
+    pub fn ensure_left(&self, before: &Path, offset: u64, length: u64) -> Result<()> {
+        let old = File::open(before)?;
+        for (at, step) in self.steps.iter().enumerate() {
+            let Step::Write { offset: start, length: bytes, .. } = *step else { continue };
+            let (from, to) = (start.max(offset), (start + bytes).min(offset + length));
+            for place in (from..to).step_by(PIECE) {
+                let size = usize::try_from((to - place).min(PIECE as u64))?;
+                let (mut there, mut written) = (vec![0; size], vec![0; size]);
+                old.read_exact_at(&mut there, place)?;
+                self.content(&old, std::slice::from_ref(step), place, &mut written)?;
+                ensure!(there == written, "step {at} changes what is at byte {place}");
+            }
         }
         Ok(())
     }
@@ -275,6 +294,22 @@ mod tests {
             let problem = machine.problem().unwrap_or_default();
             assert!(problem.contains(what), "{what:?} is not in {problem:?}");
         }
+    }
+
+    #[test]
+    fn what_is_left_alone_is_proven_or_the_write_is_named() {
+        let mut machine = Machine::new("left").write(0, 2, 0xee).flush().write(9, 2, 7).entry(12, 1, DISCARD);
+        let (recording, disk) = (machine.recording(), machine.disk());
+        let problem = |sector: u64, sectors: u64| {
+            let left = recording.ensure_left(&disk, sector * SECTOR, sectors * SECTOR);
+            left.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        // The same bytes once more, places beside the writes, and zeros that were zeros.
+        for (sector, sectors) in [(0, 2), (2, 7), (11, 53)] {
+            assert_eq!(problem(sector, sectors), "", "{sector}");
+        }
+        assert_eq!(problem(0, 64), "step 2 changes what is at byte 4608");
+        assert_eq!(problem(10, 1), "step 2 changes what is at byte 5120");
     }
 
     #[test]

@@ -121,7 +121,11 @@ fn is_empty(disk: &View<'_>, offset: u64) -> io::Result<bool> {
 /// A name on a disk as one line, up to its first zero.
 fn name(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    let text = String::from_utf8_lossy(&bytes[..end]);
+    one_line(&String::from_utf8_lossy(&bytes[..end]))
+}
+
+/// As much of a text from a disk as is shown, without what would end a line.
+fn one_line(text: &str) -> String {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     clean.trim().chars().take(NAME_CHARS).collect()
 }

@@ -1,13 +1,15 @@
 //! Partition tables: GPT (UEFI 2.10 §5.3), and the MBR with its logical partitions.
 
-use super::{View, at, le16, le32, le64, uuid};
-use kaltstart_protocol::contents::Area;
+use super::{View, at, le16, le32, le64, one_line, uuid};
+use kaltstart_protocol::contents::{Area, Entry};
 use std::io;
 
 /// Entries of a GUID partition table that are looked at; 128 are usual.
 const ENTRIES_MAX: u32 = 1024;
 /// Bytes of one entry; larger ones are allowed, and not in use.
 const ENTRY_SIZES: std::ops::RangeInclusive<u32> = 128..=1024;
+/// Bytes of an entry's name.
+const NAME: usize = 72;
 /// Logical partitions that are followed.
 const LOGICAL_MAX: u32 = 128;
 /// Type of the entry that keeps a GUID partition table from programs that do not know it.
@@ -32,7 +34,8 @@ pub(super) fn find(disk: &View<'_>, sector_size: u32, whole: &[Area]) -> io::Res
     sizes.dedup();
     let mut tables = Vec::new();
     for sector in sizes.into_iter().filter(|sector| *sector >= 512) {
-        tables = gpt(disk, sector)?.into_iter().collect();
+        let other = (sector != u64::from(sector_size)).then_some(sector);
+        tables = gpt(disk, sector, other)?.into_iter().collect();
         if !tables.is_empty() {
             break;
         }
@@ -43,18 +46,19 @@ pub(super) fn find(disk: &View<'_>, sector_size: u32, whole: &[Area]) -> io::Res
     Ok(tables)
 }
 
-/// The table whose header is in the second sector, else the copy whose header is in the last.
-fn gpt(disk: &View<'_>, sector: u64) -> io::Result<Option<Table>> {
+/// The table whose header is in the second sector, else the copy whose header is in the last. `other` is the size of its
+/// sectors, if it is not the disk's.
+fn gpt(disk: &View<'_>, sector: u64, other: Option<u64>) -> io::Result<Option<Table>> {
     for offset in [Some(sector), disk.size.checked_sub(sector)].into_iter().flatten() {
         let header = disk.read(offset, 512)?;
         if header.starts_with(b"EFI PART") {
-            return gpt_at(disk, sector, &header).map(Some);
+            return gpt_at(disk, sector, other, &header).map(Some);
         }
     }
     Ok(None)
 }
 
-fn gpt_at(disk: &View<'_>, sector: u64, header: &[u8]) -> io::Result<Table> {
+fn gpt_at(disk: &View<'_>, sector: u64, other: Option<u64>, header: &[u8]) -> io::Result<Table> {
     let id = guid(header, 56).unwrap_or_default();
     let mut table =
         Table { areas: vec![Area { kind: "gpt".into(), id, ..Area::default() }], partitions: Vec::new() };
@@ -68,7 +72,9 @@ fn gpt_at(disk: &View<'_>, sector: u64, header: &[u8]) -> io::Result<Table> {
         if at(entry, 0, 16) == Some(&[0; 16]) {
             continue;
         }
-        table.areas.push(entry_area(number, id, &kind, first, last));
+        let name = at(entry, 56, NAME).map(name).unwrap_or_default();
+        let (id, kind, name) = (id.as_str(), kind.as_str(), name.as_str());
+        table.areas.push(Entry { number, id, kind, first, last, sector: other, name }.into());
         let length = last.checked_sub(first).and_then(|rest| rest.checked_add(1)?.checked_mul(sector));
         if let (Some(start), Some(length)) = (first.checked_mul(sector), length) {
             table.partitions.push((number, start, length));
@@ -86,16 +92,18 @@ fn guid(bytes: &[u8], offset: usize) -> Option<String> {
     uuid(&ordered, 0)
 }
 
-fn entry_area(number: u32, id: String, kind: &str, first: u64, last: u64) -> Area {
-    let label = format!("type {kind}, sectors {first}-{last}");
-    Area { partition: Some(number), kind: Area::PARTITION.into(), id, label }
+/// The name of an entry: UTF-16, up to its first zero.
+fn name(bytes: &[u8]) -> String {
+    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    let text = char::decode_utf16(units.take_while(|unit| *unit != 0));
+    one_line(&text.map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect::<String>())
 }
 
-/// An entry: type, first sector, sectors. Sectors are counted from the table's own.
-type Entry = (u8, u32, u32);
+/// An entry of a record: type, first sector, sectors. Sectors are counted from the table's own.
+type RecordEntry = (u8, u32, u32);
 
 /// The four entries of a record; none when it is no record.
-fn record(sector: &[u8]) -> Option<[Entry; 4]> {
+fn record(sector: &[u8]) -> Option<[RecordEntry; 4]> {
     if le16(sector, 510)? != 0xaa55 {
         return None;
     }
@@ -115,7 +123,7 @@ fn record(sector: &[u8]) -> Option<[Entry; 4]> {
 fn mbr(disk: &View<'_>, unit: u64) -> io::Result<Option<Table>> {
     let sector = disk.read(0, 512)?;
     let Some(entries) = record(&sector) else { return Ok(None) };
-    let real = |entry: &Entry| entry.0 != 0 && entry.0 != PROTECTIVE && entry.2 != 0;
+    let real = |entry: &RecordEntry| entry.0 != 0 && entry.0 != PROTECTIVE && entry.2 != 0;
     if !entries.iter().any(real) {
         return Ok(None);
     }
@@ -126,8 +134,9 @@ fn mbr(disk: &View<'_>, unit: u64) -> io::Result<Option<Table>> {
     };
     let mut add = |number: u32, kind: u8, first: u64, sectors: u32| {
         let last = first + u64::from(sectors).saturating_sub(1);
-        let id = format!("{id}-{number:02x}");
-        table.areas.push(entry_area(number, id, &format!("{kind:02x}"), first, last));
+        let (id, of_kind) = (format!("{id}-{number:02x}"), format!("{kind:02x}"));
+        let (id, of_kind) = (id.as_str(), of_kind.as_str());
+        table.areas.push(Entry { number, id, kind: of_kind, first, last, sector: None, name: "" }.into());
         if !EXTENDED.contains(&kind) {
             table.partitions.push((number, first * unit, u64::from(sectors) * unit));
         }

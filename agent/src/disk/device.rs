@@ -1,13 +1,16 @@
 //! A chosen disk: opened, checked, cleared, written and read back.
 
-use super::block::Block;
+use super::block::{Block, Volume};
+use super::gpt::Gpt;
 use super::patiently;
+use super::spared::Spared;
 use crate::contents;
 use crate::gate::Permit;
 use crate::install::Stop;
 use crate::sys::block;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::keep::Kept;
 use kaltstart_protocol::select::describe;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -31,6 +34,8 @@ pub struct Device {
     pub size: u64,
     /// Logical sector size in bytes.
     pub sector_size: u64,
+    /// What is never written.
+    spared: Spared,
 }
 
 impl Device {
@@ -72,7 +77,7 @@ impl Device {
         let found = block::flush_buffers(&claim).and_then(|()| contents::of_medium(&claim, size, sector));
         let found = found.map_err(|error| failed(&format!("cannot read what is on {name}"), &error))?;
         if let Some(difference) = permit.contents().difference(&found) {
-            let detail = format!("what is on {name}: it allows to lose {difference}");
+            let detail = format!("what is on {name}: it is for {difference}");
             return Err(Finding::new(Code::GrantRefused, detail));
         }
         // Agents set all disks read-only first; this one is the exception now.
@@ -82,7 +87,14 @@ impl Device {
         let file =
             file.map_err(|error| failed(&format!("cannot open {} for writing", node.display()), &error))?;
         let block = Arc::new(Block { file, name, dev: dev.into(), sys: sys.into(), array: None });
-        Ok(Self { block, described: describe(disk), size, sector_size: u64::from(sector) })
+        let spared = Spared::default();
+        Ok(Self { block, described: describe(disk), size, sector_size: u64::from(sector), spared })
+    }
+
+    /// The same device, of which nothing in `spared` is written any more.
+    #[must_use]
+    pub fn sparing(self, spared: Spared) -> Self {
+        Self { spared, ..self }
     }
 
     /// Names disk and stage in the finding of a stage that the disk, a file system on it or their programs
@@ -112,12 +124,20 @@ impl Device {
     /// partitions. Each step is on the medium before the next begins: wherever the power fails, no table shows a
     /// system that is partly gone.
     ///
+    /// A table in `keeping`, which lists what is kept alone, takes the place of what was there before anything else is
+    /// zeroed, and stays: what is kept is found by it until the last table is written.
+    ///
     /// # Errors
     /// [`Code::DiskFailed`].
-    pub fn clear(&self, places: &[(u64, u64)]) -> Result<(), Finding> {
+    pub fn clear(&self, places: &[(u64, u64)], keeping: Option<&Gpt>) -> Result<(), Finding> {
         self.clear_first_sector()?;
+        if let Some(table) = keeping {
+            self.write_table(table)?;
+        }
+        let tables = keeping.into_iter().flat_map(Gpt::places);
+        let spared = self.spared.and(tables);
         for step in [&[(0, self.size)], places] {
-            self.zero_ends(step)?;
+            self.zero_ends(step, &spared)?;
             self.sync()?;
         }
         for number in 1..=OLD_PARTITIONS_MAX {
@@ -134,20 +154,67 @@ impl Device {
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn clear_first_sector(&self) -> Result<(), Finding> {
-        self.zero_ends(&[(0, self.sector_size)])?;
+        self.zero_ends(&[(0, self.sector_size)], &self.spared)?;
         self.sync()
     }
 
-    /// Zeroes the first and last [`CLEARED`] bytes of areas of the disk, given as start and length.
-    fn zero_ends(&self, areas: &[(u64, u64)]) -> Result<(), Finding> {
+    /// Zeroes the first and last [`CLEARED`] bytes of areas of the disk, given as start and length, but for what is
+    /// `spared`.
+    fn zero_ends(&self, areas: &[(u64, u64)], spared: &Spared) -> Result<(), Finding> {
         for &(start, size) in areas {
             let length = CLEARED.min(size);
-            for offset in [start, start + size - length] {
-                block::discard_to_zeros(&self.block.file, offset, length)
-                    .map_err(|error| failed(&format!("zeros at byte {offset}"), &error))?;
+            for end in [start, start + size - length] {
+                for (offset, length) in spared.without(end, length) {
+                    self.ensure_free(offset, length)?;
+                    block::discard_to_zeros(&self.block.file, offset, length)
+                        .map_err(|error| failed(&format!("zeros at byte {offset}"), &error))?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Writes a partition table but for its first sector, without which nothing starts: the backup, and when that is on
+    /// the medium the primary one.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn write_table(&self, table: &Gpt) -> Result<(), Finding> {
+        self.write_at(table.backup_offset, &table.backup)?;
+        self.sync()?;
+        let first = self.sector_size as usize;
+        self.write_at(self.sector_size, &table.primary[first..])?;
+        self.sync()
+    }
+
+    /// A part of it that only the kernel knows, see [`Block::part`].
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`], also for what is spared.
+    pub fn part(&self, number: u32, start: u64, length: u64) -> Result<Volume, Finding> {
+        self.ensure_free(start, length)?;
+        self.block.part(number, start, length)
+    }
+
+    /// Refuses to write `length` bytes from `start` on when something of them is spared.
+    fn ensure_free(&self, start: u64, length: u64) -> Result<(), Finding> {
+        if self.spared.meets(start, length) {
+            let detail = format!("{length} bytes at byte {start} are not written: what is there is kept");
+            return Err(Finding::new(Code::DiskFailed, detail));
+        }
+        Ok(())
+    }
+
+    /// Whether all of `kept` is there, as the medium tells.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn ensure_kept(&self, kept: &[Kept]) -> Result<(), Finding> {
+        self.forget_buffers()?;
+        let found = contents::of_medium(self.file(), self.size, self.sector_size as u32)
+            .map_err(|error| failed("cannot read what is kept", &error))?;
+        let lost = kept.iter().flat_map(Kept::areas).find(|area| !found.0.contains(area));
+        lost.map_or(Ok(()), |area| Err(Finding::new(Code::DiskFailed, format!("{area} was to be kept"))))
     }
 
     /// Writes `bytes` at byte `offset`.
@@ -155,6 +222,7 @@ impl Device {
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
+        self.ensure_free(offset, bytes.len() as u64)?;
         self.block
             .file
             .write_all_at(bytes, offset)
@@ -166,6 +234,7 @@ impl Device {
     /// # Errors
     /// [`Code::DiskFailed`].
     pub fn overwrite(&self, offset: u64, length: u64) -> Result<(), Finding> {
+        self.ensure_free(offset, length)?;
         block::zero_out(&self.block.file, offset, length)
             .map_err(|error| failed(&format!("overwriting {} at byte {offset}", self.block.name), &error))
     }

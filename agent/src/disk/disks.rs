@@ -6,10 +6,12 @@ use super::device::Device;
 use super::gpt::{self, Guid};
 use super::lvm;
 use super::md;
+use super::spared::Spared;
 use crate::gate::Permit;
 use crate::install::Stop;
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::finding::{Code, Finding};
+use kaltstart_protocol::keep::Kept;
 use kaltstart_protocol::layout::array::Array;
 use kaltstart_protocol::layout::group::EXTENT;
 use kaltstart_protocol::layout::plan::{Plan, Planned};
@@ -32,6 +34,8 @@ pub struct Disks {
     plan: Plan,
     uuids: DiskUuids,
     now: Millis,
+    /// What is not written of the only disk; of several nothing is kept.
+    kept: Vec<Kept>,
 }
 
 /// What makes a disk start.
@@ -71,6 +75,14 @@ impl Group {
     }
 }
 
+fn is_kept(kept: &[Kept], planned: &Planned) -> bool {
+    kept.iter().any(|kept| kept.number == planned.number)
+}
+
+fn no_table(error: &gpt::GptError) -> Finding {
+    Finding::new(Code::DiskFailed, format!("partition table: {error}"))
+}
+
 impl Disks {
     /// Opens the disks of all permits, in their order. Nothing is written before the last is open.
     ///
@@ -83,10 +95,40 @@ impl Disks {
         now: Millis,
         (dev, sys): (&Path, &Path),
     ) -> Result<Self, Finding> {
-        let devices: Vec<Device> =
-            permits.iter().map(|permit| Device::open(permit, dev, sys)).collect::<Result<_, _>>()?;
+        let mut devices = Vec::with_capacity(permits.len());
+        for permit in permits {
+            let kept = plan.in_table().filter(|planned| is_kept(permit.kept(), planned));
+            let spared = Spared::new(kept.map(|planned| plan.place(planned)));
+            devices.push(Device::open(permit, dev, sys)?.sparing(spared));
+        }
         let described = devices.iter().map(Device::described).collect::<Vec<_>>().join("; ");
-        Ok(Self { devices, described, plan, uuids: uuids.clone(), now })
+        let kept = permits.iter().flat_map(Permit::kept).cloned().collect();
+        Ok(Self { devices, described, plan, uuids: uuids.clone(), now, kept })
+    }
+
+    /// Whether a partition is kept as it is.
+    #[must_use]
+    pub fn is_kept(&self, planned: &Planned) -> bool {
+        is_kept(&self.kept, planned)
+    }
+
+    /// The table that lists what is kept alone; none where nothing is.
+    fn keeping(&self, index: u32, device: &Device) -> Result<Option<gpt::Gpt>, Finding> {
+        if self.kept.is_empty() {
+            return Ok(None);
+        }
+        let plan = Plan { sectors: device.size / self.plan.sector_size, ..self.plan.clone() };
+        let table = gpt::encode_some(&plan, &self.uuids.on_disk(index), &[], |planned| self.is_kept(planned));
+        table.map(Some).map_err(|error| no_table(&error))
+    }
+
+    /// Whether all that is kept is still there, as the medium tells.
+    ///
+    /// # Errors
+    /// [`Code::DiskFailed`].
+    pub fn ensure_kept(&self) -> Result<(), Finding> {
+        let all = || self.devices.iter().try_for_each(|device| device.ensure_kept(&self.kept));
+        if self.kept.is_empty() { Ok(()) } else { all() }
     }
 
     /// What lies where on each of them.
@@ -115,7 +157,10 @@ impl Disks {
     pub fn clear(&self) -> Result<(), Stop> {
         let stage = "clearing";
         self.each(stage, |_, device| device.clear_first_sector())?;
-        self.each(stage, |_, device| device.clear(&self.plan.places()))
+        let free = |planned: &&Planned| !self.is_kept(planned);
+        let places: Vec<_> =
+            self.plan.in_table().filter(free).map(|planned| self.plan.place(planned)).collect();
+        self.each(stage, |index, device| device.clear(&places, self.keeping(index, device)?.as_ref()))
     }
 
     /// Where a partition's file system or swap space is made: in it, or in the array of it and its like.
@@ -126,7 +171,7 @@ impl Disks {
         let (number, (start, length)) = (planned.number, self.plan.place(planned));
         let mut volumes = Vec::with_capacity(self.devices.len());
         for device in &self.devices {
-            volumes.push(device.block().part(number, start, length)?);
+            volumes.push(device.part(number, start, length)?);
         }
         match self.plan.array_of(planned) {
             Some(array) => {
@@ -236,7 +281,7 @@ impl Disks {
         boot_code: &[u8],
     ) -> Result<gpt::Gpt, Finding> {
         gpt::encode(&Plan { sectors, ..plan.clone() }, &uuids.on_disk(index), boot_code)
-            .map_err(|error| Finding::new(Code::DiskFailed, format!("partition table: {error}")))
+            .map_err(|error| no_table(&error))
     }
 
     /// Writes the partition tables: all of them without their first sectors, then these. Should it fail, whatever was
@@ -251,15 +296,8 @@ impl Disks {
         };
         let first = self.plan.sector_size as usize;
         let stage = "writing the partition table";
-        let written = self
-            .each(stage, |index, device| {
-                let table = table(index, device)?;
-                device.write_at(table.backup_offset, &table.backup)?;
-                device.sync()?;
-                device.write_at(first as u64, &table.primary[first..])?;
-                device.sync()
-            })
-            .and_then(|()| {
+        let written =
+            self.each(stage, |index, device| device.write_table(&table(index, device)?)).and_then(|()| {
                 self.each(stage, |index, device| {
                     let table = table(index, device)?;
                     device.write_at(0, &table.primary[..first])?;
@@ -270,8 +308,9 @@ impl Disks {
                 })
             });
         if written.is_err() {
-            for device in &self.devices {
-                if let Err(finding) = device.clear(&[]) {
+            for (index, device) in (0..).zip(&self.devices) {
+                let cleared = self.keeping(index, device).and_then(|table| device.clear(&[], table.as_ref()));
+                if let Err(finding) = cleared {
                     tracing::error!(%finding, "the partition table could not be removed");
                 }
             }

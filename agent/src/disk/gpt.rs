@@ -2,7 +2,7 @@
 
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::layout::Role;
-use kaltstart_protocol::layout::plan::Plan;
+use kaltstart_protocol::layout::plan::{Plan, Planned};
 
 /// Entries of a table; the specification's minimum, and what everyone writes.
 pub const ENTRIES: usize = 128;
@@ -92,12 +92,33 @@ pub struct Gpt {
     pub backup_offset: u64,
 }
 
+impl Gpt {
+    /// Where its two parts lie: first byte and bytes.
+    #[must_use]
+    pub fn places(&self) -> [(u64, u64); 2] {
+        [(0, self.primary.len() as u64), (self.backup_offset, self.backup.len() as u64)]
+    }
+}
+
 /// The table of `plan` with the given UUIDs. `boot_code` goes into the first
 /// [`BOOT_CODE_SIZE`] bytes of the master boot record; empty = zeros.
 ///
 /// # Errors
 /// When a UUID is missing or malformed, or the plan does not fit.
 pub fn encode(plan: &Plan, uuids: &DiskUuids, boot_code: &[u8]) -> Result<Gpt, GptError> {
+    encode_some(plan, uuids, boot_code, |_| true)
+}
+
+/// The same with only those of its partitions that `listed` tells, each with the very entry that it has there.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_some(
+    plan: &Plan,
+    uuids: &DiskUuids,
+    boot_code: &[u8],
+    listed: impl Fn(&Planned) -> bool,
+) -> Result<Gpt, GptError> {
     let parse = |text: &String| Guid::parse(text).ok_or_else(|| GptError::Uuid(text.clone()));
     let sector = usize::try_from(plan.sector_size).map_err(|_| GptError::Plan)?;
     if !matches!(sector, 512 | 4096)
@@ -114,7 +135,7 @@ pub fn encode(plan: &Plan, uuids: &DiskUuids, boot_code: &[u8]) -> Result<Gpt, G
     let (first_usable, last_usable) = (2 + entry_sectors, plan.sectors - entry_sectors - 2);
 
     let mut entries = vec![0; ENTRIES * ENTRY_SIZE];
-    for (planned, uuid) in plan.in_table().zip(&uuids.partitions) {
+    for (planned, uuid) in plan.in_table().zip(&uuids.partitions).filter(|(planned, _)| listed(planned)) {
         let last = planned.first + planned.sectors - 1;
         let number = planned.number as usize;
         if number == 0 || number > ENTRIES || planned.first < first_usable || last > last_usable {
@@ -188,7 +209,11 @@ fn protective_mbr(sectors: u64, boot_code: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contents;
+    use kaltstart_protocol::facts::Disk;
+    use kaltstart_protocol::keep;
     use kaltstart_protocol::layout::{Layout, Partition, plan};
+    use proptest::prelude::*;
     use std::io::{Seek, SeekFrom, Write};
     use std::process::Command;
 
@@ -288,5 +313,68 @@ mod tests {
         assert_eq!(header[40..72], backup[40..72]);
         assert_eq!(gpt.primary[2 * 4096..], gpt.backup[..ENTRIES * ENTRY_SIZE]);
         assert_eq!(gpt.backup_offset + gpt.backup.len() as u64, 1 << 30);
+    }
+
+    /// The disk of [`layout`] with two more partitions for data, after these tables were written onto it, the last of them
+    /// in part: sectors for which `survives` says so.
+    fn cut(tables: &[(&Gpt, bool)], survives: impl Fn(usize) -> bool, disk: &mut [u8]) {
+        for (at, (gpt, is_primary)) in tables.iter().enumerate() {
+            let (offset, bytes) = match is_primary {
+                true => (512, &gpt.primary[512..]),
+                false => (gpt.backup_offset as usize, &gpt.backup[..]),
+            };
+            for (sector, piece) in bytes.chunks(512).enumerate() {
+                if at + 1 < tables.len() || survives(sector) {
+                    disk[offset + sector * 512..][..piece.len()].copy_from_slice(piece);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// As [`Device`](crate::disk::device::Device) writes tables: the one of before, that of what is kept, the new one.
+        #[test]
+        fn p12_what_is_kept_is_found_after_a_cut_in_any_table(
+            (written, survives) in (0_usize..5, proptest::collection::vec(any::<bool>(), 40)),
+        ) {
+            let partition = |label: &str, role| Partition {
+                label: label.into(),
+                role,
+                min_mib: 1,
+                mount: (role == Role::Data).then(|| format!("/{label}")),
+                ..Partition::default()
+            };
+            let partitions =
+                vec![partition("a", Role::Data), partition("root", Role::Root), partition("b", Role::Data)];
+            let layout = Layout { name: "t".into(), partitions, ..Layout::default() };
+            let bytes = 5 << 20;
+            let plan = plan::plan(&layout, bytes, 512).expect("fits");
+            let (old, mut new) = (uuids(), uuids());
+            new.disk = new.root.clone();
+            new.partitions[1] = new.root.clone();
+            let before = encode(&plan, &old, &[]).expect("encodes");
+            let is_kept = |planned: &Planned| planned.role == Role::Data;
+            let keeping = encode_some(&plan, &new, &[], is_kept).expect("encodes");
+            let after = encode(&plan, &new, &[0x90; 8]).expect("encodes");
+
+            let mut disk = vec![0; bytes as usize];
+            for planned in plan.partitions.iter().filter(|planned| is_kept(planned)) {
+                let start = plan.place(planned).0 as usize;
+                disk[start + 1080..][..2].copy_from_slice(&[0x53, 0xef]);
+                disk[start + 1120] = 0x40;
+                disk[start + 1128..][..16].fill(planned.number as u8);
+            }
+            // The first sector is empty already.
+            cut(&[(&before, false), (&before, true)], |_| true, &mut disk);
+            let found = |disk: &Vec<u8>| {
+                let holds = contents::of_medium(disk, bytes, 512).ok();
+                let disk = Disk { size: bytes, sector_size: 512, holds, ..Disk::default() };
+                keep::find(&layout, &plan, ["a", "b"], &disk)
+            };
+            let kept = found(&disk).expect("it is there");
+            let tables = [(&keeping, false), (&keeping, true), (&after, false), (&after, true)];
+            cut(&tables[..written], |sector| survives[sector], &mut disk);
+            prop_assert_eq!(found(&disk), Ok(kept));
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! | [`block`] | parts of disks and arrays that only the kernel knows | block device |
 //! | [`array`] | arrays of partitions | the kernel's md |
 //! | [`disks`] | all disks of an installation: one, or those that carry arrays | block devices |
+//! | [`spared`] | what of a disk is never written | none |
 //! | [`region`] | a partition past the kernel's cache | block device |
 //! | [`ext4`] | a file system that came as a whole | `tune2fs`, `resize2fs` |
 //! | [`lvm`] | a volume group as bytes | none |
@@ -33,6 +34,7 @@ pub mod mapper;
 pub mod md;
 pub mod mkfs;
 pub mod region;
+pub mod spared;
 pub mod swap;
 pub mod target;
 

@@ -9,7 +9,7 @@ use kaltstart_protocol::layout::plan::Planned;
 use kaltstart_protocol::layout::subvolumes::{self, BOOT_LINK};
 use kaltstart_protocol::layout::{FileSystem, Role};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,8 @@ pub struct Target {
     /// By where it is mounted, the root first.
     places: BTreeMap<PathBuf, Place>,
     volumes: Vec<Volume>,
+    /// Where the system mounts what is kept, which is not mounted here.
+    kept: Vec<PathBuf>,
     /// Where the root file system is mounted.
     root: PathBuf,
 }
@@ -38,7 +40,19 @@ impl Target {
     /// With nothing in it; its root directory will be `root`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { mounted: Vec::new(), places: BTreeMap::new(), volumes: Vec::new(), root: root.into() }
+        Self {
+            mounted: Vec::new(),
+            places: BTreeMap::new(),
+            volumes: Vec::new(),
+            kept: Vec::new(),
+            root: root.into(),
+        }
+    }
+
+    /// Leaves a partition as it is: only the directory is made on which the system mounts it. What the image has there
+    /// comes to lie beneath, unseen.
+    pub fn keep(&mut self, planned: &Planned) {
+        self.kept.extend(planned.mount.as_deref().map(|mount| self.within(mount)));
     }
 
     /// Takes an empty file system of that kind in, and makes the subvolumes that are planned of it.
@@ -93,7 +107,11 @@ impl Target {
     }
 
     fn put(&mut self, mount: &str, place: Place) {
-        self.places.insert(self.root.join(mount.trim_start_matches('/')), place);
+        self.places.insert(self.within(mount), place);
+    }
+
+    fn within(&self, mount: &str) -> PathBuf {
+        self.root.join(mount.trim_start_matches('/'))
     }
 
     fn make_subvolumes(&self, planned: &Planned, node: &Path) -> Result<(), Finding> {
@@ -124,7 +142,10 @@ impl Target {
                     .map_err(|error| failed("cannot make the link to /boot", &error))?;
             }
         }
-        Ok(())
+        self.kept.iter().try_for_each(|path| {
+            fs::create_dir_all(path)
+                .map_err(|error| failed(&format!("cannot make {}", path.display()), &error))
+        })
     }
 
     /// Mounts what the system starts from, to see what the disk holds of it.

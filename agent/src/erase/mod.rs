@@ -99,7 +99,7 @@ fn all(outcomes: Vec<Result<Erasure, Stop>>) -> Result<Vec<Erasure>, Stop> {
 
 /// Zeroes the ends of a disk and forgets its partitions.
 fn clear(device: &Device) -> Result<(), Finding> {
-    device.clear(&[])
+    device.clear(&[], None)
 }
 
 /// A disk while it is erased.

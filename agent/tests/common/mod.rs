@@ -10,9 +10,11 @@ use kaltstart_agent::install::{self, Observer, Paths, Stop};
 use kaltstart_protocol::agent_api::{
     DiskGrant, DiskRule, DiskUuids, Identity, InstallTask, Installed, ReportState,
 };
+use kaltstart_protocol::contents::{Area, Contents};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, PublicKey, Signature};
 use kaltstart_protocol::image::{Boot, Compression, Format, Manifest, SignedManifest};
+use kaltstart_protocol::keep::Kept;
 use kaltstart_protocol::layout::{Layout, Partition, Role};
 use kaltstart_protocol::node_api::ReportConfig;
 use kaltstart_protocol::phase::{Phase, Progress};
@@ -83,20 +85,36 @@ pub fn measured(disks: &[Disk]) -> Vec<Disk> {
 /// The task with the right to lose what is now on the disks that it chooses; without one when it
 /// chooses none.
 pub fn granted(task: &InstallTask, disks: &[Disk]) -> InstallTask {
+    granted_but(task, disks, &[])
+}
+
+/// The same where `kept` is not lost, and its UUIDs are told.
+pub fn granted_but(task: &InstallTask, disks: &[Disk], kept: &[Kept]) -> InstallTask {
     let Ok(chosen) = select_all(&task.disk, task.layout.array, disks) else { return task.clone() };
-    let grant =
-        |disk: &Disk| DiskGrant { disk: DiskIdentity::of(disk), grant: grant(&task.job, task.attempt, disk) };
-    InstallTask { grants: chosen.into_iter().map(grant).collect(), ..task.clone() }
+    let grant = |disk: &Disk| DiskGrant {
+        disk: DiskIdentity::of(disk),
+        grant: grant_but(&task.job, task.attempt, disk, kept),
+    };
+    let uuids = task.uuids.keeping(kept);
+    InstallTask { grants: chosen.into_iter().map(grant).collect(), uuids, ..task.clone() }
 }
 
 /// The right to lose what lies on that disk.
 pub fn grant(job: &JobId, attempt: u32, disk: &Disk) -> SignedGrant {
+    grant_but(job, attempt, disk, &[])
+}
+
+/// The right to lose what lies on that disk, but for what is kept.
+fn grant_but(job: &JobId, attempt: u32, disk: &Disk, kept: &[Kept]) -> SignedGrant {
+    let holds = disk.holds.clone().unwrap_or_default();
+    let is_lost = |area: &Area| !kept.iter().any(|kept| kept.areas().contains(&area));
     let grant = WipeGrant {
         job: job.clone(),
         attempt,
         host: gate().host,
         disk: DiskIdentity::of(disk),
-        contents: disk.holds.clone().unwrap_or_default(),
+        contents: Contents::new(holds.0.into_iter().filter(is_lost).collect()),
+        keep: kept.to_vec(),
         approver: "administrator".into(),
         epoch: gate().grants.epoch,
         issued: NOW,

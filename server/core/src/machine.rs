@@ -5,7 +5,7 @@ use crate::hardware::Part;
 use crate::recall::Via;
 use crate::rescue::Rescue;
 use crate::unlock::Locked;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -15,6 +15,7 @@ use kaltstart_protocol::erasure::Erasure;
 use kaltstart_protocol::facts::Facts;
 use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::{Digest, Fingerprint, JobId, Mac, NodeId};
+use kaltstart_protocol::keep::Kept;
 use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::phase::{Phase, Progress};
 use kaltstart_protocol::restart::Restart;
@@ -366,6 +367,12 @@ impl Job {
         self.phases.get(phase.index())
     }
 
+    /// What it keeps, as its agent last found it.
+    #[must_use]
+    pub fn kept(&self) -> Vec<Kept> {
+        self.wipe.iter().flat_map(|grant| &grant.keep).cloned().collect()
+    }
+
     /// What its agent may do.
     #[must_use]
     pub const fn mode(&self) -> Mode {
@@ -433,6 +440,11 @@ impl Order {
     #[must_use]
     pub fn profile(&self) -> &str {
         self.system().map_or("", |order| &order.profile)
+    }
+
+    /// Labels of the partitions whose data is kept.
+    pub fn keep(&self) -> impl Iterator<Item = &str> + Clone {
+        self.system().into_iter().flat_map(|order| &order.keep).map(String::as_str)
     }
 
     /// Whether anything was given up.
@@ -503,6 +515,9 @@ pub struct SystemOrder {
     /// What was given up: a disk's identity, and the fingerprint of what lies on it.
     #[serde(default)]
     pub erase: BTreeMap<String, Fingerprint>,
+    /// Labels of the partitions whose data is kept.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub keep: BTreeSet<String>,
 }
 
 /// How a phase stands.

@@ -1,17 +1,19 @@
 //! Which disks a job may wipe: chosen by its rule and layout, and lost only if nothing foreign is on them.
 
 use crate::hardware::{PartKind, failing};
-use crate::machine::{Job, Node, Order};
+use crate::machine::{Job, Node, Order, SystemOrder};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use kaltstart_protocol::agent_api::{DiskRule, DiskUuids};
 use kaltstart_protocol::contents::{Area, Contents};
-use kaltstart_protocol::facts::{Disk, Facts, Nic};
+use kaltstart_protocol::facts::{Disk, Facts, Firmware, Nic};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::keep::{self, Kept};
 use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::layout::array::DISKS_MAX;
+use kaltstart_protocol::layout::fit::fit;
 use kaltstart_protocol::select::{describe, fixed, select_all};
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, WipeGrant};
@@ -63,11 +65,11 @@ fn is_of_node(node: &Node, facts: &Facts) -> Result<(), Finding> {
 ///
 /// A disk may be lost if it is blank; if all that is on it is of an installation of this node, an
 /// interrupted one of this job included; if the order gave up exactly what is on it; or if this job
-/// was granted it before, and nothing has come since.
+/// was granted it before, and nothing has come since. What the order keeps is not lost, whosever it is.
 ///
 /// # Errors
 /// That of [`is_of_now`]; [`Code::OtherMachine`] when the agent runs elsewhere; those of [`choose`]; [`Code::DiskFailed`] when a disk cannot be read, or is to be erased and cannot be written;
-/// [`Code::PartMissing`] or [`Code::NoDisk`] when those that are to be erased are not there; and [`Code::ForeignData`] with what is
+/// [`Code::PartMissing`] or [`Code::NoDisk`] when those that are to be erased are not there; those of [`fit`] and [`keep::find`] for what is to be kept; and [`Code::ForeignData`] with what is
 /// on the disks and how to give it up.
 pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<WipeGrant>, Finding> {
     let facts = node.facts.clone().unwrap_or_default();
@@ -85,7 +87,11 @@ pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<Wip
         let contents = disk.holds.as_ref().ok_or_else(|| {
             Finding::new(Code::DiskFailed, format!("what is on {} cannot be read", describe(disk)))
         })?;
-        if !may_be_lost(node, job, disk, contents) {
+        let keep = kept(job, disk, facts.firmware)?;
+        let lost = |area: &&Area| !keep.iter().any(|kept| kept.areas().contains(area));
+        let lost = Contents::new(contents.0.iter().filter(lost).cloned().collect());
+        let given_up = job.order.given_up(disk.identity()) == Some(&contents.fingerprint());
+        if !given_up && !may_be_lost(node, job, disk, &lost) {
             foreign.push((disk, contents));
         }
         all.push(WipeGrant {
@@ -93,7 +99,8 @@ pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<Wip
             attempt: job.attempt,
             host: HostIdentity::of(&facts),
             disk: DiskIdentity::of(disk),
-            contents: contents.clone(),
+            contents: lost,
+            keep,
             approver: job.approver.clone(),
             epoch,
             issued: now,
@@ -101,6 +108,18 @@ pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<Wip
         });
     }
     if foreign.is_empty() { Ok(all) } else { Err(foreign_data(job, &foreign)) }
+}
+
+/// What `job` keeps of a disk that it chose.
+fn kept(job: &Job, disk: &Disk, firmware: Firmware) -> Result<Vec<Kept>, Finding> {
+    match job.order.system().filter(|order| !order.keep.is_empty()) {
+        Some(SystemOrder { layout, .. }) => {
+            // Of several disks none is kept of: then there are arrays.
+            let plan = fit(layout, None, &[disk], firmware)?;
+            keep::find(layout, &plan, job.order.keep(), disk)
+        }
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Every disk of a node that is released.
@@ -123,6 +142,7 @@ fn all_disks<'a>(node: &Node, facts: &'a Facts) -> Result<Vec<&'a Disk>, Finding
     }
 }
 
+/// Whether what is lost of a disk may be, without that it was given up.
 fn may_be_lost(node: &Node, job: &Job, disk: &Disk, contents: &Contents) -> bool {
     let uuids = job.order.system().map(|order| &order.uuids);
     let own = |uuids: &DiskUuids| {
@@ -131,7 +151,6 @@ fn may_be_lost(node: &Node, job: &Job, disk: &Disk, contents: &Contents) -> bool
             .map(|index| uuids.on_disk(index))
             .any(|disk| contents.0.iter().all(|area| is_of(area, &disk) || is_array_of(area, uuids)))
     };
-    let given_up = || job.order.given_up(disk.identity()) == Some(&contents.fingerprint());
     // An agent that was interrupted while clearing leaves a part of what was there, and pieces.
     let rest = || {
         job.wipe.iter().filter(|before| before.disk == DiskIdentity::of(disk)).any(|before| {
@@ -142,7 +161,7 @@ fn may_be_lost(node: &Node, job: &Job, disk: &Disk, contents: &Contents) -> bool
             })
         })
     };
-    contents.is_blank() || node.own.iter().chain(uuids).any(own) || given_up() || rest()
+    contents.is_blank() || node.own.iter().chain(uuids).any(own) || rest()
 }
 
 /// Whether an installation with these UUIDs has written it on any of its disks.
@@ -191,11 +210,14 @@ fn foreign_data(job: &Job, disks: &[(&Disk, &Contents)]) -> Finding {
 }
 
 #[cfg(test)]
+mod keep_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::hardware::Part;
     use crate::lifecycle::table::{EPOCH, MAC, idle, installed, job};
-    use crate::machine::{JobKind, ReleaseOrder, State, SystemOrder};
+    use crate::machine::{JobKind, ReleaseOrder, State};
     use alloc::collections::BTreeMap;
     use alloc::string::ToString;
     use alloc::vec;
@@ -204,13 +226,13 @@ mod tests {
     use kaltstart_protocol::ids::Mac;
     use kaltstart_protocol::layout::array::{Array, Level};
 
-    const NOW: Millis = Millis(5_000_000);
+    pub(super) const NOW: Millis = Millis(5_000_000);
 
-    fn area(partition: Option<u32>, kind: &str, id: &str) -> Area {
+    pub(super) fn area(partition: Option<u32>, kind: &str, id: &str) -> Area {
         Area { partition, kind: kind.into(), id: id.into(), label: String::new() }
     }
 
-    fn uuids(n: u32) -> DiskUuids {
+    pub(super) fn uuids(n: u32) -> DiskUuids {
         let id = |what: &str| format!("{what}-{n}");
         DiskUuids {
             disk: id("disk"),
@@ -222,7 +244,7 @@ mod tests {
     }
 
     /// What an installation with these UUIDs leaves.
-    fn leaves(n: u32) -> Vec<Area> {
+    pub(super) fn leaves(n: u32) -> Vec<Area> {
         vec![
             area(None, "gpt", &format!("disk-{n}")),
             area(Some(1), Area::PARTITION, &format!("p1-{n}")),
@@ -239,7 +261,7 @@ mod tests {
         ]
     }
 
-    fn disk(serial: &str, areas: Vec<Area>) -> Disk {
+    pub(super) fn disk(serial: &str, areas: Vec<Area>) -> Disk {
         Disk { serial: serial.into(), size: 1 << 40, holds: Some(Contents::new(areas)), ..Disk::default() }
     }
 
@@ -253,7 +275,7 @@ mod tests {
     }
 
     /// A node that was installed with [`uuids`] 1, its disk, and its job with [`uuids`] 2.
-    fn case(disks: Vec<Disk>) -> (Node, Job) {
+    pub(super) fn case(disks: Vec<Disk>) -> (Node, Job) {
         let mut node = idle(State::Allocated).node;
         node.own = vec![uuids(1)];
         node.facts = Some(facts(disks));
@@ -262,7 +284,7 @@ mod tests {
         (node, job)
     }
 
-    fn system(job: &mut Job) -> &mut SystemOrder {
+    pub(super) fn system(job: &mut Job) -> &mut SystemOrder {
         match &mut job.order {
             Order::System(order) => order,
             Order::Release(_) | Order::Rescue(_) => panic!("no system"),
@@ -270,7 +292,7 @@ mod tests {
     }
 
     /// The only grant.
-    fn grant(node: &Node, job: &Job, now: Millis) -> Result<WipeGrant, Finding> {
+    pub(super) fn grant(node: &Node, job: &Job, now: Millis) -> Result<WipeGrant, Finding> {
         let all = grants(node, job, EPOCH, now)?;
         let [grant] = <[WipeGrant; 1]>::try_from(all).expect("one disk");
         Ok(grant)

@@ -22,7 +22,7 @@ pub struct Area {
     /// UUID or serial number, where the kind has one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
-    /// Name, where the kind has one; type and sectors of a partition.
+    /// Name, where the kind has one; type, sectors and name of a partition, as [`Entry`] has them.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
@@ -32,6 +32,35 @@ impl Area {
     pub const PARTITION: &'static str = "partition";
     /// The kind of something that is not empty, and that nobody here knows.
     pub const DATA: &'static str = "data";
+}
+
+/// An entry of a partition table. Everything about it is in its [`Area`], and two entries that differ give areas that do.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Its number in the table, from 1.
+    pub number: u32,
+    /// GUID, or what stands for it.
+    pub id: &'a str,
+    /// Type.
+    pub kind: &'a str,
+    /// First sector.
+    pub first: u64,
+    /// Last sector.
+    pub last: u64,
+    /// Bytes of the table's sectors, if they are not the disk's.
+    pub sector: Option<u64>,
+    /// Name; may be empty.
+    pub name: &'a str,
+}
+
+impl From<Entry<'_>> for Area {
+    fn from(entry: Entry<'_>) -> Self {
+        let Entry { number, id, kind, first, last, sector, name } = entry;
+        let sector = sector.map_or_else(String::new, |bytes| format!(" of {bytes} bytes"));
+        let name = if name.is_empty() { String::new() } else { format!(", named {name}") };
+        let label = format!("type {kind}, sectors {first}-{last}{sector}{name}");
+        Self { partition: Some(number), kind: Self::PARTITION.into(), id: id.into(), label }
+    }
 }
 
 impl fmt::Display for Area {

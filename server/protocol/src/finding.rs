@@ -156,6 +156,8 @@ codes! {
         "Compare the disks in the message with the profile's rule and the layout's `array`: the rule must fit exactly so many; seat or replace a disk that is missing. Nothing was written.";
     DisksUnequal = "KS-2114", "the disks do not make an array",
         "Use disks of one size and kind, and let the profile's rule choose only them; of a disk that is there by two ways unplug one. Nothing was written.";
+    CannotKeep = "KS-2115", "a partition that is to be kept is not as the layout has it",
+        "Compare the message with `ks layout try NODE --profile PROFILE`: order with a profile whose layout has the partition where it is, or without `--keep` if its data may be lost. Nothing was written.";
     DiskFailing = "KS-2201", "a disk says that it is failing",
         "Save what is on the disk and replace it: slot and serial number are in the message. No job writes to it; another disk is chosen by the profile's rule.";
     PartMissing = "KS-2202", "a part that was there is gone",

@@ -2,7 +2,7 @@
 //!
 //! The server, the agent and the installed system share the types of this crate: identifiers,
 //! packets ([`dhcp`], [`dhcp6`], [`tftp`]), what a machine is ([`facts`]) and what is on its disks ([`contents`]),
-//! which disk is meant ([`select`]), how it shall look ([`layout`]), what is written to it ([`image`]), what may be lost for it ([`wipe`]), how it was erased ([`erasure`]), and what agent and server tell each other ([`agent_api`],
+//! which disk is meant ([`select`]), how it shall look ([`layout`]), what is written to it ([`image`]), what may be lost for it ([`wipe`]) and what is kept ([`keep`]), how it was erased ([`erasure`]), and what agent and server tell each other ([`agent_api`],
 //! [`node_api`], and [`rescue`] while a person works on the machine).
 //!
 //! The crate performs no I/O, reads no clock and makes no randomness: it is `no_std`, so the
@@ -23,6 +23,7 @@ pub mod facts;
 pub mod finding;
 pub mod ids;
 pub mod image;
+pub mod keep;
 pub mod language;
 pub mod layout;
 pub mod node_api;

@@ -8,6 +8,7 @@ use crate::contents::Contents;
 use crate::facts::{Disk, Facts};
 use crate::finding::{Code, Finding};
 use crate::ids::{JobId, Mac, PublicKey, Signature};
+use crate::keep::Kept;
 use crate::select::describe;
 use crate::time::Millis;
 use alloc::format;
@@ -33,8 +34,12 @@ pub struct WipeGrant {
     pub host: HostIdentity,
     /// The disk.
     pub disk: DiskIdentity,
-    /// All that lies on the disk.
+    /// All that may be lost: together with what is kept, all that lies on the disk. So an agent that knows nothing of
+    /// keeping finds more there than this, and refuses.
     pub contents: Contents,
+    /// What is kept, and never written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<Kept>,
     /// Who ordered it; empty in records of before this was noted.
     #[serde(default)]
     pub approver: String,
@@ -103,6 +108,17 @@ impl DiskIdentity {
 }
 
 impl WipeGrant {
+    /// All that lies on the disk: what may be lost, and what is kept. What is in both is there twice, and so on no disk.
+    #[must_use]
+    pub fn all(&self) -> Contents {
+        let mut all = self.contents.clone();
+        if !self.keep.is_empty() {
+            all.0.extend(self.keep.iter().flat_map(Kept::areas).cloned());
+            all.0.sort();
+        }
+        all
+    }
+
     /// The text that is signed.
     #[must_use]
     pub fn encode(&self) -> String {
@@ -188,8 +204,8 @@ impl WipeGrant {
             let Some(contents) = &disk.holds else {
                 return Some(format!("what is on {name} cannot be read"));
             };
-            let difference = self.contents.difference(contents)?;
-            Some(format!("what is on {name}: it allows to lose {difference}"))
+            let difference = self.all().difference(contents)?;
+            Some(format!("what is on {name}: it is for {difference}"))
         })
     }
 
@@ -257,6 +273,7 @@ mod tests {
             host: host(),
             disk: DiskIdentity::of(&disk()),
             contents: disk().holds.expect("it was read"),
+            keep: Vec::new(),
             approver: "administrator".into(),
             epoch: EPOCH,
             issued: NOW,
@@ -331,6 +348,36 @@ mod tests {
         let reality = Reality { host: &host, disk: &disk, job: &job, attempt: 1, now: NOW };
         let finding = signed(&grant(), &key()).verify(&trust(), &reality).expect_err("not read");
         assert!(finding.detail.contains("cannot be read"), "{finding}");
+    }
+
+    #[test]
+    fn p05_what_is_kept_is_not_among_what_may_be_lost_and_an_agent_that_does_not_know_keeping_refuses() {
+        let area = disk().holds.expect("it was read").0[0].clone();
+        let entry = Area { kind: Area::PARTITION.into(), ..area.clone() };
+        let kept = Kept { number: 1, label: "data".into(), entry: entry.clone(), file_system: area };
+        let keeping = WipeGrant { contents: Contents::default(), keep: vec![kept], ..grant() };
+        let both = [entry, disk().holds.expect("it was read").0.remove(0)];
+        let with = Disk { holds: Some(Contents::new(both.to_vec())), ..disk() };
+        let answer = |signed: &SignedGrant| {
+            let (host, job) = (host(), job());
+            let reality = Reality { host: &host, disk: &with, job: &job, attempt: 1, now: NOW };
+            signed.verify(&trust(), &reality)
+        };
+        assert_eq!(answer(&signed(&keeping, &key())), Ok(keeping.clone()));
+        // An older agent reads the same text without what it does not know.
+        let older = WipeGrant { keep: Vec::new(), ..keeping.clone() };
+        let refused = answer(&signed(&older, &key())).expect_err("it would be lost");
+        assert!(refused.detail.contains("found ext4 in partition 1 A (old)"), "{refused}");
+        let twice = WipeGrant { contents: Contents::new(both.to_vec()), ..keeping.clone() };
+        assert!(answer(&signed(&twice, &key())).is_err(), "it may be lost, and is kept");
+        let gone = WipeGrant { contents: grant().contents, ..keeping };
+        let mut other = disk();
+        other.holds = Some(Contents::default());
+        let (host, job) = (host(), job());
+        let reality = Reality { host: &host, disk: &other, job: &job, attempt: 1, now: NOW };
+        let refused = signed(&gone, &key()).verify(&trust(), &reality).expect_err("it is gone");
+        assert_eq!(refused.code, Code::GrantRefused);
+        assert_eq!(grant().encode().find("keep"), None, "who keeps nothing says nothing of it");
     }
 
     proptest! {

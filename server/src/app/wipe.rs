@@ -12,7 +12,7 @@ use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::{JobId, NodeId, PublicKey};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
-use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, SignedGrant, WipeGrant};
+use kaltstart_protocol::wipe::{GrantTrust, SignedGrant, WipeGrant};
 
 /// What became of an agent's question for its task.
 enum Outcome {
@@ -76,7 +76,7 @@ impl App {
     }
 
     /// Notes that the task of `job` is handed out, with the fingerprints of its tokens, and signs what it may lose,
-    /// disk by disk; or tells what the agent gets instead.
+    /// disk by disk: each grant, and how it travels; or tells what the agent gets instead.
     ///
     /// # Errors
     /// When the job has ended, or store or signing fail.
@@ -85,7 +85,7 @@ impl App {
         key: Key<'_>,
         job: &Job,
         [report_token, recall_token, unlock_token]: [Option<&Secret>; 3],
-    ) -> Result<Result<Vec<(DiskIdentity, SignedGrant)>, Task>, AppError> {
+    ) -> Result<Result<Vec<(WipeGrant, SignedGrant)>, Task>, AppError> {
         let trust = self.trust();
         let mut outcome = None;
         let turn = self.losing.lock().await;
@@ -135,13 +135,13 @@ impl App {
         kind: JobKind,
         grants: Vec<WipeGrant>,
         trust: &GrantTrust,
-    ) -> Result<Result<Vec<(DiskIdentity, SignedGrant)>, Task>, AppError> {
+    ) -> Result<Result<Vec<(WipeGrant, SignedGrant)>, Task>, AppError> {
         let mut signed = Vec::with_capacity(grants.len());
         for grant in grants {
             let Some(one) = self.tls.sign(&grant, &trust.key).map_err(|error| grant_key(&error))? else {
                 return Ok(Err(Task::Wait));
             };
-            signed.push((grant.disk, one));
+            signed.push((grant, one));
         }
         self.metrics.grants_given(kind, signed.len());
         Ok(Ok(signed))

@@ -27,7 +27,7 @@ use kaltstart_core::machine::JobKind;
 use kaltstart_core::recall::Via;
 use kaltstart_protocol::ids::{Digest, Fingerprint, Mac};
 use kaltstart_protocol::restart::Restart;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,7 +94,7 @@ pub enum ClientCommand {
     Dhcp(dhcp::DhcpCommand),
     /// Lay down a profile on a node that holds nothing of ours
     Deploy(Order),
-    /// Lay down a profile anew on a deployed node; what is on its disk is lost
+    /// Lay down a profile anew on a deployed node; what is on its disk is lost, but for what `--keep` names
     Rebuild {
         /// What is ordered
         #[command(flatten)]
@@ -142,6 +142,9 @@ pub struct Order {
     /// agent itself
     #[arg(long, default_value = "network")]
     via: Via,
+    /// A partition of the profile's layout whose data is kept: it must lie on the disk as the layout has it
+    #[arg(long, value_name = "PARTITION")]
+    keep: Vec<String>,
     #[command(flatten)]
     work: Work,
 }
@@ -164,9 +167,10 @@ pub struct Work {
 
 impl Order {
     fn body(&self, kind: JobKind) -> OrderJob {
-        let Self { profile, restart, via, work } = self;
+        let Self { profile, restart, via, keep, work } = self;
         let (profile, erase) = (Some(profile.clone()), work.erase());
-        OrderJob { kind, profile, erase, restart: *restart, via: *via, writable: Vec::new() }
+        let keep = keep.iter().cloned().collect();
+        OrderJob { kind, profile, erase, keep, restart: *restart, via: *via, writable: Vec::new() }
     }
 }
 
@@ -332,8 +336,8 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         ClientCommand::Release { work, confirm } => {
             ensure_meant(&api, &work.node, &confirm).await?;
             let (kind, erase) = (JobKind::Release, work.erase());
-            let (via, writable) = (Via::Network, Vec::new());
-            let body = OrderJob { kind, profile: None, erase, restart: None, via, writable };
+            let (keep, via, writable) = (BTreeSet::new(), Via::Network, Vec::new());
+            let body = OrderJob { kind, profile: None, erase, keep, restart: None, via, writable };
             place(&api, &body, &work, format).await
         }
         ClientCommand::Rescue(wanted) => rescue::order(&api, &wanted, format).await,

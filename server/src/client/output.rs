@@ -11,6 +11,7 @@ use comfy_table::{Table, presets};
 use kaltstart_core::machine::JobState;
 use kaltstart_protocol::erasure::{Erasure, Reach};
 use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::keep::Kept;
 use kaltstart_protocol::wipe::WipeGrant;
 use serde::Serialize;
 use std::io::{ErrorKind, Write as _};
@@ -142,10 +143,13 @@ pub(super) fn one<R: Row>(row: &R, format: Format) -> Result<Exit, ClientError> 
 /// Who approved a job, and a line for each disk on what its agent may wipe by that.
 pub(super) fn approval(job: &JobView) -> String {
     let mut text = format!("approved by {}", printable(&job.approver));
-    for WipeGrant { disk, contents, .. } in &job.wipe {
+    for WipeGrant { disk, contents, keep, .. } in &job.wipe {
         let name = [&disk.serial, &disk.wwn, &disk.path].into_iter().find(|name| !name.is_empty());
         let named = format!("{} {}: {contents}", disk.model, name.map_or("-", String::as_str));
         text.push_str(&format!("\nmay wipe {}", printable(named.trim_start())));
+        for Kept { label, file_system, .. } in keep {
+            text.push_str(&printable(&format!(", keeps {label}: {file_system}")));
+        }
     }
     text
 }

@@ -14,7 +14,7 @@ use kaltstart_protocol::rescue::{Octets, Size};
 use kaltstart_protocol::secret::Secret;
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -82,6 +82,7 @@ pub(super) async fn order(api: &Api, wanted: &Rescue, format: Format) -> Result<
                 kind: JobKind::Rescue,
                 profile: None,
                 erase: BTreeMap::new(),
+                keep: BTreeSet::new(),
                 restart: None,
                 via: wanted.via,
                 writable: wanted.writable.clone(),

@@ -212,6 +212,7 @@ mod tests {
     use kaltstart_core::machine::{JobKind, JobState, PhaseRecord};
     use kaltstart_core::usual::Usual;
     use kaltstart_protocol::ids::{Digest, JobId, NodeId};
+    use std::collections::BTreeSet;
 
     fn job() -> JobView {
         let times = [(0, 100), (100, 100), (100, 6_100), (6_100, 6_200), (6_200, 10_200), (10_200, 15_000)];
@@ -240,6 +241,7 @@ mod tests {
             why: Vec::new(),
             approver: "administrator".into(),
             wipe: Vec::new(),
+            keep: BTreeSet::new(),
             id: JobId::new(Millis(1), 1),
             node: NodeId::new(Millis(1), 1),
             node_name: "demo-1".into(),

@@ -21,11 +21,12 @@ use kaltstart_protocol::agent_api::{
 };
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, NodeId};
+use kaltstart_protocol::keep::Kept;
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::rescue::RescueTask;
 use kaltstart_protocol::secret::Secret;
-use kaltstart_protocol::wipe::{DiskIdentity, SignedGrant};
+use kaltstart_protocol::wipe::{SignedGrant, WipeGrant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,8 +162,8 @@ async fn hand_out_release(app: &App, key: Key<'_>, job: &Job) -> Result<Task, Pr
 }
 
 /// The grants as they travel, each with its disk.
-fn disk_grants(granted: Vec<(DiskIdentity, SignedGrant)>) -> Vec<DiskGrant> {
-    granted.into_iter().map(|(disk, grant)| DiskGrant { disk, grant }).collect()
+fn disk_grants(granted: Vec<(WipeGrant, SignedGrant)>) -> Vec<DiskGrant> {
+    granted.into_iter().map(|(WipeGrant { disk, .. }, grant)| DiskGrant { disk, grant }).collect()
 }
 
 /// Hands out the task to stay for a person.
@@ -200,6 +201,7 @@ async fn hand_out_system(
         Ok(granted) => granted,
         Err(task) => return Ok(task),
     };
+    let kept: Vec<Kept> = granted.iter().flat_map(|(grant, _)| &grant.keep).cloned().collect();
     let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
     let url = |digest: &Digest| format!("{}/images/{digest}", app.config.http_base());
     let talk = |path: &str, token| ReportConfig {
@@ -224,7 +226,7 @@ async fn hand_out_system(
         image_url: url(&image.manifest.digest),
         chunks_url: image.manifest.format.chunks().map(|list| url(&list.digest)),
         image: image.signed,
-        uuids: order.uuids.clone(),
+        uuids: order.uuids.keeping(&kept),
         identity: Identity {
             hostname: machine.node.name.clone(),
             domain: String::new(),

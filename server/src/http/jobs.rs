@@ -23,7 +23,7 @@ use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::WipeGrant;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +64,9 @@ pub struct JobView {
     /// What it was granted to lose, when its agent took the task last.
     #[serde(default)]
     pub wipe: Vec<WipeGrant>,
+    /// Labels of the partitions whose data is kept.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub keep: BTreeSet<String>,
     /// Of a rescue, identities of the disks that may be written to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writable: Option<Vec<String>>,
@@ -154,6 +157,7 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
         image_digest: system.map(|order| order.image_digest),
         approver: job.approver.clone(),
         wipe: job.wipe.clone(),
+        keep: job.order.keep().map(str::to_owned).collect(),
         writable: match &job.order {
             Order::Rescue(order) => Some(order.writable.clone()),
             Order::System(_) | Order::Release(_) => None,
@@ -183,6 +187,9 @@ pub struct OrderJob {
     /// What is given up: a disk's identity, and the fingerprint of what lies on it.
     #[serde(default)]
     pub erase: BTreeMap<String, Fingerprint>,
+    /// Labels of the partitions of the profile's layout whose data is kept.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub keep: BTreeSet<String>,
     /// How the system is started; left out: as the profile says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
@@ -204,6 +211,9 @@ pub(super) async fn order(
     let node = find(&app, &node)?.node;
     if wanted.kind != JobKind::Rescue && !wanted.writable.is_empty() {
         return Err(Problem::bad_request("`writable` is for a rescue alone"));
+    }
+    if matches!(wanted.kind, JobKind::Release | JobKind::Rescue) && !wanted.keep.is_empty() {
+        return Err(Problem::bad_request("`keep` is for a deploy or a rebuild alone"));
     }
     let order = match (wanted.kind, wanted.profile) {
         (JobKind::Rescue, None) if wanted.restart.is_none() && wanted.erase.is_empty() => {
@@ -228,7 +238,7 @@ pub(super) async fn order(
             ));
         }
         (JobKind::Deploy | JobKind::Rebuild, Some(profile)) => {
-            app.system_order(&profile, wanted.via, wanted.restart, wanted.erase)?
+            app.system_order(&profile, wanted.via, wanted.restart, (wanted.erase, wanted.keep))?
         }
         (kind, None) => return Err(Problem::bad_request(format!("a {} needs a profile", kind.name()))),
     };

@@ -7,6 +7,7 @@ mod durability;
 mod epoch;
 mod http;
 mod images;
+mod keep;
 mod layout;
 mod privileges;
 mod recall;

@@ -531,7 +531,8 @@ impl Draft {
             ssh_host_keys: report.ssh_host_keys.clone(),
         });
         (node.recall, node.unlock) = (job.recall_token, job.unlock_token);
-        node.own = Vec::from([order.uuids.clone()]);
+        // Until now what it keeps was not its own: if the job had failed, no order without `keep` would have lost it unasked.
+        node.own = Vec::from([order.uuids.keeping(&job.kept())]);
         if let (Some(finding), Some(job)) = (report.boot_order.finding(), self.machine.job.as_mut()) {
             job.findings.push(Finding::new(finding.code, cut(&finding.detail, FINDING_CHARS_MAX)));
         }

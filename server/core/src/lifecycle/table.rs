@@ -13,7 +13,7 @@ use crate::machine::{
 use crate::recall::Via;
 use crate::rescue::{Code as OneTimeCode, Rescue};
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -79,6 +79,7 @@ fn system_order() -> SystemOrder {
         via: Via::default(),
         recall: true,
         erase: BTreeMap::new(),
+        keep: BTreeSet::new(),
     }
 }
 
@@ -145,6 +146,7 @@ pub(crate) fn task_taken() -> Event {
         host: HostIdentity::default(),
         disk: DiskIdentity::default(),
         contents: Contents::default(),
+        keep: Vec::new(),
         approver: ADMINISTRATOR.into(),
         epoch: EPOCH,
         issued: NOW,
@@ -178,7 +180,7 @@ fn reported(phase: Phase, state: ReportState) -> Event {
     Event::PhaseReported { job, attempt, phase, state, progress: None, detail: BTreeMap::new() }
 }
 
-fn system_report(root: &str) -> Event {
+pub(crate) fn system_report(root: &str) -> Event {
     Event::SystemReported(SystemReport {
         hostname: "n1.example".into(),
         kernel: "k".into(),

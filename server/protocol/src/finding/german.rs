@@ -197,6 +197,10 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
             "die Platten ergeben keinen Verbund",
             "Platten einer Größe und Art verwenden, und die Regel des Profils nur sie wählen lassen; von einer Platte, die auf zwei Wegen da ist, einen ausstecken. Nichts wurde geschrieben.",
         ),
+        Code::CannotKeep => (
+            "eine Partition, die bleiben soll, ist nicht, wie das Layout sie hat",
+            "Die Meldung mit `ks layout try NODE --profile PROFILE` vergleichen: mit einem Profil bestellen, dessen Layout die Partition dort hat, wo sie liegt, oder ohne `--keep`, wenn ihre Daten verloren gehen dürfen. Nichts wurde geschrieben.",
+        ),
         Code::DiskFailing => (
             "eine Platte sagt, dass sie ausfällt",
             "Sichern, was auf der Platte liegt, und sie ersetzen: Steckplatz und Seriennummer stehen in der Meldung. Kein Auftrag schreibt auf sie; die Regel des Profils kann eine andere wählen.",

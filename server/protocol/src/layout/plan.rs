@@ -75,12 +75,6 @@ impl Plan {
         (planned.first * self.sector_size, planned.sectors * self.sector_size)
     }
 
-    /// Those of all partitions.
-    #[must_use]
-    pub fn places(&self) -> Vec<(u64, u64)> {
-        self.in_table().map(|planned| self.place(planned)).collect()
-    }
-
     /// The partitions alone.
     pub fn in_table(&self) -> impl Iterator<Item = &Planned> {
         self.partitions.iter().filter(|planned| planned.group.is_none())
