@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kaltstart_protocol::agent_api::{Directive, EraseTask, Erased, InstallTask, Installed, ReportState};
+use kaltstart_protocol::burn_in::BurnInTask;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::phase::Phase;
@@ -15,7 +16,7 @@ use crate::link::{CallError, Link};
 use crate::reporter::{Reporter, Stop};
 use crate::screen::{self, Doing};
 use crate::work::{End, JobTask};
-use crate::{log, log_sender};
+use crate::{burn_in, log, log_sender};
 
 /// Why a task did not come to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,12 +61,20 @@ pub fn carry_out(link: &Link, task: &JobTask, installer: &dyn Installer) -> Opti
             let work = || installer.erase(task, &installer.disks(), &reporter);
             beside(&reporter, link, work, |erased| tell_erased(link, &erased))
         }
-        // Its own start has no installer, and its disks are read-only.
-        JobTask::Rescue(_) => {
-            tracing::warn!("{job} refused: this start is not for a rescue");
+        // They have a start of their own, without an installer and with read-only disks.
+        JobTask::Rescue(_) | JobTask::BurnIn(_) => {
+            tracing::warn!("{job} refused: this start may write to disks");
             None
         }
     }
+}
+
+/// Lets all parts of the machine work, and tells the server how it goes; the machine restarts if all is well.
+pub fn burn_in(link: &Link, task: &BurnInTask, disks: &[Disk]) -> Option<End> {
+    tracing::info!("{} attempt {}: burn-in for {} min", task.job, task.attempt, task.minutes);
+    let reporter = Reporter::new(task.job.clone(), task.attempt);
+    let work = || burn_in::run(task, disks, &reporter).map_err(NotDone::from);
+    beside(&reporter, link, work, |()| Some(End::Restart("the burn-in is over".into())))
 }
 
 /// Does `work` beside its reporter; `done` tells the server that it came to its end.

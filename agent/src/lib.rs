@@ -18,6 +18,8 @@ pub mod bmc;
 pub mod boot_order;
 #[cfg(feature = "install")]
 pub mod bootloader;
+#[cfg(feature = "install")]
+mod burn_in;
 pub mod clock;
 pub mod cmdline;
 pub mod contents;

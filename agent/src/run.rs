@@ -63,7 +63,7 @@ fn start(settings: &Settings, started: u64) -> ! {
     let verb = match settings.mode {
         Mode::Discover => "looks only, writes nothing",
         Mode::Install => "may carry out a granted job",
-        Mode::Rescue => "stays for a person, disks read-only",
+        Mode::Rescue => "stays for a person or a burn-in, disks read-only",
     };
     tracing::info!("server {} of {}, this start {verb}", settings.server, settings.authority);
     screen::started(&settings.server, settings.mode == Mode::Discover);
@@ -120,8 +120,9 @@ fn jobs(
         }
         Mode::Rescue => Some(Box::new(move |task| match task {
             JobTask::Rescue(task) => crate::rescue::carry_out(&link, task, &devices),
+            JobTask::BurnIn(task) => crate::job::burn_in(&link, task, &devices.settled_disks()),
             JobTask::Install(_) | JobTask::Erase(_) => {
-                tracing::warn!("{} refused: this start is for a rescue alone", task.start().0);
+                tracing::warn!("{} refused: this start is for a rescue or a burn-in alone", task.start().0);
                 None
             }
         })),

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kaltstart_protocol::agent_api::{EraseTask, InstallTask, Task};
+use kaltstart_protocol::burn_in::BurnInTask;
 use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::rescue::RescueTask;
 
@@ -36,6 +37,8 @@ pub enum JobTask {
     Erase(Box<EraseTask>),
     /// Stay for a person.
     Rescue(Box<RescueTask>),
+    /// Let all parts work.
+    BurnIn(BurnInTask),
 }
 
 impl JobTask {
@@ -46,6 +49,7 @@ impl JobTask {
             Self::Install(task) => (&task.job, task.attempt),
             Self::Erase(task) => (&task.job, task.attempt),
             Self::Rescue(task) => (&task.job, task.attempt),
+            Self::BurnIn(task) => (&task.job, task.attempt),
         }
     }
 }
@@ -77,6 +81,7 @@ pub fn work(link: &Link, jobs: Option<&Jobs<'_>>, pause: fn(Duration)) -> End {
             Ok(Task::Install(task)) => Ok(JobTask::Install(task)),
             Ok(Task::Erase(task)) => Ok(JobTask::Erase(task)),
             Ok(Task::Rescue(task)) => Ok(JobTask::Rescue(task)),
+            Ok(Task::BurnIn(task)) => Ok(JobTask::BurnIn(task)),
             Err(CallError::Unauthorized(text)) => return End::Unknown(text),
             Err(error) => Err(error.to_string()),
         };

@@ -9,6 +9,8 @@ mod bad_disk;
 mod beside;
 /// TPM and management controller of a machine.
 mod board;
+/// The parts of a machine at work before it is trusted with anything.
+mod burn_in;
 /// What most stories start with.
 mod common;
 /// A damaged image is refused.

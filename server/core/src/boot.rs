@@ -79,8 +79,12 @@ pub fn decide(machine: &Machine) -> BootDecision {
 #[must_use]
 pub fn judge(machine: &Machine) -> (BootDecision, &'static str) {
     match &machine.job {
-        Some(job) if !job.state.ended() && job.kind == JobKind::Rescue => {
-            return (BootDecision::Rescue { job: job.id.clone() }, "its job holds it for a person");
+        Some(job) if !job.state.ended() && job.mode() == Mode::Rescue => {
+            let why = match job.kind {
+                JobKind::BurnIn => "its job is its burn-in",
+                _ => "its job holds it for a person",
+            };
+            return (BootDecision::Rescue { job: job.id.clone() }, why);
         }
         Some(job) if !job.state.ended() && job.installed.is_none() => {
             return (BootDecision::Install { job: job.id.clone() }, "its job has work on its disks");

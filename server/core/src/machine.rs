@@ -258,6 +258,8 @@ pub enum JobKind {
     Release,
     /// Hold the machine for a person.
     Rescue,
+    /// Let its parts work for a while.
+    BurnIn,
 }
 
 impl JobKind {
@@ -269,6 +271,7 @@ impl JobKind {
             Self::Rebuild => "rebuild",
             Self::Release => "release",
             Self::Rescue => "rescue",
+            Self::BurnIn => "burn_in",
         }
     }
 }
@@ -378,7 +381,7 @@ impl Job {
     pub const fn mode(&self) -> Mode {
         match self.kind {
             JobKind::Deploy | JobKind::Rebuild | JobKind::Release => Mode::Install,
-            JobKind::Rescue => Mode::Rescue,
+            JobKind::Rescue | JobKind::BurnIn => Mode::Rescue,
         }
     }
 
@@ -414,6 +417,8 @@ pub enum Order {
     Release(ReleaseOrder),
     /// The machine, for a person.
     Rescue(RescueOrder),
+    /// Work for its parts.
+    BurnIn(BurnInOrder),
 }
 
 impl Order {
@@ -422,7 +427,7 @@ impl Order {
     pub fn system(&self) -> Option<&SystemOrder> {
         match self {
             Self::System(order) => Some(order),
-            Self::Release(_) | Self::Rescue(_) => None,
+            Self::Release(_) | Self::Rescue(_) | Self::BurnIn(_) => None,
         }
     }
 
@@ -431,7 +436,7 @@ impl Order {
     pub fn via(&self) -> Via {
         match self {
             Self::System(order) => order.via,
-            Self::Release(_) => Via::Network,
+            Self::Release(_) | Self::BurnIn(_) => Via::Network,
             Self::Rescue(order) => order.via,
         }
     }
@@ -453,7 +458,7 @@ impl Order {
         match self {
             Self::System(order) => !order.erase.is_empty(),
             Self::Release(order) => !order.erase.is_empty(),
-            Self::Rescue(_) => false,
+            Self::Rescue(_) | Self::BurnIn(_) => false,
         }
     }
 
@@ -463,7 +468,7 @@ impl Order {
         match self {
             Self::System(order) => order.erase.get(disk),
             Self::Release(order) => order.erase.get(disk),
-            Self::Rescue(_) => None,
+            Self::Rescue(_) | Self::BurnIn(_) => None,
         }
     }
 }
@@ -484,6 +489,14 @@ pub struct RescueOrder {
     pub writable: Vec<String>,
     /// By what way the machine comes to the agent.
     pub via: Via,
+}
+
+/// Order to let the parts of a machine work.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BurnInOrder {
+    /// How long, in minutes.
+    pub minutes: u32,
 }
 
 /// Order of a system: a profile as it stood at that moment, and what was drawn for this job.

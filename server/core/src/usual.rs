@@ -55,16 +55,24 @@ fn usual(phase: Phase, good: &[&Job]) -> Usual {
 /// What each phase of a job of that kind took in the given good jobs, in the order of [`Phase::ALL`].
 #[must_use]
 pub fn usuals(kind: JobKind, good: &[&Job]) -> Vec<Usual> {
-    // A release ends with its disks, and a rescue takes as long as somebody works.
+    // A release ends with its disks, a rescue takes as long as somebody works, and a burn-in as it was ordered.
     let none = |phase: Phase| match kind {
         JobKind::Deploy | JobKind::Rebuild => false,
         JobKind::Release => phase > Phase::Disk,
         JobKind::Rescue => phase > Phase::Inventory,
+        JobKind::BurnIn => phase > Phase::Kernel,
     };
     let of = |phase: &Phase| {
         if none(*phase) { Usual { p50_ms: 0, p95_ms: 0, sample: 0 } } else { usual(*phase, good) }
     };
     Phase::ALL.iter().map(of).collect()
+}
+
+/// Whether what phases of `other` took tells something of those of `job`.
+#[must_use]
+pub fn alike(job: &Job, other: &Job) -> bool {
+    let burns_in = |job: &Job| job.kind == JobKind::BurnIn;
+    other.restart() == job.restart() && burns_in(other) == burns_in(job)
 }
 
 /// Milliseconds until `job` is done, if all goes as usual; none when it has ended or waits for

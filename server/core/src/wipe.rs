@@ -79,7 +79,7 @@ pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<Wip
         Order::System(order) => choose(&order.disk, &order.layout, &facts.disks)?,
         Order::Release(_) => all_disks(node, &facts)?,
         // A person is no grant: which disks may be written to says the order.
-        Order::Rescue(_) => Vec::new(),
+        Order::Rescue(_) | Order::BurnIn(_) => Vec::new(),
     };
     let mut all = Vec::with_capacity(disks.len());
     let mut foreign = Vec::new();
@@ -287,7 +287,7 @@ mod tests {
     pub(super) fn system(job: &mut Job) -> &mut SystemOrder {
         match &mut job.order {
             Order::System(order) => order,
-            Order::Release(_) | Order::Rescue(_) => panic!("no system"),
+            Order::Release(_) | Order::Rescue(_) | Order::BurnIn(_) => panic!("no system"),
         }
     }
 

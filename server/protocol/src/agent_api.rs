@@ -19,6 +19,7 @@
 //! Status 401 means that the session is not known (any more): say hello again is useless, the
 //! token is used up, so restart. 5xx and transport errors are tried again for ever.
 
+use crate::burn_in::BurnInTask;
 use crate::erasure::Erasure;
 use crate::facts::{Facts, Neighbour};
 use crate::finding::Finding;
@@ -69,8 +70,8 @@ pub enum Mode {
     Discover,
     /// Carry out the granted job.
     Install,
-    /// Stay for a person: disks are set read-only as for [`Discover`](Self::Discover), until the task names those
-    /// that may be written to.
+    /// Stay for a person, or for a burn-in: disks are set read-only as for [`Discover`](Self::Discover), until a
+    /// person's task names those that may be written to.
     Rescue,
 }
 
@@ -151,6 +152,8 @@ pub enum Task {
     Erase(Box<EraseTask>),
     /// Stay for a person.
     Rescue(Box<RescueTask>),
+    /// Let all parts of the machine work.
+    BurnIn(BurnInTask),
 }
 
 /// Everything needed to lay down an image.

@@ -168,6 +168,16 @@ codes! {
         "Compare the parts in the message with the order: seat or replace what is missing or wrong, by slot and serial number; the machine's next job looks again. If it is meant to be so, correct its `[[class]]`.";
     FirmwareOld = "KS-2205", "the firmware is older than its class says",
         "Update the machine's firmware by its maker's tool or from its management controller; the next job looks again.";
+    MemoryFaulty = "KS-2206", "memory gives back other than was written",
+        "Replace memory modules until a burn-in passes: exchange half of them at a time. If it follows none of them, the board or the processor is at fault.";
+    ProcessorFaulty = "KS-2207", "a processor computes wrongly",
+        "Take the machine out of service: no result of it can be trusted. Check cooling and clock settings in the firmware, then replace the processor in the message and burn in again.";
+    DiskUnreadable = "KS-2208", "a disk cannot be read everywhere",
+        "Save what is on the disk and replace it: its serial number is in the message. A cable or backplane can be at fault if several disks of one controller are named.";
+    NetworkFaulty = "KS-2209", "the network gave other bytes, or none",
+        "Replace the cable and look at the error counters of the switch port in the message's interface; then replace the network card. Burn in again.";
+    RestartedUnderLoad = "KS-2210", "the machine started again during its burn-in",
+        "Nobody should have switched it off: look at power supplies, cooling and the event log of its management controller, then burn in again.";
     ImageMismatch = "KS-3001", "the image's digest is wrong",
         "The stored image is damaged: build or import it again. Nothing bootable was written.";
     ImageTruncated = "KS-3002", "the image ended early",

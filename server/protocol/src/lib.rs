@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod agent_api;
+pub mod burn_in;
 pub mod contents;
 pub mod dhcp;
 pub mod dhcp6;

@@ -25,9 +25,10 @@ use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::lifecycle::event::Move;
 use kaltstart_core::machine::JobKind;
 use kaltstart_core::recall::Via;
+use kaltstart_protocol::burn_in::MINUTES_USUAL;
 use kaltstart_protocol::ids::{Digest, Fingerprint, Mac};
 use kaltstart_protocol::restart::Restart;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -112,6 +113,18 @@ pub enum ClientCommand {
         #[arg(long)]
         confirm: String,
     },
+    /// Let all parts of a machine work for a while, before it is trusted with anything; nothing is written to its
+    /// disks
+    BurnIn {
+        /// Name, identifier or MAC
+        node: String,
+        /// How long
+        #[arg(long, default_value_t = MINUTES_USUAL)]
+        minutes: u32,
+        /// Whether to wait for it
+        #[command(flatten)]
+        patience: Patience,
+    },
     /// Hold a machine for a person, and make a one-time code for its shell; its disks are read-only
     Rescue(rescue::Rescue),
     /// Work on a machine that is held; the code of `ks rescue` lets you in, and all of it is recorded
@@ -157,6 +170,13 @@ pub struct Work {
     /// What may be lost: a disk and the fingerprint of what lies on it, as `ks node show` tells them
     #[arg(long, value_name = "DISK=FINGERPRINT", value_parser = given_up)]
     erase: Vec<(String, Fingerprint)>,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+/// Whether to wait for a job.
+#[derive(Debug, Args)]
+pub struct Patience {
     /// Return when the job has ended
     #[arg(long)]
     wait: bool,
@@ -170,7 +190,7 @@ impl Order {
         let Self { profile, restart, via, keep, work } = self;
         let (profile, erase) = (Some(profile.clone()), work.erase());
         let keep = keep.iter().cloned().collect();
-        OrderJob { kind, profile, erase, keep, restart: *restart, via: *via, writable: Vec::new() }
+        OrderJob { profile, erase, keep, restart: *restart, via: *via, ..OrderJob::new(kind) }
     }
 }
 
@@ -328,17 +348,23 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         }
         ClientCommand::Layout(command) => layout::run(&api, command, format).await,
         ClientCommand::Dhcp(command) => dhcp::run(&api, command, format).await,
-        ClientCommand::Deploy(order) => place(&api, &order.body(JobKind::Deploy), &order.work, format).await,
+        ClientCommand::Deploy(order) => {
+            let Work { node, patience, .. } = &order.work;
+            place(&api, &order.body(JobKind::Deploy), node, patience, format).await
+        }
+        ClientCommand::BurnIn { node, minutes, patience } => {
+            let body = OrderJob { minutes: Some(minutes), ..OrderJob::new(JobKind::BurnIn) };
+            place(&api, &body, &node, &patience, format).await
+        }
         ClientCommand::Rebuild { order, confirm } => {
             ensure_meant(&api, &order.work.node, &confirm).await?;
-            place(&api, &order.body(JobKind::Rebuild), &order.work, format).await
+            let Work { node, patience, .. } = &order.work;
+            place(&api, &order.body(JobKind::Rebuild), node, patience, format).await
         }
         ClientCommand::Release { work, confirm } => {
             ensure_meant(&api, &work.node, &confirm).await?;
-            let (kind, erase) = (JobKind::Release, work.erase());
-            let (keep, via, writable) = (BTreeSet::new(), Via::Network, Vec::new());
-            let body = OrderJob { kind, profile: None, erase, keep, restart: None, via, writable };
-            place(&api, &body, &work, format).await
+            let body = OrderJob { erase: work.erase(), ..OrderJob::new(JobKind::Release) };
+            place(&api, &body, &work.node, &work.patience, format).await
         }
         ClientCommand::Rescue(wanted) => rescue::order(&api, &wanted, format).await,
         ClientCommand::Shell(wanted) => rescue::shell(&api, &wanted).await,
@@ -459,13 +485,19 @@ async fn ensure_meant(api: &Api, node: &str, confirm: &str) -> Result<(), Client
     Err(ClientError::Usage(say))
 }
 
-async fn place(api: &Api, body: &OrderJob, work: &Work, format: Format) -> Result<Exit, ClientError> {
-    let mut job: JobView = api.post(&Api::path(&["v1", "nodes", &work.node, "jobs"]), body).await?;
-    if !work.wait {
+async fn place(
+    api: &Api,
+    body: &OrderJob,
+    node: &str,
+    patience: &Patience,
+    format: Format,
+) -> Result<Exit, ClientError> {
+    let mut job: JobView = api.post(&Api::path(&["v1", "nodes", node, "jobs"]), body).await?;
+    if !patience.wait {
         eprintln!("ordered; follow it with: ks watch {}", job.id);
         return output::one(&job, format);
     }
-    let waited = tokio::time::timeout(Duration::from_secs(work.timeout), async {
+    let waited = tokio::time::timeout(Duration::from_secs(patience.timeout), async {
         while !job.state.ended() {
             job = api.get_patiently(&format!("/v1/jobs/{}?wait=30s", job.id)).await?;
         }
@@ -474,7 +506,7 @@ async fn place(api: &Api, body: &OrderJob, work: &Work, format: Format) -> Resul
     match waited.await {
         Ok(outcome) => outcome?,
         Err(_) => {
-            eprintln!("still running after {} s; follow it with: ks watch {}", work.timeout, job.id);
+            eprintln!("still running after {} s; follow it with: ks watch {}", patience.timeout, job.id);
             return Ok(Exit::WaitTimedOut);
         }
     }

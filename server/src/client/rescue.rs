@@ -14,7 +14,6 @@ use kaltstart_protocol::rescue::{Octets, Size};
 use kaltstart_protocol::secret::Secret;
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -78,15 +77,8 @@ pub(super) async fn order(api: &Api, wanted: &Rescue, format: Format) -> Result<
             if !wanted.writable.is_empty() || wanted.via == Via::Kexec {
                 ensure_meant(api, &node.name, wanted.confirm.as_deref().unwrap_or_default()).await?;
             }
-            let body = OrderJob {
-                kind: JobKind::Rescue,
-                profile: None,
-                erase: BTreeMap::new(),
-                keep: BTreeSet::new(),
-                restart: None,
-                via: wanted.via,
-                writable: wanted.writable.clone(),
-            };
+            let (via, writable) = (wanted.via, wanted.writable.clone());
+            let body = OrderJob { via, writable, ..OrderJob::new(JobKind::Rescue) };
             api.post(&Api::path(&["v1", "nodes", &wanted.node, "jobs"]), &body).await?
         }
     };

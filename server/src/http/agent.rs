@@ -12,13 +12,14 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
-use kaltstart_core::machine::{Job, Machine, Order, RescueOrder, SystemOrder};
+use kaltstart_core::machine::{BurnInOrder, Job, Machine, Order, RescueOrder, SystemOrder};
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX};
 use kaltstart_protocol::agent_api::{
     Directive, DiskGrant, Encryption, EraseTask, Erased, Hello, Identity, InstallTask, Installed, LogBatch,
     Neighbours, Report, Task, TaskRequest, Welcome,
 };
+use kaltstart_protocol::burn_in::{BurnInTask, NetworkLoad};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, NodeId};
 use kaltstart_protocol::keep::Kept;
@@ -36,6 +37,9 @@ const WAIT_MAX: u32 = 60;
 
 /// Lines of one log batch that are looked at.
 const LOG_BATCH_MAX: usize = 1000;
+
+/// What a machine fetches in its burn-in, so that a rack of them leaves room on the network for others.
+const BURN_IN_BYTES_A_MINUTE: u64 = 256 << 20;
 
 /// Characters of a log line that are kept.
 const LOG_LINE_MAX: usize = 2000;
@@ -111,7 +115,7 @@ pub(super) async fn hello(
 /// What the phases of a job usually take, in milliseconds.
 fn usual(app: &App, job: &Job) -> Result<BTreeMap<Phase, u64>, Problem> {
     let good = app.store.good_jobs(job.order.profile(), SAMPLE_MAX)?;
-    let alike: Vec<&Job> = good.iter().filter(|other| other.restart() == job.restart()).collect();
+    let alike: Vec<&Job> = good.iter().filter(|other| usual::alike(job, other)).collect();
     let usuals = usual::usuals(job.kind, &alike);
     Ok(Phase::ALL.into_iter().zip(usuals.iter().map(|usual| usual.p50_ms)).collect())
 }
@@ -147,6 +151,7 @@ pub(super) async fn task(
             Order::System(order) => hand_out_system(&app, key, &machine, &job, order).await.map(Json),
             Order::Release(_) => hand_out_release(&app, key, &job).await.map(Json),
             Order::Rescue(order) => hand_out_rescue(&app, key, &job, order).await.map(Json),
+            Order::BurnIn(order) => hand_out_burn_in(&app, key, &job, order).await.map(Json),
         },
     }
 }
@@ -172,6 +177,23 @@ async fn hand_out_rescue(app: &App, key: Key<'_>, job: &Job, order: &RescueOrder
         Ok(_) => {
             let (job, attempt, writable) = (job.id.clone(), job.attempt, order.writable.clone());
             Ok(Task::Rescue(Box::new(RescueTask { job, attempt, writable })))
+        }
+        Err(task) => Ok(task),
+    }
+}
+
+/// Hands out the task to let all parts work.
+async fn hand_out_burn_in(app: &App, key: Key<'_>, job: &Job, order: &BurnInOrder) -> Result<Task, Problem> {
+    let images = app.images.all();
+    let network = images.first().map(|image| NetworkLoad {
+        url: format!("{}/images/{}", app.config.http_base(), image.digest),
+        digest: image.digest,
+        bytes_max: u64::from(order.minutes) * BURN_IN_BYTES_A_MINUTE,
+    });
+    match app.grant_wipe(key, job, [None; 3]).await? {
+        Ok(_) => {
+            let (job, attempt, minutes) = (job.id.clone(), job.attempt, order.minutes);
+            Ok(Task::BurnIn(BurnInTask { job, attempt, minutes, network }))
         }
         Err(task) => Ok(task),
     }

@@ -100,6 +100,16 @@ pub(super) fn headline(machine: &Machine) -> String {
             false => format!("{} · rescue · {}", node.state, job.phase.name()),
             true => node.state.to_string(),
         },
+        Some(job) if job.kind == JobKind::BurnIn => match job.state {
+            JobState::Queued | JobState::Running => {
+                format!("{} · burn-in · {}", node.state, job.phase.name())
+            }
+            JobState::Failed => {
+                let why = job.findings.last().map(|f| format!(" · {} {}", f.code, f.code.title()));
+                format!("{} · burn-in failed{}", node.state, why.unwrap_or_default())
+            }
+            JobState::Succeeded | JobState::Cancelled => node.state.to_string(),
+        },
         Some(job) if !job.state.ended() && job.kind == JobKind::Release => {
             format!("releasing · {}", job.phase.name())
         }

@@ -13,9 +13,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use kaltstart_core::lifecycle::event::Event;
-use kaltstart_core::machine::{Job, JobKind, JobState, Order, PhaseRecord, ReleaseOrder, RescueOrder};
+use kaltstart_core::machine::{
+    BurnInOrder, Job, JobKind, JobState, Order, PhaseRecord, ReleaseOrder, RescueOrder,
+};
 use kaltstart_core::recall::Via;
 use kaltstart_core::usual::{self, SAMPLE_MAX, Usual};
+use kaltstart_protocol::burn_in::{MINUTES, MINUTES_USUAL};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::ids::{Digest, Fingerprint, JobId, NodeId};
 use kaltstart_protocol::phase::Phase;
@@ -127,7 +130,7 @@ fn job_view(app: &App, job: &Job) -> Result<JobView, Problem> {
 
 /// A job's view, with what is usual learned from `good` jobs of its profile.
 fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem> {
-    let alike = |other: &&Job| other.id != job.id && other.restart() == job.restart();
+    let alike = |other: &&Job| other.id != job.id && usual::alike(job, other);
     let others: Vec<&Job> = good.iter().filter(alike).take(SAMPLE_MAX).collect();
     let usuals = usual::usuals(job.kind, &others);
     let now = clock::now();
@@ -160,7 +163,7 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
         keep: job.order.keep().map(str::to_owned).collect(),
         writable: match &job.order {
             Order::Rescue(order) => Some(order.writable.clone()),
-            Order::System(_) | Order::Release(_) => None,
+            Order::System(_) | Order::Release(_) | Order::BurnIn(_) => None,
         },
         until: job.rescue.until,
         attempt: job.attempt,
@@ -199,6 +202,26 @@ pub struct OrderJob {
     /// Identities of disks that may be written to during a rescue; all others are read-only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub writable: Vec<String>,
+    /// Minutes of a burn-in; left out: ten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minutes: Option<u32>,
+}
+
+impl OrderJob {
+    /// An order of that kind, and nothing besides.
+    #[must_use]
+    pub fn new(kind: JobKind) -> Self {
+        Self {
+            kind,
+            profile: None,
+            erase: BTreeMap::new(),
+            keep: BTreeSet::new(),
+            restart: None,
+            via: Via::default(),
+            writable: Vec::new(),
+            minutes: None,
+        }
+    }
 }
 
 /// `POST /v1/nodes/{node}/jobs`
@@ -212,10 +235,28 @@ pub(super) async fn order(
     if wanted.kind != JobKind::Rescue && !wanted.writable.is_empty() {
         return Err(Problem::bad_request("`writable` is for a rescue alone"));
     }
-    if matches!(wanted.kind, JobKind::Release | JobKind::Rescue) && !wanted.keep.is_empty() {
+    if !matches!(wanted.kind, JobKind::Deploy | JobKind::Rebuild) && !wanted.keep.is_empty() {
         return Err(Problem::bad_request("`keep` is for a deploy or a rebuild alone"));
     }
+    if wanted.kind != JobKind::BurnIn && wanted.minutes.is_some() {
+        return Err(Problem::bad_request("`minutes` is for a burn-in alone"));
+    }
     let order = match (wanted.kind, wanted.profile) {
+        (JobKind::BurnIn, None)
+            if wanted.restart.is_none() && wanted.via == Via::Network && wanted.erase.is_empty() =>
+        {
+            let minutes = wanted.minutes.unwrap_or(MINUTES_USUAL);
+            if !MINUTES.contains(&minutes) {
+                let (least, most) = (MINUTES.start(), MINUTES.end());
+                return Err(Problem::bad_request(format!("a burn-in takes {least} to {most} minutes")));
+            }
+            Order::BurnIn(BurnInOrder { minutes })
+        }
+        (JobKind::BurnIn, _) => {
+            return Err(Problem::bad_request(
+                "a burn-in lays no profile down, gives nothing up, starts no system, and is over the network",
+            ));
+        }
         (JobKind::Rescue, None) if wanted.restart.is_none() && wanted.erase.is_empty() => {
             let disks = node.facts.iter().flat_map(|facts| &facts.disks);
             let known: Vec<&str> = disks.map(Disk::identity).collect();

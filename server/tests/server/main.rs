@@ -2,6 +2,7 @@
 
 mod agent;
 mod api;
+mod burn_in;
 mod client;
 mod durability;
 mod epoch;

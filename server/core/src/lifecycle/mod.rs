@@ -233,10 +233,17 @@ impl Draft {
         self.heard();
         let Some(job) = self.live() else { return Ok(()) };
         let (phase, installed) = (job.phase, job.installed.is_some());
+        let record = &job.phases[phase.index()];
+        let (burns_in, began) =
+            (job.kind == JobKind::BurnIn && record.progress.is_some(), record.started_at.unwrap_or_default());
         match (asker, phase) {
             (Asker::Firmware, _) if installed => {}
             (Asker::Firmware, Phase::Queued | Phase::Power | Phase::Firmware) => self.reach(Phase::Dhcp),
             (Asker::Firmware, Phase::Dhcp | Phase::Loader) => {}
+            (Asker::Firmware, Phase::Inventory) if burns_in => {
+                let detail = format!("after {} s", self.now.since(began) / 1000);
+                self.fail(Finding::new(Code::RestartedUnderLoad, detail));
+            }
             (Asker::Firmware, _) => self.start_over(Phase::Dhcp),
             (Asker::System, Phase::Restart) => self.reach(Phase::Handoff),
             (Asker::System, _) => {}
@@ -393,10 +400,11 @@ impl Draft {
 
     /// The agent has its task: it works on disks, or a person may come.
     fn begin_work(&mut self) {
-        if self.live().is_some_and(|job| job.kind == JobKind::Rescue) {
-            self.hand_over();
-        } else {
-            self.reach(Phase::Disk);
+        match self.live().map(|job| job.kind) {
+            Some(JobKind::Rescue) => self.hand_over(),
+            // It is told as part of what the agent learns of the hardware.
+            Some(JobKind::BurnIn) => self.reach(Phase::Inventory),
+            _ => self.reach(Phase::Disk),
         }
     }
 
@@ -414,6 +422,13 @@ impl Draft {
         };
         let now = self.now;
         let granted = self.granted(id);
+        let burned_in = |job: &Job| {
+            (job.kind, job.state) == (JobKind::BurnIn, JobState::Succeeded)
+                && (&job.id, job.attempt) == (id, *attempt)
+        };
+        if self.machine.job.as_ref().is_some_and(burned_in) {
+            return Err(No::Ignore("already known"));
+        }
         let Some(job) = self.live().filter(|job| job.id == *id && job.attempt == *attempt) else {
             return Err(No::Refuse("the job has ended or was started again"));
         };
@@ -441,7 +456,13 @@ impl Draft {
             }
             match state {
                 ReportState::Running => self.happenings.push(Happening::Progressed(*phase)),
-                ReportState::Done => phases::end(job, now, &mut self.happenings),
+                ReportState::Done => {
+                    phases::end(job, now, &mut self.happenings);
+                    if job.kind == JobKind::BurnIn {
+                        self.close(JobState::Succeeded);
+                        self.happenings.push(Happening::JobSucceeded);
+                    }
+                }
                 ReportState::Failed { finding } => {
                     self.fail(Finding::new(finding.code, cut(&finding.detail, FINDING_CHARS_MAX)));
                 }

@@ -17,11 +17,15 @@ impl Draft {
                     return Err(No::Refuse(why));
                 }
             }
-            (State::Expected | State::Available | State::Allocated, JobKind::Deploy)
+            (State::Available | State::Allocated | State::Broken, JobKind::BurnIn)
+            | (State::Expected | State::Available | State::Allocated, JobKind::Deploy)
             | (State::Deployed, JobKind::Rebuild)
             | (State::Allocated | State::Deployed | State::Releasing, JobKind::Release) => {}
             (_, JobKind::Release) => {
                 return Err(No::Refuse("only an allocated, deployed or releasing node can be released"));
+            }
+            (_, JobKind::BurnIn) => {
+                return Err(No::Refuse("only an available, allocated or broken node has a burn-in"));
             }
             (State::Discovered, _) => {
                 return Err(No::Refuse("the node is not accepted yet; `ks node accept` it first"));
@@ -52,7 +56,7 @@ impl Draft {
         let state = match job.kind {
             JobKind::Deploy | JobKind::Rebuild => State::Allocated,
             JobKind::Release => State::Releasing,
-            JobKind::Rescue => self.machine.node.state,
+            JobKind::Rescue | JobKind::BurnIn => self.machine.node.state,
         };
         if self.machine.node.state != state {
             self.set_state(state);

@@ -7,8 +7,8 @@ use super::event::{Asker, Event, Happening, Hello, Move, SystemReport};
 use super::{Assignment, Step, assignment, phases, step};
 use crate::boot::{self, BootDecision};
 use crate::machine::{
-    ADMINISTRATOR, Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder, RescueOrder, Session,
-    State, SystemOrder,
+    ADMINISTRATOR, BurnInOrder, Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder,
+    RescueOrder, Session, State, SystemOrder,
 };
 use crate::recall::Via;
 use crate::rescue::{Code as OneTimeCode, Rescue};
@@ -24,7 +24,7 @@ use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId, PublicKey};
 use kaltstart_protocol::layout::Layout;
 use kaltstart_protocol::node_api::BootOrder;
-use kaltstart_protocol::phase::Phase;
+use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, WipeGrant};
@@ -88,6 +88,7 @@ pub(crate) fn job(kind: JobKind) -> Job {
         JobKind::Deploy | JobKind::Rebuild => Order::System(Box::new(system_order())),
         JobKind::Release => Order::Release(ReleaseOrder::default()),
         JobKind::Rescue => Order::Rescue(RescueOrder::default()),
+        JobKind::BurnIn => Order::BurnIn(BurnInOrder { minutes: 10 }),
     };
     Job {
         id: job_id(1),
@@ -180,6 +181,20 @@ fn reported(phase: Phase, state: ReportState) -> Event {
     Event::PhaseReported { job, attempt, phase, state, progress: None, detail: BTreeMap::new() }
 }
 
+/// The parts of the machine are at work.
+fn reported_progress() -> Event {
+    let (job, attempt, phase) = (job_id(1), 1, Phase::Inventory);
+    let progress = Some(Progress { done: 1, total: 600, unit: Unit::Items });
+    Event::PhaseReported {
+        job,
+        attempt,
+        phase,
+        state: ReportState::Running,
+        progress,
+        detail: BTreeMap::new(),
+    }
+}
+
 pub(crate) fn system_report(root: &str) -> Event {
     Event::SystemReported(SystemReport {
         hostname: "n1.example".into(),
@@ -231,6 +246,9 @@ fn events() -> Vec<(String, Event)> {
         ("recall ordered", recall_ordered()),
         ("release ordered", Event::JobOrdered(Box::new(job(JobKind::Release)))),
         ("rescue ordered", Event::JobOrdered(Box::new(job(JobKind::Rescue)))),
+        ("burn-in ordered", Event::JobOrdered(Box::new(job(JobKind::BurnIn)))),
+        ("report inventory", reported_progress()),
+        ("report inventory done", reported(Phase::Inventory, ReportState::Done)),
         ("disks erased", erased(1)),
         ("disks erased, not all", erased(0)),
         ("disks erased, and another", erased(2)),
@@ -329,6 +347,25 @@ pub(crate) fn situations() -> Vec<(String, Machine)> {
     all.push(("releasing, job release in disk".into(), erasing.clone()));
     all.push(("available, job release succeeded".into(), apply(erasing, &[erased(1)])));
     all.extend(rescues());
+    all.extend(burn_ins());
+    all
+}
+
+/// A free machine whose parts work.
+fn burn_ins() -> Vec<(String, Machine)> {
+    let mut all = Vec::new();
+    let mut machine = idle(State::Available);
+    let granted = Event::ScriptServed { grant: grant(Mode::Rescue, Some(job_id(1))) };
+    for (name, event) in [
+        ("burn-in in queued", Event::JobOrdered(Box::new(job(JobKind::BurnIn)))),
+        ("burn-in in loader, granted", granted),
+        ("burn-in in inventory", hello(Mode::Rescue)),
+        ("burn-in at work", reported_progress()),
+        ("burn-in succeeded", reported(Phase::Inventory, ReportState::Done)),
+    ] {
+        machine = apply(machine, &[event]);
+        all.push((format!("available, {name}"), machine.clone()));
+    }
     all
 }
 
@@ -659,8 +696,7 @@ proptest! {
             if let Assignment::Job(job) = assignment(&machine, &TRUST) {
                 prop_assert!(live && job.installed.is_none());
                 let session = machine.node.session.as_ref().expect("an agent runs");
-                let rescue = job.kind == JobKind::Rescue;
-                prop_assert_eq!(session.mode, if rescue { Mode::Rescue } else { Mode::Install });
+                prop_assert_eq!(session.mode, job.mode());
             }
             if machine.node.state == State::Deployed && State::ALL[start] != State::Deployed {
                 prop_assert!(told.contains(&Happening::JobSucceeded), "deployed without a verified report");

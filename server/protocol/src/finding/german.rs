@@ -201,6 +201,26 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
             "eine Partition, die bleiben soll, ist nicht, wie das Layout sie hat",
             "Die Meldung mit `ks layout try NODE --profile PROFILE` vergleichen: mit einem Profil bestellen, dessen Layout die Partition dort hat, wo sie liegt, oder ohne `--keep`, wenn ihre Daten verloren gehen dürfen. Nichts wurde geschrieben.",
         ),
+        Code::MemoryFaulty => (
+            "der Arbeitsspeicher gibt anderes zurück, als geschrieben wurde",
+            "Speichermodule ersetzen, bis ein Belastungstest besteht: jeweils die Hälfte tauschen. Hängt es an keinem davon, liegt es an der Hauptplatine oder am Prozessor.",
+        ),
+        Code::ProcessorFaulty => (
+            "ein Prozessor rechnet falsch",
+            "Die Maschine außer Betrieb nehmen: Keinem ihrer Ergebnisse ist zu trauen. Kühlung und Takteinstellungen der Firmware prüfen, dann den Prozessor der Meldung ersetzen und den Belastungstest wiederholen.",
+        ),
+        Code::DiskUnreadable => (
+            "eine Platte ist nicht überall lesbar",
+            "Sichern, was auf der Platte liegt, und sie ersetzen: Ihre Seriennummer steht in der Meldung. Werden mehrere Platten eines Controllers genannt, kann ein Kabel oder die Backplane schuld sein.",
+        ),
+        Code::NetworkFaulty => (
+            "das Netz lieferte andere Bytes oder keine",
+            "Das Kabel ersetzen und die Fehlerzähler des Switch-Ports an der Schnittstelle der Meldung ansehen; danach die Netzwerkkarte ersetzen. Den Belastungstest wiederholen.",
+        ),
+        Code::RestartedUnderLoad => (
+            "die Maschine startete während ihres Belastungstests neu",
+            "Niemand sollte sie ausgeschaltet haben: Netzteile, Kühlung und das Ereignisprotokoll ihres Management-Controllers ansehen, dann den Belastungstest wiederholen.",
+        ),
         Code::DiskFailing => (
             "eine Platte sagt, dass sie ausfällt",
             "Sichern, was auf der Platte liegt, und sie ersetzen: Steckplatz und Seriennummer stehen in der Meldung. Kein Auftrag schreibt auf sie; die Regel des Profils kann eine andere wählen.",
