@@ -87,6 +87,11 @@ impl Machine {
             fs::set_permissions(mount, std::os::unix::fs::PermissionsExt::from_mode(0o751)).expect("set");
         });
         file.expect("mounted");
+        // Its last block, which is nobody's yet, would be cleared first of all.
+        let (start, length) = machine.place();
+        let file = File::options().write(true).open(&machine.disk.node).expect("open");
+        file.write_all_at(b"the end", start + length - 4096).expect("written");
+        file.sync_all().expect("synced");
         machine.of_installation(2);
         machine
     }
@@ -128,11 +133,16 @@ impl Machine {
         install::install(&gate(), task, &[self.now()], NOW, &Served(served.to_vec()), &paths, watch)
     }
 
-    /// Every byte of the data partition.
-    fn data(&self) -> Digest {
+    /// Where the data partition lies: first byte and bytes.
+    fn place(&self) -> (u64, u64) {
         let plan = self.plan();
         let planned = plan.partitions.iter().find(|planned| planned.label == "data").expect("planned");
-        let (start, length) = plan.place(planned);
+        plan.place(planned)
+    }
+
+    /// Every byte of the data partition.
+    fn data(&self) -> Digest {
+        let (start, length) = self.place();
         let mut bytes = vec![0; length as usize];
         run("sync", &[&self.disk.node]);
         File::open(&self.disk.file).expect("open").read_exact_at(&mut bytes, start).expect("read");
@@ -305,8 +315,7 @@ fn p05_what_is_not_as_the_layout_has_it_is_refused_and_the_disk_is_untouched() {
     changed("sgdisk", &["-c", "4:date", node], "named date");
     run("sgdisk", &["-c", "4:data", node]);
     assert_eq!(machine.found(), Ok(kept.clone()), "as before");
-    let place = machine.plan().place(&machine.plan().partitions[3]);
-    let offset = format!("offset={}", place.0);
+    let offset = format!("offset={}", machine.place().0);
     let ext2 = ["-q", "-F", "-t", "ext2", "-E", &offset, node, "40M"];
     changed("mke2fs", &ext2, "there is ext2");
     changed("sgdisk", &["-d", "4", node], "there is partition 1");

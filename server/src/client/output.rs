@@ -140,9 +140,13 @@ pub(super) fn one<R: Row>(row: &R, format: Format) -> Result<Exit, ClientError> 
     Ok(Exit::Done)
 }
 
-/// Who approved a job, and a line for each disk on what its agent may wipe by that.
+/// Who approved a job and what it is to keep, and a line for each disk on what its agent may wipe by that and keeps.
 pub(super) fn approval(job: &JobView) -> String {
     let mut text = format!("approved by {}", printable(&job.approver));
+    if job.wipe.is_empty() && !job.keep.is_empty() {
+        let labels: Vec<&str> = job.keep.iter().map(String::as_str).collect();
+        text.push_str(&printable(&format!(", to keep {}", labels.join(", "))));
+    }
     for WipeGrant { disk, contents, keep, .. } in &job.wipe {
         let name = [&disk.serial, &disk.wwn, &disk.path].into_iter().find(|name| !name.is_empty());
         let named = format!("{} {}: {contents}", disk.model, name.map_or("-", String::as_str));

@@ -88,6 +88,7 @@ async fn p05_what_is_kept_is_granted_told_shown_and_the_nodes_own_in_the_end() {
     site.declare("n1", mac(1)).await;
     let order = "deploy n1 --profile data --keep data -o name";
     done(&site, order).await;
+    assert!(done(&site, "job show n1").await.out.contains("\napproved by administrator, to keep data\n"));
     let (_, task) = told(&site, 1, data(FIRST + 2048, "old-p", "old-f")).await;
     let Task::Failed { finding } = task else { panic!("no refusal: {task:?}") };
     assert_eq!(finding.code, Code::CannotKeep);
