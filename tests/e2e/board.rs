@@ -10,7 +10,7 @@ use kaltstart_tests::lab::Lab;
 use kaltstart_tests::server::Server;
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 
@@ -57,6 +57,10 @@ fn certificate_of_the_tpm_and_network_of_the_controller_are_told() -> Result<()>
             told["address"] == lan.address && told["mac"] == lan.mac && told["source"] == lan.source,
             "{bmc}"
         );
+        let supply = |name: &str, fault: &str| json!({"name": name, "present": true, "fault": fault});
+        let supplies = json!([supply("PS1 Status", ""), supply("PS2 Status", "its input is lost")]);
+        ensure!(bmc["power_supplies"] == supplies, "{bmc}");
+        ensure!(shown.contains("KS-2211") && shown.contains("PS2 Status its input is lost"), "{shown}");
         ensure!(shown.contains(&print) && shown.contains("10.99.0.7 (dhcp) 52:54:00:0b:0c:07"), "{shown}");
         Ok(())
     })

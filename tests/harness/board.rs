@@ -99,6 +99,19 @@ pub struct BmcLan<'a> {
     pub mac: &'a str,
 }
 
+/// Compact sensor record (IPMI 2.0 §43.2) of a power supply's sensor `number`, as bytes for the simulator.
+fn power_supply_record(number: u8, name: &str) -> String {
+    let mut record = vec![0_u8; 31];
+    (record[0], record[2], record[3]) = (number, 0x51, 0x02);
+    // Owner, sensor, entity (a power supply), kind of sensor and states.
+    (record[5], record[7], record[8], record[9]) = (0x20, number, 0x0a, number);
+    (record[12], record[13]) = (0x08, 0x6f);
+    record.push(0xc0 | name.len() as u8);
+    record.extend(name.bytes());
+    record[4] = record.len() as u8 - 5;
+    record.iter().fold(String::new(), |text, byte| text + &format!(" {byte:#04x}"))
+}
+
 /// A management controller that its machine reaches at [`BMC_PORT`].
 #[derive(Debug)]
 pub struct Bmc {
@@ -106,7 +119,8 @@ pub struct Bmc {
 }
 
 impl Bmc {
-    /// Switches on a controller: firmware 9.08, IPMI 2.0, its network as given.
+    /// Switches on a controller: firmware 9.08, IPMI 2.0, its network as given; of two power supplies the second
+    /// has no input.
     pub fn start(lab: &Lab, lan: BmcLan<'_>) -> Result<Self> {
         let programs = Unpacked::clients()?;
         let dir = lab.dir().join("bmc");
@@ -127,10 +141,17 @@ impl Bmc {
             path("lan.sh").display()
         );
         fs::write(path("lan.conf"), config)?;
-        fs::write(
-            path("commands"),
-            "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02\nmc_enable 0x20\n",
-        )?;
+        let mut commands =
+            "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02\n".to_owned();
+        for (number, name, states) in [(1, "PS1 Status", [0].as_slice()), (2, "PS2 Status", &[0, 3])] {
+            writeln!(commands, "sensor_add 0x20 0 {number} 0x08 0x6f")?;
+            for state in states {
+                writeln!(commands, "sensor_set_bit 0x20 0 {number} {state} 1 0")?;
+            }
+            writeln!(commands, "main_sdr_add 0x20{}", power_supply_record(number, name))?;
+        }
+        commands += "mc_enable 0x20\n";
+        fs::write(path("commands"), commands)?;
         let mut command = programs.with_libraries(lab.command(programs.program("usr/bin/ipmi_sim")));
         command.args(["-n", "-c"]).arg(path("lan.conf")).arg("-f").arg(path("commands"));
         command.arg("-s").arg(path("state"));

@@ -1,11 +1,11 @@
-//! What is wrong with a node's hardware, as its own facts tell: disks that fail, parts that are gone,
-//! memory modules that differ.
+//! What is wrong with a node's hardware, as its own facts tell: disks and power supplies that fail, parts that are
+//! gone, memory modules that differ.
 
 use crate::machine::Node;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use kaltstart_protocol::facts::{Disk, Facts, Module};
+use kaltstart_protocol::facts::{Disk, Facts, Module, PowerSupply};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::select;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub enum PartKind {
     Disk,
     /// A network interface.
     Nic,
+    /// A power supply.
+    PowerSupply,
 }
 
 fn parts(facts: &Facts) -> Vec<Part> {
@@ -57,7 +59,17 @@ fn parts(facts: &Facts) -> Vec<Part> {
         place: String::new(),
         text: format!("network interface {} ({}, {})", nic.mac, nic.name, nic.driver),
     });
-    modules.chain(disks).chain(nics).collect()
+    let supplies = power_supplies(facts).filter(|supply| supply.present).map(|supply| Part {
+        kind: PartKind::PowerSupply,
+        id: supply.name.clone(),
+        place: supply.name.clone(),
+        text: format!("power supply {}", supply.name),
+    });
+    modules.chain(disks).chain(nics).chain(supplies).collect()
+}
+
+fn power_supplies(facts: &Facts) -> impl Iterator<Item = &PowerSupply> {
+    facts.bmc.iter().flat_map(|bmc| &bmc.power_supplies)
 }
 
 pub(crate) fn describe(module: &Module) -> String {
@@ -85,8 +97,12 @@ pub fn missing(node: &Node, now: &Facts) -> Vec<Part> {
         let replaced = |other: &Part| {
             other.kind == part.kind && !part.place.is_empty() && other.place == part.place && is_new(other)
         };
-        // No module at all is a table that could not be read.
-        let unreadable = part.kind == PartKind::Module && now.modules.is_empty();
+        // No module at all is a table that could not be read; no power supply, a controller that was busy.
+        let unreadable = match part.kind {
+            PartKind::Module => now.modules.is_empty(),
+            PartKind::PowerSupply => power_supplies(now).next().is_none(),
+            PartKind::Disk | PartKind::Nic => false,
+        };
         unreadable && !node.missing.contains(part)
             || present.iter().any(|other| same(other, part) || replaced(other))
     };
@@ -122,7 +138,10 @@ pub(crate) fn failing(disk: &Disk) -> Option<Finding> {
 pub fn findings(node: &Node) -> Vec<Finding> {
     let gone = node.missing.iter().map(|part| Finding::new(Code::PartMissing, part.text.clone()));
     let disks = node.facts.iter().flat_map(|facts| &facts.disks).filter_map(failing);
-    disks.chain(gone).chain(node.facts.as_ref().and_then(uneven)).collect()
+    let supplies = node.facts.iter().flat_map(power_supplies).filter(|supply| !supply.fault.is_empty());
+    let supplies = supplies
+        .map(|supply| Finding::new(Code::PowerSupplyFaulty, format!("{}: {}", supply.name, supply.fault)));
+    disks.chain(supplies).chain(gone).chain(node.facts.as_ref().and_then(uneven)).collect()
 }
 
 /// Modules of more than one size: a wrong or a badly seated one, or a slot that failed.
@@ -141,7 +160,7 @@ mod tests {
     use crate::lifecycle::table::idle;
     use crate::machine::State;
     use alloc::vec;
-    use kaltstart_protocol::facts::{Neighbour, Nic};
+    use kaltstart_protocol::facts::{Bmc, Neighbour, Nic};
     use kaltstart_protocol::ids::Mac;
 
     fn module(slot: &str, serial: &str) -> Module {
@@ -239,5 +258,28 @@ mod tests {
         assert!(gone.detail.contains("slot B1") && gone.detail.contains("serial S2"), "{gone}");
         assert_eq!(uneven.code, Code::MemoryUneven);
         assert!(uneven.detail.contains("slot C1 (4096 MiB") && uneven.detail.contains("slot A1"), "{uneven}");
+    }
+
+    #[test]
+    fn power_supplies_that_fail_or_are_gone_are_told_and_a_busy_controller_is_no_loss() {
+        let supply = |name: &str, present, fault: &str| PowerSupply {
+            name: name.into(),
+            present,
+            fault: fault.into(),
+        };
+        let facts = |power_supplies| Facts {
+            bmc: Some(Bmc { power_supplies, ..Bmc::default() }),
+            ..Facts::default()
+        };
+        let mut node = idle(State::Deployed).node;
+        node.facts = Some(facts(vec![supply("PS1", true, ""), supply("PS2", true, "its input is lost")]));
+        let told: Vec<String> = findings(&node).iter().map(ToString::to_string).collect();
+        assert!(
+            told.len() == 1 && told[0].contains("KS-2211") && told[0].ends_with("PS2: its input is lost")
+        );
+        let pulled = missing(&node, &facts(vec![supply("PS1", true, ""), supply("PS2", false, "")]));
+        assert_eq!(pulled.iter().map(|part| part.text.as_str()).collect::<Vec<_>>(), ["power supply PS2"]);
+        assert_eq!(missing(&node, &facts(Vec::new())), []);
+        assert_eq!(missing(&node, &Facts::default()), []);
     }
 }

@@ -178,6 +178,20 @@ pub struct Bmc {
     pub product: u16,
     /// Its network; none when it does not tell.
     pub lan: Option<BmcLan>,
+    /// The power supplies of which it has a sensor.
+    pub power_supplies: Vec<PowerSupply>,
+}
+
+/// A power supply, by its sensor (IPMI 2.0 table 42-3).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PowerSupply {
+    /// The sensor's name.
+    pub name: String,
+    /// Whether it is plugged in.
+    pub present: bool,
+    /// What is wrong with it; empty when nothing is.
+    pub fault: String,
 }
 
 /// The network of a management controller.

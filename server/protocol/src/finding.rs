@@ -178,6 +178,8 @@ codes! {
         "Replace the cable and look at the error counters of the switch port in the message's interface; then replace the network card. Burn in again.";
     RestartedUnderLoad = "KS-2210", "the machine started again during its burn-in",
         "Nobody should have switched it off: look at power supplies, cooling and the event log of its management controller, then burn in again.";
+    PowerSupplyFaulty = "KS-2211", "a power supply is faulty, or has no input",
+        "Look at the power supply in the message: plug its cable in, or replace it; the machine's next job looks again. Until then it runs without a spare.";
     ImageMismatch = "KS-3001", "the image's digest is wrong",
         "The stored image is damaged: build or import it again. Nothing bootable was written.";
     ImageTruncated = "KS-3002", "the image ended early",

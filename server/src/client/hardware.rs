@@ -14,6 +14,10 @@ pub(super) fn lines(facts: &Facts) -> Vec<(&'static str, String)> {
         ("BMC", facts.bmc.as_ref().map(bmc).unwrap_or_default()),
     ];
     lines.retain(|(_, text)| !text.is_empty());
+    for supply in facts.bmc.iter().flat_map(|bmc| &bmc.power_supplies) {
+        let present = if supply.present { "" } else { "not plugged in" };
+        lines.push(("  POWER", words(&[&supply.name, present, &supply.fault])));
+    }
     lines.push(("CPU", format!("{} x {}", facts.cpu.threads, facts.cpu.model)));
     for processor in &facts.processors {
         let cores =

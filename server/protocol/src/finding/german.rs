@@ -221,6 +221,10 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
             "die Maschine startete während ihres Belastungstests neu",
             "Niemand sollte sie ausgeschaltet haben: Netzteile, Kühlung und das Ereignisprotokoll ihres Management-Controllers ansehen, dann den Belastungstest wiederholen.",
         ),
+        Code::PowerSupplyFaulty => (
+            "ein Netzteil ist schadhaft oder ohne Eingang",
+            "Das Netzteil der Meldung ansehen: sein Kabel einstecken oder es ersetzen; der nächste Auftrag der Maschine sieht wieder nach. Bis dahin läuft sie ohne Reserve.",
+        ),
         Code::DiskFailing => (
             "eine Platte sagt, dass sie ausfällt",
             "Sichern, was auf der Platte liegt, und sie ersetzen: Steckplatz und Seriennummer stehen in der Meldung. Kein Auftrag schreibt auf sie; die Regel des Profils kann eine andere wählen.",

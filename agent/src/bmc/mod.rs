@@ -1,5 +1,7 @@
-//! The management controller (BMC), asked from inside the machine: who it is, and where it is on the
-//! network (IPMI 2.0, `/dev/ipmi0`). Nothing is set.
+//! The management controller (BMC), asked from inside the machine: who it is, where it is on the
+//! network, and how the power supplies are (IPMI 2.0, `/dev/ipmi0`). Nothing is set.
+
+mod power_supplies;
 
 use crate::sys;
 use kaltstart_protocol::facts::{AddressSource, Bmc, BmcLan};
@@ -16,6 +18,8 @@ const DRIVER: &str = "/sys/module/ipmi_devintf";
 const APPEAR_LIMIT: Duration = Duration::from_secs(5);
 /// How long one answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long all sensors may take; what is not known by then is not told.
+const SENSORS_LIMIT: Duration = Duration::from_secs(4);
 /// Pause between looks for the device.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -94,6 +98,7 @@ pub fn ask(controller: &mut dyn Ipmi) -> io::Result<Bmc> {
     let id = controller.ask(APP, GET_DEVICE_ID, &[])?;
     let mut bmc = id.as_deref().and_then(device).ok_or(io::ErrorKind::InvalidData)?;
     bmc.lan = lan(controller)?;
+    bmc.power_supplies = power_supplies::ask(controller, Instant::now() + SENSORS_LIMIT)?;
     Ok(bmc)
 }
 
@@ -108,6 +113,7 @@ fn device(data: &[u8]) -> Option<Bmc> {
         manufacturer: u32::from_le_bytes([data[6], data[7], data[8] & 0x0f, 0]),
         product: u16::from_le_bytes([data[9], data[10]]),
         lan: None,
+        power_supplies: Vec::new(),
     })
 }
 
