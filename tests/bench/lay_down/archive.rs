@@ -52,9 +52,11 @@ fn tell(report: &mut Report, samples: &Samples, unpacked: f64, tree_bytes: u64) 
             report.against(samples, &metric(name.to_owned(), "s", Better::Lower), peer, aim);
         }
     }
-    let written = metric("lay_down_written".to_owned(), "MB", Better::Lower);
-    for peer in PEERS {
-        report.against(samples, &written, peer, Aim::Value(1.02 * tree_bytes as f64 / 1e6));
+    for name in ["lay_down_written", "lay_down_stored"] {
+        for peer in PEERS {
+            let bytes = metric(name.to_owned(), "MB", Better::Lower);
+            report.against(samples, &bytes, peer, Aim::Value(1.02 * tree_bytes as f64 / 1e6));
+        }
     }
     report.alone(samples, &Metric::new("lay_down_peak", "bytes", Better::Lower), Aim::Value(PEAK_AIM_BYTES));
 }

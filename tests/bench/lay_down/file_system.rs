@@ -138,8 +138,10 @@ fn tell(report: &mut Report, name: &str, samples: &Samples, allocated: u64) {
     let cpu = metric(format!("{name}_cpu"), "s", Better::Lower);
     report.against_all(samples, &cpu, &CARELESS, None, Aim::None);
     report.against_all(samples, &cpu, &CAREFUL, None, Aim::None);
-    let written = metric(format!("{name}_written"), "MB", Better::Lower);
-    report.against(samples, &written, "dd-sparse", Aim::Value(1.02 * allocated as f64 / 1e6));
+    for kind in ["written", "stored"] {
+        let bytes = metric(format!("{name}_{kind}"), "MB", Better::Lower);
+        report.against(samples, &bytes, "dd-sparse", Aim::Value(1.02 * allocated as f64 / 1e6));
+    }
     let peak = Metric::new(format!("{name}_peak"), "bytes", Better::Lower);
     report.alone(samples, &peak, Aim::Value(PEAK_AIM_BYTES));
 }
