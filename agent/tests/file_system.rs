@@ -260,7 +260,13 @@ fn p11_wrong_bytes_lists_and_maps_leave_nothing_that_starts() {
         refused(&good, &Files::new(files.image.clone(), list), code, words);
     };
     let data: Vec<usize> = (0..list.chunks.len()).filter(|&i| list.chunks[i].is_some()).collect();
-    listed(&|list| list.chunks.swap(data[0], data[1]), Code::ImageMismatch, "chunk 0");
+    let another = |list: &mut ChunkList| {
+        let Some(Chunk(digest, _)) = &mut list.chunks[data[0]] else { panic!("no data") };
+        *digest = Digest::of(b"another");
+    };
+    listed(&another, Code::ImageMismatch, &format!("chunk {}", data[0]));
+    // Both are wrong then, and whichever is met first is named.
+    listed(&|list| list.chunks.swap(data[0], data[1]), Code::ImageMismatch, "chunk ");
     listed(&|list| list.chunks.truncate(5), Code::ImageInvalid, "5 chunks, the image has");
     listed(&|list| list.chunks[data[3]] = None, Code::ImageInvalid, "are stored in a file of");
     listed(&|list| list.chunk_size = 12345, Code::ImageInvalid, "chunks of 12345 bytes");
@@ -274,6 +280,17 @@ fn p11_wrong_bytes_lists_and_maps_leave_nothing_that_starts() {
     mapped(map.data[1..].to_vec(), "is data, its map says zeros");
     mapped([&map.data[..], &[(96 * MIB, 4096)]].concat(), "not in order");
     mapped([&map.data[..1], &map.data[..1]].concat(), "not in order");
+    // A stream that ends in the middle of a sector, or behind the end, is no fault of the disk.
+    good.image.format = Format::Raw(map.clone());
+    let longer = [&plain[..], &[7]].concat();
+    let short = usize::try_from(map.data[0].0).expect("it is short") + 5000;
+    for (stream, words) in
+        [(&plain[..short], format!("it ends at byte {short} of")), (&longer, "it is larger".into())]
+    {
+        let (_, files) = as_stream(stream);
+        (good.image.size, good.image.digest) = (files.image.len() as u64, Digest::of(&files.image));
+        refused(&good, &files, Code::ImageInvalid, &words);
+    }
 }
 
 #[test]
