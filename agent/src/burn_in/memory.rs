@@ -44,9 +44,9 @@ impl Share {
         Self { words: memory, seed: 0, passes: 0 }
     }
 
-    /// What was done.
-    pub(super) fn told(&self) -> String {
-        format!("{} passes over {} MiB of memory", self.passes, self.words.len() >> 17)
+    /// Passes so far, and the share's size in MiB.
+    pub(super) fn told(&self) -> (u64, usize) {
+        (self.passes, self.words.len() >> 17)
     }
 
     /// Writes all of it and reads it back, twice: every bit was one and zero then. A pass that the clock ends does

@@ -15,7 +15,7 @@ use kaltstart_protocol::phase::{Phase, Progress, Unit};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,14 +28,63 @@ pub(crate) struct Watch {
     ended: AtomicBool,
     /// What is at fault.
     faults: Mutex<Vec<Finding>>,
-    /// What each part has done so far, by its name.
-    told: Mutex<BTreeMap<String, String>>,
+    done: Mutex<Done>,
+}
+
+/// What the parts have done so far. Many of a kind are told together: a job keeps a few details of a phase only.
+#[derive(Default)]
+struct Done {
+    cores: BTreeMap<usize, Core>,
+    /// By their identities.
+    disks: BTreeMap<String, Read>,
+    network: String,
+}
+
+/// Of a core: how often it has computed, how often it went over its share of the memory, and how large that is.
+struct Core {
+    rounds: u64,
+    passes: u64,
+    mib: usize,
+}
+
+/// Of a disk: how much was read of it, and how long the slowest block took.
+struct Read {
+    mib: u64,
+    of_mib: u64,
+    slowest: Duration,
+}
+
+impl Done {
+    fn details(&self) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        let mut tell = |part: &str, text: String| all.insert(part.to_owned(), text);
+        let least = |of: fn(&Core) -> u64| self.cores.values().map(of).min().unwrap_or(0);
+        if !self.cores.is_empty() {
+            let rounds = least(|core| core.rounds);
+            tell("processors", format!("{} cores, {rounds} rounds or more", self.cores.len()));
+            let mib: usize = self.cores.values().map(|core| core.mib).sum();
+            tell("memory", format!("{mib} MiB, {} passes or more", least(|core| core.passes)));
+        }
+        if let Some((name, slow)) = self.disks.iter().max_by_key(|(_, read)| read.slowest) {
+            let sum = |of: fn(&Read) -> u64| self.disks.values().map(of).sum::<u64>();
+            let (count, ms) = (self.disks.len(), slow.slowest.as_millis());
+            let (read, all) = (sum(|read| read.mib), sum(|read| read.of_mib));
+            tell(
+                "disks",
+                format!("{count} disks, {read} of {all} MiB read, the slowest in {ms} ms on {name}"),
+            );
+        }
+        if !self.network.is_empty() {
+            tell("network", self.network.clone());
+        }
+        all
+    }
 }
 
 impl Watch {
     fn new(length: Duration) -> Self {
-        let (ended, faults, told) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Self { until: Instant::now() + length, ended, faults, told }
+        let (ended, faults, done) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Self { until: Instant::now() + length, ended, faults, done }
     }
 
     /// Whether a part shall stop.
@@ -48,12 +97,8 @@ impl Watch {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    fn tell(&self, part: &str, text: String) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(part.to_owned(), text);
-    }
-
-    fn details(&self) -> BTreeMap<String, String> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,13 +131,13 @@ fn run_for(
         }
         match &task.network {
             Some(load) => drop(scope.spawn(|| network::run(load, &watch))),
-            None => watch.tell("network", "not tested: the server has no image to fetch".to_owned()),
+            None => watch.done().network = "not tested: the server has no image to fetch".to_owned(),
         }
         let started = Instant::now();
         while !watch.over() {
             let progress =
                 Progress { done: started.elapsed().as_secs(), total: length.as_secs(), unit: Unit::Items };
-            observer.phase(Phase::Inventory, ReportState::Running, Some(progress), watch.details());
+            observer.phase(Phase::Inventory, ReportState::Running, Some(progress), watch.done().details());
             if let Some(reason) = observer.cancelled() {
                 watch.ended.store(true, Ordering::Relaxed);
                 return Some(reason);
@@ -104,7 +149,7 @@ fn run_for(
     if let Some(reason) = cancelled {
         return Err(Stop::Cancelled(reason));
     }
-    let details = watch.details();
+    let details = watch.done().details();
     let mut faults = watch.faults.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter();
     match faults.next() {
         None => {
@@ -135,7 +180,8 @@ fn work_core(core: usize, words: usize, watch: &Watch) {
             watch.fault(finding);
         }
         rounds += 1;
-        watch.tell(&format!("core {core}"), format!("{rounds} rounds, {}", share.told()));
+        let (passes, mib) = share.told();
+        watch.done().cores.insert(core, Core { rounds, passes, mib });
     }
 }
 
@@ -182,8 +228,25 @@ mod tests {
         assert_eq!(run_for(Duration::from_millis(600), WORDS, &task(), &[], &observer), Ok(()));
         let (state, told) = observer.last.into_inner().expect("lock").expect("told");
         assert_eq!(state, ReportState::Done);
-        let first = told.iter().find(|(part, _)| part.starts_with("core ")).expect("a core");
-        assert!(first.1.contains("rounds") && told["network"].contains("not tested"), "{told:?}");
+        let cores = format!("{} cores, ", processor::cores().len());
+        assert!(told["processors"].starts_with(&cores) && told["network"].contains("not tested"), "{told:?}");
+    }
+
+    #[test]
+    fn a_server_with_many_parts_is_told_in_a_few_words() {
+        let mut done = Done::default();
+        for core in 0..256 {
+            done.cores.insert(core, Core { rounds: 1000 - core as u64, passes: 7, mib: 4096 });
+        }
+        for disk in 0..60 {
+            let slowest = Duration::from_millis(if disk == 17 { 900 } else { 20 });
+            done.disks.insert(format!("S{disk}"), Read { mib: 10, of_mib: 100, slowest });
+        }
+        let told = done.details();
+        assert_eq!(told["processors"], "256 cores, 745 rounds or more");
+        assert_eq!(told["memory"], "1048576 MiB, 7 passes or more");
+        assert_eq!(told["disks"], "60 disks, 600 of 6000 MiB read, the slowest in 900 ms on S17");
+        assert_eq!(told.len(), 3);
     }
 
     #[test]

@@ -53,10 +53,8 @@ fn fetch_over_and_over(
             }
         }
         let rate = bytes as f64 / started.elapsed().as_secs_f64() / 1e6;
-        watch.tell(
-            "network",
-            format!("{} MB fetched, {rate:.0} MB/s, {failures} failures", bytes / 1_000_000),
-        );
+        let told = format!("{} MB fetched, {rate:.0} MB/s, {failures} failures", bytes / 1_000_000);
+        watch.done().network = told;
     }
     while !watch.over() {
         thread::sleep(super::TICK);
@@ -141,7 +139,7 @@ mod tests {
         let watch = Watch::new(Duration::from_millis(300));
         let source = Giving(given.to_vec(), AtomicU32::new(failures));
         fetch_over_and_over(&source, &load, Duration::ZERO, interfaces, &watch);
-        let told = watch.details().remove("network").unwrap_or_default();
+        let told = watch.done().network.clone();
         (told, watch.faults.into_inner().expect("lock"))
     }
 

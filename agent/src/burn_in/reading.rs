@@ -1,6 +1,6 @@
 //! Disks: blocks from all over them are read, past the kernel's cache.
 
-use super::Watch;
+use super::{Read, Watch};
 use crate::disk::region::Buffer;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -36,8 +36,8 @@ pub(super) fn run(disk: &Disk, dev: &Path, watch: &Watch) {
         }
         slowest = slowest.max(started.elapsed());
         read += 1;
-        let (name, ms) = (disk.identity(), slowest.as_millis());
-        watch.tell(&format!("disk {name}"), format!("{read} of {blocks} MiB read, the slowest in {ms} ms"));
+        let told = Read { mib: read, of_mib: blocks, slowest };
+        watch.done().disks.insert(disk.identity().to_owned(), told);
     }
 }
 
@@ -80,10 +80,14 @@ mod tests {
             let disk = Disk { name: "sda".into(), serial: "S1".into(), size, ..Disk::default() };
             let watch = Watch::new(Duration::from_secs(60));
             run(&disk, dir.path(), &watch);
-            (watch.details(), watch.faults.into_inner().expect("lock"))
+            let told = watch.done().details();
+            (told, watch.faults.into_inner().expect("lock"))
         };
         let (told, faults) = read(5 << 20);
-        assert!(faults.is_empty() && told["disk S1"].starts_with("5 of 5 MiB read"), "{told:?} {faults:?}");
+        assert!(
+            faults.is_empty() && told["disks"].starts_with("1 disks, 5 of 5 MiB read"),
+            "{told:?} {faults:?}"
+        );
         let (_, faults) = read(6 << 20);
         assert_eq!(faults[0].code, Code::DiskUnreadable);
         assert!(faults[0].detail.contains("read at byte 5242880"), "{faults:?}");
