@@ -35,6 +35,6 @@ pub struct NetworkLoad {
     pub url: String,
     /// What it must be.
     pub digest: Digest,
-    /// Bytes after which no more is fetched: many machines may burn in at the same time.
-    pub bytes_max: u64,
+    /// Bytes a minute that are not exceeded in the long run: many machines may burn in at the same time.
+    pub bytes_a_minute: u64,
 }

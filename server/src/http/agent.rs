@@ -38,7 +38,7 @@ const WAIT_MAX: u32 = 60;
 /// Lines of one log batch that are looked at.
 const LOG_BATCH_MAX: usize = 1000;
 
-/// What a machine fetches in its burn-in, so that a rack of them leaves room on the network for others.
+/// What a machine fetches in its burn-in on average, so that a rack of them leaves room on the network for others.
 const BURN_IN_BYTES_A_MINUTE: u64 = 256 << 20;
 
 /// Characters of a log line that are kept.
@@ -188,7 +188,7 @@ async fn hand_out_burn_in(app: &App, key: Key<'_>, job: &Job, order: &BurnInOrde
     let network = images.first().map(|image| NetworkLoad {
         url: format!("{}/images/{}", app.config.http_base(), image.digest),
         digest: image.digest,
-        bytes_max: u64::from(order.minutes) * BURN_IN_BYTES_A_MINUTE,
+        bytes_a_minute: BURN_IN_BYTES_A_MINUTE,
     });
     match app.grant_wipe(key, job, [None; 3]).await? {
         Ok(_) => {
