@@ -14,7 +14,7 @@ use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
 use kaltstart_core::hardware;
 use kaltstart_core::lifecycle::event::{Event, Move};
-use kaltstart_core::machine::{ErasureRecord, JobKind, JobState, Machine, State as NodeState, System};
+use kaltstart_core::machine::{ErasureRecord, Job, JobKind, JobState, Machine, State as NodeState, System};
 use kaltstart_core::recall::Via;
 use kaltstart_core::trace::What;
 use kaltstart_protocol::facts::{Disk, Facts};
@@ -91,6 +91,10 @@ impl From<Finding> for FindingView {
 /// What a node is and does, for people.
 pub(super) fn headline(machine: &Machine) -> String {
     let node = &machine.node;
+    let why = |job: &Job| {
+        let last = job.findings.last();
+        last.map_or_else(String::new, |finding| format!(" · {} {}", finding.code, finding.code.title()))
+    };
     match &machine.job {
         Some(job) if job.state == JobState::Queued => match job.order.via() {
             Via::Kexec => "waiting for its system to ask".to_owned(),
@@ -104,10 +108,7 @@ pub(super) fn headline(machine: &Machine) -> String {
             JobState::Queued | JobState::Running => {
                 format!("{} · burn-in · {}", node.state, job.phase.name())
             }
-            JobState::Failed => {
-                let why = job.findings.last().map(|f| format!(" · {} {}", f.code, f.code.title()));
-                format!("{} · burn-in failed{}", node.state, why.unwrap_or_default())
-            }
+            JobState::Failed => format!("{} · burn-in failed{}", node.state, why(job)),
             JobState::Succeeded | JobState::Cancelled => node.state.to_string(),
         },
         Some(job) if !job.state.ended() && job.kind == JobKind::Release => {
@@ -120,8 +121,7 @@ pub(super) fn headline(machine: &Machine) -> String {
                 (NodeState::Releasing, JobKind::Release) => "release failed",
                 _ => return node.state.to_string(),
             };
-            let why = job.findings.last().map(|f| format!(" · {} {}", f.code, f.code.title()));
-            format!("{failed}{}", why.unwrap_or_default())
+            format!("{failed}{}", why(job))
         }
         _ => node.state.to_string(),
     }
