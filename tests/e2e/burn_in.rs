@@ -72,6 +72,9 @@ fn faults_are_named_and_a_good_machine_passes_with_its_disk_as_it_was() -> Resul
             println!("{part}: {text}");
             ensure!(text.contains(words) && !text.starts_with("0 "), "{part}: {text}");
         }
+        let shown = server.ks(&["job", "show", NODE], secs(30))?;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        ensure!(shown.contains("\nprocessors: 1 cores, "), "{shown}");
         let node = server.node(NODE)?;
         ensure!(node.state == "available", "the node is {}", node.state);
         guest.power_off();

@@ -118,7 +118,7 @@ pub enum ClientCommand {
     BurnIn {
         /// Name, identifier or MAC
         node: String,
-        /// How long
+        /// How long, a week at most; `--wait` needs a `--timeout` beyond that
         #[arg(long, default_value_t = MINUTES_USUAL)]
         minutes: u32,
         /// Whether to wait for it
@@ -438,6 +438,9 @@ async fn job(api: &Api, command: JobCommand, format: Format) -> Result<Exit, Cli
             let job = find_job(api, Some(&job)).await?;
             if format == Format::Table {
                 output::print(waterfall::text(&job, waterfall::Style::plain()).trim_end())?;
+                for line in output::burned_in(&job) {
+                    output::print(&line)?;
+                }
                 output::print(&output::approval(&job))?;
                 Ok(Exit::Done)
             } else {

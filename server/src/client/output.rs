@@ -8,10 +8,11 @@ use crate::http::api::{FindingView, NodeView, ProfileView};
 use crate::http::jobs::JobView;
 use crate::store::StoredLine;
 use comfy_table::{Table, presets};
-use kaltstart_core::machine::JobState;
+use kaltstart_core::machine::{JobKind, JobState};
 use kaltstart_protocol::erasure::{Erasure, Reach};
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::keep::Kept;
+use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::wipe::WipeGrant;
 use serde::Serialize;
 use std::io::{ErrorKind, Write as _};
@@ -156,6 +157,14 @@ pub(super) fn approval(job: &JobView) -> String {
         }
     }
     text
+}
+
+/// What the parts of a machine have done in its burn-in, a line each; nothing for other jobs.
+pub(super) fn burned_in(job: &JobView) -> Vec<String> {
+    let told =
+        job.phases.iter().filter(|phase| job.kind == JobKind::BurnIn && phase.name == Phase::Inventory);
+    let lines = told.flat_map(|phase| &phase.record.detail);
+    lines.map(|(part, text)| printable(&format!("{part}: {text}"))).collect()
 }
 
 /// Everything worth reading about a node, a line each.
