@@ -71,6 +71,7 @@ mod rescue;
 mod screen;
 /// Secure Boot stays on.
 mod secure_boot;
+mod sentinels;
 /// TFTP clients of other makers.
 mod tftp_clients;
 /// Agent and server know each other, and nobody else.

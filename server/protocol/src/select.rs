@@ -18,12 +18,25 @@ const GIB: u64 = 1 << 30;
 ///
 /// # Errors
 /// [`Code::NoDisk`] when no disk may take part, [`Code::NoMatchingDisk`] when none of them fits,
-/// [`Code::AmbiguousDisk`] when several do; the detail lists the disks in question.
+/// [`Code::AmbiguousDisk`] when several do, or when the one is there by another way too: such a disk may belong to
+/// other machines as well. The detail lists the disks in question.
 pub fn select<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, Finding> {
-    match fitting(rule, disks)?[..] {
-        [one] => Ok(one),
-        ref several => Err(Finding::new(Code::AmbiguousDisk, list(several.iter().copied()))),
+    let one = match fitting(rule, disks)?[..] {
+        [one] => one,
+        ref several => return Err(Finding::new(Code::AmbiguousDisk, list(several.iter().copied()))),
+    };
+    let ways: Vec<&Disk> = disks.iter().filter(|disk| is_same(disk, one)).collect();
+    if ways.len() > 1 {
+        return Err(Finding::new(Code::AmbiguousDisk, format!("{BY_TWO_WAYS}: {}", list(ways.into_iter()))));
     }
+    Ok(one)
+}
+
+const BY_TWO_WAYS: &str = "one disk is there by two ways";
+
+/// Whether it is one disk by its World Wide Name; those without one are taken for different ones.
+fn is_same(a: &Disk, b: &Disk) -> bool {
+    core::ptr::eq(a, b) || (!a.wwn.trim().is_empty() && a.wwn.trim() == b.wwn.trim())
 }
 
 /// How much smaller than the largest disk of an array the smallest may be, in per cent: makers' sizes of one
@@ -59,9 +72,8 @@ pub fn select_all<'a>(
         return unequal("their sizes differ by more than a tenth");
     }
     fitting.sort_by(|a, b| (&a.path, &a.wwn, &a.serial).cmp(&(&b.path, &b.wwn, &b.serial)));
-    let twice = |a: &Disk, b: &Disk| !a.wwn.trim().is_empty() && a.wwn.trim() == b.wwn.trim();
-    if fitting.iter().enumerate().any(|(at, disk)| fitting[..at].iter().any(|other| twice(disk, other))) {
-        return unequal("one disk is there by two ways");
+    if fitting.iter().any(|one| disks.iter().filter(|disk| is_same(disk, one)).count() > 1) {
+        return unequal(BY_TWO_WAYS);
     }
     Ok(fitting)
 }
@@ -203,6 +215,19 @@ mod tests {
         let rule = |path: &str| DiskRule { path: Some(path.into()), ..DiskRule::default() };
         assert_eq!(select(&rule(slots[1]), &disks), Ok(&disks[1]));
         assert_eq!(code(&rule("pci0000:00"), &disks), Code::NoMatchingDisk, "the whole path");
+    }
+
+    #[test]
+    fn p04_a_disk_that_is_there_by_two_ways_is_not_taken_by_either() {
+        let way = |path: &str, wwn: &str| Disk { path: path.into(), wwn: wwn.into(), ..disk("a", GIB) };
+        let rule = DiskRule { path: Some("one".into()), ..DiskRule::default() };
+        let finding = select(&rule, &[way("one", "naa.5"), way("two", " naa.5 ")]).expect_err("refused");
+        assert_eq!(finding.code, Code::AmbiguousDisk);
+        assert!(finding.detail.contains("by two ways"), "{}", finding.detail);
+        for other in ["", "naa.6"] {
+            let disks = [way("one", if other.is_empty() { "" } else { "naa.5" }), way("two", other)];
+            assert_eq!(select(&rule, &disks), Ok(&disks[0]), "{other:?}");
+        }
     }
 
     #[test]
