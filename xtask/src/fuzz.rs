@@ -1,8 +1,10 @@
 //! `cargo xtask fuzz`: coverage-guided tests of the parsers, by libFuzzer.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
@@ -82,32 +84,46 @@ fn run(targets: &[&str], seconds: u32) -> Result<()> {
         .env("RUSTFLAGS", FLAGS)
         .status();
     SaidNo::check(built.context("cannot start cargo")?)?;
-    for target in targets {
-        let corpus = out.join("corpus").join(target);
-        fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
-        let seeds = source.join("seeds").join(target);
-        let dictionary = source.join("dictionaries").join(target);
-        let length = if *target == "agent_archive" { ARCHIVE_MAX } else { LENGTH_MAX };
-        let mut command = Command::new(out.join(TRIPLE).join("release").join(target));
-        command
-            .arg(format!("-max_total_time={seconds}"))
-            .arg(format!("-max_len={length}"))
-            .arg("-print_final_stats=0")
-            .arg(format!("-artifact_prefix={}/{target}-", out.display()))
-            .arg(&corpus);
-        if dictionary.is_file() {
-            command.arg(format!("-dict={}", dictionary.display()));
+    // Each target is busy on one core.
+    let (next, cores) = (AtomicUsize::new(0), thread::available_parallelism().map_or(1, usize::from));
+    let work = || {
+        while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            fuzz(target, seconds, &source, &out)?;
         }
-        if seeds.is_dir() {
-            command.arg(seeds);
-        }
-        eprintln!("fuzzing {target} for {seconds} s");
-        let output = command.output().with_context(|| format!("cannot start {target}"))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            bail!("{target} broke:\n{said}");
-        }
-        eprintln!("{}", said.lines().last().unwrap_or_default());
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    })
+}
+
+/// Runs one target, from the seeds in `source` and what earlier runs found, kept in `out`.
+fn fuzz(target: &str, seconds: u32, source: &Path, out: &Path) -> Result<()> {
+    let corpus = out.join("corpus").join(target);
+    fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
+    let seeds = source.join("seeds").join(target);
+    let dictionary = source.join("dictionaries").join(target);
+    let length = if target == "agent_archive" { ARCHIVE_MAX } else { LENGTH_MAX };
+    let mut command = Command::new(out.join(TRIPLE).join("release").join(target));
+    command
+        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-max_len={length}"))
+        .arg("-print_final_stats=0")
+        .arg(format!("-artifact_prefix={}/{target}-", out.display()))
+        .arg(&corpus);
+    if dictionary.is_file() {
+        command.arg(format!("-dict={}", dictionary.display()));
     }
+    if seeds.is_dir() {
+        command.arg(seeds);
+    }
+    eprintln!("fuzzing {target} for {seconds} s");
+    let output = command.output().with_context(|| format!("cannot start {target}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("{target} broke:\n{said}");
+    }
+    eprintln!("{target}: {}", said.lines().last().unwrap_or_default());
     Ok(())
 }
