@@ -6,8 +6,9 @@ use crate::common::{
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::disk::{self, FileSystem};
 use kaltstart_tests::guest::Firmware;
+use kaltstart_tests::nbd::Recorder;
 use kaltstart_tests::process::{run, tethered};
-use kaltstart_tests::recording::{self, Recording, SECTOR};
+use kaltstart_tests::recording::is_empty;
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::secs;
 use std::fs::File;
@@ -26,6 +27,8 @@ partitions = [
     { label = "data", role = "data", min_mib = 64, weight = 1, mount = "/srv" },
 ]
 "#;
+/// Bytes of the disk's sectors.
+const SECTOR: u64 = 512;
 /// Numbers of its partitions.
 const ROOT: u32 = 3;
 const DATA: u32 = 4;
@@ -83,16 +86,15 @@ fn p05_a_rebuild_keeps_the_data_that_it_names_over_a_power_cut_and_makes_all_els
         ordered.job = String::from_utf8_lossy(&placed.stdout).trim().to_owned();
 
         // Cut off in the midst, and once more from the network to the end.
-        let logs = ["writes-1", "writes-2"].map(|name| lab.dir().join(name));
-        for log in &logs {
-            recording::prepare(log, file.metadata()?.len())?;
-            ordered.guest.open(|machine| machine.disks[0].recording = Some(log.clone()));
+        for start in 1..=2 {
+            let recorder = Recorder::new(lab.dir(), &[(&file, SECTOR as u32)])?;
+            ordered.guest.open(|machine| machine.disks[0].recording = Some(recorder.socket(0).to_owned()));
             ordered.power_on()?;
-            if *log == logs[0] {
+            if start == 1 {
                 half_of_the_image(lab, &ordered)?;
                 let mut first = [0; SECTOR as usize];
                 File::open(&file)?.read_exact(&mut first)?;
-                ensure!(first == [0; SECTOR as usize], "the disk has a first sector");
+                ensure!(is_empty(&first), "the disk has a first sector");
                 lab.unthrottle(ordered.guest.tap())?;
             } else {
                 let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
@@ -101,7 +103,7 @@ fn p05_a_rebuild_keeps_the_data_that_it_names_over_a_power_cut_and_makes_all_els
                 ensure!(kept == "data", "the phase tells {kept:?}");
             }
             ordered.guest.power_off();
-            let recording = Recording::read(log)?;
+            let recording = recorder.recording()?;
             ensure!(recording.steps().len() > 9, "{} steps", recording.steps().len());
             for (offset, length) in &places {
                 recording.ensure_left(&before, *offset, *length)?;

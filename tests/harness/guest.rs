@@ -8,7 +8,6 @@ use crate::console::{Console, Mark};
 use crate::lab::Lab;
 use crate::process::Process;
 use crate::qmp::{DiskUse, Qmp};
-use crate::recording::SECTOR;
 use crate::variables;
 use crate::wait::{Poll, secs, wait_for};
 use anyhow::{Context as _, Result, bail};
@@ -147,7 +146,7 @@ pub struct DiskConfig {
     pub bus: Bus,
     /// Bytes of a sector; SATA here knows 512 alone.
     pub sector: u32,
-    /// Where everything is recorded that is written to it, see [`Recording`](crate::recording::Recording).
+    /// The socket where it is served and recorded, see [`Recorder`](crate::nbd::Recorder).
     pub recording: Option<PathBuf>,
     /// What is wrong with it.
     pub fault: Option<Fault>,
@@ -598,13 +597,11 @@ impl<'a> Guest<'a> {
                         disk.bus.file_options()
                     ),
                 ),
-                (Some(log), _) => add(
+                (Some(socket), _) => add(
                     "-blockdev",
                     format!(
-                        "driver=blklogwrites,node-name=disk{index},discard=unmap,log-sector-size={SECTOR},\
-                         file.driver=file,file.filename={file},file.cache.no-flush=on,file.discard=unmap,\
-                         log.driver=file,log.filename={},log.cache.no-flush=on",
-                        log.display()
+                        "driver=nbd,node-name=disk{index},discard=unmap,server.type=unix,server.path={}",
+                        socket.display()
                     ),
                 ),
             }

@@ -10,7 +10,8 @@
 //! | [`clients`] | DHCP clients of other makers |
 //! | [`disk`] | disk files: made, filled, looked into |
 //! | [`screen`] | the screen and the keyboard of a machine with a VGA card |
-//! | [`recording`] | what a machine wrote to a disk, and what a power cut leaves of it |
+//! | [`nbd`] | disks that record what a machine does to them |
+//! | [`recording`] | what a machine wrote to its disks, and what a power cut leaves of them |
 //! | [`ssh`] | logins to installed machines |
 //! | [`story`] | one test: runs in a lab of its own, keeps evidence when it fails |
 //! | [`wait`] | waiting for a state, with a limit, saying what was seen last |
@@ -29,6 +30,7 @@ pub mod disk;
 pub mod guest;
 pub mod http;
 pub mod lab;
+pub mod nbd;
 pub mod others;
 pub mod packets;
 pub mod pair;
