@@ -2,6 +2,7 @@
 
 use crate::common::{DISK_MIB, IMAGE, NODE, Ordered, ensure_deployed, ensure_installed, order_from};
 use crate::local::NETWORK_ASKED;
+use crate::rescue::rescue;
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::api::Job;
 use kaltstart_tests::artefacts::Artefacts;
@@ -125,6 +126,12 @@ fn a_kernel_that_loads_no_other_keeps_its_system_and_the_job_says_why() -> Resul
         job.failed_with("KS-4008")?;
         let detail = &job.findings[0].detail;
         ensure!(detail.contains("kexec_load_disabled"), "it says {detail}");
+        // Nor does it go down for a person, which changes nothing of what the node is.
+        let before = ordered.server.node(NODE)?.state;
+        let (rescue, _) = rescue(&ordered.server, &["--via", "kexec", "--confirm", NODE])?;
+        ordered.server.wait_ended(&rescue, LIMIT)?.failed_with("KS-4008")?;
+        let state = ordered.server.node(NODE)?.state;
+        ensure!(state == before, "the node was {before} and is {state}");
         ordered.guest.ensure_running()?;
         ordered.guest.power_off();
         ensure_installed(&ordered.disk)

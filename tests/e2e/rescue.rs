@@ -1,7 +1,8 @@
-//! A machine in the hands of a person: a deployed node is looked into over the network, or mended, and goes back
-//! to its work.
+//! A machine in the hands of a person: a deployed node is looked into over the network, or called back and mended,
+//! and goes back to its work.
 
 use crate::common::{AGENT_LIMIT, DEPLOY_LIMIT, IMAGE, NODE, Ordered, UP, config, machine, order_from};
+use crate::local::NETWORK_ASKED;
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::disk;
 use kaltstart_tests::guest::Firmware;
@@ -29,7 +30,7 @@ const MENDS: &str = "mount -o rw /dev/vda3 /mnt && echo yes > /mnt/mended && ech
      dd if=/dev/zero of=/dev/vdb bs=512 count=1 || echo the other was re''fused\nexit\n";
 
 /// Orders a rescue; the job and its code.
-fn rescue(server: &Server<'_>, args: &[&str]) -> Result<(String, String)> {
+pub(crate) fn rescue(server: &Server<'_>, args: &[&str]) -> Result<(String, String)> {
     let output = server.ks(&[&["rescue", NODE, "-o", "json"], args].concat(), secs(30))?;
     ensure!(output.status.success(), "{output:?}");
     let made: Value = serde_json::from_slice(&output.stdout)?;
@@ -68,6 +69,9 @@ fn a_deployed_node_is_looked_into_and_not_written_to() -> Result<()> {
         ordered.guest.power_off();
         let before = disk::digest(&file)?;
 
+        let refused = ordered.server.ks(&["rescue", NODE, "--via", "kexec", "--confirm", NODE], secs(30))?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(!refused.status.success() && said.contains("does not ask for jobs"), "{said}");
         let (job, code) = rescue(&ordered.server, &[])?;
         let mark = ordered.guest.console().mark();
         ordered.guest.power_on()?;
@@ -92,21 +96,28 @@ fn a_deployed_node_is_looked_into_and_not_written_to() -> Result<()> {
     })
 }
 
+/// The running system is called back for it, and goes down for the agent without firmware and network start.
 #[test]
-fn only_the_disk_that_was_named_is_mended() -> Result<()> {
+fn a_running_system_goes_down_for_it_and_only_the_disk_that_was_named_is_mended() -> Result<()> {
     story("rescue-mends", |lab| {
         let (artefacts, mut config) = config()?;
+        config.profiles[0].more = "recall = true\n".to_owned();
         config.profiles[0].disk_serial = Some("KT-DISK-1".into());
         let (guest, file) = machine(lab, Firmware::Uefi)?;
         let other = lab.dir().join("other.raw");
         let before = disk::sentinel(&other, 64)?;
         let mut ordered = order_from(lab, guest.disk(&other, "KT-DISK-2"), &artefacts, config, IMAGE)?;
         ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
-        ordered.guest.power_off();
 
-        let (job, code) = rescue(&ordered.server, &["--writable", "KT-DISK-1", "--confirm", NODE])?;
         let mark = ordered.guest.console().mark();
-        ordered.guest.power_on()?;
+        let order = ["--writable", "KT-DISK-1", "--via", "kexec", "--confirm", NODE];
+        let (job, code) = rescue(&ordered.server, &order)?;
+        let held = ordered.server.wait_job(&job, "the shell", RESCUE_LIMIT, |job| job.reached("handoff"))?;
+        let firmware = held.phase_named("firmware").map(|phase| phase.state.as_str());
+        ensure!(firmware == Some("skipped"), "the phase of the firmware is {firmware:?}");
+        let asked = NETWORK_ASKED.iter().find(|words| ordered.guest.console().find(words, mark).is_some());
+        ensure!(asked.is_none(), "the network was asked: {asked:?}");
+        let mark = ordered.guest.console().mark();
         typed(&ordered.server, &code, MENDS, &["it was mended", "the other was refused"])?;
         back_at_work(&ordered, &job, mark)?;
         ordered.guest.power_off();
