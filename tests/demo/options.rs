@@ -12,7 +12,7 @@ const DEPLOY_LIMIT: Duration = Duration::from_secs(1200);
 pub(crate) const USAGE: &str = "\
 usage: cargo xtask demo [OPTIONS]
   --firmware uefi|bios|uefi-http|uefi-secure   how the machine starts (default uefi)
-  --memory MB                      memory of the machine, at least 256 (default 1024)
+  --memory MB                      memory of the machine, at least 128 (default 1024)
   --image NAME                     what is installed (default debian-12; e2e is minute)
   --ramdisk cloud|generic          the agent's drivers (default generic: physical servers too)
   --limit SECONDS                  from power-on to deployed, at most (default 1200)
@@ -63,8 +63,8 @@ impl Options {
                 "--artefacts" => options.artefacts = PathBuf::from(value()?),
                 "--firmware" => options.firmware = firmware(value()?)?,
                 "--memory" => {
-                    let mib: Option<u32> = value()?.parse().ok().filter(|mib| (256..=65_536).contains(mib));
-                    options.memory_mib = mib.context("--memory is a number of MiB from 256 to 65536")?;
+                    let mib: Option<u32> = value()?.parse().ok().filter(|mib| (128..=65_536).contains(mib));
+                    options.memory_mib = mib.context("--memory is a number of MiB from 128 to 65536")?;
                 }
                 "--image" => options.image = value()?.clone(),
                 "--ramdisk" => options.ramdisk = value()?.clone(),

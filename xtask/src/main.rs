@@ -39,7 +39,12 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
     ("e2e", "[FILTER]", "run the end-to-end stories only", test::stories),
     ("powercut", "[--every N]", "cut the power after every step of an installation", test::powercut),
     ("bench", "agent [--quick] [--json FILE]", "measure laying down an image beside archivers", bench::task),
-    ("bench", "deploy [--json FILE]", "measure deploys, and print figures", bench::task),
+    (
+        "bench",
+        "deploy [sizes|time|memory …] [--json FILE]",
+        "measure deploys, and print figures",
+        bench::task,
+    ),
     (
         "bench",
         "boot [dhcp|tftp|http|memory …] [--quick] [--json FILE]",
