@@ -1,13 +1,14 @@
 //! The command line: what is typed, and which function does it.
 
 use crate::client::{self, ClientCommand, Connection};
+use crate::config::Config;
 use crate::dhcp_options::OtherServer;
 use crate::exit::Exit;
 use crate::explain::{self, Explain};
-use crate::{clock, config, dhcp_options, serve, tls};
+use crate::{backup, clock, config, dhcp_options, serve, tls};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Boot server: from power button to production, in minutes.
 #[derive(Debug, Parser)]
@@ -32,6 +33,22 @@ enum Command {
         /// Configuration file
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Copy all that the server remembers into a new directory, while it runs
+    Backup {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// The directory to make
+        to: PathBuf,
+    },
+    /// Make data_dir, which must be empty, of a backup
+    Restore {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// The backup's directory
+        from: PathBuf,
     },
     /// Print what another DHCP server must be told so that its clients boot from here
     DhcpOptions {
@@ -92,6 +109,8 @@ impl Cli {
                 }
                 Err(error) => usage(&error.into()),
             },
+            Command::Backup { config, to } => on(&config, |config| backup::backup(config, &to)),
+            Command::Restore { config, from } => on(&config, |config| backup::restore(config, &from)),
             Command::DhcpOptions { other, config, interface } => {
                 let text = config::load(&config).map_err(anyhow::Error::from).and_then(|config| {
                     Ok(dhcp_options::text(other, &config, config.dhcp_on(interface.as_deref())?)?)
@@ -137,6 +156,14 @@ impl TlsCommand {
             Self::Show { config } => tls::show(&config::load(&config)?, now)?,
             Self::Rotate { config, authority } => tls::rotate(&config::load(&config)?, authority, now)?,
         })
+    }
+}
+
+/// Does something with a configuration, and prints what came of it.
+fn on(config: &Path, work: impl FnOnce(&Config) -> anyhow::Result<String>) -> Exit {
+    match config::load(config) {
+        Ok(config) => told(work(&config)),
+        Err(error) => usage(&error.into()),
     }
 }
 

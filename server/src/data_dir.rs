@@ -10,6 +10,9 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+/// The file that is locked while somebody uses the directory.
+pub(crate) const LOCK: &str = "lock";
+
 /// Makes it when there is none: what is remembered of the machines is for the server's own user, who
 /// must be able to reach it through the directories above.
 pub(crate) fn make(dir: &Path) -> Result<()> {
@@ -24,7 +27,7 @@ pub(crate) fn make(dir: &Path) -> Result<()> {
 /// Makes sure that no other server works on the same data: two lease tables would promise one
 /// address twice.
 pub(crate) fn lock(dir: &Path) -> Result<Flock<fs::File>> {
-    let path = dir.join("lock");
+    let path = dir.join(LOCK);
     let file = fs::File::options().append(true).create(true).mode(0o600).open(&path);
     let file = file.with_context(|| format!("cannot make {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {

@@ -51,6 +51,11 @@ impl Store {
     }
 }
 
+/// Lets whoever opens this database notice that it is a copy.
+pub(super) fn disown(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE meta SET value = 'a copy' WHERE key = ?1", [FILE]).map(|_| ())
+}
+
 fn get(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }

@@ -5,6 +5,7 @@
 //! older one is a [`Commit::Conflict`] and must be decided again.
 
 mod copied;
+mod copy;
 mod index;
 mod leases;
 mod leases6;
@@ -14,6 +15,7 @@ mod rows;
 mod transaction;
 mod writer;
 
+pub use copy::{Snapshot, copy};
 pub use index::{Brief, Index};
 pub use leases::Wanted;
 pub use transaction::Transaction;
@@ -37,6 +39,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{oneshot, watch};
 use writer::Writer;
 
+/// The database's file in the data directory.
+pub const FILE: &str = "kaltstart.db";
+
 /// Events that are kept.
 const EVENTS_MAX: i64 = 200_000;
 
@@ -48,7 +53,7 @@ const LOG_LINES_MAX: i64 = 1_000_000;
 pub enum StoreError {
     /// The file cannot be opened or is damaged.
     #[error(
-        "database {path} cannot be opened, or is damaged; restore a copy of data_dir, or move the file away to begin anew"
+        "database {path} cannot be opened, or is damaged; move data_dir away and restore a backup, or move the file away to begin anew"
     )]
     Open {
         /// The file.
@@ -74,6 +79,14 @@ pub enum StoreError {
         path: PathBuf,
         /// Its version.
         found: i64,
+    },
+    /// Its pages contradict each other.
+    #[error("database {path} is damaged: {found}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite finds.
+        found: String,
     },
     /// No writing thread.
     #[error("cannot start the store's thread")]
@@ -189,7 +202,7 @@ impl Store {
     /// # Errors
     /// When it cannot be opened, or was written by a newer program.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let path = dir.join("kaltstart.db");
+        let path = dir.join(FILE);
         let file = make(&path).and_then(|()| copied::identity(&path));
         let file = file.map_err(|source| StoreError::Access { path: path.clone(), source })?;
         let open = |source| StoreError::Open { path: path.clone(), source };

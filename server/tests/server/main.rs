@@ -2,6 +2,7 @@
 
 mod agent;
 mod api;
+mod backup;
 mod burn_in;
 mod client;
 mod durability;

@@ -1,0 +1,152 @@
+//! `kaltstart backup` and `kaltstart restore`: a backup is a directory of the same shape as `data_dir`, taken while
+//! the server runs.
+
+use crate::config::Config;
+use crate::data_dir;
+use crate::store::{self, Snapshot};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// What a backup that is not whole yet is called besides its name.
+const UNFINISHED: &str = ".unfinished";
+
+/// Copies all that the server remembers into `to`, which must not exist yet.
+///
+/// # Errors
+/// When there is something, there is no database, it is damaged or another program's, or anything cannot be copied;
+/// then there is no `to`.
+pub(crate) fn backup(config: &Config, to: &Path) -> Result<String> {
+    ensure!(!exists(to)?, "{} is there already; a backup gets a place of its own", to.display());
+    let mut name = to.file_name().with_context(|| format!("{} names no directory", to.display()))?.to_owned();
+    name.push(UNFINISHED);
+    let unfinished = to.with_file_name(name);
+    if exists(&unfinished)? {
+        fs::remove_dir_all(&unfinished).with_context(|| cannot("remove", &unfinished))?;
+    }
+    make(&unfinished)?;
+    let copied = copy(&config.data_dir, &unfinished).and_then(|copied| {
+        // What has the name is whole, also after a power cut.
+        fs::rename(&unfinished, to).with_context(|| cannot("make", to))?;
+        sync(to.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")))?;
+        Ok(copied)
+    });
+    if copied.is_err() {
+        fs::remove_dir_all(&unfinished).ok();
+    }
+    Ok(format!(
+        "{copied} are in {}, keys among them: keep it as safe as data_dir",
+        to.display(),
+        copied = copied?
+    ))
+}
+
+/// Makes `data_dir` of a backup. No server may use it, and nothing may be in it.
+///
+/// # Errors
+/// When that does not hold, or `from` is no whole backup; then there is nothing in `data_dir`.
+pub(crate) fn restore(config: &Config, from: &Path) -> Result<String> {
+    let to = &config.data_dir;
+    ensure!(
+        exists(&from.join(store::FILE))?,
+        "{} holds no backup: there is no {}",
+        from.display(),
+        store::FILE
+    );
+    data_dir::make(to)?;
+    let _alone = data_dir::lock(to)?;
+    let there: Vec<PathBuf> =
+        entries(to)?.into_iter().filter(|path| !path.ends_with(data_dir::LOCK)).collect();
+    if let Some(there) = there.first() {
+        bail!(
+            "data_dir {} is in use: {} is there; stop the server and move the directory away, so that nothing is lost",
+            to.display(),
+            there.display()
+        );
+    }
+    let copied = copy(from, to);
+    if copied.is_err() {
+        for path in entries(to)? {
+            if !path.ends_with(data_dir::LOCK) {
+                fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)).ok();
+            }
+        }
+    }
+    Ok(format!(
+        "{} are in {}. What was ordered before the backup and is not done ends with KS-2110 when the server starts; \
+         what the fleet did since then it learns from the machines",
+        copied?,
+        to.display()
+    ))
+}
+
+/// Copies database and files of the directory `from` into `to`; tells how many.
+fn copy(from: &Path, to: &Path) -> Result<String> {
+    // First the database: what it names in files is in them before it.
+    let Snapshot { nodes, jobs } = store::copy(&from.join(store::FILE), &to.join(store::FILE))?;
+    let files = copy_files(from, to)?;
+    Ok(format!("{nodes} nodes, {jobs} jobs and {files} files"))
+}
+
+/// Copies the files of a directory and of those in it; tells how many. Those of the database and locks are left out.
+fn copy_files(from: &Path, to: &Path) -> Result<u64> {
+    let mut files = 0;
+    for path in entries(from)? {
+        let name = path.file_name().unwrap_or_default();
+        let target = to.join(name);
+        if name == data_dir::LOCK || name.as_encoded_bytes().starts_with(store::FILE.as_bytes()) {
+            continue;
+        }
+        let kind = fs::symlink_metadata(&path).with_context(|| cannot("read", &path))?.file_type();
+        if kind.is_dir() {
+            make(&target)?;
+            files += copy_files(&path, &target)?;
+        } else if kind.is_file() {
+            files += u64::from(copy_file(&path, &target)?);
+        } else {
+            bail!("{} is neither a file nor a directory; the server makes no such thing", path.display());
+        }
+    }
+    sync(to)?;
+    Ok(files)
+}
+
+/// Whether it was still there to be copied.
+fn copy_file(from: &Path, to: &Path) -> Result<bool> {
+    let mut source = match File::open(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened.with_context(|| cannot("read", from))?,
+    };
+    let target = File::options().write(true).create_new(true).mode(0o600).open(to);
+    let mut target = target.with_context(|| cannot("make", to))?;
+    io::copy(&mut source, &mut target)
+        .and_then(|_| target.sync_all())
+        .with_context(|| cannot("copy", from))?;
+    Ok(true)
+}
+
+/// What is in a directory, in the order of the names.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut entries: Vec<PathBuf> = entries.with_context(|| cannot("read", dir))?;
+    entries.sort();
+    Ok(entries)
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().with_context(|| cannot("read", path))
+}
+
+fn make(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(dir).with_context(|| cannot("make", dir))
+}
+
+fn sync(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| cannot("sync", dir))
+}
+
+fn cannot(what: &str, path: &Path) -> String {
+    format!("cannot {what} {}", path.display())
+}
