@@ -9,7 +9,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
 /// From version 0, an empty database, on.
-const MIGRATIONS: [Migration; 4] = [tables, lease_columns, dhcp6, losses];
+const MIGRATIONS: [Migration; 5] = [tables, lease_columns, dhcp6, losses, jobs_by_node];
 
 /// Version of the schema this program reads and writes.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -94,6 +94,11 @@ fn losses(connection: &Connection) -> rusqlite::Result<()> {
         "ALTER TABLE jobs ADD COLUMN loses_at INTEGER;
          CREATE INDEX jobs_by_loss ON jobs (loses_at) WHERE loses_at IS NOT NULL;",
     )
+}
+
+/// A node's jobs, of which the newest are kept.
+fn jobs_by_node(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("CREATE INDEX jobs_by_node ON jobs (node, id);")
 }
 
 #[cfg(test)]

@@ -45,6 +45,9 @@ pub const FILE: &str = "kaltstart.db";
 /// Events that are kept.
 const EVENTS_MAX: i64 = 200_000;
 
+/// Jobs of a node that are kept.
+const JOBS_OF_A_NODE_MAX: i64 = 50;
+
 /// Log lines that are kept.
 const LOG_LINES_MAX: i64 = 1_000_000;
 

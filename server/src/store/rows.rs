@@ -1,6 +1,6 @@
 //! Rows of the tables: documents, and the statements that write them.
 
-use super::{Commit, EVENTS_MAX, Key, Versioned};
+use super::{Commit, EVENTS_MAX, JOBS_OF_A_NODE_MAX, Key, Versioned};
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{Job, JobState, Machine, Node, State};
 use kaltstart_protocol::ids::JobId;
@@ -126,6 +126,15 @@ pub(super) fn put_machine(
                 loses_at,
                 to_json(job)?
             ])?;
+        if job.state == JobState::Queued {
+            // All before it have ended: a node has one job at a time.
+            connection
+                .prepare_cached(
+                    "DELETE FROM jobs WHERE id IN \
+                     (SELECT id FROM jobs WHERE node = ?1 ORDER BY id DESC LIMIT -1 OFFSET ?2)",
+                )?
+                .execute(params![id, JOBS_OF_A_NODE_MAX])?;
+        }
     }
     Ok(Commit::Done)
 }

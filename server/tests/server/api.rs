@@ -279,3 +279,23 @@ async fn a_hangup_is_answered_in_the_log_and_ends_nothing() {
     }
     assert!(site.stop().success(), "{}", site.log());
 }
+
+#[tokio::test]
+async fn of_a_nodes_jobs_the_newest_fifty_are_kept() {
+    let site = Site::start().await;
+    for n in 1..=2 {
+        site.declare(&format!("n{n}"), mac(n)).await;
+    }
+    let other = site.order("n2", "deploy").await;
+    let mut jobs = Vec::new();
+    for _ in 0..52 {
+        let job = site.order("n1", "deploy").await;
+        site.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await;
+        jobs.push(job);
+    }
+    for (index, job) in jobs.iter().enumerate() {
+        let kept = if index < 2 { StatusCode::NOT_FOUND } else { StatusCode::OK };
+        assert_eq!(site.get(&format!("/v1/jobs/{job}")).await.status, kept, "job {index}");
+    }
+    assert_eq!(site.get(&format!("/v1/jobs/{other}")).await.json["state"], "queued");
+}
