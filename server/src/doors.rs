@@ -5,7 +5,7 @@ mod dhcp6;
 mod syslog;
 mod tftp;
 
-pub(crate) use dhcp::DhcpDoor;
+pub use dhcp::{DhcpDoor, dhcp_service};
 pub(crate) use dhcp6::Dhcp6Door;
 pub(crate) use syslog::SyslogDoor;
 pub(crate) use tftp::{TftpCounter, TftpDoor};

@@ -15,7 +15,7 @@ mod confinement;
 mod data_dir;
 pub mod dhcp_options;
 mod disk_keys;
-mod doors;
+pub mod doors;
 pub mod exit;
 pub mod explain;
 pub mod http;

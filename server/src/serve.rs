@@ -5,21 +5,19 @@ use crate::clock;
 use crate::config::{self, Config, Log, LogFormat};
 use crate::confinement::{self, Confinement, Gate};
 use crate::data_dir;
-use crate::doors::{Dhcp6Door, DhcpDoor, SyslogDoor, TftpCounter, TftpDoor};
+use crate::doors::{Dhcp6Door, DhcpDoor, SyslogDoor, TftpCounter, TftpDoor, dhcp_service};
 use crate::exit::Exit;
 use crate::http::listen::{self, Routes};
 use crate::net::interfaces::Interfaces;
 use crate::net::{self, dhcp, dhcp6, tftp};
 use crate::sockets::Sockets;
-use crate::store::{Key, Store};
+use crate::store::Store;
 use crate::tls::{self, Tls};
 use crate::trace;
 use anyhow::{Context, Result};
 use kaltstart_core::dhcp::lease::LeaseTable;
 use kaltstart_core::dhcp::role::Mode;
-use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::trace::What;
-use kaltstart_protocol::finding::Code;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -96,9 +94,7 @@ async fn serve(config: Config, gate: &Gate) -> Result<()> {
     let tls = Tls::open(tls::dir(&config.data_dir), config.names(), clock::now())
         .context("no certificate for the server")?;
     let app = Arc::new(App::new(config, store, admin, Arc::new(tls)).await?);
-    for node in app.store.due(None)? {
-        app.apply(Key::Id(&node), &Event::ServerStarted).await?;
-    }
+    app.started().await?;
     for missing in app.config.missing() {
         tracing::warn!("{missing}");
     }
@@ -201,25 +197,9 @@ async fn serve_dhcp(
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
 ) -> Result<()> {
-    let subnets = app.config.subnets();
-    let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
-    app.store.put_leases(resumed.writes).await?;
-    let restored = app.restored;
-    let longest_ms = subnets.iter().map(|subnet| subnet.looking.longest_ms).max().unwrap_or(0);
-    let left_ms = restored.map_or(0, |at| longest_ms.saturating_sub(resumed.now.since(at)));
-    if left_ms > 0 {
-        tracing::warn!(
-            code = Code::LeasesRestored.number(),
-            minutes_left = left_ms.div_ceil(60_000),
-            "the database is a restored copy: leases given since it was made are not known; until all of them must \
-             have ended free addresses are offered on a wire when nobody has them, and behind relays not at all"
-        );
-    }
-    let (door, watches) = (DhcpDoor::new(app.clone()), app.watches.clone());
     let pinger = pinger.map(Arc::new);
     let ping = pinger.clone().map(|pinger| pinger as Arc<dyn dhcp::Ping>);
-    let service = dhcp::Service::new(door, subnets, watches, resumed.table, resumed.now, restored, ping);
-    app.metrics.watch_dhcp(service.clone(), app.watches.clone());
+    let service = dhcp_service(app, DhcpDoor::new(app.clone()), ping).await?;
     // Threads of their own: they sleep in their sockets.
     for listener in listeners {
         let (service, stop) = (service.clone(), stop.clone());
@@ -316,17 +296,6 @@ async fn watch_deadlines(app: Arc<App>) {
     let mut ticks = tokio::time::interval(DEADLINES_EVERY);
     loop {
         ticks.tick().await;
-        let due: Vec<_> = match app.store.due(Some(clock::now())) {
-            Ok(due) => due,
-            Err(error) => {
-                tracing::error!(%error, "deadlines");
-                continue;
-            }
-        };
-        for node in due {
-            if let Err(error) = app.deadline_passed(&node).await {
-                tracing::error!(%error, node = node.as_str(), "deadline");
-            }
-        }
+        app.look_at_deadlines().await;
     }
 }

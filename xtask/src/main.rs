@@ -20,6 +20,7 @@ mod modules;
 mod packages;
 mod ramdisk;
 mod recipes;
+mod sim;
 mod test;
 
 #[cfg(test)]
@@ -52,6 +53,12 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
         bench::task,
     ),
     ("fuzz", "[TARGET] [--seconds N]", "search for bytes that break a parser", fuzz::task),
+    (
+        "sim",
+        "--seed N | --seeds N --minutes M",
+        "let a simulated fleet live through faults: one seed in full, or many",
+        sim::task,
+    ),
     ("image", "NAME [--compression zstd|gzip] [--check]", "build an operating system image", image::task),
     (
         "ramdisk",

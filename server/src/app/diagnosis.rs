@@ -54,6 +54,30 @@ impl App {
         why::why(&trace, machine, &site, now)
     }
 
+    /// Lets jobs hear that the server starts, once it did.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub async fn started(&self) -> Result<(), AppError> {
+        for node in self.store.due(None)? {
+            self.apply(Key::Id(&node), &Event::ServerStarted).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets all overdue jobs hear of it; what fails is logged, and tried at the next look.
+    pub async fn look_at_deadlines(&self) {
+        let due = match self.store.due(Some(clock::now())) {
+            Ok(due) => due,
+            Err(error) => return tracing::error!(%error, "deadlines"),
+        };
+        for node in due {
+            if let Err(error) = self.deadline_passed(&node).await {
+                tracing::error!(%error, node = node.as_str(), "deadline");
+            }
+        }
+    }
+
     /// Lets an overdue job hear of it, and of its cause where packets show one.
     ///
     /// # Errors

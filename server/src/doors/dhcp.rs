@@ -2,11 +2,11 @@
 
 use crate::app::App;
 use crate::clock;
-use crate::net::dhcp::{Backend, BackendError, Knowledge, Lookup};
+use crate::net::dhcp::{Backend, BackendError, Knowledge, Lookup, Ping, Service};
 use crate::net::rarely::Rarely;
-use crate::store::{Index, Key, Transaction, WriteError};
+use crate::store::{Index, Key, StoreError, Transaction, WriteError};
 use kaltstart_core::dhcp::client::Client;
-use kaltstart_core::dhcp::lease::LeaseWrite;
+use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite};
 use kaltstart_core::dhcp::{Contact, Drop, Known};
 use kaltstart_core::lifecycle::event::{Asker, Event, Happening};
 use kaltstart_core::lifecycle::{self, Step};
@@ -23,15 +23,47 @@ use std::time::Instant;
 pub(super) type Told = (Machine, Vec<Happening>);
 
 /// Connects the DHCP service with the store and the machines' life.
-pub(crate) struct DhcpDoor {
+pub struct DhcpDoor {
     app: Arc<App>,
     exhausted: Exhausted,
 }
 
 impl DhcpDoor {
-    pub(crate) fn new(app: Arc<App>) -> Self {
+    /// The door of `app`.
+    #[must_use]
+    pub fn new(app: Arc<App>) -> Self {
         Self { app, exhausted: Exhausted::default() }
     }
+}
+
+/// The DHCP service of `app` behind `door`: it goes on with the leases that are stored, and looks for free addresses
+/// by `pinger`.
+///
+/// # Errors
+/// When the store fails.
+pub async fn dhcp_service<B: Backend>(
+    app: &App,
+    door: B,
+    pinger: Option<Arc<dyn Ping>>,
+) -> Result<Arc<Service<B>>, StoreError> {
+    let subnets = app.config.subnets();
+    let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
+    app.store.put_leases(resumed.writes).await?;
+    let restored = app.restored;
+    let longest_ms = subnets.iter().map(|subnet| subnet.looking.longest_ms).max().unwrap_or(0);
+    let left_ms = restored.map_or(0, |at| longest_ms.saturating_sub(resumed.now.since(at)));
+    if left_ms > 0 {
+        tracing::warn!(
+            code = Code::LeasesRestored.number(),
+            minutes_left = left_ms.div_ceil(60_000),
+            "the database is a restored copy: leases given since it was made are not known; until all of them must \
+             have ended free addresses are offered on a wire when nobody has them, and behind relays not at all"
+        );
+    }
+    let watches = app.watches.clone();
+    let service = Service::new(door, subnets, watches, resumed.table, resumed.now, restored, pinger);
+    app.metrics.watch_dhcp(service.clone(), app.watches.clone());
+    Ok(service)
 }
 
 /// Tells the log that there is no free address, but not too often.

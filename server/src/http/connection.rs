@@ -90,6 +90,11 @@ impl Door {
         let same_host = peer == own || peer.is_loopback();
         Ok(Self { peer: Arc::new(Peer::at(peer)), own, tls, same_host })
     }
+
+    /// That of a client within this process, which stands for one on the network.
+    pub(super) fn within(peer: IpAddr, own: IpAddr, tls: bool) -> Self {
+        Self { peer: Arc::new(Peer::at(peer)), own, tls, same_host: false }
+    }
 }
 
 /// Plain HTTP/1.1.

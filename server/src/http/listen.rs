@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use axum::response::Response;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,19 +26,27 @@ pub struct Routes {
     router: Router,
     room: Room,
     idle_max: Duration,
+    /// The address of plain HTTP.
+    own: IpAddr,
 }
 
 impl Routes {
     /// All routes of `app`.
     #[must_use]
     pub fn new(app: Arc<App>) -> Self {
-        let idle_max = app.config.http.timeout();
-        Self { router: super::router(app), room: Room::new(), idle_max }
+        let (idle_max, own) = (app.config.http.timeout(), IpAddr::V4(*app.config.http.listen.ip()));
+        Self { router: super::router(app), room: Room::new(), idle_max, own }
     }
 
     /// Longest a client may keep the server waiting.
     pub(super) fn idle_max(&self) -> Duration {
         self.idle_max
+    }
+
+    /// Answers one request of a client in this process, which is at the address `from`, over TLS or in the clear.
+    pub async fn ask(&self, request: Request<Body>, from: IpAddr, tls: bool) -> Response {
+        let own = self.own;
+        self.answer(request, Door::within(from, own, tls)).await
     }
 
     /// Answers one request that came in through `door`.

@@ -26,6 +26,7 @@ pub use stats::Stats;
 pub use watcher::Watcher;
 pub use watches::{ServerView, Subject, SubnetView, Watches};
 
+use crate::clock::Steady;
 use crate::net::rarely::Rarely;
 use flight::{Batch, Flight};
 use kaltstart_core::dhcp::client::Client;
@@ -140,8 +141,8 @@ pub struct Service<B> {
     flight: Flight,
     checks: PingChecks,
     watches: Arc<Watches>,
-    /// Time of the leases at an instant: it follows no jump of the clock on the wall.
-    clock: (Millis, Instant),
+    /// The time of the leases.
+    clock: Steady,
     /// Since when the table is known to be an older copy.
     restored: Option<Millis>,
     stats: Arc<Stats>,
@@ -171,7 +172,7 @@ impl<B: Backend> Service<B> {
             table: Mutex::new(table),
             flight: Flight::default(),
             checks: PingChecks::new(pinger),
-            clock: (now, Instant::now()),
+            clock: Steady::new(now),
             restored,
             stats: Arc::default(),
             declining: Rarely::default(),
@@ -182,8 +183,7 @@ impl<B: Backend> Service<B> {
     /// The time of the leases.
     #[must_use]
     pub fn now(&self) -> Millis {
-        let (start, at) = self.clock;
-        start.plus(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.clock.now()
     }
 
     /// Answers on one interface until it is told to stop; what is begun is finished. Blocks its
@@ -220,8 +220,8 @@ impl<B: Backend> Service<B> {
         }
     }
 
-    /// Somebody answers for an address.
-    fn heard_from(self: &Arc<Self>, address: Ipv4Addr) {
+    /// Somebody answers for an address that was looked for.
+    pub fn heard_from(self: &Arc<Self>, address: Ipv4Addr) {
         if let Some(waiting) = self.checks.take(address) {
             self.let_rest(address, waiting);
         }
@@ -244,7 +244,7 @@ impl<B: Backend> Service<B> {
     }
 
     /// Sends the offers that have waited until `now`, but for those whose address somebody has.
-    fn release_due(self: &Arc<Self>, now: Instant) {
+    pub fn release_due(self: &Arc<Self>, now: Instant) {
         for (address, waiting, in_use) in self.checks.due(now) {
             if in_use {
                 self.let_rest(address, waiting);
@@ -345,7 +345,7 @@ impl<B: Backend> Service<B> {
         let Knowledge { nodes, reserved } = self.backend.known(&lookups);
         let (known, strangers): (Vec<_>, Vec<_>) =
             seen.into_iter().zip(nodes).partition(|(_, node)| node.is_some());
-        let (now, (started, _)) = (self.now(), self.clock);
+        let (now, started) = (self.now(), self.clock.start());
         let (running_ms, restored_ms) = (now.since(started), self.restored.map(|at| now.since(at)));
         let mut decided = Decided::new(link.clone());
         // Our machines first: a flood of strangers takes no time and no address from them.

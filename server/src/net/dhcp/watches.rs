@@ -1,6 +1,6 @@
 //! The watch over every subnet, shared by those who see packets and those who ask.
 
-use crate::clock;
+use crate::clock::{self, Steady};
 use kaltstart_core::dhcp::foreign::{self, Sighting};
 use kaltstart_core::dhcp::lease::Usage;
 use kaltstart_core::dhcp::role::{Mode, Role};
@@ -14,7 +14,6 @@ use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
 /// A subnet to be watched.
 #[derive(Debug, Clone)]
@@ -103,8 +102,7 @@ impl Watched {
 #[derive(Debug)]
 pub struct Watches {
     subnets: Vec<Watched>,
-    /// Wall clock at an instant: it follows no jumps.
-    clock: (Millis, Instant),
+    clock: Steady,
 }
 
 impl Watches {
@@ -117,12 +115,7 @@ impl Watches {
             tracing::info!(interface = subject.interface, %mode, role = %watch.role(), "DHCP: role at the start");
             Watched { subject, watch: Mutex::new(watch), probe_mac: OnceLock::new() }
         };
-        Self { subnets: subjects.into_iter().map(watched).collect(), clock: (now, Instant::now()) }
-    }
-
-    fn now(&self) -> Millis {
-        let (start, at) = self.clock;
-        start.plus(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Self { subnets: subjects.into_iter().map(watched).collect(), clock: Steady::new(now) }
     }
 
     fn of(&self, network: Network) -> Option<&Watched> {
@@ -174,7 +167,7 @@ impl Watches {
     pub(super) fn due_probe(&self, network: Network, own: Mac) -> Option<Message> {
         let one = self.of(network)?;
         one.probe_mac.get_or_init(|| foreign::probe_mac(own));
-        let now = self.now();
+        let now = self.clock.now();
         let mut watch = one.watch();
         if now < watch.next_probe() {
             return None;
@@ -192,7 +185,7 @@ impl Watches {
     fn saw(&self, network: Network, sighting: Sighting) {
         let Some(one) = self.of(network) else { return };
         let mut watch = one.watch();
-        let news = watch.saw(sighting, self.now());
+        let news = watch.saw(sighting, self.clock.now());
         let known = watch.servers().get(&sighting.server).copied();
         // Where addresses are another server's business, that server is expected.
         let expected = watch.mode() == Mode::Proxy || one.subject.others_allowed;

@@ -14,6 +14,7 @@ mod tests;
 
 pub use socket::Listener;
 
+use crate::clock::Steady;
 use crate::net::dhcp::BackendError;
 use crate::net::rarely::Rarely;
 use kaltstart_core::dhcp::Known;
@@ -86,8 +87,8 @@ pub struct Service<B> {
     duid: Vec<u8>,
     /// Held until a batch is committed: promises are made one after another.
     table: Mutex<LeaseTable<Ipv6Addr>>,
-    /// Time of the leases at an instant: it follows no jump of the clock on the wall.
-    clock: (Millis, Instant),
+    /// The time of the leases.
+    clock: Steady,
     /// Whether leases cannot be stored, as far as the last commit tells.
     failing: AtomicBool,
     /// Relays that are not known, of which the log was told.
@@ -105,14 +106,13 @@ impl<B: Backend> Service<B> {
         table: LeaseTable<Ipv6Addr>,
         now: Millis,
     ) -> Arc<Self> {
-        let (table, clock) = (Mutex::new(table), (now, Instant::now()));
+        let (table, clock) = (Mutex::new(table), Steady::new(now));
         let (failing, strange_relays) = (AtomicBool::new(false), Rarely::default());
         Arc::new(Self { backend, subnets, duid, table, clock, failing, strange_relays })
     }
 
     fn now(&self) -> Millis {
-        let (start, at) = self.clock;
-        start.plus(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.clock.now()
     }
 
     fn table(&self) -> MutexGuard<'_, LeaseTable<Ipv6Addr>> {

@@ -1,0 +1,88 @@
+//! Operators: look at a machine, and order, take back, accept or mend what fits, as their dice say.
+
+use crate::server::Ask;
+use crate::site::{PROFILE, SERVER, admin};
+use serde_json::{Value, json};
+
+/// What an operator waits for.
+#[derive(Debug, Clone)]
+pub(crate) enum Errand {
+    /// The view of a machine, to do something with it.
+    Look { server: usize, roll: u64 },
+    /// The same once nothing fails any more: nothing new is ordered.
+    Check { server: usize },
+    /// An order; then the machine is switched on, if it is to be.
+    Order { server: usize, press: bool },
+    /// Anything else.
+    Other,
+}
+
+/// What follows from an answer.
+pub(crate) enum Follow {
+    Nothing,
+    Ask(Errand, Ask),
+    /// Somebody resets the machine, or switches it on.
+    Press(usize),
+}
+
+fn ask(post: bool, path: String, body: &Value) -> Ask {
+    let body = if post { body.to_string().into_bytes() } else { Vec::new() };
+    Ask { post, path, body, bearer: Some(admin().expose().to_owned()), from: SERVER, tls: true, waits: false }
+}
+
+/// Asks for a machine's view.
+pub(crate) fn look(mac: &str) -> Ask {
+    ask(false, format!("/v1/nodes/{mac}"), &Value::Null)
+}
+
+/// Declares a machine.
+pub(crate) fn declare(name: &str, mac: &str, address: Option<&str>) -> Ask {
+    ask(true, "/v1/nodes".into(), &json!({"name": name, "mac": mac, "address": address}))
+}
+
+/// What an operator does with a machine that looks like this.
+pub(crate) fn decide(server: usize, mac: &str, view: &Value, roll: u64) -> Follow {
+    let (dice, coin) = (roll % 100, roll / 100 % 100);
+    let post = |path: &str, body: &Value| ask(true, format!("/v1/{path}"), body);
+    let other = |path: String| Follow::Ask(Errand::Other, post(&path, &json!({})));
+    let order = |kind: &str| {
+        let mut body = json!({"kind": kind});
+        if kind != "release" {
+            body["profile"] = PROFILE.into();
+        }
+        // Gives up what lies on the disks, if somebody looked.
+        if coin < 50 {
+            body["erase"] = view["fingerprints"].clone();
+        }
+        let errand = Errand::Order { server, press: coin % 10 < 8 };
+        Follow::Ask(errand, post(&format!("nodes/{mac}/jobs"), &body))
+    };
+    if let Some(job) = view["job"].as_str() {
+        return match dice {
+            0..18 => other(format!("jobs/{job}/cancel")),
+            18..30 => Follow::Press(server),
+            30..40 => {
+                Follow::Ask(Errand::Other, post(&format!("nodes/{mac}/power"), &json!({"observed": "on"})))
+            }
+            _ => Follow::Nothing,
+        };
+    }
+    match (view["state"].as_str().unwrap_or_default(), dice) {
+        ("expected", 0..30) => order("deploy"),
+        ("expected", 30..70) => Follow::Press(server),
+        ("discovered", 0..70) => other(format!("nodes/{mac}/accept")),
+        ("available", 0..60) | ("allocated", 0..50) => order("deploy"),
+        ("allocated", 50..65) | ("releasing", 0..70) => order("release"),
+        ("deployed", 0..35) => order("rebuild"),
+        ("deployed", 35..55) => order("release"),
+        ("available" | "deployed", 60..64) => other(format!("nodes/{mac}/break")),
+        ("broken", 0..80) => other(format!("nodes/{mac}/repair")),
+        _ => Follow::Nothing,
+    }
+}
+
+/// What an operator does who wants all jobs to end: their machines must be on.
+pub(crate) fn check(server: usize, view: &Value) -> Follow {
+    let waits = view["headline"].as_str().is_some_and(|headline| headline.starts_with("waiting"));
+    if waits { Follow::Press(server) } else { Follow::Nothing }
+}

@@ -1,0 +1,120 @@
+//! An installed system: has an address by the agent's DHCP client, and reports itself until that is noted.
+
+use crate::machine::{Body, Effect, Line, Next, Timer};
+use crate::server::{Answer, Ask};
+use kaltstart_agent::backoff::Policy;
+use kaltstart_agent::dhcp_client::{Client, Step};
+use kaltstart_protocol::node_api::{BootOrder, NodeReport};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// As the agent's `report` has it.
+const RETRY: Policy = Policy { first: Duration::from_secs(1), cap: Duration::from_secs(60) };
+
+/// Lets a DHCP client do what is due.
+pub(crate) fn drive(client: &mut Client, body: &mut Body<'_>) {
+    loop {
+        let now = Duration::from_millis(crate::time::now());
+        match client.poll(now, body.rng.u32()) {
+            Step::Send { packet, .. } => body.effects.push(Effect::Dhcp(packet)),
+            Step::WaitUntil(then) => {
+                let wait = then.saturating_sub(now).as_millis();
+                body.timer(u64::try_from(wait).unwrap_or(u64::MAX).max(1), Timer::Dhcp);
+                return;
+            }
+        }
+    }
+}
+
+/// Hands a packet to a DHCP client; true when there is a new or renewed lease.
+pub(crate) fn hear(client: &mut Client, packet: &[u8], body: &mut Body<'_>) -> bool {
+    let is_new = client.receive(packet, Duration::from_millis(crate::time::now()), body.rng.u32());
+    drive(client, body);
+    is_new
+}
+
+/// A running system.
+pub(crate) struct Os {
+    dhcp: Client,
+    failures: u32,
+    reporting: bool,
+}
+
+impl Os {
+    pub(crate) fn begin(body: &mut Body<'_>) -> Self {
+        let now = Duration::from_millis(crate::time::now());
+        let mut dhcp = Client::new(body.hardware.mac, body.rng.u32(), now);
+        drive(&mut dhcp, body);
+        Self { dhcp, failures: 0, reporting: false }
+    }
+
+    pub(crate) fn address(&self) -> Option<Ipv4Addr> {
+        self.dhcp.lease().map(|lease| lease.address)
+    }
+
+    pub(crate) fn timer(&mut self, timer: Timer, body: &mut Body<'_>) -> Next {
+        match timer {
+            Timer::Dhcp => drive(&mut self.dhcp, body),
+            Timer::Resend(_) => self.report(body),
+            Timer::Step | Timer::Restart => {}
+        }
+        Next::Same
+    }
+
+    pub(crate) fn dhcp(&mut self, packet: &[u8], body: &mut Body<'_>) -> Next {
+        if hear(&mut self.dhcp, packet, body) && !self.reporting {
+            self.reporting = true;
+            self.report(body);
+        }
+        Next::Same
+    }
+
+    /// Tells the server that it is up, if it still has to.
+    fn report(&mut self, body: &mut Body<'_>) {
+        let running =
+            body.hardware.disks.iter().find(|disk| disk.starts).and_then(|disk| disk.system.as_ref());
+        let Some((system, config)) = running.and_then(|system| Some((system, system.report.as_ref()?)))
+        else {
+            return;
+        };
+        let Some(from) = self.address() else { return body.timer(1_000, Timer::Resend(Line::Control)) };
+        let report = NodeReport {
+            token: config.token.clone(),
+            hostname: system.hostname.clone(),
+            kernel: "6.1".into(),
+            root_device: "/dev/sda3".into(),
+            root_uuid: system.root.clone(),
+            os: "Simulated".into(),
+            machine_id: system.machine_id.clone(),
+            boot_id: format!("boot-{}", body.boot),
+            uptime_ms: 20_000,
+            ssh_host_keys: Vec::new(),
+            boot_order: BootOrder::None,
+        };
+        let sent = serde_json::to_vec(&report).expect("JSON");
+        let path = String::from("/node/v1/report");
+        body.ask(
+            Line::Control,
+            Ask { post: true, path, body: sent, bearer: None, from, tls: true, waits: false },
+        );
+    }
+
+    pub(crate) fn answer(&mut self, answer: Option<&Answer>, body: &mut Body<'_>) -> Next {
+        match answer {
+            Some(answer) if answer.is_good() || matches!(answer.status, 401 | 404 | 410) => {
+                for disk in body.hardware.disks.iter_mut().filter(|disk| disk.starts) {
+                    if let Some(system) = &mut disk.system {
+                        system.report = None;
+                    }
+                }
+                body.say(format!("its report was answered with {}", answer.status));
+            }
+            _ => {
+                self.failures += 1;
+                let wait = RETRY.delay(self.failures, body.rng.u32()).as_millis();
+                body.timer(u64::try_from(wait).unwrap_or(u64::MAX), Timer::Resend(Line::Control));
+            }
+        }
+        Next::Same
+    }
+}
