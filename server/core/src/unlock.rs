@@ -47,13 +47,12 @@ pub fn decide<'a>(
         machine.job.as_ref().filter(|job| !job.state.ended() && job.unlock_token.as_ref() == Some(token));
     let uuids = match job {
         Some(job) => job.order.system().filter(|_| job.installed.is_some()).map(|order| &order.uuids),
-        None => {
-            node.own.last().filter(|_| node.state == State::Deployed && node.unlock.as_ref() == Some(token))
-        }
+        // The first is the one that was verified.
+        None => node.own.first().filter(|_| may_hold_system(machine) && node.unlock.as_ref() == Some(token)),
     };
     let uuids = uuids.ok_or_else(|| {
         refused(format!(
-            "{} is {}; keys are released to deployed nodes, and for the first start",
+            "{} is {}; a key is released to the system that the node was deployed with, and for the first start",
             node.name, node.state
         ))
     })?;
@@ -80,11 +79,19 @@ fn way_in(node: &Node, host: &HostIdentity) -> String {
     format!(". If its board was replaced: `ks node accept {} --board {}`", node.name, host.uuid)
 }
 
-/// Whether a key of the node is released to anybody: it is deployed, or its job waits for the system's first report.
+/// Whether a key of the node is released to anybody: its system may be on its disks, or its job waits for the system's
+/// first report.
 #[must_use]
 pub(crate) fn releases(machine: &Machine) -> bool {
     let starting = machine.job.as_ref().is_some_and(|job| !job.state.ended() && job.installed.is_some());
-    machine.node.state == State::Deployed || starting
+    may_hold_system(machine) || starting
+}
+
+/// A system that asks is there, whatever was ordered since it was verified, and may be all that holds its data. But it
+/// opens its disks no more while they may be written to, and when its node is given away.
+fn may_hold_system(machine: &Machine) -> bool {
+    let granted = machine.job.as_ref().is_some_and(|job| !job.state.ended() && !job.wipe.is_empty());
+    matches!(machine.node.state, State::Deployed | State::Allocated | State::Broken) && !granted
 }
 
 /// How `found` is another machine than the one that is `known`. A card may have been added or have failed since.
@@ -176,12 +183,17 @@ mod tests {
     }
 
     #[test]
-    fn p19_no_other_state_of_a_node_releases_its_key() {
+    fn p19_a_node_that_is_given_away_releases_no_key() {
+        let keeps = [State::Deployed, State::Allocated, State::Broken];
         for state in State::ALL {
             let mut machine = deployed();
             machine.node.state = state;
-            assert_eq!(decide(&machine, &token(), &host()).is_ok(), state == State::Deployed, "{state}");
+            assert_eq!(decide(&machine, &token(), &host()).is_ok(), keeps.contains(&state), "{state}");
         }
+        // What was begun since is not its own.
+        let mut machine = deployed();
+        machine.node.own.push(DiskUuids { disk: "another".into(), ..machine.node.own[0].clone() });
+        assert_eq!(decide(&machine, &token(), &host()), Ok(&machine.node.own[0]));
         // The first start, which nobody has verified yet.
         let mut machine = deployed();
         (machine.node.state, machine.node.unlock) = (State::Allocated, None);

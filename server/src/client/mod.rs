@@ -438,7 +438,9 @@ async fn job(api: &Api, command: JobCommand, format: Format) -> Result<Exit, Cli
             let job = find_job(api, Some(&job)).await?;
             if format == Format::Table {
                 output::print(waterfall::text(&job, waterfall::Style::plain()).trim_end())?;
-                for line in output::burned_in(&job) {
+                for line in
+                    output::burned_in(&job).into_iter().chain(job.findings.iter().map(output::finding))
+                {
                     output::print(&line)?;
                 }
                 output::print(&output::approval(&job))?;

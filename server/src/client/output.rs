@@ -248,10 +248,13 @@ fn table<R: Row>(rows: &[R]) -> String {
 
 /// Says on stderr what is wrong and what to do.
 pub(super) fn tell(view: &FindingView) {
-    let code = view.finding.code;
-    eprintln!("{code} {}: {}", view.title, printable(&view.finding.detail));
-    eprintln!("  next: {}", view.next);
-    eprintln!("        ks explain {code}");
+    eprintln!("{}", finding(view));
+}
+
+/// What is wrong, and what to do next.
+pub(super) fn finding(view: &FindingView) -> String {
+    let (code, detail) = (view.finding.code, printable(&view.finding.detail));
+    format!("{code} {}: {detail}\n  next: {}\n        ks explain {code}", view.title, view.next)
 }
 
 /// Says on stderr how a job ended, and chooses the exit code.

@@ -1,5 +1,6 @@
 //! A scripted agent over real HTTP; each answer is taken to be lost once, and asked for again.
 
+use crate::client::done;
 use crate::site::{Answer, IMAGE, LIMIT, Site, mac, put_image};
 use kaltstart_protocol::agent_api::{
     ARG_BOOT_MAC, ARG_EPOCH, ARG_KEY, ARG_TOKEN, Directive, EraseTask, Erased, Hello, Installed, LogBatch,
@@ -454,6 +455,8 @@ async fn a_failed_job_says_why_and_its_agent_stops() {
     let ended = site.get(&format!("/v1/jobs/{job}")).await.json;
     assert_eq!(ended["findings"][0]["code"], Code::NoDisk.number(), "{ended}");
     assert!(ended["findings"][0]["next"].as_str().is_some_and(|next| next.ends_with('.')), "{ended}");
+    let shown = done(&site, "job show n1").await.out;
+    assert!(shown.contains("KS-2101") && shown.contains("none of 0\n  next: "), "{shown}");
     let node = site.get("/v1/nodes/n1").await.json;
     assert_eq!((&node["state"], &node["job"]), (&json!("allocated"), &json!(null)), "{node}");
     assert_eq!(token(&script(&site, 1).await), None, "a failed job grants nothing");

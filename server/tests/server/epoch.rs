@@ -90,7 +90,10 @@ async fn p08_orders_and_grants_of_before_a_restored_copy_count_no_more() {
                 (&"failed".into(), &"KS-2110".into()),
                 "{ended}"
             );
-            assert_eq!(token(&script(&site, n).await), None, "n{n} starts from its own disk");
+            let given = script(&site, n).await;
+            // One of which nothing is known yet is looked at.
+            let looks = n <= 2 && given.contains("kaltstart.mode=discover");
+            assert!(looks || token(&given).is_none(), "n{n} starts from its own disk: {given}");
         }
         for session in [3, 4] {
             let agent = Agent::running(&site, session);

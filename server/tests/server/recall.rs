@@ -121,8 +121,8 @@ async fn a_start_that_is_refused_fails_the_job_with_the_systems_words() {
     let failed = site.get(&format!("/v1/jobs/{job}")).await.json;
     assert_eq!((&failed["state"], &failed["findings"][0]["code"]), (&json!("failed"), &json!("KS-4008")));
     assert!(failed["findings"][0]["detail"].as_str().expect("text").contains("locked down"), "{failed}");
-    // The system is still there and may be called again, by a job for an allocated node.
-    order(&site, "n1", "deploy", "kexec").await;
+    // The system is still there and may be called again.
+    order(&site, "n1", "rebuild", "kexec").await;
     assert!(given(&site, &token).await.is_some());
 }
 

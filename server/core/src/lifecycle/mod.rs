@@ -204,6 +204,17 @@ impl Draft {
         }
     }
 
+    /// Ends the live job, which did not come to its end. As long as no agent was granted to write, the disks are what
+    /// they were before the order, and so is the node.
+    fn give_up(&mut self, state: JobState, happening: Happening) {
+        let untouched = self.live().filter(|job| job.wipe.is_empty()).map(|job| job.from);
+        self.close(state);
+        self.happenings.push(happening);
+        if let Some(before) = untouched.filter(|before| *before != self.machine.node.state) {
+            self.set_state(before);
+        }
+    }
+
     /// Ends the live job, which was verified; the node becomes `state`.
     fn succeed(&mut self, state: State) {
         self.happenings.push(Happening::PhaseDone(Phase::Verify));
@@ -216,8 +227,7 @@ impl Draft {
         if let Some(job) = self.live() {
             job.findings.push(finding.clone());
         }
-        self.close(JobState::Failed);
-        self.happenings.push(Happening::JobFailed(finding));
+        self.give_up(JobState::Failed, Happening::JobFailed(finding));
     }
 
     fn power_seen(&mut self) -> Verdict {
@@ -390,7 +400,8 @@ impl Draft {
                     own.retain(|other| *other != uuids);
                     own.push(uuids);
                     if own.len() > OWN_MAX {
-                        own.remove(0);
+                        // Never the verified one, whose system may still be there and ask for its key.
+                        own.remove(usize::from(self.machine.node.system.is_some()));
                     }
                 }
                 self.heard();
@@ -508,7 +519,7 @@ impl Draft {
             node.missing.clear();
             node.locked = None;
         }
-        if wanted == Move::Repair {
+        if wanted == Move::Repair && to != State::Deployed {
             node.facts = None;
         }
         if to != node.state {

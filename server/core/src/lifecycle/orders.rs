@@ -65,14 +65,10 @@ impl Draft {
     }
 
     pub(super) fn cancelled(&mut self) -> Verdict {
-        let Some(job) = self.live() else { return Err(No::Refuse("the job has ended")) };
-        // As long as no agent took the task, the disk is what it was before the order.
-        let untouched = job.wipe.is_empty().then_some(job.from);
-        self.close(JobState::Cancelled);
-        self.happenings.push(Happening::JobCancelled);
-        if let Some(before) = untouched.filter(|before| *before != self.machine.node.state) {
-            self.set_state(before);
+        if self.live().is_none() {
+            return Err(No::Refuse("the job has ended"));
         }
+        self.give_up(JobState::Cancelled, Happening::JobCancelled);
         Ok(())
     }
 }

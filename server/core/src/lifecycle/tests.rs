@@ -3,6 +3,7 @@
 use super::table::*;
 use super::*;
 use crate::boot::BootDecision;
+use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use kaltstart_protocol::agent_api::{DiskUuids, Erased, ReportState};
 use kaltstart_protocol::ids::Digest;
@@ -67,15 +68,52 @@ fn p10_an_erasure_counts_only_with_the_grants_of_its_own_start() {
     assert!(matches!(outcome, Step::Refused(_)), "the grants are of the start before: {outcome:?}");
 }
 
+/// What its installed system has reported.
+fn system() -> System {
+    let text = || "s".to_owned();
+    System {
+        reported_at: NOW,
+        image: Digest::of(b"image"),
+        hostname: text(),
+        os: text(),
+        kernel: text(),
+        root_device: text(),
+        root_uuid: text(),
+        machine_id: text(),
+        ssh_host_keys: Vec::new(),
+    }
+}
+
 #[test]
 fn p10_a_repaired_node_is_not_free_while_a_system_of_its_own_may_be_on_it() {
-    let repair = |own: &[DiskUuids]| {
+    let repair = |system: Option<System>, own: &[DiskUuids]| {
         let mut machine = idle(State::Deployed);
-        machine.node.own = own.to_vec();
+        (machine.node.system, machine.node.own) = (system, own.to_vec());
         apply(machine, &[Event::Operator(Move::Break), Event::Operator(Move::Repair)]).node.state
     };
-    assert_eq!(repair(&[system_order().uuids]), State::Allocated);
-    assert_eq!(repair(&[]), State::Discovered);
+    let own = system_order().uuids;
+    assert_eq!(repair(None, core::slice::from_ref(&own)), State::Allocated);
+    assert_eq!(repair(None, &[]), State::Discovered);
+    assert_eq!(repair(Some(system()), core::slice::from_ref(&own)), State::Deployed, "it is what it was");
+    assert_eq!(repair(Some(system()), &[own.clone(), own]), State::Allocated, "another was begun over it");
+}
+
+/// A failed job leaves a node that was deployed as it was, as long as no agent was granted to write.
+#[test]
+fn p05_a_job_that_fails_before_anything_was_granted_takes_no_system_from_its_node() {
+    for kind in [JobKind::Rebuild, JobKind::Release] {
+        let ordered = apply(idle(State::Deployed), &[Event::JobOrdered(Box::new(job(kind)))]);
+        assert_ne!(ordered.node.state, State::Deployed);
+        let finding = Finding::new(Code::AmbiguousDisk, "two");
+        let failed = apply(ordered.clone(), &[Event::Hindered(finding.clone())]);
+        assert_eq!(failed.node.state, State::Deployed, "{kind:?}");
+        assert_eq!(failed.job.expect("it had one").state, JobState::Failed);
+        let mut granted = ordered.clone();
+        let Event::TaskTaken { wipe, .. } = task_taken() else { unreachable!() };
+        granted.job.as_mut().expect("ordered").wipe = wipe;
+        let failed = apply(granted, &[Event::Hindered(finding)]);
+        assert_eq!(failed.node.state, ordered.node.state, "{kind:?}: it may have been written to");
+    }
 }
 
 #[test]
@@ -107,7 +145,7 @@ fn p36_a_machine_that_keeps_resetting_fails_with_a_named_finding() {
     let machine = apply(machine, &[dhcp]);
     let job = machine.job.expect("it had a job");
     assert_eq!(job.findings[0].code, Code::TooManyAttempts);
-    assert_eq!(machine.node.state, State::Allocated, "a failed job never changes the state");
+    assert_eq!(machine.node.state, State::Expected, "nothing was granted");
 }
 
 /// A machine whose agent works on the image.
