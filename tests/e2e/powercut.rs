@@ -164,8 +164,8 @@ impl<'a> Recorded<'a> {
 
     /// Lays the system down, proves that every cut is safe, makes those that `which` chooses of so many steps, and lets
     /// the firmware try what is left each time: the system that was there, nothing, or the whole new one. The last of
-    /// them is what the next start finds.
-    fn cut(&mut self, which: impl Fn(usize) -> Vec<usize>) -> Result<()> {
+    /// them is what the next start finds. Tells how many steps there were.
+    fn cut(&mut self, which: impl Fn(usize) -> Vec<usize>) -> Result<usize> {
         let (recording, end) = self.lay_down()?;
         let writes = prove(&recording, &[&self.before], end)?;
         let (cuts, mut started) = (which(end), Vec::new());
@@ -184,7 +184,7 @@ impl<'a> Recorded<'a> {
              {started:?}",
             end - writes
         );
-        Ok(())
+        Ok(end)
     }
 }
 
@@ -263,16 +263,20 @@ fn every_step(name: &str, kind: &Kind) -> Result<()> {
     story(name, |lab| {
         let mut machine = Recorded::new(lab, kind)?;
         for round in 0..INSTALLATIONS {
-            machine.cut(|end| {
+            let end = machine.cut(|end| {
                 let mut cuts: Vec<_> = (round * every..=end).step_by(INSTALLATIONS * every).collect();
                 let begun = cuts.len() * round / INSTALLATIONS;
                 cuts.rotate_left(begun);
                 cuts
             })?;
-            if machine.starts == CUTS_OF_A_JOB {
+            let all = (round + 1) * every > end;
+            if machine.starts == CUTS_OF_A_JOB || all {
                 machine.power_on(None)?;
                 machine.end_job()?;
                 machine.rebuild()?;
+            }
+            if all {
+                break;
             }
         }
         Ok(())
