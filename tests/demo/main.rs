@@ -7,9 +7,10 @@ mod options;
 mod proof;
 mod summary;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use kaltstart_tests::api::Job;
 use kaltstart_tests::config::ServerConfig;
+use kaltstart_tests::console::Mark;
 use kaltstart_tests::disk;
 use kaltstart_tests::guest::{Firmware, Guest, GuestConfig};
 use kaltstart_tests::lab::Lab;
@@ -32,6 +33,8 @@ const DISK_MIB: u64 = 4096;
 const DISPLAY_LIMIT: Duration = secs(5);
 /// `--keep` ends with Ctrl-C; a lab that was forgotten ends after a day.
 const KEEP_LIMIT: Duration = secs(24 * 3600);
+/// The last words of a kernel, as of one that has too little memory.
+const PANIC: &str = "end Kernel panic";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -96,6 +99,9 @@ fn demo(lab: &Lab, options: &Options) -> Result<()> {
     server.power_observed(NODE)?;
     let outcome = wait_for("the end of the job", options.limit, || {
         guest.ensure_running()?;
+        if let Some(last) = guest.console().find(PANIC, Mark::default()) {
+            bail!("the machine stands still: {last}");
+        }
         let job = server.job(&ordered.id)?;
         Ok(if job.ended() { Poll::Ready(job) } else { Poll::pending(job.to_string()) })
     });
