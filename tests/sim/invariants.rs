@@ -6,6 +6,7 @@ use crate::site::LOSSES;
 use kaltstart_core::machine::{JobState, Machine, State};
 use kaltstart_protocol::agent_api::{DiskGrant, Task};
 use kaltstart_protocol::facts::Disk;
+use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, LIFETIME_MS_MAX, WipeGrant};
 use kaltstart_server::app::App;
@@ -18,6 +19,10 @@ use std::net::Ipv4Addr;
 const LOSS_WINDOW: u64 = 3_600_000;
 /// The server's hour, and a minute for the agent's clock.
 const GRANT_LIFETIME: u64 = 3_660_000;
+
+/// With these a job fails whose agent has spoken, or whose system should have.
+const LATE: [Code; 5] =
+    [Code::Silent, Code::NotReported, Code::ReportDiffers, Code::GrantRefused, Code::TooManyAttempts];
 
 /// What must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +49,8 @@ pub(crate) enum Invariant {
     Bootable,
     /// Promise 36: once nothing fails any more, each job comes to its end, and its machine to its goal.
     Settled,
+    /// Promise 36: no job whose agent works fails because the server was down.
+    OutagesHeal,
 }
 
 /// One that does not hold.
@@ -105,21 +112,26 @@ pub(crate) struct Audit {
     writing: BTreeSet<(String, u64, String)>,
     losses: Vec<(u64, String)>,
     restores: u32,
+    only_the_server_fails: bool,
     /// Orders that reached the server.
     orders: BTreeMap<String, u32>,
     /// Jobs that the server took.
     queued: BTreeMap<String, u32>,
     /// Numbers that the summary tells.
-    pub(crate) counts: BTreeMap<&'static str, u64>,
+    pub(crate) counts: BTreeMap<String, u64>,
 }
 
 impl Audit {
+    pub(crate) fn new(only_the_server_fails: bool) -> Self {
+        Self { only_the_server_fails, ..Self::default() }
+    }
+
     pub(crate) fn violate(&mut self, invariant: Invariant, what: impl Into<String>) {
         self.violation.get_or_insert(Violation { invariant, what: what.into() });
     }
 
-    pub(crate) fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
+    pub(crate) fn count(&mut self, what: impl Into<String>) {
+        *self.counts.entry(what.into()).or_default() += 1;
     }
 
     /// A DHCP reply leaves. `reachable` are the addresses whose holders would answer for them.
@@ -345,9 +357,15 @@ impl Audit {
                 self.violate(Invariant::Granted, format!("{node} has a job that nobody ordered"));
             }
         }
-        for (kind, count) in [("job.succeeded", "jobs succeeded"), ("job.failed", "jobs failed")] {
-            if event.kind == kind {
-                self.count(count);
+        if event.kind == "job.succeeded" {
+            self.count("jobs succeeded");
+        } else if event.kind == "job.failed" {
+            let data: serde_json::Value = serde_json::from_str(&event.data).expect("JSON");
+            let code = data["finding"]["code"].as_str().unwrap_or_default();
+            self.count(format!("jobs failed by {code}"));
+            if self.only_the_server_fails && LATE.iter().any(|late| late.number() == code) {
+                let what = format!("a job of {node} failed by {}, and only the server did", data["finding"]);
+                self.violate(Invariant::OutagesHeal, what);
             }
         }
         let Some(to) = State::ALL.into_iter().find(|state| event.kind == format!("node.{state}")) else {

@@ -23,6 +23,8 @@ pub(crate) enum Mutant {
     RestoreUnnoticed,
     /// Nobody looks at the deadlines of jobs.
     DeadlinesIgnored,
+    /// A server that starts does not tell jobs, whose time ran on while nobody listened.
+    StartNotTold,
     /// The agent writes without holding its grants against what it finds.
     GateSkipped,
     /// The agent makes the disk bootable first.
@@ -35,7 +37,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// All of them, and which invariant sees each first.
-    pub(crate) const ALL: [(Self, Invariant); 13] = [
+    pub(crate) const ALL: [(Self, Invariant); 14] = [
         (Self::AckBeforeCommit, Invariant::AckIsStored),
         (Self::LeaseNotStored, Invariant::AckIsStored),
         (Self::LeasesForgotten, Invariant::OneHolder),
@@ -45,6 +47,7 @@ impl Mutant {
         (Self::LossesUnlimited, Invariant::Losses),
         (Self::RestoreUnnoticed, Invariant::RestoreWipesNothing),
         (Self::DeadlinesIgnored, Invariant::Settled),
+        (Self::StartNotTold, Invariant::OutagesHeal),
         (Self::GateSkipped, Invariant::Granted),
         (Self::BootableFirst, Invariant::Bootable),
         (Self::StopIgnored, Invariant::StopObeyed),

@@ -18,7 +18,7 @@ use kaltstart_server::app::App;
 use kaltstart_server::doors::dhcp_service;
 use kaltstart_server::http::listen::Routes;
 use kaltstart_server::net::dhcp::{Link, Packet, Ping, Service};
-use kaltstart_server::store::Store;
+use kaltstart_server::store::{self, Store};
 use kaltstart_server::tls::{self, Tls};
 use std::fs;
 use std::net::Ipv4Addr;
@@ -146,7 +146,9 @@ impl Server {
         let running = self.runtime.block_on(async move {
             let store = Store::open(&data).expect("a database");
             let app = Arc::new(App::new(config, store, admin(), tls).await.expect("it starts"));
-            app.started().await.expect("jobs hear of it");
+            if mutant != Some(Mutant::StartNotTold) {
+                app.started().await.expect("jobs hear of it");
+            }
             let (door, wire) = (Door::new(app.clone(), mutant), Wire::new(&app));
             let handle = Handle(door.clone());
             let dhcp = if mutant == Some(Mutant::LeasesForgotten) {
@@ -292,22 +294,47 @@ impl Server {
         }
     }
 
-    /// A copy of the database, as an operator makes it.
-    pub(crate) fn backup(&self) -> Vec<(String, Vec<u8>)> {
-        read_database(&self.data)
+    /// Copies the database while the server is up, as `kaltstart backup` does; `plain`ly, file by file, as somebody may
+    /// who makes a copy of a whole machine.
+    pub(crate) fn back_up(&mut self, plain: bool) -> Copy {
+        if plain {
+            return Copy::Files(read_database(&self.data));
+        }
+        self.copies += 1;
+        let to = self.dir.path().join(format!("copy-{}.db", self.copies));
+        store::copy(&self.data.join(store::FILE), &to).expect("copied");
+        Copy::Made(to)
     }
 
     /// Puts a copy in the database's place; the server is down.
-    pub(crate) fn restore(&mut self, copy: &[(String, Vec<u8>)]) {
+    pub(crate) fn restore(&mut self, copy: &Copy) {
         assert!(self.up.is_none(), "a running server's database is left alone");
-        if self.mutant == Some(Mutant::RestoreUnnoticed) {
-            return write_database(&self.data, copy);
-        }
+        let before = self.data.clone();
         self.copies += 1;
         self.data = self.dir.path().join(format!("data-{}", self.copies));
         fs::create_dir(&self.data).expect("made");
-        write_database(&self.data, copy);
+        match copy {
+            Copy::Files(files) => write_database(&self.data, files),
+            Copy::Made(made) => {
+                store::copy(made, &self.data.join(store::FILE)).expect("copied");
+            }
+        }
+        if self.mutant == Some(Mutant::RestoreUnnoticed) {
+            // Into the same file, as a file system is that was set back.
+            let files = read_database(&self.data);
+            self.data = before;
+            write_database(&self.data, &files);
+        }
     }
+}
+
+/// A copy of the database.
+#[derive(Debug, Clone)]
+pub(crate) enum Copy {
+    /// Its files.
+    Files(Vec<(String, Vec<u8>)>),
+    /// Where the product has put it.
+    Made(PathBuf),
 }
 
 impl Running {

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 /// The server's address on the simulated network.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-/// The first and the last address that is lent: fewer than there are machines.
-pub(crate) const POOL: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 77, 0, 10), Ipv4Addr::new(10, 77, 0, 14));
+/// The first and the last address that is lent: as many as there are machines without a reservation, so that none is spare.
+pub(crate) const POOL: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 77, 0, 10), Ipv4Addr::new(10, 77, 0, 15));
 /// How long an address is lent, in seconds.
 const LEASE_SECONDS: u32 = 900;
 /// Machines that may lose data within an hour.

@@ -11,7 +11,7 @@ use crate::network::Network;
 use crate::operator::{self, Errand, Follow};
 use crate::plan::{CHAOS, LAPTOPS, MINUTE, Plan, SERVERS, What, clock};
 use crate::rng::Rng;
-use crate::server::{Answer, Ask, Input, Server};
+use crate::server::{Answer, Ask, Copy, Input, Server};
 use kaltstart_protocol::ids::Mac;
 use serde_json::Value;
 use std::cmp::Reverse;
@@ -74,7 +74,7 @@ pub(crate) struct World {
     crash_in: Option<u32>,
     down_for: u64,
     stalled_until: u64,
-    copy: Option<Vec<(String, Vec<u8>)>>,
+    copy: Option<Copy>,
     restored: bool,
     calm: bool,
     log: Vec<String>,
@@ -86,7 +86,7 @@ pub(crate) struct World {
 pub(crate) struct Report {
     pub(crate) violation: Option<Violation>,
     pub(crate) log: Vec<String>,
-    pub(crate) counts: BTreeMap<&'static str, u64>,
+    pub(crate) counts: BTreeMap<String, u64>,
     /// True time when it ended.
     pub(crate) ended: u64,
 }
@@ -126,7 +126,7 @@ impl World {
             server: Server::new(mutant),
             machines,
             network: Network::new(seed),
-            audit: Audit::default(),
+            audit: Audit::new(plan.only_the_server_fails()),
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             next: 0,
@@ -276,8 +276,10 @@ impl World {
                 crate::time::set_wall_clock(by);
                 self.audit.hour_is_lost();
             }
-            What::Backup => {
-                self.copy = self.server.is_up().then(|| self.server.backup()).or(self.copy.take())
+            What::Backup { plain } => {
+                if self.server.is_up() {
+                    self.copy = Some(self.server.back_up(plain));
+                }
             }
             What::Restore => {
                 if let Some(copy) = self.copy.clone() {
