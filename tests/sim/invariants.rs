@@ -8,6 +8,7 @@ use kaltstart_protocol::agent_api::{DiskGrant, Task};
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
+use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, LIFETIME_MS_MAX, WipeGrant};
 use kaltstart_server::app::App;
 use kaltstart_server::store::{Key, StoredEvent, Wanted};
@@ -306,7 +307,7 @@ impl Audit {
             let Some(found) = app.store.machine(Key::Id(&id)).expect("readable") else { continue };
             let (name, state) = (label(&found.machine), found.machine.node.state);
             for event in events.iter().filter(|event| event.node == id.as_str()) {
-                self.happened(event, &name);
+                self.happened(event, &name, found.machine.job.as_ref().map(|job| job.phase));
             }
             if let Some(before) = self.versions.insert(name.clone(), found.version)
                 && before > found.version
@@ -347,7 +348,7 @@ impl Audit {
         }
     }
 
-    fn happened(&mut self, event: &StoredEvent, node: &str) {
+    fn happened(&mut self, event: &StoredEvent, node: &str, phase: Option<Phase>) {
         if event.kind == "job.queued" {
             let queued = self.queued.entry(node.to_owned()).or_default();
             *queued += 1;
@@ -363,7 +364,8 @@ impl Audit {
             let data: serde_json::Value = serde_json::from_str(&event.data).expect("JSON");
             let code = data["finding"]["code"].as_str().unwrap_or_default();
             self.count(format!("jobs failed by {code}"));
-            if self.only_the_server_fails && LATE.iter().any(|late| late.number() == code) {
+            let agent_works = phase > Some(Phase::Kernel);
+            if self.only_the_server_fails && agent_works && LATE.iter().any(|late| late.number() == code) {
                 let what = format!("a job of {node} failed by {}, and only the server did", data["finding"]);
                 self.violate(Invariant::OutagesHeal, what);
             }
@@ -449,6 +451,6 @@ fn may_become(from: State, to: State) -> bool {
             | (Allocated, Deployed | Releasing | Broken | Expected | Available)
             | (Deployed, Allocated | Releasing | Broken)
             | (Releasing, Available | Allocated | Deployed | Broken | Retired)
-            | (Broken, Discovered | Allocated | Retired)
+            | (Broken, Discovered | Allocated | Deployed | Retired)
     )
 }

@@ -21,6 +21,7 @@ mod time;
 mod work;
 mod world;
 
+use invariants::Invariant;
 use mutants::Mutant;
 use plan::Plan;
 use std::collections::BTreeMap;
@@ -116,12 +117,15 @@ fn a_seed_determines_all_that_happens() {
 #[test]
 fn each_invariant_sees_what_is_broken_on_purpose() {
     for (mutant, invariant) in Mutant::ALL {
-        let seen = (1..=MUTANT_SEEDS).find(|seed| {
-            let report = live(&Plan::new(*seed), Some(mutant), false);
+        let plans = (1..=MUTANT_SEEDS).map(|seed| (seed, Plan::new(seed)));
+        let mut fit =
+            plans.filter(|(_, plan)| invariant != Invariant::OutagesHeal || plan.only_the_server_fails());
+        let seen = fit.find(|(_, plan)| {
+            let report = live(plan, Some(mutant), false);
             report.violation.is_some_and(|found| found.invariant == invariant)
         });
         match seen {
-            Some(seed) => println!("{mutant:?} breaks {invariant:?} at seed {seed}"),
+            Some((seed, _)) => println!("{mutant:?} breaks {invariant:?} at seed {seed}"),
             None => panic!("{mutant:?} is not seen by {invariant:?} within {MUTANT_SEEDS} seeds"),
         }
     }

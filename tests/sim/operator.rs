@@ -40,6 +40,11 @@ pub(crate) fn declare(name: &str, mac: &str, address: Option<&str>) -> Ask {
     ask(true, "/v1/nodes".into(), &json!({"name": name, "mac": mac, "address": address}))
 }
 
+/// How often an operator sends the same at once.
+pub(crate) fn haste(roll: u64) -> u32 {
+    if (roll / 10_000).is_multiple_of(3) { 2 } else { 1 }
+}
+
 /// What an operator does with a machine that looks like this.
 pub(crate) fn decide(server: usize, mac: &str, view: &Value, roll: u64) -> Follow {
     let (dice, coin) = (roll % 100, roll / 100 % 100);

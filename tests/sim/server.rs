@@ -337,6 +337,15 @@ pub(crate) enum Copy {
     Made(PathBuf),
 }
 
+impl Drop for Server {
+    /// Its parts know each other, and would stay for ever.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.crash();
+        }
+    }
+}
+
 impl Running {
     /// Requests that may have an answer since something happened.
     fn woken(&mut self) -> Vec<Open> {

@@ -29,6 +29,8 @@ const CALL_LIMIT: u64 = 20_000;
 const TASK_LIMIT: u64 = 50_000;
 /// How long a server may hold an answer back.
 const TASK_WAIT: u64 = 30_000;
+/// How long the server takes when somebody is in haste, in milliseconds.
+const HASTE: u64 = 4_000;
 /// Lines of the log that are kept.
 const LOG_MAX: usize = 4_000;
 
@@ -506,6 +508,10 @@ impl World {
 
     fn operated(&mut self, errand: Errand, answer: &Answer) {
         let view: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let haste = match errand {
+            Errand::Look { roll, .. } => operator::haste(roll),
+            _ => 1,
+        };
         let follow = match errand {
             Errand::Look { server, roll } if answer.is_good() => {
                 operator::decide(server, &mac(server).to_string(), &view, roll)
@@ -522,12 +528,18 @@ impl World {
             Follow::Nothing => {}
             Follow::Press(machine) => self.press(machine),
             Follow::Ask(errand, ask) => {
-                if let Errand::Order { server, .. } = errand {
-                    self.audit.ordered(&mac(server).to_string());
-                } else {
-                    self.say(&format!("operator: {}", ask.path));
+                for _ in 0..haste {
+                    if let Errand::Order { server, .. } = errand {
+                        self.audit.ordered(&mac(server).to_string());
+                    } else {
+                        self.say(&format!("operator: {}", ask.path));
+                    }
+                    self.operate(errand.clone(), ask.clone());
                 }
-                self.operate(errand, ask);
+                if haste > 1 && !self.calm {
+                    // The server is slow just now: what the machine says meanwhile comes with it.
+                    self.stalled_until = self.stalled_until.max(crate::time::now() + HASTE);
+                }
             }
         }
     }
