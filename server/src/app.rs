@@ -27,7 +27,7 @@ use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::keep;
-use kaltstart_protocol::layout::Layout;
+use kaltstart_protocol::layout::{Layout, fit};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
@@ -348,7 +348,8 @@ impl App {
     ) -> Result<Order, AppError> {
         let (profile, image) = self.profile(profile)?;
         let layout = self.layout(&profile.layout)?;
-        if let Some(why) = keep::problem(layout, keep.iter().map(String::as_str)) {
+        let kept = keep::problem(layout, keep.iter().map(String::as_str));
+        if let Some(why) = kept.or_else(|| fit::contradiction(&image, layout)) {
             return Err(AppError::Refused(why));
         }
         let uuids = DiskUuids {

@@ -158,6 +158,8 @@ codes! {
         "Use disks of one size and kind, and let the profile's rule choose only them; of a disk that is there by two ways unplug one. Nothing was written.";
     CannotKeep = "KS-2115", "a partition that is to be kept is not as the layout has it",
         "Compare the message with `ks layout try NODE --profile PROFILE`: order with a profile whose layout has the partition where it is, or without `--keep` if its data may be lost. Nothing was written.";
+    Unfit = "KS-2116", "image and layout do not fit together",
+        "Let the profile take the image as an archive (tar), or a layout with one ext4 for `/`; then restart the server and order again. Nothing was written.";
     DiskFailing = "KS-2201", "a disk says that it is failing",
         "Save what is on the disk and replace it: slot and serial number are in the message. No job writes to it; another disk is chosen by the profile's rule.";
     PartMissing = "KS-2202", "a part that was there is gone",

@@ -4,6 +4,8 @@ use super::Config;
 use crate::confinement;
 use crate::images::{Catalog, ImageError};
 use kaltstart_core::dhcp::role::Mode;
+use kaltstart_protocol::image::Manifest;
+use kaltstart_protocol::layout::fit;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::{User, geteuid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +57,7 @@ impl Config {
         let names: BTreeSet<&str> = wanted.keys().copied().chain(there.iter().map(String::as_str)).collect();
         for name in names {
             let found = catalog.find(name).and_then(|image| {
+                all.extend(self.contradictions(name, &image.manifest));
                 let path = image.file;
                 read(&path).map_err(|source| ImageError::Read { name: name.into(), path, source })
             });
@@ -65,6 +68,16 @@ impl Config {
             }
         }
         all
+    }
+
+    /// Profiles whose layout cannot take the image of that name.
+    fn contradictions(&self, name: &str, image: &Manifest) -> Vec<String> {
+        let profiles = self.profile.iter().filter(|profile| profile.image == name);
+        let problems = profiles.filter_map(|profile| {
+            let problem = fit::contradiction(image, self.layouts.get(&profile.layout)?)?;
+            Some(format!("profile {}: {problem}", profile.name))
+        });
+        problems.collect()
     }
 
     fn absent_interfaces(&self) -> Vec<String> {

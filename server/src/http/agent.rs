@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{BurnInOrder, Job, Machine, Order, RescueOrder, SystemOrder};
+use kaltstart_core::placement::place;
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX};
 use kaltstart_protocol::agent_api::{
@@ -214,6 +215,10 @@ async fn hand_out_system(
             return Ok(Task::Failed { finding });
         }
     };
+    if let Err(finding) = fits(machine, order, &image) {
+        app.apply(key, &Event::Hindered(finding.clone())).await?;
+        return Ok(Task::Failed { finding });
+    }
     let report_token = clock::token("kst_report_");
     let recall_token = order.recall.then(|| clock::token("kst_recall_"));
     let is_encrypted = order.layout.partitions.iter().any(|partition| partition.encrypted);
@@ -260,6 +265,13 @@ async fn hand_out_system(
         restart: order.restart,
         encryption,
     })))
+}
+
+/// Whether there is a place in the machine for what was ordered: what the agent would find out itself is known before it
+/// is granted anything.
+fn fits(machine: &Machine, order: &SystemOrder, image: &Image) -> Result<(), Finding> {
+    let Some(facts) = &machine.node.facts else { return Ok(()) };
+    place(facts, &order.disk, &order.layout, Some(&image.manifest)).plan.map(drop)
 }
 
 /// The key of an installation's disks.

@@ -50,8 +50,13 @@ pub(crate) struct Agent<'a> {
 
 /// A machine with that address and one disk, on which these things lie.
 pub(crate) fn with_disk(mac: Mac, areas: Vec<Area>) -> Facts {
-    let disk =
-        Disk { serial: "S1".into(), size: 1 << 40, holds: Some(Contents::new(areas)), ..Disk::default() };
+    let disk = Disk {
+        serial: "S1".into(),
+        size: 1 << 40,
+        sector_size: 512,
+        holds: Some(Contents::new(areas)),
+        ..Disk::default()
+    };
     Facts { disks: vec![disk], nics: vec![Nic { mac, ..Nic::default() }], ..Facts::default() }
 }
 

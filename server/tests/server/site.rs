@@ -287,8 +287,8 @@ pub(crate) fn put_image(dir: &Path, bytes: &[u8]) {
         file: "tiny.tar".into(),
         min_disk: 1,
         boot: Boot {
-            kernel: "/k".into(),
-            initrd: "/i".into(),
+            kernel: "/boot/k".into(),
+            initrd: "/boot/i".into(),
             cmdline: String::new(),
             efi: Vec::new(),
             bios: None,

@@ -201,6 +201,10 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
             "eine Partition, die bleiben soll, ist nicht, wie das Layout sie hat",
             "Die Meldung mit `ks layout try NODE --profile PROFILE` vergleichen: mit einem Profil bestellen, dessen Layout die Partition dort hat, wo sie liegt, oder ohne `--keep`, wenn ihre Daten verloren gehen dürfen. Nichts wurde geschrieben.",
         ),
+        Code::Unfit => (
+            "Image und Layout passen nicht zusammen",
+            "Im Profil das Image als Archiv (tar) nehmen oder ein Layout mit einem ext4 für `/`; dann den Server neu starten und neu bestellen. Nichts wurde geschrieben.",
+        ),
         Code::MemoryFaulty => (
             "der Arbeitsspeicher gibt anderes zurück, als geschrieben wurde",
             "Speichermodule ersetzen, bis ein Belastungstest besteht: jeweils die Hälfte tauschen. Hängt es an keinem davon, liegt es an der Hauptplatine oder am Prozessor.",

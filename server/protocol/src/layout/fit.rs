@@ -1,13 +1,12 @@
 //! Whether layout, image, disk and firmware fit together: the agent asks before it writes, the server for
 //! people who try a layout.
 
-use super::plan::{Plan, PlanError, Planned, plan};
+use super::plan::{Plan, PlanError, plan};
 use super::{FileSystem, Layout, Role, subvolumes};
 use crate::facts::{Disk, Firmware};
 use crate::finding::{Code, Finding};
 use crate::image::Manifest;
 use crate::select::list;
-use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 
@@ -21,8 +20,8 @@ pub const BIOS_SECTOR: u64 = 512;
 /// not asked.
 ///
 /// # Errors
-/// [`Code::DiskTooSmall`] when layout or image need more room, [`Code::DiskFailed`] when there is no plan for
-/// another reason, [`Code::BootloaderFailed`] with what is missing to start from the disk.
+/// [`Code::DiskTooSmall`] when layout or image need more room, [`Code::Unfit`] as [`contradiction`] says,
+/// [`Code::DiskFailed`] when there is no plan for another reason, [`Code::BootloaderFailed`] with what is missing to start from the disk.
 pub fn fit(
     layout: &Layout,
     image: Option<&Manifest>,
@@ -43,10 +42,18 @@ pub fn fit(
         };
         Finding::new(code, format!("{}: {error}", described()))
     })?;
-    if let Some(image) = image.filter(|image| image.format.is_file_system()) {
-        takes_file_system(image, layout, &plan).map_err(|(code, problem)| {
-            Finding::new(code, format!("image {} is a file system: {problem}", image.name))
-        })?;
+    if let Some(image) = image {
+        if let Some(problem) = contradiction(image, layout) {
+            return Err(Finding::new(Code::Unfit, problem));
+        }
+        let room = plan.role(Role::Root).map_or(u64::MAX, |root| plan.room(root));
+        if image.format.is_file_system() && room < image.unpacked_size {
+            let detail = format!(
+                "image {} is a file system of {} bytes, the root file system has {room}",
+                image.name, image.unpacked_size
+            );
+            return Err(Finding::new(Code::DiskTooSmall, detail));
+        }
     }
     match missing_to_start(image, &plan, firmware) {
         Some(missing) => Err(Finding::new(Code::BootloaderFailed, missing)),
@@ -54,27 +61,25 @@ pub fn fit(
     }
 }
 
-/// Whether the root partition takes an image that is a file system as it is.
-fn takes_file_system(image: &Manifest, layout: &Layout, plan: &Plan) -> Result<(), (Code, String)> {
-    let divides = |partition: &&Planned| matches!(partition.role, Role::Data | Role::Boot);
-    if let Some(other) = plan.partitions.iter().find(divides) {
-        let problem = format!(
-            "it cannot be divided, and layout {:?} has one of its own for {}; take the image's archive (tar)",
+/// Why `layout` cannot take `image` on any disk, in words for people; none when it can.
+#[must_use]
+pub fn contradiction(image: &Manifest, layout: &Layout) -> Option<String> {
+    if !image.format.is_file_system() {
+        return None;
+    }
+    let is_file_system = format!("image {} is a file system", image.name);
+    let mut partitions = layout.partitions.iter();
+    if let Some(other) = partitions.find(|partition| matches!(partition.role, Role::Data | Role::Boot)) {
+        return Some(format!(
+            "{is_file_system}: it cannot be divided, and layout {:?} has one of its own for {}; take the image's archive (tar)",
             layout.name,
-            other.mount.as_deref().unwrap_or_default()
-        );
-        return Err((Code::DiskFailed, problem));
+            other.mount.as_ref().unwrap_or(&other.label)
+        ));
     }
-    let Some(root) = plan.role(Role::Root) else { return Ok(()) };
-    if root.file_system != Some(FileSystem::Ext4) {
-        return Err((Code::DiskFailed, "it is ext4, and the layout wants another one for /".to_owned()));
-    }
-    let room = plan.room(root);
-    if room < image.unpacked_size {
-        let problem = format!("it has {} bytes, the root file system {room}", image.unpacked_size);
-        return Err((Code::DiskTooSmall, problem));
-    }
-    Ok(())
+    let root = layout.partitions.iter().find(|partition| partition.role == Role::Root)?;
+    let another = root.file_system.is_some_and(|file_system| file_system != FileSystem::Ext4);
+    another
+        .then(|| format!("{is_file_system}: it is ext4, and layout {:?} has another one for /", layout.name))
 }
 
 fn missing_to_start(image: Option<&Manifest>, plan: &Plan, firmware: Firmware) -> Option<&'static str> {
@@ -181,10 +186,16 @@ mod tests {
         let keep = |_: &mut Layout| {};
         assert_eq!(fits(&[Role::Root, Role::Swap], keep, 300 << 20), Ok(()));
         let (code, detail) = fits(&[Role::Root], keep, (300 << 20) + 1).expect_err("too large");
-        assert!(code == Code::DiskTooSmall && detail.contains("the root file system 314572800"), "{detail}");
+        assert!(
+            code == Code::DiskTooSmall && detail.contains("the root file system has 314572800"),
+            "{detail}"
+        );
         let data = |layout: &mut Layout| layout.partitions[1].mount = Some("/var".into());
         let (code, detail) = fits(&[Role::Root, Role::Data], data, 1).expect_err("divided");
-        assert!(code == Code::DiskFailed && detail.contains("for /var; take"), "{detail}");
+        assert!(code == Code::Unfit && detail.contains("for /var; take"), "{detail}");
+        let btrfs = |layout: &mut Layout| layout.partitions[0].file_system = Some(FileSystem::Btrfs);
+        let (code, detail) = fits(&[Role::Root], btrfs, 1).expect_err("another file system");
+        assert!(code == Code::Unfit && detail.contains("another one for /"), "{detail}");
     }
 
     #[test]
