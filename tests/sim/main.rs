@@ -79,6 +79,8 @@ fn live_through(seeds: impl Iterator<Item = u64>, limit: Duration) {
         }
     }
     println!("{lived} seeds held in {:.0} s: {counts:?}", began.elapsed().as_secs_f64());
+    let count = |what| counts.get(what).copied().unwrap_or_default();
+    assert!(2 * count("jobs succeeded") > count("jobs"), "in such a world little can go wrong");
 }
 
 #[test]

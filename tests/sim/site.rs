@@ -54,10 +54,10 @@ impl Site {
         let signer = KeyPair::generate_unencrypted_keypair().expect("a pair of keys");
         let bytes = b"nobody unpacks it here";
         let boot = Boot {
-            kernel: "/k".into(),
-            initrd: "/i".into(),
+            kernel: "/boot/k".into(),
+            initrd: "/boot/i".into(),
             cmdline: String::new(),
-            efi: Vec::new(),
+            efi: vec![("/boot/l".into(), "EFI/BOOT/BOOTX64.EFI".into())],
             bios: None,
         };
         let manifest = Manifest {
