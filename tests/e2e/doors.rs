@@ -305,7 +305,7 @@ impl Life<'_> {
         let token = token.with_context(|| format!("no token in {script}"))?;
         let session = format!("kss_{}", "1".repeat(60 - self.name.len()) + self.name);
         let facts = json!({
-            "disks": [{"serial": "BLANK", "size": 1_u64 << 40, "holds": []}],
+            "disks": [{"serial": "BLANK", "size": 1_u64 << 40, "sector_size": 512, "holds": []}],
             "nics": [{"name": "eth0", "mac": self.machine.mac.to_string()}],
         });
         let words = json!({
