@@ -31,7 +31,7 @@ use world::live;
 /// Seeds that every run of the tests lives through.
 const SEEDS: u64 = 20;
 /// Seeds within which a mutant must be seen.
-const MUTANT_SEEDS: u64 = 60;
+const MUTANT_SEEDS: u64 = 200;
 /// Longest time a failure is made smaller.
 const SHRINK_MAX: Duration = Duration::from_secs(60);
 /// Lines of the log that a failure shows.

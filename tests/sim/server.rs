@@ -230,13 +230,7 @@ impl Server {
                 up.dhcp.process(std::mem::take(&mut packets), &link);
                 up.door.tell_early();
             }
-            let mut answered = Vec::new();
-            open.retain_mut(|request| {
-                let answer = poll(&mut request.pending);
-                let is_open = answer.is_none();
-                answered.extend(answer.map(|answer| (request.id, answer)));
-                is_open
-            });
+            let mut answered = answers(&mut open);
             drop(gate);
             up.settle(&self.runtime, &self.neighbours);
             let writes = newest != *up.app.store.newest_event().borrow() || up.wire.promises();
@@ -247,6 +241,7 @@ impl Server {
                 *crash_in = None;
                 output.crashed = true;
                 if self.mutant == Some(Mutant::AnswerBeforeCommit) {
+                    answered.append(&mut answers(&mut open));
                     output.answers.append(&mut answered);
                     let machines = up.app.store.machines().expect("readable");
                     output.answered_for =
@@ -394,6 +389,18 @@ fn poll(pending: &mut Pending) -> Option<Answer> {
         std::task::Poll::Ready(answer) => Some(answer),
         std::task::Poll::Pending => None,
     }
+}
+
+/// The answers that are there now; their requests are open no more.
+fn answers(open: &mut Vec<Open>) -> Vec<(u64, Answer)> {
+    let mut answered = Vec::new();
+    open.retain_mut(|request| {
+        let answer = poll(&mut request.pending);
+        let is_open = answer.is_none();
+        answered.extend(answer.map(|answer| (request.id, answer)));
+        is_open
+    });
+    answered
 }
 
 /// Returns when all that was handed to the store before is durable, and who asked for it knows.
