@@ -21,6 +21,11 @@ const UNFINISHED: &str = ".unfinished";
 pub(crate) fn backup(config: &Config, to: &Path) -> Result<String> {
     ensure!(!exists(to)?, "{} is there already; a backup gets a place of its own", to.display());
     let mut name = to.file_name().with_context(|| format!("{} names no directory", to.display()))?.to_owned();
+    let above = to.parent().filter(|above| *above != Path::new("")).unwrap_or(Path::new("."));
+    let real = |dir: &Path| dir.canonicalize().with_context(|| cannot("find", dir));
+    if real(above)?.starts_with(real(&config.data_dir)?) {
+        bail!("{} lies in data_dir: a backup belongs on another disk", to.display());
+    }
     name.push(UNFINISHED);
     let unfinished = to.with_file_name(name);
     if exists(&unfinished)? {
@@ -30,17 +35,13 @@ pub(crate) fn backup(config: &Config, to: &Path) -> Result<String> {
     let copied = copy(&config.data_dir, &unfinished).and_then(|copied| {
         // What has the name is whole, also after a power cut.
         fs::rename(&unfinished, to).with_context(|| cannot("make", to))?;
-        sync(to.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")))?;
+        sync(above)?;
         Ok(copied)
     });
     if copied.is_err() {
         fs::remove_dir_all(&unfinished).ok();
     }
-    Ok(format!(
-        "{copied} are in {}, keys among them: keep it as safe as data_dir",
-        to.display(),
-        copied = copied?
-    ))
+    Ok(format!("{} are in {}, keys among them: keep it as safe as data_dir", copied?, to.display()))
 }
 
 /// Makes `data_dir` of a backup. No server may use it, and nothing may be in it.

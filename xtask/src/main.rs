@@ -55,7 +55,7 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
     ("fuzz", "[TARGET] [--seconds N]", "search for bytes that break a parser", fuzz::task),
     (
         "sim",
-        "--seed N | --seeds N --minutes M",
+        "--seed N | [--seeds N] [--minutes M] [--from N]",
         "let a simulated fleet live through faults: one seed in full, or many",
         sim::task,
     ),

@@ -109,6 +109,9 @@ pub struct Node {
     pub uefi_loader: Option<UefiLoader>,
     /// What it is.
     pub state: State,
+    /// What it was when somebody called it broken; none of one that was called so before this was noted.
+    #[serde(default)]
+    pub broken_from: Option<State>,
     /// Its job, while one is queued or running.
     pub job: Option<JobId>,
     /// The job that ended last.
@@ -161,6 +164,7 @@ impl Node {
             uefi_loader: None,
             declared,
             state: if declared { State::Expected } else { State::Discovered },
+            broken_from: None,
             job: None,
             last_job: None,
             facts: None,

@@ -208,17 +208,13 @@ async fn hand_out_system(
     job: &Job,
     order: &SystemOrder,
 ) -> Result<Task, Problem> {
-    let image = match image(app, order) {
+    let image = match image(app, order).and_then(|image| fits(machine, order, image)) {
         Ok(image) => image,
         Err(finding) => {
             app.apply(key, &Event::Hindered(finding.clone())).await?;
             return Ok(Task::Failed { finding });
         }
     };
-    if let Err(finding) = fits(machine, order, &image) {
-        app.apply(key, &Event::Hindered(finding.clone())).await?;
-        return Ok(Task::Failed { finding });
-    }
     let report_token = clock::token("kst_report_");
     let recall_token = order.recall.then(|| clock::token("kst_recall_"));
     let is_encrypted = order.layout.partitions.iter().any(|partition| partition.encrypted);
@@ -267,11 +263,13 @@ async fn hand_out_system(
     })))
 }
 
-/// Whether there is a place in the machine for what was ordered: what the agent would find out itself is known before it
-/// is granted anything.
-fn fits(machine: &Machine, order: &SystemOrder, image: &Image) -> Result<(), Finding> {
-    let Some(facts) = &machine.node.facts else { return Ok(()) };
-    place(facts, &order.disk, &order.layout, Some(&image.manifest)).plan.map(drop)
+/// The image, if there is a place for it in the machine: what the agent would find out itself is known before it is
+/// granted anything.
+fn fits(machine: &Machine, order: &SystemOrder, image: Image) -> Result<Image, Finding> {
+    if let Some(facts) = &machine.node.facts {
+        place(facts, &order.disk, &order.layout, Some(&image.manifest)).plan?;
+    }
+    Ok(image)
 }
 
 /// The key of an installation's disks.

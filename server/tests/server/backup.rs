@@ -81,6 +81,7 @@ async fn p08_p13_a_backup_of_a_running_server_holds_what_was_acknowledged_and_be
     assert!(whole && said.contains("2 jobs and"), "{said}");
     ensure_owners_alone(&backup);
     refused(&site, "backup", &backup, "is there already");
+    refused(&site, "backup", &site.data().join("backup"), "lies in data_dir");
     refused(&site, "restore", &backup, "another server uses data_dir");
     refused(&site, "restore", &site.dir.path().join("images"), "holds no backup");
 

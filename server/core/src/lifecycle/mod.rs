@@ -522,6 +522,7 @@ impl Draft {
         if wanted == Move::Repair && to != State::Deployed {
             node.facts = None;
         }
+        node.broken_from = (wanted == Move::Break).then_some(node.state);
         if to != node.state {
             node.grant = None;
             self.set_state(to);

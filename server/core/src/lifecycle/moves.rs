@@ -3,11 +3,6 @@
 use super::event::Move;
 use crate::machine::{Node, State};
 
-/// Whether the system that was verified last is all that was begun on its disks.
-pub(super) fn is_intact(node: &Node) -> bool {
-    node.system.is_some() && node.own.len() == 1
-}
-
 /// The state that `node` comes to.
 ///
 /// # Errors
@@ -23,8 +18,8 @@ pub(super) fn target(wanted: Move, node: &Node) -> Result<State, &'static str> {
             return Err("the node is broken or retired already");
         }
         (Move::Break, _) => State::Broken,
-        // Nothing has written to its disks since its system was verified.
-        (Move::Repair, State::Broken) if is_intact(node) => State::Deployed,
+        // No job writes to the disks of a broken node.
+        (Move::Repair, State::Broken) if node.broken_from == Some(State::Deployed) => State::Deployed,
         // Nobody else gets it while somebody's system may be on its disks.
         (Move::Repair, State::Broken) if !node.own.is_empty() => State::Allocated,
         // It is looked at again at its next start, before anybody relies on it.

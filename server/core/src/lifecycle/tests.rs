@@ -3,7 +3,6 @@
 use super::table::*;
 use super::*;
 use crate::boot::BootDecision;
-use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use kaltstart_protocol::agent_api::{DiskUuids, Erased, ReportState};
 use kaltstart_protocol::ids::Digest;
@@ -68,34 +67,18 @@ fn p10_an_erasure_counts_only_with_the_grants_of_its_own_start() {
     assert!(matches!(outcome, Step::Refused(_)), "the grants are of the start before: {outcome:?}");
 }
 
-/// What its installed system has reported.
-fn system() -> System {
-    let text = || "s".to_owned();
-    System {
-        reported_at: NOW,
-        image: Digest::of(b"image"),
-        hostname: text(),
-        os: text(),
-        kernel: text(),
-        root_device: text(),
-        root_uuid: text(),
-        machine_id: text(),
-        ssh_host_keys: Vec::new(),
-    }
-}
-
 #[test]
 fn p10_a_repaired_node_is_not_free_while_a_system_of_its_own_may_be_on_it() {
-    let repair = |system: Option<System>, own: &[DiskUuids]| {
-        let mut machine = idle(State::Deployed);
-        (machine.node.system, machine.node.own) = (system, own.to_vec());
+    let repair = |state, own: &[DiskUuids]| {
+        let mut machine = idle(state);
+        machine.node.own = own.to_vec();
         apply(machine, &[Event::Operator(Move::Break), Event::Operator(Move::Repair)]).node.state
     };
-    let own = system_order().uuids;
-    assert_eq!(repair(None, core::slice::from_ref(&own)), State::Allocated);
-    assert_eq!(repair(None, &[]), State::Discovered);
-    assert_eq!(repair(Some(system()), core::slice::from_ref(&own)), State::Deployed, "it is what it was");
-    assert_eq!(repair(Some(system()), &[own.clone(), own]), State::Allocated, "another was begun over it");
+    let own = [system_order().uuids];
+    assert_eq!(repair(State::Deployed, &own), State::Deployed, "it is what it was");
+    assert_eq!(repair(State::Allocated, &own), State::Allocated);
+    assert_eq!(repair(State::Releasing, &own), State::Allocated, "part of it may be erased");
+    assert_eq!(repair(State::Available, &[]), State::Discovered);
 }
 
 /// A failed job leaves a node that was deployed as it was, as long as no agent was granted to write.

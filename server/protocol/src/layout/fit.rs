@@ -1,5 +1,5 @@
-//! Whether layout, image, disk and firmware fit together: the agent asks before it writes, the server for
-//! people who try a layout.
+//! Whether layout, image, disk and firmware fit together: the server asks before it grants anything and for
+//! people who try a layout, the agent before it writes.
 
 use super::plan::{Plan, PlanError, plan};
 use super::{FileSystem, Layout, Role, subvolumes};
@@ -21,7 +21,8 @@ pub const BIOS_SECTOR: u64 = 512;
 ///
 /// # Errors
 /// [`Code::DiskTooSmall`] when layout or image need more room, [`Code::Unfit`] as [`contradiction`] says,
-/// [`Code::DiskFailed`] when there is no plan for another reason, [`Code::BootloaderFailed`] with what is missing to start from the disk.
+/// [`Code::DiskFailed`] when there is no plan for another reason, [`Code::BootloaderFailed`] with what is missing to
+/// start from the disk.
 pub fn fit(
     layout: &Layout,
     image: Option<&Manifest>,
