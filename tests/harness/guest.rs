@@ -3,6 +3,10 @@
 //! KVM is not used: where these tests run it is often missing or broken, and one speed everywhere
 //! keeps the limits honest.
 
+mod disks;
+
+pub use disks::{Bus, DiskConfig, Fault};
+
 use crate::board::BMC_PORT;
 use crate::console::{Console, Mark};
 use crate::lab::Lab;
@@ -86,72 +90,6 @@ impl Firmware {
     }
 }
 
-/// How a disk is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bus {
-    /// virtio-blk.
-    Virtio,
-    /// NVMe.
-    Nvme,
-    /// SATA on the chipset's AHCI controller.
-    Sata,
-    /// SCSI on virtio, with a World Wide Name; disks of one name may share a file.
-    Scsi(u64),
-    /// A USB stick.
-    Usb,
-    /// A CD by USB, as management controllers show images.
-    UsbCd,
-}
-
-impl Bus {
-    /// The controller it needs besides what the machine has, if it needs one.
-    fn controller(self) -> Option<&'static str> {
-        match self {
-            Self::Virtio | Self::Nvme | Self::Sata => None,
-            Self::Scsi(_) => Some("virtio-scsi-pci,id=scsi"),
-            Self::Usb | Self::UsbCd => Some("qemu-xhci,id=usb"),
-        }
-    }
-
-    /// QEMU's model of a disk, the `index`th of its machine, and where it is plugged.
-    fn model(self, index: usize) -> String {
-        match self {
-            Self::Virtio => "virtio-blk-pci".to_owned(),
-            Self::Nvme => "nvme".to_owned(),
-            Self::Sata => format!("ide-hd,bus=ide.{index}"),
-            Self::Scsi(wwn) => format!("scsi-hd,bus=scsi.0,scsi-id={index},wwn={wwn},share-rw=on"),
-            Self::Usb => "usb-storage,bus=usb.0,removable=on".to_owned(),
-            Self::UsbCd => "usb-storage,bus=usb.0".to_owned(),
-        }
-    }
-
-    /// Further options of its file.
-    fn file_options(self) -> &'static str {
-        match self {
-            Self::Scsi(_) => ",file.locking=off",
-            Self::UsbCd => ",media=cdrom,readonly=on",
-            Self::Virtio | Self::Nvme | Self::Sata | Self::Usb => "",
-        }
-    }
-}
-
-/// One disk.
-#[derive(Debug, Clone)]
-pub struct DiskConfig {
-    /// Raw image.
-    pub file: PathBuf,
-    /// Serial number the machine sees (at most 20 bytes).
-    pub serial: String,
-    /// How it is attached.
-    pub bus: Bus,
-    /// Bytes of a sector; SATA here knows 512 alone.
-    pub sector: u32,
-    /// The socket where it is served and recorded, see [`Recorder`](crate::nbd::Recorder).
-    pub recording: Option<PathBuf>,
-    /// What is wrong with it.
-    pub fault: Option<Fault>,
-}
-
 /// A management controller, on the LPC bus by KCS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BmcConfig {
@@ -159,40 +97,6 @@ pub enum BmcConfig {
     Simple,
     /// [`Bmc`](crate::board::Bmc).
     External,
-}
-
-/// What is wrong with a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// This sector of 512 bytes can neither be read nor written.
-    BadSector(u64),
-    /// It is as slow as a card in a slot: a hundred operations or 2 MiB in a second.
-    Slow,
-}
-
-impl Fault {
-    /// QEMU's option for the disk `node` in `file`, and its value.
-    fn option(self, node: &str, file: &Path) -> (&'static str, String) {
-        let file = file.display();
-        match self {
-            Self::BadSector(sector) => (
-                "-blockdev",
-                format!(
-                    "driver=blkdebug,node-name={node},discard=unmap,image.driver=file,image.filename={file},\
-                     image.cache.no-flush=on,image.discard=unmap,inject-error.0.event=none,\
-                     inject-error.0.sector={sector}"
-                ),
-            ),
-            Self::Slow => (
-                "-drive",
-                format!(
-                    "if=none,id={node},format=raw,cache=unsafe,discard=unmap,file={file},\
-                     throttling.iops-total=100,throttling.bps-total={}",
-                    2 << 20
-                ),
-            ),
-        }
-    }
 }
 
 /// A memory module as the machine's firmware shall describe it.
@@ -583,40 +487,12 @@ impl<'a> Guest<'a> {
             add("-device", controller.to_owned());
         }
         for (index, disk) in config.disks.iter().enumerate() {
-            let file = disk.file.display();
-            // The host outlives every power cut tried here, so its page cache is safe enough.
-            match (&disk.recording, disk.fault) {
-                (None, Some(fault)) => {
-                    let (option, value) = fault.option(&format!("disk{index}"), &disk.file);
-                    add(option, value);
-                }
-                (None, None) => add(
-                    "-drive",
-                    format!(
-                        "if=none,id=disk{index},format=raw,cache=unsafe,discard=unmap,file={file}{}",
-                        disk.bus.file_options()
-                    ),
-                ),
-                (Some(socket), _) => add(
-                    "-blockdev",
-                    format!(
-                        "driver=nbd,node-name=disk{index},discard=unmap,server.type=unix,server.path={}",
-                        socket.display()
-                    ),
-                ),
-            }
-            let model = disk.bus.model(index);
             // UEFI machines that were set up have their order in their variables.
             let set_up = config.firmware.is_uefi() && config.firmware != Firmware::UefiDelivered;
             let order = if set_up { String::new() } else { format!(",bootindex={}", index + 2) };
-            add(
-                "-device",
-                format!(
-                    "{model},id=device{index},drive=disk{index},serial={},logical_block_size={1},\
-                     physical_block_size={1}{order}",
-                    disk.serial, disk.sector
-                ),
-            );
+            for (name, value) in disk.options(index, &order) {
+                add(name, value);
+            }
         }
         command.arg("-nodefaults");
         command
