@@ -77,7 +77,7 @@ pub(crate) fn restore(config: &Config, from: &Path) -> Result<String> {
     }
     Ok(format!(
         "{} are in {}. What was ordered before the backup and is not done ends with KS-2110 when the server starts; \
-         what the fleet did since then it learns from the machines",
+         what became of the machines since then it does not know: look at them before you order",
         copied?,
         to.display()
     ))
@@ -88,7 +88,7 @@ fn copy(from: &Path, to: &Path) -> Result<String> {
     // First the database: what it names in files is in them before it.
     let Snapshot { nodes, jobs } = store::copy(&from.join(store::FILE), &to.join(store::FILE))?;
     let files = copy_files(from, to)?;
-    Ok(format!("{nodes} nodes, {jobs} jobs and {files} files"))
+    Ok(format!("a database (nodes: {nodes}, jobs: {jobs}) and {files} files"))
 }
 
 /// Copies the files of a directory and of those in it; tells how many. Those of the database and locks are left out.

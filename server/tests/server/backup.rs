@@ -78,7 +78,7 @@ async fn p08_p13_a_backup_of_a_running_server_holds_what_was_acknowledged_and_be
         site.declare(&format!("n{n}"), mac(n)).await;
     }
     let (whole, said) = end(copying);
-    assert!(whole && said.contains("2 jobs and"), "{said}");
+    assert!(whole && said.contains("jobs: 2) and"), "{said}");
     ensure_owners_alone(&backup);
     refused(&site, "backup", &backup, "is there already");
     refused(&site, "backup", &site.data().join("backup"), "lies in data_dir");
