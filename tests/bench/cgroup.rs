@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -29,22 +29,8 @@ impl Cgroup {
     }
 
     /// `command`, to be run within the group; what it starts belongs there too.
-    ///
-    /// It joins by itself before anything else: a server forks its workers sooner than we could.
     pub(crate) fn join(&self, command: &Command) -> Command {
-        let mut joined = Command::new("sh");
-        joined.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.0.join("cgroup.procs"));
-        joined.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => joined.env(name, value),
-                None => joined.env_remove(name),
-            };
-        }
-        if let Some(dir) = command.get_current_dir() {
-            joined.current_dir(dir);
-        }
-        joined
+        joining(&self.0, command)
     }
 
     /// CPU seconds used so far, user and system.
@@ -71,6 +57,25 @@ impl Cgroup {
         ensure!(removed.is_ok(), "{}: {removed:?}", self.0.display());
         Ok(())
     }
+}
+
+/// `command`, to be run within the control group in `dir`.
+///
+/// It joins by itself before anything else: a server forks its workers sooner than we could.
+pub(crate) fn joining(dir: &Path, command: &Command) -> Command {
+    let mut joined = Command::new("sh");
+    joined.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(dir.join("cgroup.procs"));
+    joined.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => joined.env(name, value),
+            None => joined.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        joined.current_dir(dir);
+    }
+    joined
 }
 
 impl Drop for Cgroup {

@@ -3,8 +3,11 @@
 //!
 //! ```text
 //! compare with the disk (all cores)  →  fetch what is missing  →  decompress, check, write (all cores)
-//!                                                              →  read back, check (all cores)
+//!                                                              →  read back, check (the same threads)
 //! ```
+//!
+//! What was written is read back while more is written: a disk that reads and writes at the same time
+//! is done with both together.
 
 use super::fetch::{FetchFailure, Meter, Part, Resuming};
 use super::{Counts, Source, fetch_failed};
@@ -14,9 +17,11 @@ use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::blocks::{Chunk, ChunkList, LIST_MAX, ListFile};
 use kaltstart_protocol::image::{Compression, Manifest};
+use std::collections::VecDeque;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Threads for each core: some wait for the disk, while others decompress and check.
@@ -25,6 +30,8 @@ const WORKERS_A_CORE: usize = 2;
 const WORKERS_MAX: usize = 16;
 /// Bytes that all threads together may hold.
 const MEMORY_MAX: u64 = 24 << 20;
+/// Bytes that are written before they are put on the medium and read back.
+const BATCH: u64 = 64 << 20;
 
 /// Writes the file system of `manifest` to `region`. With `reuse`, what the disk has of it already is
 /// looked for first.
@@ -57,6 +64,7 @@ pub(super) fn write(
         failure: Mutex::new(None),
         done: AtomicU64::new(0),
         meter: Mutex::new(Meter::new(total)),
+        unproven: Mutex::default(),
     };
     let there: Vec<AtomicBool> = list.chunks.iter().map(|_| AtomicBool::new(false)).collect();
     if reuse {
@@ -76,12 +84,10 @@ pub(super) fn write(
     }
     counts.fetched += work.fetch_and_write(from, missing)?;
     region.sync()?;
-    let written: Vec<usize> = data.clone().filter(|&i| missing(i)).collect();
-    work.each(&written, |i, hands| {
-        let (offset, length) = work.place(i);
-        if work.lies_there(i, hands)? { Ok(()) } else { Err(region::differs(offset, length).into()) }
-    })?;
-    counts.written = written.iter().map(|&i| work.place(i).1 as u64).sum();
+    let rest = mem::take(&mut *work.unproven());
+    let rest: Vec<usize> = rest.synced.into_iter().chain(rest.written).collect();
+    work.each(&rest, |i, hands| work.prove(i, hands))?;
+    counts.written = data.filter(|&i| missing(i)).map(|i| work.place(i).1 as u64).sum();
     counts.kept = total - counts.written;
     Ok(counts)
 }
@@ -115,6 +121,16 @@ struct Hands {
     decompressor: zstd::bulk::Decompressor<'static>,
 }
 
+/// Chunks that were written and not yet read back.
+#[derive(Default)]
+struct Unproven {
+    /// Perhaps not on the medium yet, and how many bytes they are.
+    written: Vec<usize>,
+    bytes: u64,
+    /// On the medium.
+    synced: VecDeque<usize>,
+}
+
 struct Work<'a> {
     manifest: &'a Manifest,
     list: &'a ChunkList,
@@ -127,6 +143,7 @@ struct Work<'a> {
     /// Bytes of data that are known to be on the disk, or are written.
     done: AtomicU64,
     meter: Mutex<Meter>,
+    unproven: Mutex<Unproven>,
 }
 
 impl Work<'_> {
@@ -235,7 +252,9 @@ impl Work<'_> {
                 (Err(stop), _) => Err(stop),
                 (Ok(true), _) => Ok(()),
                 (Ok(false), Err(finding)) => Err(finding.clone().into()),
-                (Ok(false), Ok(hands)) => self.write_chunk(i, &stored, hands),
+                (Ok(false), Ok(hands)) => {
+                    self.write_chunk(i, &stored, hands).and_then(|()| self.prove_another(i, hands))
+                }
             });
         }
     }
@@ -258,6 +277,35 @@ impl Work<'_> {
         self.region.write(offset, &hands.buffer[..length])?;
         self.progress(i);
         Ok(())
+    }
+
+    /// After chunk `i` was written: reads back another one that is on the medium, and puts what was written
+    /// there when it is enough.
+    fn prove_another(&self, i: usize, hands: &mut Hands) -> Result<(), Stop> {
+        let mut unproven = self.unproven();
+        let another = unproven.synced.pop_front();
+        unproven.written.push(i);
+        unproven.bytes += self.place(i).1 as u64;
+        if unproven.bytes >= BATCH {
+            unproven.bytes = 0;
+            let batch = mem::take(&mut unproven.written);
+            drop(unproven);
+            self.region.sync()?;
+            self.unproven().synced.extend(batch);
+        } else {
+            drop(unproven);
+        }
+        another.map_or(Ok(()), |i| self.prove(i, hands))
+    }
+
+    fn unproven(&self) -> MutexGuard<'_, Unproven> {
+        self.unproven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads chunk `i` back.
+    fn prove(&self, i: usize, hands: &mut Hands) -> Result<(), Stop> {
+        let (offset, length) = self.place(i);
+        if self.lies_there(i, hands)? { Ok(()) } else { Err(region::differs(offset, length).into()) }
     }
 
     /// Counts chunk `i` as done.
@@ -313,7 +361,7 @@ impl Pieces<'_> {
             self.kept.extend(piece);
         }
         let rest = self.kept.split_off(length);
-        let chunk = std::mem::replace(&mut self.kept, rest);
+        let chunk = mem::replace(&mut self.kept, rest);
         // Threads that fail say why by themselves.
         to.send((i, chunk)).map_err(|_| FetchFailure::Abandoned)
     }

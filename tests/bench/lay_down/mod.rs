@@ -7,6 +7,7 @@
 mod archive;
 mod disk;
 mod file_system;
+mod limited;
 mod rebuild;
 
 use crate::bench::Bench;
@@ -39,7 +40,8 @@ pub(crate) struct LayDown {
 
 pub(crate) fn run(bench: &Bench, lay_down: &LayDown, report: &mut Report) -> Result<()> {
     archive::run(bench, lay_down, report)?;
-    file_system::run(bench, lay_down, report)?;
+    let allocated = file_system::run(bench, lay_down, report)?;
+    limited::run(bench, lay_down, allocated, report)?;
     rebuild::run(bench, lay_down, report)
 }
 
