@@ -144,7 +144,7 @@ pub fn install(
         chosen.stage("writing the image", job.lay_down(source, chosen.plan(), &mut target, reuse))
     })?;
     job.phase(Phase::Configure, || {
-        let configured = job.configure(chosen.plan(), found.len());
+        let configured = job.configure(chosen.plan(), &target, found.len());
         let (written, boots, before) = chosen.stage("writing the identity", configured)?;
         // Now the disks are told all that was written to their file systems so far.
         chosen.stage("writing the image", target.unmount())?;
@@ -288,7 +288,7 @@ impl Job<'_> {
 
     /// Step 3, first half: empty file systems and swap space.
     fn format(&self, disks: &Disks) -> Result<Target, Stop> {
-        let mut target = Target::new(&self.paths.mount);
+        let mut target = Target::new(&self.paths.mount, self.image.format.is_file_system());
         let mut groups = BTreeMap::new();
         for planned in &disks.plan().partitions {
             if planned.role == Role::Lvm {
@@ -365,35 +365,40 @@ impl Job<'_> {
 
     /// Step 5, first half: files in the tree, and boot files out of it for each disk; with the digests of those that
     /// must be right.
-    fn configure(&self, plan: &Plan, disks: usize) -> Result<(Written, Vec<Boot>, Vec<Digest>), Stop> {
+    fn configure(
+        &self,
+        plan: &Plan,
+        target: &Target,
+        disks: usize,
+    ) -> Result<(Written, Vec<Boot>, Vec<Digest>), Stop> {
         let Self { task, paths, .. } = self;
-        let tree = self.tree()?;
+        let tree = self.tree(target)?;
         let written = identity::write(&tree, &task.identity, &task.layout, &task.uuids, &paths.agent)
-            .map_err(|error| device::failed("cannot write the identity", &error))?;
+            .map_err(|error| target.refused("cannot write the identity", &error))?;
         unlock::leave_behind(&tree, task, &paths.agent)
-            .map_err(|error| device::failed(&format!("cannot write {}", unlock::PATH), &error))?;
+            .map_err(|error| target.refused(&format!("cannot write {}", unlock::PATH), &error))?;
         for (path, text) in self.grub_files()? {
             tree.write(path, text.as_bytes(), 0o644)
-                .map_err(|error| device::failed(&format!("cannot write {path}"), &error))?;
+                .map_err(|error| target.refused(&format!("cannot write {path}"), &error))?;
         }
         let mut boots = Vec::with_capacity(disks);
         for index in 0..disks as u32 {
             let esp = task.uuids.on_disk(index).esp;
             boots.push(bootloader::prepare(&tree, self.image, plan, &self.start().boot, esp)?);
         }
-        let digests = self.boot_files(&tree)?;
+        let digests = self.boot_files(&tree, target)?;
         Ok((written, boots, digests))
     }
 
-    fn tree(&self) -> Result<Tree, Finding> {
-        Tree::open(&self.paths.mount).map_err(|error| device::failed("cannot open the tree", &error))
+    fn tree(&self, target: &Target) -> Result<Tree, Finding> {
+        Tree::open(&self.paths.mount).map_err(|error| target.refused("cannot open the tree", &error))
     }
 
     /// Step 5, second half: what must be right to start is read from the disk once more; how it starts.
     fn read_back(&self, target: &mut Target, before: &[Digest]) -> Result<Restart, Finding> {
         target.mount_to_read()?;
-        let tree = self.tree()?;
-        if self.boot_files(&tree)? != before {
+        let tree = self.tree(target)?;
+        if self.boot_files(&tree, target)? != before {
             return Err(Finding::new(Code::DiskFailed, "kernel or ramdisk read back differently"));
         }
         let restart = self.prepare_restart(&tree);
@@ -416,7 +421,7 @@ impl Job<'_> {
     }
 
     /// Digests of the files that must be right for the system to start.
-    fn boot_files(&self, tree: &Tree) -> Result<Vec<Digest>, Finding> {
+    fn boot_files(&self, tree: &Tree, target: &Target) -> Result<Vec<Digest>, Finding> {
         let boot = &self.image.boot;
         let first = unlock::is_needed(&self.task.layout).then_some(unlock::PATH);
         first
@@ -425,7 +430,9 @@ impl Job<'_> {
             .map(|path| {
                 let digest = tree.open_file(path).and_then(digest);
                 digest.map_err(|error| match error.raw_os_error() {
-                    Some(libc::EIO | libc::EUCLEAN) => device::failed(&format!("cannot read {path}"), &error),
+                    Some(libc::EIO | libc::EUCLEAN | libc::EBADMSG) => {
+                        target.refused(&format!("cannot read {path}"), &error)
+                    }
                     _ => Finding::new(Code::BootloaderFailed, format!("{path}: {error}")),
                 })
             })

@@ -294,6 +294,28 @@ fn p11_wrong_bytes_lists_and_maps_leave_nothing_that_starts() {
 }
 
 #[test]
+fn p11_a_file_system_that_is_damaged_in_its_image_is_not_told_as_the_disk_s_fault() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("directory");
+    let mut plain = file_system(&directory);
+    let file = directory.path().join("root.ext4");
+    let blocks = run("debugfs", &["-R", "blocks /etc", file.to_str().expect("path")]);
+    let block: usize =
+        blocks.split_whitespace().next().and_then(|block| block.parse().ok()).expect("a block");
+    // The checksum of the directory in which the identity is written, at the block's end.
+    plain[(block + 1) * 4096 - 1] ^= 1;
+    let disk = Loop::new(512);
+    for chunked in [false, true] {
+        let (ordered, files) = packed(&plain, chunked);
+        let finding = failing(&disk, &ordered, &files);
+        let told = finding.detail.contains("the file system in it is damaged");
+        assert!(finding.code == Code::ImageInvalid && told, "{finding}");
+    }
+}
+
+#[test]
 fn p12_what_was_written_before_an_interruption_is_not_fetched_again() {
     if !root() {
         return;

@@ -12,6 +12,7 @@ pub mod efi;
 pub mod grub;
 
 use crate::disk::disks::Boot;
+use crate::disk::ext4;
 use crate::disk::fat;
 use crate::image::tree::Tree;
 use kaltstart_protocol::finding::{Code, Finding};
@@ -34,7 +35,7 @@ const CORE_STUB: &str = "boot/grub/grub.cfg";
 /// system in which GRUB finds `/boot`, `volume_id` the EFI system partition's.
 ///
 /// # Errors
-/// [`Code::BootloaderFailed`] with what is missing or does not fit.
+/// [`Code::BootloaderFailed`] with what is missing or does not fit; as the file system says if that cannot be read.
 pub fn prepare(
     tree: &Tree,
     manifest: &Manifest,
@@ -44,7 +45,12 @@ pub fn prepare(
 ) -> Result<Boot, Finding> {
     let failed = |detail: String| Finding::new(Code::BootloaderFailed, detail);
     let read = |path: &str| {
-        tree.read(path, BOOT_FILE_MAX).map_err(|error| failed(format!("{path} of the image: {error}")))
+        tree.read(path, BOOT_FILE_MAX).map_err(|error| match error.raw_os_error() {
+            Some(libc::EIO | libc::EUCLEAN | libc::EBADMSG) => {
+                ext4::refused(manifest.format.is_file_system(), &format!("cannot read {path}"), &error)
+            }
+            _ => failed(format!("{path} of the image: {error}")),
+        })
     };
     let mut boot = Boot::default();
     if let (Some((boot_img, core_img)), Some(partition), BIOS_SECTOR) =

@@ -1,6 +1,5 @@
 //! File systems: made by their own programs, mounted for filling, unmounted.
 
-use super::device::failed;
 use super::patiently;
 use crate::install::{Observer, Stop};
 use kaltstart_protocol::finding::{Code, Finding};
@@ -149,21 +148,20 @@ pub struct Mounted {
 /// system between commas. Nothing on it can be run, no device on it opened.
 ///
 /// # Errors
-/// [`Code::DiskFailed`].
+/// As the kernel says.
 pub fn mount(
     kind: FileSystem,
     node: &Path,
     path: &Path,
     options: &str,
     read_only: bool,
-) -> Result<Mounted, Finding> {
-    fs::create_dir_all(path).map_err(|error| failed(&format!("cannot make {}", path.display()), &error))?;
+) -> io::Result<Mounted> {
+    fs::create_dir_all(path)?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
     if read_only {
         flags |= MsFlags::MS_RDONLY;
     }
-    patiently(|| Ok(nix::mount::mount(Some(node), path, Some(kind.name()), flags, Some(options))?))
-        .map_err(|error| failed(&format!("cannot mount {}", node.display()), &error))?;
+    patiently(|| Ok(nix::mount::mount(Some(node), path, Some(kind.name()), flags, Some(options))?))?;
     Ok(Mounted { path: path.into(), active: true })
 }
 
@@ -171,12 +169,10 @@ impl Mounted {
     /// Writes everything back and unmounts.
     ///
     /// # Errors
-    /// [`Code::DiskFailed`] when the file system could not be written or is still in use.
-    pub fn unmount(mut self) -> Result<(), Finding> {
-        fs::File::open(&self.path)
-            .and_then(|directory| nix::unistd::syncfs(directory).map_err(io::Error::from))
-            .map_err(|error| failed(&format!("sync of {}", self.path.display()), &error))?;
-        self.detach().map_err(|error| failed(&format!("cannot unmount {}", self.path.display()), &error))?;
+    /// When the file system could not be written or is still in use.
+    pub fn unmount(mut self) -> io::Result<()> {
+        nix::unistd::syncfs(fs::File::open(&self.path)?)?;
+        self.detach()?;
         self.active = false;
         Ok(())
     }

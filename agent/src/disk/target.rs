@@ -2,6 +2,7 @@
 
 use super::block::Volume;
 use super::device::failed;
+use super::ext4;
 use super::mkfs::{self, Mounted};
 use crate::sys::btrfs;
 use kaltstart_protocol::finding::Finding;
@@ -10,6 +11,7 @@ use kaltstart_protocol::layout::subvolumes::{self, BOOT_LINK};
 use kaltstart_protocol::layout::{FileSystem, Role};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +27,8 @@ pub struct Target {
     kept: Vec<PathBuf>,
     /// Where the root file system is mounted.
     root: PathBuf,
+    /// The root file system is the image, and there is no other.
+    came_whole: bool,
 }
 
 /// A file system, or a subvolume of one.
@@ -37,16 +41,23 @@ struct Place {
 }
 
 impl Target {
-    /// With nothing in it; its root directory will be `root`.
+    /// With nothing in it; its root directory will be `root`. Its root file system is made here or `came_whole`.
     #[must_use]
-    pub fn new(root: &Path) -> Self {
+    pub fn new(root: &Path, came_whole: bool) -> Self {
         Self {
             mounted: Vec::new(),
             places: BTreeMap::new(),
             volumes: Vec::new(),
             kept: Vec::new(),
             root: root.into(),
+            came_whole,
         }
+    }
+
+    /// The finding for `what` a file system that is mounted here refused: the disk's fault or, of one that came whole
+    /// and is damaged, the image's.
+    pub(crate) fn refused(&self, what: &str, error: &io::Error) -> Finding {
+        ext4::refused(self.came_whole, what, error)
     }
 
     /// Leaves a partition as it is: only the directory is made on which the system mounts it. What the image has there
@@ -115,7 +126,8 @@ impl Target {
     }
 
     fn make_subvolumes(&self, planned: &Planned, node: &Path) -> Result<(), Finding> {
-        let top = mkfs::mount(FileSystem::Btrfs, node, &self.root, "", false)?;
+        let refused = |error| self.refused(&format!("cannot mount {}", node.display()), &error);
+        let top = mkfs::mount(FileSystem::Btrfs, node, &self.root, "", false).map_err(refused)?;
         let directory = File::open(&self.root)
             .map_err(|error| failed(&format!("cannot open {}", node.display()), &error))?;
         for subvolume in &planned.subvolumes {
@@ -127,17 +139,18 @@ impl Target {
                 .map_err(|error| failed("cannot make the link to /boot", &error))?;
         }
         drop(directory);
-        top.unmount()
+        top.unmount().map_err(|error| self.refused(&format!("cannot unmount {}", node.display()), &error))
     }
 
     /// Mounts all of them, each within those it lies in.
     ///
     /// # Errors
-    /// [`Code::DiskFailed`](kaltstart_protocol::finding::Code::DiskFailed).
+    /// Code `DiskFailed`; `ImageInvalid` when one that came whole is damaged.
     pub fn mount(&mut self) -> Result<(), Finding> {
-        for (path, Place { kind, node, options, boots }) in &self.places {
-            self.mounted.push(mkfs::mount(*kind, node, path, options, false)?);
-            if *boots {
+        for (path, place) in &self.places {
+            let mounted = place.mount(path, false).map_err(|error| self.not_mounted(place, &error))?;
+            self.mounted.push(mounted);
+            if place.boots {
                 symlink(".", path.join(BOOT_LINK))
                     .map_err(|error| failed("cannot make the link to /boot", &error))?;
             }
@@ -151,25 +164,35 @@ impl Target {
     /// Mounts what the system starts from, to see what the disk holds of it.
     ///
     /// # Errors
-    /// [`Code::DiskFailed`](kaltstart_protocol::finding::Code::DiskFailed).
+    /// As [`Self::mount`].
     pub fn mount_to_read(&mut self) -> Result<(), Finding> {
-        for (path, Place { kind, node, options, .. }) in
-            self.places.iter().filter(|(path, place)| **path == self.root || place.boots)
-        {
-            self.mounted.push(mkfs::mount(*kind, node, path, options, true)?);
+        for (path, place) in self.places.iter().filter(|(path, place)| **path == self.root || place.boots) {
+            let mounted = place.mount(path, true).map_err(|error| self.not_mounted(place, &error))?;
+            self.mounted.push(mounted);
         }
         Ok(())
+    }
+
+    fn not_mounted(&self, place: &Place, error: &io::Error) -> Finding {
+        self.refused(&format!("cannot mount {}", place.node.display()), error)
     }
 
     /// Unmounts whatever is mounted, the inner ones first.
     ///
     /// # Errors
-    /// See [`Mounted::unmount`].
+    /// As [`Self::mount`], when one could not be written or is still in use.
     pub fn unmount(&mut self) -> Result<(), Finding> {
         while let Some(mounted) = self.mounted.pop() {
-            mounted.unmount()?;
+            let what = format!("cannot write back and unmount {}", mounted.path.display());
+            mounted.unmount().map_err(|error| self.refused(&what, &error))?;
         }
         Ok(())
+    }
+}
+
+impl Place {
+    fn mount(&self, path: &Path, read_only: bool) -> io::Result<Mounted> {
+        mkfs::mount(self.kind, &self.node, path, &self.options, read_only)
     }
 }
 
