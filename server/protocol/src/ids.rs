@@ -38,6 +38,15 @@ pub enum IdError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Mac(pub [u8; 6]);
 
+impl Mac {
+    /// Whether one interface can have it: it is neither zero nor a group's (IEEE 802-2014 §8.2.2).
+    #[must_use]
+    pub const fn is_individual(self) -> bool {
+        let [first, ..] = self.0;
+        first & 1 == 0 && !matches!(self.0, [0, 0, 0, 0, 0, 0])
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

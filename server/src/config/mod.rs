@@ -10,6 +10,7 @@ mod dhcp_option;
 mod dhcp_shape;
 mod http;
 mod images;
+mod layout;
 mod log;
 mod node;
 mod profile;
@@ -28,7 +29,7 @@ pub use dhcp6::Dhcp6;
 pub use http::Http;
 pub use images::Images;
 pub use log::{Log, LogFormat, log_filter};
-pub use node::{Declaration, Node, is_host_name};
+pub use node::{Declaration, NO_INTERFACE, Node, is_host_name};
 pub use profile::Profile;
 pub use syslog::Syslog;
 pub use tftp::Tftp;
@@ -37,7 +38,7 @@ pub use wipe::Wipe;
 use kaltstart_core::dhcp::host::Rules;
 use kaltstart_core::dhcp::subnet::Subnet;
 use kaltstart_core::dhcp6::subnet as subnet6;
-use kaltstart_protocol::layout::{Layout, plan};
+use kaltstart_protocol::layout::Layout;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -340,9 +341,7 @@ impl Config {
             subnet.problems(&mut all);
         }
         for layout in self.layouts.values() {
-            if let Err(problem) = plan::check(layout) {
-                all.push(format!("layout: {problem}"));
-            }
+            layout::problems(layout, &mut all);
         }
         for profile in &self.profile {
             if !self.layouts.contains_key(&profile.layout) {

@@ -11,6 +11,9 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// What is wrong with a hardware address that is zero or a group's.
+pub const NO_INTERFACE: &str = "is no interface's: it is zero, or a group's address (broadcast, multicast)";
+
 /// `[[node]]`: a machine that is expected.
 ///
 /// Its identity is its hardware address. Without one nothing is declared: name and address are kept
@@ -103,6 +106,9 @@ impl Node {
         let whose = format!("node {:?}", self.name);
         if !is_host_name(&self.name) {
             all.push(format!("node.name {:?} is not a host name (letters, digits, -)", self.name));
+        }
+        if let Some(mac) = self.mac.filter(|mac| !mac.is_individual()) {
+            all.push(format!("{whose}: mac {mac} {NO_INTERFACE}"));
         }
         let identifiers = [
             ("client_id", &self.client_id),

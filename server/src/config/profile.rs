@@ -53,7 +53,20 @@ impl Profile {
 
 /// Rules that no disk can fit; `title` names their section.
 pub(super) fn disk_rule_problems(title: &str, rule: &DiskRule, all: &mut Vec<String>) {
-    let DiskRule { transport, min_gib, max_gib, .. } = rule;
+    let DiskRule { serial, wwn, model, transport, min_gib, max_gib, path, .. } = rule;
+    for (key, text) in [("serial", serial), ("wwn", wwn), ("model", model), ("path", path)] {
+        if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+            all.push(format!(
+                "{title}.{key} is empty; leave it out, or write what `ks node show` tells of the disk"
+            ));
+        }
+    }
+    if let Some(path) = path.as_ref().filter(|path| path.starts_with("/dev/")) {
+        all.push(format!(
+            "{title}.path {path:?} is a name that a disk has by chance at each start; write where it is plugged, \
+             as `ks node show` tells it behind `at`, or its serial"
+        ));
+    }
     if let Some(transport) = transport.as_ref().filter(|text| !TRANSPORTS.contains(&text.as_str())) {
         let known = TRANSPORTS.join(", ");
         all.push(format!("{title}.transport {transport:?} is none of {known}"));

@@ -170,6 +170,24 @@ fn refusals_name_the_key() {
             "encrypt \"vg\", which it lies in",
         ),
         ("52:54:00:00:00:01", "52:54", "mac"),
+        ("52:54:00:00:00:01", "ff:ff:ff:ff:ff:ff", "node \"db-07\": mac ff:ff:ff:ff:ff:ff is no interface's"),
+        ("52:54:00:00:00:01", "01:00:5e:00:00:01", "a group's"),
+        ("52:54:00:00:00:01", "00:00:00:00:00:00", "zero"),
+        ("[[node]]", "disk = { serial = \"\" }\n[[node]]", "profile \"debian\": disk.serial is empty"),
+        ("[[node]]", "disk = { path = \"/dev/sda\" }\n[[node]]", "disk.path \"/dev/sda\" is a name"),
+        (
+            "[[profile]]",
+            "[[layout]]\nname = \"x\"\npartitions = [\n\
+             { label = \"a\", role = \"root\", min_mib = 99 },\n\
+             { label = \"a\", role = \"swap\", min_mib = 99 },\n]\n[[profile]]",
+            "layout \"x\": label \"a\" occurs twice",
+        ),
+        (
+            "[[profile]]",
+            "[[layout]]\nname = \"x\"\npartitions = [\n\
+             { label = \"a\", role = \"root\", min_mib = 10737418240 },\n]\n[[profile]]",
+            "min_mib 10737418240 of \"a\" is above",
+        ),
         ("10.77.0.1:8080", "10.77.0.1:0", "http.listen"),
         ("\"10.77.0.50\"", "\"10.77.0.1\"", "server's own"),
         ("image = \"debian-12\"", "image = \"../debian-12\"", "image"),

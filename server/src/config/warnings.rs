@@ -1,6 +1,6 @@
 //! What a good configuration names and this machine does not have (yet).
 
-use super::Config;
+use super::{Config, layout};
 use crate::confinement;
 use crate::images::{Catalog, ImageError};
 use kaltstart_core::dhcp::role::Mode;
@@ -19,8 +19,8 @@ const READ: u32 = 0o4;
 const PASS: u32 = 0o1;
 
 impl Config {
-    /// Files that cannot be read now, and images that cannot be laid down, with what follows. They may
-    /// come later: every file is opened when it is asked for.
+    /// Files that cannot be read now, and images and layouts that cannot be laid down or start nothing, with what follows.
+    /// Files may come later: every one is opened when it is asked for.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         self.missing_for(|path| File::open(path).map(drop))
@@ -43,6 +43,7 @@ impl Config {
 
     fn missing_for(&self, read: impl Fn(&Path) -> io::Result<()>) -> Vec<String> {
         let mut all = self.boot.missing(&self.node, &read);
+        all.extend(self.own_layouts.iter().filter_map(layout::starts_nothing));
         let dir = &self.images.dir;
         if let Err(error) = fs::read_dir(dir) {
             all.push(format!("images.dir: {} cannot be read, so no image is there: {error}", dir.display()));
@@ -123,6 +124,7 @@ fn may(user: &User, about: &Metadata, wanted: u32) -> bool {
 mod tests {
     use super::*;
     use crate::config::tests::good;
+    use kaltstart_protocol::layout::{Layout, Partition, Role};
     use nix::unistd::{Gid, Uid};
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -137,6 +139,13 @@ mod tests {
         for part in ["dhcp no-such-if", "no user \"no-such-user\"", "images.dir: "] {
             assert!(told(&config, part), "{part}");
         }
+        let root = Partition { label: "root".into(), role: Role::Root, min_mib: 1, ..Partition::default() };
+        let layout = Layout { name: "bare".into(), partitions: vec![root], ..Layout::default() };
+        config.own_layouts = vec![layout];
+        assert!(told(&config, "layout \"bare\": no machine starts from it"));
+        let esp = Partition { label: "esp".into(), role: Role::Esp, min_mib: 512, ..Partition::default() };
+        config.own_layouts[0].partitions.push(esp);
+        assert!(!told(&config, "layout \"bare\""));
         // Nothing is bound where nothing is served.
         config.dhcp[0].mode = Mode::Off;
         assert!(!told(&config, "no-such-if"));

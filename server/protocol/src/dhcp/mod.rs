@@ -381,9 +381,8 @@ impl Message {
     /// of one interface (all zero, or a group).
     #[must_use]
     pub fn mac(&self) -> Option<Mac> {
-        let bytes: [u8; 6] = self.hardware.bytes().try_into().ok()?;
-        let single = bytes != [0; 6] && bytes[0] & 1 == 0;
-        (self.hardware.kind == ETHERNET && single).then_some(Mac(bytes))
+        let mac = Mac(self.hardware.bytes().try_into().ok()?);
+        (self.hardware.kind == ETHERNET && mac.is_individual()).then_some(mac)
     }
 
     /// Wished address (option 50).
