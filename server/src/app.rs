@@ -191,7 +191,7 @@ impl App {
                     tracing::debug!(node = found.machine.node.name, why, "event ignored");
                     return Ok(Applied { machine: found.machine, changed: false, happenings: Vec::new() });
                 }
-                Step::Refused(why) => return Err(AppError::Refused(why.into())),
+                Step::Refused(why) => return Err(refused(why, &found.machine)),
                 Step::Changed { machine, happenings } => {
                     if self.store.commit(&machine, found.version, &happenings, now).await? == Commit::Done {
                         self.tell(&machine, &happenings);
@@ -267,7 +267,7 @@ impl App {
             }
             if before.job.is_some() && before.name != wanted.name {
                 return Err(AppError::Refused(format!(
-                    "{} has a job and cannot become {} now; wait for the job's end or cancel it",
+                    "{0} has a job and cannot become {1} now; wait for the job's end or cancel it (`ks job cancel {0}`)",
                     before.name, wanted.name
                 )));
             }
@@ -423,6 +423,14 @@ impl App {
             })
             .await?;
         Ok(applied.machine)
+    }
+}
+
+/// Why a machine does not let something happen; if its job is in the way, with how to take that away.
+fn refused(why: &str, machine: &Machine) -> AppError {
+    match &machine.node.job {
+        Some(job) if why == lifecycle::HAS_JOB => AppError::Refused(format!("{why}: `ks job cancel {job}`")),
+        _ => AppError::Refused(why.into()),
     }
 }
 

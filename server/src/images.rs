@@ -175,6 +175,13 @@ impl Catalog {
         self.usable().map(|image| image.manifest).collect()
     }
 
+    /// The names of those that are there and cannot be used, and why.
+    #[must_use]
+    pub fn refused(&self) -> Vec<(String, ImageError)> {
+        let names = self.names().into_iter();
+        names.filter_map(|name| self.find(&name).err().map(|error| (name, error))).collect()
+    }
+
     fn usable(&self) -> impl Iterator<Item = Image> {
         self.names().into_iter().filter_map(|name| self.find(&name).ok())
     }

@@ -118,6 +118,9 @@ pub struct Node {
     pub last_job: Option<JobId>,
     /// What the agent saw last.
     pub facts: Option<Facts>,
+    /// When that agent said hello first; none of one that did before this was noted.
+    #[serde(default)]
+    pub facts_at: Option<Millis>,
     /// Parts it had once and has no more.
     #[serde(default)]
     pub missing: Vec<Part>,
@@ -168,6 +171,7 @@ impl Node {
             job: None,
             last_job: None,
             facts: None,
+            facts_at: None,
             missing: Vec::new(),
             address: None,
             last_seen: None,

@@ -1,14 +1,15 @@
 //! Why a machine does not start: causes, each with its likelihood, its proof and what to do next,
-//! concluded from what the doors saw before any agent ran.
+//! concluded from what the doors saw before any agent ran, and from what its last job and its node tell.
 //!
 //! [`why`] divides the past into [`Boot`]s, lets every rule look at the newest one (and those
-//! before it), and ranks what they find. A rule never guesses from silence alone what a packet
+//! before it), and ranks what they find with what is known without packets. A rule never guesses from silence alone what a packet
 //! could show: without proof there is no cause, and the answer says what is going on instead.
 
 mod boot;
 mod dhcp;
 mod dhcp6;
 mod fetch;
+mod known;
 mod loader;
 mod now;
 mod start;
@@ -175,7 +176,11 @@ pub fn why(trace: &[Sighting], machine: Option<&Machine>, site: &Site, now: Mill
     let boots = boots(trace);
     let boot = boots.last().copied().unwrap_or_default();
     let case = Case { boots: &boots, boot, machine, site, now };
-    let mut causes: Vec<Cause> = RULES.iter().filter_map(|rule| rule(&case)).collect();
+    let seen: Vec<Cause> = RULES.iter().filter_map(|rule| rule(&case)).collect();
+    // Where packets show what a job has failed with, they are the proof.
+    let mut causes = known::causes(&case);
+    causes.retain(|known| seen.iter().all(|cause| cause.code != known.code));
+    causes.extend(seen);
     // Stable: among equals the order of the rules decides.
     causes.sort_by_key(|cause| core::cmp::Reverse(cause.likelihood));
     Diagnosis { causes, now: now::in_words(&case), ruled_out: now::worked(&case) }

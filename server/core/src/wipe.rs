@@ -45,12 +45,16 @@ pub fn is_of_now(job: &Job, epoch: u64) -> Result<(), Finding> {
     Err(Finding::new(Code::OrderOutdated, detail))
 }
 
-/// Whether the agent runs on `node`: one of its interfaces has an address that the node is known by.
-fn is_of_node(node: &Node, facts: &Facts) -> Result<(), Finding> {
+/// Whether the agent that told `facts` runs on `node`: one of its interfaces has an address that the node is known by.
+pub(crate) fn is_of_node(node: &Node, facts: &Facts) -> bool {
     let own = |nic: &Nic| {
         node.macs.contains(&nic.mac) || nic.permanent_mac.is_some_and(|mac| node.macs.contains(&mac))
     };
-    if facts.nics.iter().any(own) {
+    facts.nics.iter().any(own)
+}
+
+fn ensure_is_of_node(node: &Node, facts: &Facts) -> Result<(), Finding> {
+    if is_of_node(node, facts) {
         return Ok(());
     }
     let list = |macs: &mut dyn Iterator<Item = &Mac>| macs.map(|mac| format!(" {mac}")).collect::<String>();
@@ -74,7 +78,7 @@ fn is_of_node(node: &Node, facts: &Facts) -> Result<(), Finding> {
 pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<WipeGrant>, Finding> {
     let facts = node.facts.clone().unwrap_or_default();
     is_of_now(job, epoch)?;
-    is_of_node(node, &facts)?;
+    ensure_is_of_node(node, &facts)?;
     let disks = match &job.order {
         Order::System(order) => choose(&order.disk, &order.layout, &facts.disks)?,
         Order::Release(_) => all_disks(node, &facts)?,

@@ -15,7 +15,7 @@ mod why;
 
 use crate::cli::told;
 use crate::exit::Exit;
-use crate::http::api::{Declare, NodeView, PowerState};
+use crate::http::api::{Declare, NodeView, PowerState, RefusedImage};
 use crate::http::diagnosis::DiagnosisView;
 use crate::http::jobs::{JobView, OrderJob};
 use crate::image_import::Import;
@@ -344,7 +344,12 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         // An import is done before anybody is asked.
         ClientCommand::Image(ImageCommand::List | ImageCommand::Import(_)) => {
             let images: Vec<kaltstart_protocol::image::Manifest> = api.get("/v1/images").await?;
-            output::list(&images, format)
+            let refused: Vec<RefusedImage> = api.get("/v1/images/refused").await?;
+            let listed = output::list(&images, format)?;
+            for image in refused {
+                eprintln!("not usable: {}", output::printable(&image.problem));
+            }
+            Ok(listed)
         }
         ClientCommand::Layout(command) => layout::run(&api, command, format).await,
         ClientCommand::Dhcp(command) => dhcp::run(&api, command, format).await,

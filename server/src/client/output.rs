@@ -4,7 +4,7 @@ use super::Format;
 use super::api::ClientError;
 use super::hardware;
 use crate::exit::Exit;
-use crate::http::api::{FindingView, NodeView, ProfileView};
+use crate::http::api::{Change, DisksChanged, FindingView, NodeView, ProfileView, rfc3339};
 use crate::http::jobs::JobView;
 use crate::store::StoredLine;
 use comfy_table::{Table, presets};
@@ -96,7 +96,7 @@ impl StoredLine {
             // One-element lists: printed one after the other they are one list.
             Format::Yaml => structured(&[self], format).map(|text| text.trim_end().to_owned()),
             Format::Table | Format::Name => {
-                let time = crate::http::api::rfc3339(self.time);
+                let time = rfc3339(self.time);
                 Ok(format!("{time} {:<5} {}", self.level, printable(&self.text)))
             }
         }
@@ -174,12 +174,13 @@ pub(super) fn describe(node: &NodeView) -> String {
     let job = |id: &Option<kaltstart_protocol::ids::JobId>| id.as_ref().map(ToString::to_string);
     lines.extend(job(&node.job).map(|id| ("JOB", id)));
     lines.extend(job(&node.last_job).map(|id| ("LAST JOB", id)));
-    lines.extend(node.last_seen.map(|time| ("LAST SEEN", crate::http::api::rfc3339(time))));
+    lines.extend(node.last_seen.map(|time| ("LAST SEEN", rfc3339(time))));
     lines.extend(node.class.clone().map(|class| ("CLASS", class)));
     for view in &node.findings {
         lines.push(("FINDING", format!("{} {}: {}", view.finding.code, view.title, view.finding.detail)));
         lines.push(("  NEXT", view.next.clone()));
     }
+    lines.extend(node.facts.iter().map(|_| ("LOOKED AT", looked_at(node))));
     lines.extend(node.facts.iter().flat_map(hardware::lines));
     if let Some(report) = &node.report {
         lines.push(("INSTALLED", format!("{} · kernel {}", report.os, report.kernel)));
@@ -187,10 +188,21 @@ pub(super) fn describe(node: &NodeView) -> String {
         lines.extend(report.ssh_host_keys.iter().map(|key| ("SSH HOST KEY", key.clone())));
     }
     if let Some(record) = &node.erasure {
-        let when = crate::http::api::rfc3339(record.at);
+        let when = rfc3339(record.at);
         lines.extend(record.disks.iter().flat_map(|erasure| erased(&when, erasure)));
     }
     named(&lines)
+}
+
+/// When an agent saw the hardware that follows, and whether its disks hold something else by now.
+fn looked_at(node: &NodeView) -> String {
+    let when = node.facts_at.map_or_else(|| "at a time that is not known".into(), rfc3339);
+    let Some(DisksChanged { by, at }) = &node.changed_since else { return when };
+    let change = match by {
+        Change::Installed => "its system was installed",
+        Change::Erased => "they were erased",
+    };
+    format!("{when}; what its disks hold is told as of before {change} ({})", rfc3339(*at))
 }
 
 /// How a disk was erased, and what was tried before.

@@ -14,7 +14,9 @@ use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
 use kaltstart_core::hardware;
 use kaltstart_core::lifecycle::event::{Event, Move};
-use kaltstart_core::machine::{ErasureRecord, Job, JobKind, JobState, Machine, State as NodeState, System};
+use kaltstart_core::machine::{
+    ErasureRecord, Job, JobKind, JobState, Machine, Node, State as NodeState, System,
+};
 use kaltstart_core::recall::Via;
 use kaltstart_core::trace::What;
 use kaltstart_protocol::facts::{Disk, Facts};
@@ -51,6 +53,12 @@ pub struct NodeView {
     pub last_seen: Option<Millis>,
     /// What the agent saw last.
     pub facts: Option<Facts>,
+    /// When that was.
+    #[serde(default)]
+    pub facts_at: Option<Millis>,
+    /// What became of its disks since then, so that they no longer hold what is told of them.
+    #[serde(default)]
+    pub changed_since: Option<DisksChanged>,
     /// Its class of machines, if it has one.
     #[serde(default)]
     pub class: Option<String>,
@@ -68,6 +76,34 @@ pub struct NodeView {
     /// How its disks were erased when it was released last.
     #[serde(default)]
     pub erasure: Option<ErasureRecord>,
+}
+
+/// What became of a node's disks after its agent had looked at them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DisksChanged {
+    /// What it was.
+    pub by: Change,
+    /// When it was told.
+    pub at: Millis,
+}
+
+/// What a job does to disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// A system was laid down.
+    Installed,
+    /// They were erased.
+    Erased,
+}
+
+/// The newest change of the node's disks that its facts do not show.
+fn changed_since(node: &Node) -> Option<DisksChanged> {
+    let facts_at = node.facts_at?;
+    let installed = node.system.as_ref().map(|system| (Change::Installed, system.reported_at));
+    let erased = node.erasure.as_ref().map(|record| (Change::Erased, record.at));
+    let changes = [installed, erased].into_iter().flatten().map(|(by, at)| DisksChanged { by, at });
+    changes.filter(|change| change.at > facts_at).max_by_key(|change| change.at)
 }
 
 /// A finding with its words.
@@ -119,7 +155,8 @@ pub(super) fn headline(machine: &Machine) -> String {
             let failed = match (node.state, job.kind) {
                 (NodeState::Allocated, _) => "deploy failed",
                 (NodeState::Releasing, JobKind::Release) => "release failed",
-                _ => return node.state.to_string(),
+                // It is what it was before.
+                _ => return format!("{} · {} failed{}", node.state, job.kind.name(), why(job)),
             };
             format!("{failed}{}", why(job))
         }
@@ -146,6 +183,8 @@ fn node_view(app: &App, machine: &Machine) -> NodeView {
         last_job: node.last_job.clone(),
         last_seen: node.last_seen,
         facts: node.facts.clone(),
+        facts_at: node.facts_at,
+        changed_since: changed_since(node),
         class: class.map(|class| class.name.clone()),
         findings: findings.map(FindingView::from).collect(),
         fingerprints: node.facts.iter().flat_map(|facts| &facts.disks).filter_map(fingerprint).collect(),
@@ -219,6 +258,9 @@ pub(super) async fn declare(
 ) -> Result<Response, Problem> {
     if !is_host_name(&name) {
         return Err(Problem::bad_request(format!("name {name:?} is not a host name (letters, digits, -)")));
+    }
+    if !mac.is_individual() {
+        return Err(Problem::bad_request(format!("mac {mac} {}", config::NO_INTERFACE)));
     }
     if let Some(Err(problem)) = address.map(|address| app.config.reservable(address)) {
         return Err(Problem::bad_request(format!("address {problem}")));
@@ -320,6 +362,21 @@ pub(super) async fn profiles(State(app): State<Arc<App>>) -> Json<Vec<ProfileVie
         layout: profile.layout.clone(),
     };
     Json(app.config.profile.iter().map(view).collect())
+}
+
+/// An image that is there and cannot be used.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RefusedImage {
+    /// Its name.
+    pub name: String,
+    /// Why, and what to do.
+    pub problem: String,
+}
+
+/// `GET /v1/images/refused`
+pub(super) async fn refused_images(State(app): State<Arc<App>>) -> Json<Vec<RefusedImage>> {
+    let refused = app.images.refused().into_iter();
+    Json(refused.map(|(name, error)| RefusedImage { name, problem: error.to_string() }).collect())
 }
 
 /// `GET /v1/images`

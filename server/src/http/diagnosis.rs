@@ -89,9 +89,16 @@ pub(super) async fn diagnosis(
 ) -> Result<Json<DiagnosisView>, Problem> {
     let Asked { name, macs, machine } = asked(&app, &node)?;
     let why::Diagnosis { causes, now, ruled_out } = app.diagnose(&macs, machine.as_ref());
+    let mut causes: Vec<CauseView> =
+        causes.into_iter().map(|cause| view(cause, &name, macs.first().copied())).collect();
+    // What a job has failed with stands in the words of its agent in its log.
+    let last = machine.as_ref().and_then(|machine| machine.job.as_ref()?.findings.last());
+    for cause in causes.iter_mut().filter(|cause| last.is_some_and(|last| last.code == cause.code)) {
+        cause.commands.insert(0, format!("ks job log {name}"));
+    }
     Ok(Json(DiagnosisView {
         headline: machine.as_ref().map(api::headline),
-        causes: causes.into_iter().map(|cause| view(cause, &name, macs.first().copied())).collect(),
+        causes,
         last: now,
         ruled_out,
         node: name,

@@ -71,6 +71,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/grant-key/rotate", post(grant_key::rotate))
         .route("/v1/profiles", get(api::profiles))
         .route("/v1/images", get(api::images))
+        .route("/v1/images/refused", get(api::refused_images))
         .route("/v1/layouts", get(layout::layouts))
         .route("/v1/layouts/{layout}", get(layout::layout))
         .route("/v1/events", get(events::all))

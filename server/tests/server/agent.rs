@@ -1,6 +1,6 @@
 //! A scripted agent over real HTTP; each answer is taken to be lost once, and asked for again.
 
-use crate::client::done;
+use crate::client::{self, done};
 use crate::site::{Answer, IMAGE, LIMIT, Site, mac, put_image};
 use kaltstart_protocol::agent_api::{
     ARG_BOOT_MAC, ARG_EPOCH, ARG_KEY, ARG_TOKEN, Directive, EraseTask, Erased, Hello, Installed, LogBatch,
@@ -265,6 +265,10 @@ async fn p21_a_machine_is_deployed_though_every_answer_is_lost_once_and_its_secr
     }
     let node = site.get("/v1/nodes/n1").await.json;
     assert_eq!((&node["state"], &node["report"]["os"]), (&json!("deployed"), &json!("os")), "{node}");
+    assert_eq!(node["changed_since"]["by"], "installed", "{node}");
+    let shown = client::done(&site, "node show n1").await.out;
+    let looked = shown.lines().find(|line| line.starts_with("LOOKED AT")).expect("told");
+    assert!(looked.contains("as of before its system was installed"), "{looked}");
     let done = site.get(&format!("/v1/jobs/{job}")).await.json;
     assert_eq!((&done["state"], &done["attempt"]), (&json!("succeeded"), &json!(1)), "{done}");
     assert!(done["phases"].as_array().expect("phases").iter().all(|phase| phase["usual"]["sample"] == 0));

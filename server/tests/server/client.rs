@@ -81,6 +81,7 @@ async fn exit_codes_tell_what_happened() {
     refused(&site, "node accept n1", CONFLICT).await;
     refused(&site, "node add n1 --mac 52:54:00:00:00:02", CONFLICT).await;
     refused(&site, "node add N_1 --mac 52:54:00:00:00:02", USAGE).await;
+    assert!(refused(&site, "node add n9 --mac ff:ff:ff:ff:ff:ff", USAGE).await.contains("no interface's"));
     refused(&site, "rebuild n1 --profile good --confirm n2", USAGE).await;
     for words in ["", "frobnicate", "node add n3", "node add n3 --mac zz", "node list -o xml", "server"] {
         refused(&site, words, USAGE).await;

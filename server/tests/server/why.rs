@@ -1,7 +1,10 @@
 //! What the doors saw of a machine, and what is concluded from it.
 
+use crate::agent::{Agent, with_disk};
 use crate::client::done;
 use crate::site::{LIMIT, PROGRAM, Site, free_udp_port, mac};
+use kaltstart_protocol::agent_api::{Mode, Task};
+use kaltstart_protocol::contents::Area;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
@@ -45,6 +48,29 @@ async fn ks_why_says_what_is_going_on_when_nothing_is_wrong() {
     assert!(said.contains("Nothing shows a fault") && said.contains("it was switched on"), "{said}");
     assert_eq!(done(&site, "why db-07 -o name").await.out, "");
     site.get(&format!("/v1/nodes/{}/diagnosis", mac(3))).await.problem(StatusCode::NOT_FOUND, "not-found");
+}
+
+#[tokio::test]
+async fn ks_why_tells_what_the_last_job_failed_with() {
+    let site = Site::start().await;
+    site.declare("db-07", mac(1)).await;
+    let job = site.order("db-07", "deploy").await;
+    let mut agent = Agent::boot(&site, 1, 1, Mode::Install).await;
+    let ext4 = Area { kind: "ext4".into(), id: "A".into(), ..Area::default() };
+    agent.facts = with_disk(mac(1), vec![ext4]);
+    agent.hello().await;
+    let Task::Failed { finding } = agent.task().await else { panic!("no refusal") };
+    let listed = done(&site, "node list").await.out;
+    assert!(listed.contains("available · deploy failed · KS-2107"), "{listed}");
+    let said = done(&site, "why db-07").await.out;
+    assert!(said.contains("Most likely  KS-2107"), "{said}");
+    assert!(said.contains(&format!("its last job, deploy {job}, failed in phase")), "{said}");
+    assert!(said.contains(&finding.detail) && said.contains("--erase"), "{said}");
+    assert!(said.contains("ks job log db-07") && said.contains("ks explain KS-2107"), "{said}");
+    assert_eq!(site.get("/v1/nodes/db-07").await.json["state"], "available", "its agent was there");
+    // Another order is another story.
+    site.order("db-07", "deploy").await;
+    assert_eq!(done(&site, "why db-07 -o name").await.out, "");
 }
 
 /// Waits until the diagnosis of a machine begins with `code`; tells its first cause.

@@ -25,6 +25,7 @@ use crate::boot;
 use crate::hardware;
 use crate::losses;
 use crate::machine::{Job, JobKind, JobState, Machine, Session, State, System};
+use crate::wipe;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -58,6 +59,9 @@ pub const HEARD_EVERY_MS: u64 = 60_000;
 
 /// Installations of a node that are remembered: what an older one left must be given up by name.
 const OWN_MAX: usize = 8;
+
+/// Why a node with a job takes no other order; whoever tells it adds which job that is.
+pub const HAS_JOB: &str = "the node has a job; cancel it first";
 
 const NOT_GRANTED: &str = "the agent was not started for this job";
 
@@ -205,13 +209,17 @@ impl Draft {
     }
 
     /// Ends the live job, which did not come to its end. As long as no agent was granted to write, the disks are what
-    /// they were before the order, and so is the node.
+    /// they were before the order, and so is the node; but one whose agent has told its hardware is expected no more.
     fn give_up(&mut self, state: JobState, happening: Happening) {
         let untouched = self.live().filter(|job| job.wipe.is_empty()).map(|job| job.from);
         self.close(state);
         self.happenings.push(happening);
-        if let Some(before) = untouched.filter(|before| *before != self.machine.node.state) {
-            self.set_state(before);
+        let Some(before) = untouched.filter(|before| *before != self.machine.node.state) else { return };
+        self.set_state(before);
+        let node = &self.machine.node;
+        if node.facts.as_ref().is_some_and(|facts| before == State::Expected && wipe::is_of_node(node, facts))
+        {
+            self.inspected();
         }
     }
 
@@ -320,6 +328,7 @@ impl Draft {
                 booted_at: now.minus(hello.uptime_ms),
                 trust: grant.trust,
             });
+            self.machine.node.facts_at = Some(self.now);
         }
         self.heard();
         self.machine.node.missing = hardware::missing(&self.machine.node, &hello.facts);
@@ -511,7 +520,7 @@ impl Draft {
 
     fn moved(&mut self, wanted: Move) -> Verdict {
         if self.live().is_some() {
-            return Err(No::Refuse("the node has a job; cancel it first"));
+            return Err(No::Refuse(HAS_JOB));
         }
         let node = &mut self.machine.node;
         let to = moves::target(wanted, node).map_err(No::Refuse)?;
@@ -520,7 +529,7 @@ impl Draft {
             node.locked = None;
         }
         if wanted == Move::Repair && to != State::Deployed {
-            node.facts = None;
+            (node.facts, node.facts_at) = (None, None);
         }
         node.broken_from = (wanted == Move::Break).then_some(node.state);
         if to != node.state {

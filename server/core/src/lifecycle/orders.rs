@@ -1,7 +1,7 @@
 //! An order is taken, or taken back.
 
 use super::event::Happening;
-use super::{Draft, No, Verdict, rescue};
+use super::{Draft, HAS_JOB, No, Verdict, rescue};
 use crate::losses;
 use crate::machine::{Job, JobKind, JobState, State};
 use crate::recall::Via;
@@ -9,7 +9,7 @@ use crate::recall::Via;
 impl Draft {
     pub(super) fn ordered(&mut self, job: &Job) -> Verdict {
         if self.live().is_some() {
-            return Err(No::Refuse("the node already has a job; cancel it first"));
+            return Err(No::Refuse(HAS_JOB));
         }
         match (self.machine.node.state, job.kind) {
             (state, JobKind::Rescue) => {

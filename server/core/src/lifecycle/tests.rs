@@ -5,7 +5,8 @@ use super::*;
 use crate::boot::BootDecision;
 use alloc::boxed::Box;
 use kaltstart_protocol::agent_api::{DiskUuids, Erased, ReportState};
-use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::facts::Nic;
+use kaltstart_protocol::ids::{Digest, Mac};
 use kaltstart_protocol::node_api::BootOrder;
 use proptest::prelude::*;
 
@@ -97,6 +98,28 @@ fn p05_a_job_that_fails_before_anything_was_granted_takes_no_system_from_its_nod
         let failed = apply(granted, &[Event::Hindered(finding)]);
         assert_eq!(failed.node.state, ordered.node.state, "{kind:?}: it may have been written to");
     }
+}
+
+/// Its agent has told what it is, though its first job came to nothing.
+#[test]
+fn an_expected_machine_whose_job_came_to_nothing_was_seen() {
+    let ended = |mac: Mac, end: Event| {
+        let Event::AgentHello(mut told) = hello(Mode::Install) else { unreachable!() };
+        told.facts.nics = Vec::from([Nic { mac, ..Nic::default() }]);
+        let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
+        let script = Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) };
+        apply(idle(State::Expected), &[order, script, Event::AgentHello(told), end]).node
+    };
+    let refused = || Event::Hindered(Finding::new(Code::AmbiguousDisk, "two"));
+    for end in [refused(), Event::JobCancelled] {
+        let node = ended(MAC, end);
+        assert_eq!((node.state, node.facts_at), (State::Available, Some(NOW)));
+    }
+    let node = ended(Mac([2, 0, 0, 0, 0, 9]), refused());
+    assert_eq!(node.state, State::Expected, "another machine was seen");
+    let order = Event::JobOrdered(Box::new(job(JobKind::Deploy)));
+    let node = apply(idle(State::Expected), &[order, refused()]).node;
+    assert_eq!((node.state, node.facts_at), (State::Expected, None), "no agent came");
 }
 
 #[test]
