@@ -90,6 +90,7 @@ impl Import {
         let about: About =
             toml::from_str(&about).with_context(|| format!("{} is not understood", self.about.display()))?;
         ensure!(is_file_name(&about.name), "{:?} is no name of an image", about.name);
+        ensure_starts(&about.boot).with_context(|| self.about.display().to_string())?;
         let dir = self.to.join(&about.name);
         fs::create_dir_all(&self.to).with_context(|| format!("cannot make {}", self.to.display()))?;
         fs::create_dir(&dir).with_context(|| {
@@ -185,6 +186,26 @@ impl Import {
             Packing::Raw => pack::raw(source, size, dir),
         }
     }
+}
+
+/// Refuses what agents refuse on every machine: what no boot configuration can hold, and what leads out of the EFI system
+/// partition.
+fn ensure_starts(boot: &Boot) -> Result<()> {
+    let plain = |c: char| c == ' ' || (c.is_ascii_graphic() && c != '\'');
+    for (key, text) in [("kernel", &boot.kernel), ("initrd", &boot.initrd), ("cmdline", &boot.cmdline)] {
+        if let Some(odd) = text.chars().find(|c| !plain(*c)) {
+            bail!("boot.{key} holds {odd:?}: it must be one line of printable ASCII without single quotes");
+        }
+    }
+    for (_, to) in &boot.efi {
+        let mut parts = to.split(['/', '\\']).filter(|part| !part.is_empty()).peekable();
+        let inside = parts.peek().is_some() && parts.all(|part| part != "." && part != "..");
+        ensure!(
+            inside && !to.chars().any(char::is_control),
+            "boot.efi: {to:?} is no place on an EFI system partition, as EFI/BOOT/BOOTX64.EFI is"
+        );
+    }
+    Ok(())
 }
 
 /// An archive as it is.

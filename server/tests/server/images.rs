@@ -1,7 +1,7 @@
 //! `kaltstart image import`, and the image as machines get it.
 
 use crate::agent::Agent;
-use crate::client::USAGE;
+use crate::client::{USAGE, done};
 use crate::site::{PROGRAM, Site, mac, sign_image};
 use kaltstart_protocol::agent_api::{Mode, Task};
 use kaltstart_protocol::ids::Digest;
@@ -110,6 +110,13 @@ async fn a_file_system_is_imported_signed_and_given_to_a_machine_in_chunks() {
     site.power_on().await;
     let (code, words) = check_config(&site);
     assert!(code == Some(0) && words.contains("has 5 bytes, its manifest says"), "{words}");
+    let listed = done(&site, "image list").await;
+    assert!(!listed.out.contains("tiny"), "{}", listed.out);
+    assert!(
+        listed.err.contains("not usable: image \"tiny\"") && listed.err.contains("has 5 bytes"),
+        "{}",
+        listed.err
+    );
 }
 
 fn fetched(url: &str) -> Vec<u8> {
@@ -161,6 +168,11 @@ fn a_file_system_is_imported_as_one_stream_with_a_map_and_what_is_none_is_refuse
     refused(ABOUT, &[7; 100_000], "it is no archive");
     refused(&ABOUT.replace("\"tiny\"", "\"../tiny\""), &plain, "no name of an image");
     refused(&ABOUT.replace("version", "versoin"), &plain, "not understood");
+    refused(&ABOUT.replace("quiet", "quiet\\ninit=/bin/sh"), &plain, "boot.cmdline holds '\\n'");
+    refused(&ABOUT.replace("/k", "/k\\u0007"), &plain, "boot.kernel holds");
+    for to in ["EFI/../../x.efi", "EFI\\\\..\\\\x.efi", "/", "EFI/BOOT/\\tX.EFI"] {
+        refused(&ABOUT.replace("EFI/BOOT/BOOTX64.EFI", to), &plain, "is no place on an EFI system partition");
+    }
     let (code, _) = import(dir.path(), "qcow9", &images);
     assert_eq!(code, Some(USAGE));
 }
