@@ -30,4 +30,5 @@ mod sockets;
 pub mod store;
 pub mod tls;
 pub mod trace;
+pub mod usage;
 mod whereabouts;
