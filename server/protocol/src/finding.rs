@@ -133,15 +133,15 @@ codes! {
     NoDisk = "KS-2101", "no usable disk",
         "Check that the controller sees a disk, and that its driver is in the ramdisk; removable and read-only disks are never used.";
     AmbiguousDisk = "KS-2102", "several disks fit and no rule chooses",
-        "Add a disk rule (serial, wwn, model, size) to the profile; the candidates are in the message.";
+        "Add a disk rule (serial, wwn, model, size) to the profile; the candidates are in the message. Restart the server, try it (`ks layout try NODE --profile PROFILE`), and order again.";
     DiskTooSmall = "KS-2103", "the disk is too small",
-        "Use a larger disk, or a smaller layout or image.";
+        "Use a larger disk, or a smaller layout or image. After a change of the configuration restart the server, try it (`ks layout try NODE --profile PROFILE`), and order again.";
     NoMatchingDisk = "KS-2105", "no disk fits the rule",
-        "Compare the rule of the profile with the disks in the message.";
+        "Correct the rule of the profile; the disks are in the message. Restart the server, try it (`ks layout try NODE --profile PROFILE`), and order again.";
     DiskFailed = "KS-2106", "the disk refused an operation",
         "Look at the agent's log; test or replace the disk.";
     ForeignData = "KS-2107", "the disk holds what nobody gave up",
-        "If all that the message names may be lost, order again with the `--erase` it tells; else choose another disk by the profile's rule. Nothing was written.";
+        "If all that the message names may be lost, order again with the `--erase` it tells. If not: to lay a profile down choose another disk by its rule, for a release take the disk out. Nothing was written.";
     GrantRefused = "KS-2108", "the wipe grant is not for what is there",
         "Compare the message with the machine: a disk was changed or moved, something was formatted, or the grant is another machine's or too old. Order again. Nothing was written.";
     NotErased = "KS-2109", "a disk could not be erased",
@@ -159,7 +159,7 @@ codes! {
     CannotKeep = "KS-2115", "a partition that is to be kept is not as the layout has it",
         "Compare the message with `ks layout try NODE --profile PROFILE`: order with a profile whose layout has the partition where it is, or without `--keep` if its data may be lost. Nothing was written.";
     Unfit = "KS-2116", "image and layout do not fit together",
-        "Let the profile take the image as an archive (tar), or a layout with one ext4 for `/`; then restart the server and order again. Nothing was written.";
+        "As the message says: let the profile take the image as an archive (tar), a layout with one ext4 for `/`, or one with larger partitions; then restart the server and order again. Nothing was written.";
     DiskFailing = "KS-2201", "a disk says that it is failing",
         "Save what is on the disk and replace it: slot and serial number are in the message. No job writes to it; another disk is chosen by the profile's rule.";
     PartMissing = "KS-2202", "a part that was there is gone",

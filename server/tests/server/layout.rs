@@ -194,7 +194,7 @@ async fn what_does_not_fit_is_told_with_the_finding_of_the_job_that_would_fail()
         let said = ks(&site, &format!("layout try {node} --{}", query.replace('=', " "))).await;
         assert_eq!(said.code, CONFLICT, "{}", said.err);
         assert!(said.err.contains(code) && said.err.contains(&finding.next), "{}", said.err);
-        assert_eq!(said.err.contains("--profile"), code == "KS-2102", "{}", said.err);
+        assert_eq!(said.err.contains("--profile NAME"), code == "KS-2102", "{}", said.err);
         // The disk that does not suffice is what a person wants to see.
         assert_eq!(said.out.contains("DISK"), !told.disks.is_empty(), "{}", said.out);
     }

@@ -144,14 +144,15 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
         ),
         Code::AmbiguousDisk => (
             "mehrere Platten passen, und keine Regel wählt",
-            "Im Profil eine Regel für die Platte ergänzen (serial, wwn, model, Größe); die Platten stehen in der Meldung.",
+            "Im Profil eine Regel für die Platte ergänzen (serial, wwn, model, Größe); die Platten stehen in der Meldung. Den Server neu starten, sie versuchen (`ks layout try KNOTEN --profile PROFIL`) und neu bestellen.",
         ),
-        Code::DiskTooSmall => {
-            ("die Platte ist zu klein", "Eine größere Platte nehmen, oder ein kleineres Layout oder Image.")
-        }
+        Code::DiskTooSmall => (
+            "die Platte ist zu klein",
+            "Eine größere Platte nehmen, oder ein kleineres Layout oder Image. Nach einer Änderung der Konfiguration den Server neu starten, sie versuchen (`ks layout try KNOTEN --profile PROFIL`) und neu bestellen.",
+        ),
         Code::NoMatchingDisk => (
             "keine Platte passt zur Regel",
-            "Die Regel des Profils mit den Platten in der Meldung vergleichen.",
+            "Die Regel des Profils berichtigen; die Platten stehen in der Meldung. Den Server neu starten, sie versuchen (`ks layout try KNOTEN --profile PROFIL`) und neu bestellen.",
         ),
         Code::DiskFailed => (
             "die Platte verweigerte eine Operation",
@@ -159,7 +160,7 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
         ),
         Code::ForeignData => (
             "auf der Platte liegt, was niemand aufgegeben hat",
-            "Darf alles verloren gehen, was die Meldung nennt, mit dem genannten `--erase` neu bestellen; sonst mit der Regel des Profils eine andere Platte wählen. Nichts wurde geschrieben.",
+            "Darf alles verloren gehen, was die Meldung nennt, mit dem genannten `--erase` neu bestellen. Wenn nicht: für ein Profil mit dessen Regel eine andere Platte wählen, für eine Freigabe die Platte herausnehmen. Nichts wurde geschrieben.",
         ),
         Code::GrantRefused => (
             "die Löscherlaubnis gilt nicht für das, was da ist",
@@ -203,7 +204,7 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
         ),
         Code::Unfit => (
             "Image und Layout passen nicht zusammen",
-            "Im Profil das Image als Archiv (tar) nehmen oder ein Layout mit einem ext4 für `/`; dann den Server neu starten und neu bestellen. Nichts wurde geschrieben.",
+            "Wie die Meldung sagt: im Profil das Image als Archiv (tar) nehmen, ein Layout mit einem ext4 für `/` oder eines mit größeren Partitionen; dann den Server neu starten und neu bestellen. Nichts wurde geschrieben.",
         ),
         Code::MemoryFaulty => (
             "der Arbeitsspeicher gibt anderes zurück, als geschrieben wurde",

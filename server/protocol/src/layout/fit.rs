@@ -1,7 +1,7 @@
 //! Whether layout, image, disk and firmware fit together: the server asks before it grants anything and for
 //! people who try a layout, the agent before it writes.
 
-use super::plan::{Plan, PlanError, plan};
+use super::plan::{Plan, PlanError, Planned, plan};
 use super::{FileSystem, Layout, Role, subvolumes};
 use crate::facts::{Disk, Firmware};
 use crate::finding::{Code, Finding};
@@ -12,6 +12,9 @@ use alloc::string::String;
 
 /// Where UEFI looks without any boot entry (UEFI 2.10 §3.5.1.1, x86-64).
 pub const REMOVABLE_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
+
+/// Larger than any disk, in bytes: there a layout has the most room.
+const LARGEST_DISK: u64 = 1 << 50;
 
 /// Bytes of the only sectors that BIOS and `boot.img` know.
 pub const BIOS_SECTOR: u64 = 512;
@@ -47,13 +50,8 @@ pub fn fit(
         if let Some(problem) = contradiction(image, layout) {
             return Err(Finding::new(Code::Unfit, problem));
         }
-        let room = plan.role(Role::Root).map_or(u64::MAX, |root| plan.room(root));
-        if image.format.is_file_system() && room < image.unpacked_size {
-            let detail = format!(
-                "image {} is a file system of {} bytes, the root file system has {room}",
-                image.name, image.unpacked_size
-            );
-            return Err(Finding::new(Code::DiskTooSmall, detail));
+        if let Some(shortage) = shortage(image, &plan) {
+            return Err(Finding::new(Code::DiskTooSmall, format!("{}: {shortage}", described())));
         }
     }
     match missing_to_start(image, &plan, firmware) {
@@ -65,9 +63,15 @@ pub fn fit(
 /// Why `layout` cannot take `image` on any disk, in words for people; none when it can.
 #[must_use]
 pub fn contradiction(image: &Manifest, layout: &Layout) -> Option<String> {
-    if !image.format.is_file_system() {
-        return None;
-    }
+    let undivided = if image.format.is_file_system() { undivided(image, layout) } else { None };
+    undivided.or_else(|| {
+        let shortage = shortage(image, &plan(layout, LARGEST_DISK, BIOS_SECTOR).ok()?)?;
+        Some(format!("layout {:?}, however large the disk is: {shortage}", layout.name))
+    })
+}
+
+/// Why `layout` cannot take an image that is a file system, whatever its size.
+fn undivided(image: &Manifest, layout: &Layout) -> Option<String> {
     let is_file_system = format!("image {} is a file system", image.name);
     let mut partitions = layout.partitions.iter();
     if let Some(other) = partitions.find(|partition| matches!(partition.role, Role::Data | Role::Boot)) {
@@ -81,6 +85,36 @@ pub fn contradiction(image: &Manifest, layout: &Layout) -> Option<String> {
     let another = root.file_system.is_some_and(|file_system| file_system != FileSystem::Ext4);
     another
         .then(|| format!("{is_file_system}: it is ext4, and layout {:?} has another one for /", layout.name))
+}
+
+/// What is missing of the room for `image` in `plan`, in words for people; none if nothing is.
+///
+/// What an archive unpacks to is told as one size, the archive's own with its headers, which are less than what file systems need
+/// besides. So where it is divided among several file systems, only all of them together are known to be too small, and
+/// where files are compressed nothing is known.
+fn shortage(image: &Manifest, plan: &Plan) -> Option<String> {
+    let whole = image.format.is_file_system();
+    let takes = |planned: &&Planned| match planned.role {
+        Role::Root => true,
+        Role::Boot | Role::Data => !whole,
+        Role::BiosBoot | Role::Esp | Role::Swap | Role::Lvm => false,
+    };
+    let places = || plan.partitions.iter().filter(takes);
+    if !whole && places().any(compresses) {
+        return None;
+    }
+    let room = places().fold(0, |sum, planned| u64::saturating_add(sum, plan.room(planned)));
+    let (name, size) = (&image.name, image.unpacked_size);
+    (room < size).then(|| match whole {
+        true => format!("image {name} is a file system of {size} bytes, the root file system has {room}"),
+        false => format!("image {name} unpacks to {size} bytes, the file systems for it have {room}"),
+    })
+}
+
+/// Whether files that are written there may take less room than they have bytes.
+fn compresses(planned: &Planned) -> bool {
+    let subvolumes = planned.subvolumes.iter().flat_map(|subvolume| &subvolume.options);
+    planned.options.iter().chain(subvolumes).any(|option| option.starts_with("compress"))
 }
 
 fn missing_to_start(image: Option<&Manifest>, plan: &Plan, firmware: Firmware) -> Option<&'static str> {
@@ -187,16 +221,44 @@ mod tests {
         let keep = |_: &mut Layout| {};
         assert_eq!(fits(&[Role::Root, Role::Swap], keep, 300 << 20), Ok(()));
         let (code, detail) = fits(&[Role::Root], keep, (300 << 20) + 1).expect_err("too large");
-        assert!(
-            code == Code::DiskTooSmall && detail.contains("the root file system has 314572800"),
-            "{detail}"
-        );
+        assert!(code == Code::Unfit && detail.contains("the root file system has 314572800"), "{detail}");
+        let grows = |layout: &mut Layout| layout.partitions[0].weight = 1;
+        let (code, detail) = fits(&[Role::Root], grows, 2 << 30).expect_err("too large for this disk");
+        assert!(code == Code::DiskTooSmall && detail.contains("the root file system has"), "{detail}");
         let data = |layout: &mut Layout| layout.partitions[1].mount = Some("/var".into());
         let (code, detail) = fits(&[Role::Root, Role::Data], data, 1).expect_err("divided");
         assert!(code == Code::Unfit && detail.contains("for /var; take"), "{detail}");
         let btrfs = |layout: &mut Layout| layout.partitions[0].file_system = Some(FileSystem::Btrfs);
         let (code, detail) = fits(&[Role::Root], btrfs, 1).expect_err("another file system");
         assert!(code == Code::Unfit && detail.contains("another one for /"), "{detail}");
+    }
+
+    #[test]
+    fn an_archive_needs_room_for_what_it_unpacks_to() {
+        let mut layout = layout(&[Role::Esp, Role::Root, Role::Data, Role::Swap]);
+        layout.partitions[2].mount = Some("/var".into());
+        let fits = |layout: &Layout, size| {
+            let image = Manifest { unpacked_size: size, ..image() };
+            let disk = Disk { size: 2 << 30, sector_size: 512, ..Disk::default() };
+            let fitted = fit(layout, Some(&image), &[&disk], Firmware::Unknown);
+            (fitted.map(|_| ()).map_err(|finding| finding.code), contradiction(&image, layout))
+        };
+        assert_eq!(fits(&layout, 600 << 20), (Ok(()), None));
+        let (on_disk, on_any) = fits(&layout, (600 << 20) + 1);
+        assert_eq!(on_disk, Err(Code::Unfit));
+        let told = on_any.expect("neither grows");
+        assert!(
+            told.contains("unpacks to 629145601 bytes, the file systems for it have 629145600"),
+            "{told}"
+        );
+        layout.partitions[1].weight = 1;
+        assert_eq!(fits(&layout, 1 << 30), (Ok(()), None));
+        assert_eq!(fits(&layout, 2 << 30), (Err(Code::DiskTooSmall), None), "there are larger disks");
+        layout.partitions[1].max_mib = Some(700);
+        assert!(fits(&layout, 1 << 30).1.is_some());
+        layout.partitions[1].file_system = Some(FileSystem::Btrfs);
+        layout.partitions[1].options = vec!["compress=zstd:1".into()];
+        assert_eq!(fits(&layout, 1 << 30), (Ok(()), None), "nobody knows");
     }
 
     #[test]
