@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::clock;
 use crate::net::dhcp::{Backend, BackendError, Knowledge, Lookup, Ping, Service};
 use crate::net::rarely::Rarely;
-use crate::store::{Index, Key, StoreError, Transaction, WriteError};
+use crate::store::{self, Index, Key, StoreError, Transaction, WriteError};
 use kaltstart_core::dhcp::client::Client;
 use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite};
 use kaltstart_core::dhcp::{Contact, Drop, Known};
@@ -171,7 +171,7 @@ pub(super) struct Heard {
 pub(super) fn commit(
     app: &Arc<App>,
     all: Vec<Heard>,
-    put_leases: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<()> + Send + 'static,
+    put_leases: impl FnOnce(&mut Transaction<'_>) -> store::Result<()> + Send + 'static,
     done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
 ) -> Result<(), BackendError> {
     let (records_unknown, now) = (app.records_unknown(), clock::now());
@@ -202,7 +202,7 @@ fn record(
     heard: &Heard,
     records_unknown: bool,
     now: Millis,
-) -> rusqlite::Result<Option<Told>> {
+) -> store::Result<Option<Told>> {
     let (mut machine, version, mut told) = match transaction.machine(Key::Mac(heard.mac))? {
         Some(found) => (found.machine, found.version, Vec::new()),
         None if heard.boots && records_unknown => {

@@ -1,8 +1,8 @@
 //! Whether the database is a copy that was put in place of the one that was written last.
 
+use super::connection::{Connection, Result};
 use super::{Store, StoreError};
 use kaltstart_protocol::time::Millis;
-use rusqlite::{Connection, OptionalExtension as _};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -23,22 +23,22 @@ pub(super) fn identity(path: &Path) -> io::Result<String> {
 
 impl Store {
     /// Since when the database is known to be a copy: what was written after it was made is lost. That
-    /// is noted at `now` when its file is another than the one that was written last, and no earlier than what
+    /// is noted at `now` when its file, or shared database, is another than the one that was written last, and no earlier than what
     /// is certain: that the newest lease was given, and a copy restored before. A copy that was
     /// written into the same file, or a whole file system set back, is not noticed.
     ///
     /// # Errors
     /// When the database cannot be read or written.
     pub async fn restored(&self, now: Millis) -> Result<Option<Millis>, StoreError> {
-        let file = self.file.clone();
+        let identity = self.identity.clone();
         self.transact(move |transaction| {
             let connection = transaction.connection();
             let written: Option<String> = get(connection, FILE)?;
-            if written.as_ref() != Some(&file) {
-                put(connection, FILE, &file)?;
+            if written.as_ref() != Some(&identity) {
+                put(connection, FILE, &identity)?;
                 if written.is_some() {
                     let newest = "SELECT coalesce(max(since), 0) FROM leases";
-                    let newest: i64 = connection.query_row(newest, [], |row| row.get(0))?;
+                    let newest = connection.first(newest, &[], |row| row.int(0))?.unwrap_or(0);
                     let before: Option<u64> = get(connection, RESTORED)?.and_then(|at| at.parse().ok());
                     let at = now.0.max(newest.unsigned_abs()).max(before.map_or(0, |before| before + 1));
                     put(connection, RESTORED, &at.to_string())?;
@@ -51,15 +51,12 @@ impl Store {
     }
 }
 
-/// Lets whoever opens this database notice that it is a copy.
-pub(super) fn disown(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute("UPDATE meta SET value = 'a copy' WHERE key = ?1", [FILE]).map(|_| ())
+fn get(connection: &mut Connection, key: &str) -> Result<Option<String>> {
+    let sql = "SELECT value FROM meta WHERE key = ?1";
+    connection.first(sql, &[key.into()], |row| row.text(0).map(str::to_owned))
 }
 
-fn get(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
-    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
-}
-
-fn put(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", [key, value]).map(|_| ())
+fn put(connection: &mut Connection, key: &str, value: &str) -> Result<()> {
+    let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    connection.execute(sql, &[key.into(), value.into()]).map(|_| ())
 }

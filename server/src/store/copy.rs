@@ -1,7 +1,7 @@
 //! A copy of the database of one moment, while the server goes on writing to it.
 
-use super::copied::disown;
 use super::migrate::SCHEMA_VERSION;
+use super::sqlite::BUSY;
 use super::{StoreError, make};
 use rusqlite::{Connection, OpenFlags};
 use std::fs::File;
@@ -26,7 +26,7 @@ pub fn copy(from: &Path, to: &Path) -> Result<Snapshot, StoreError> {
     let open = |source| StoreError::Open { path: from.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let original = Connection::open_with_flags(from, flags).map_err(open)?;
-    original.busy_timeout(std::time::Duration::from_secs(10)).map_err(open)?;
+    original.busy_timeout(BUSY).map_err(open)?;
     let found: i64 = original.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(open)?;
     if found > SCHEMA_VERSION {
         return Err(StoreError::Newer { path: from.to_owned(), found });
@@ -37,7 +37,8 @@ pub fn copy(from: &Path, to: &Path) -> Result<Snapshot, StoreError> {
     original.execute("VACUUM INTO ?1", [to.to_string_lossy()]).map_err(open)?;
     let copy = || {
         let copy = Connection::open(to)?;
-        disown(&copy)?;
+        // Whoever opens it notices that it is a copy: `Store::restored`.
+        copy.execute("UPDATE meta SET value = 'a copy' WHERE key = 'file'", [])?;
         let sound: String = copy.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
         let counts = "SELECT (SELECT count(*) FROM nodes), (SELECT count(*) FROM jobs)";
         let (nodes, jobs): (i64, i64) = copy.query_row(counts, [], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -1,14 +1,20 @@
 //! The stored leases: one row per address, small and without text.
 
+use super::connection::{Connection, DatabaseError, Result, Row};
+use super::rows::to_i64;
 use super::{Store, StoreError, leases6};
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::net::{IpAddr, Ipv4Addr};
 
-const COLUMNS: &str = "address, client, mac, state, since, expires";
+/// Leases that fulfil a condition.
+macro_rules! leases {
+    ($condition:literal) => {
+        concat!("SELECT address, client, mac, state, since, expires FROM leases", $condition)
+    };
+}
+pub(super) use leases;
 
 /// Which leases are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,9 +34,8 @@ impl Store {
     /// When the database cannot be read.
     pub fn find_leases(&self, wanted: Wanted, limit: usize) -> Result<Vec<LeaseWrite<IpAddr>>, StoreError> {
         self.read(|connection| {
-            let mut found = select(connection, &format!("{COLUMNS} FROM leases"), wanted, limit, lease)?;
-            let from = format!("{} FROM leases6", leases6::COLUMNS);
-            found.extend(select(connection, &from, wanted, limit - found.len(), leases6::lease)?);
+            let mut found = find(connection, wanted, limit)?;
+            found.extend(leases6::find(connection, wanted, limit - found.len())?);
             Ok(found)
         })
     }
@@ -40,12 +45,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn leases(&self) -> Result<Vec<LeaseWrite>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM leases ORDER BY address"))?
-                .query_map([], lease)?
-                .collect()
-        })
+        self.read(|connection| connection.all(leases!(" ORDER BY address"), &[], lease))
     }
 
     /// Addresses of IPv4 for which somebody answered who was not given them, and which are therefore held.
@@ -53,12 +53,12 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn in_use(&self, now: Millis) -> Result<u32, StoreError> {
-        self.read(|connection| {
-            let state = state_number(LeaseState::InUse);
-            connection
-                .prepare_cached("SELECT count(*) FROM leases WHERE state = ?1 AND expires > ?2")?
-                .query_row(params![state, super::rows::to_i64(now.0)], |row| row.get(0))
-        })
+        let values = [state_number(LeaseState::InUse).into(), to_i64(now.0).into()];
+        let count = self.read(|connection| {
+            let sql = "SELECT count(*) FROM leases WHERE state = ?1 AND expires > ?2";
+            connection.first(sql, &values, |row| row.int(0))
+        })?;
+        Ok(count.and_then(|count| count.try_into().ok()).unwrap_or(0))
     }
 
     /// The hardware address of who has, or had last, the lease of `address`.
@@ -66,17 +66,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn lessee(&self, address: IpAddr) -> Result<Option<Mac>, StoreError> {
-        self.read(|connection| {
-            let address = match address {
-                IpAddr::V4(address) => address,
-                IpAddr::V6(address) => return leases6::lessee(connection, address),
-            };
-            connection
-                .prepare_cached("SELECT mac FROM leases WHERE address = ?1")?
-                .query_row([address.to_bits()], |row| mac(row, 0))
-                .optional()
-                .map(Option::flatten)
-        })
+        Ok(self.find_leases(Wanted::Address(address), 1)?.pop().and_then(|write| write.lease.mac))
     }
 
     /// Stores leases, all or none.
@@ -89,56 +79,50 @@ impl Store {
     }
 }
 
-/// The first `limit` of the wanted leases of a table, by address.
-fn select<A: Into<IpAddr>>(
-    connection: &Connection,
-    from: &str,
-    wanted: Wanted,
-    limit: usize,
-    read: fn(&Row<'_>) -> rusqlite::Result<LeaseWrite<A>>,
-) -> rusqlite::Result<Vec<LeaseWrite<IpAddr>>> {
-    let (condition, value) = match wanted {
-        Wanted::All => ("?1 IS NULL", Value::Null),
-        // The tables hold their addresses in different types: one of the other family equals none.
-        Wanted::Address(IpAddr::V4(address)) => ("address = ?1", Value::Integer(address.to_bits().into())),
-        Wanted::Address(IpAddr::V6(address)) => ("address = ?1", Value::Blob(address.octets().into())),
-        Wanted::Mac(mac) => ("mac = ?1", Value::Blob(mac.0.into())),
-    };
-    let widened = |row: &Row<'_>| {
-        let LeaseWrite { address, lease } = read(row)?;
-        Ok(LeaseWrite { address: address.into(), lease })
-    };
-    connection
-        .prepare_cached(&format!("SELECT {from} WHERE {condition} ORDER BY address LIMIT ?2"))?
-        .query_map(params![value, i64::try_from(limit).unwrap_or(i64::MAX)], widened)?
-        .collect()
+/// The first `limit` of the wanted leases, by address.
+fn find(connection: &mut Connection, wanted: Wanted, limit: usize) -> Result<Vec<LeaseWrite<IpAddr>>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX).into();
+    match wanted {
+        Wanted::All => connection.all(leases!(" ORDER BY address LIMIT ?1"), &[limit], widened),
+        Wanted::Address(IpAddr::V4(address)) => {
+            let values = [i64::from(address.to_bits()).into(), limit];
+            connection.all(leases!(" WHERE address = ?1 LIMIT ?2"), &values, widened)
+        }
+        Wanted::Address(IpAddr::V6(_)) => Ok(Vec::new()),
+        Wanted::Mac(mac) => {
+            let sql = leases!(" WHERE mac = ?1 ORDER BY address LIMIT ?2");
+            connection.all(sql, &[mac.0[..].into(), limit], widened)
+        }
+    }
 }
 
-/// A hardware address; empty for none.
-fn mac(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Mac>> {
-    Ok(row.get_ref(column)?.as_blob()?.try_into().ok().map(Mac))
+fn widened(row: &dyn Row) -> Result<LeaseWrite<IpAddr>> {
+    let LeaseWrite { address, lease } = lease(row)?;
+    Ok(LeaseWrite { address: address.into(), lease })
 }
 
-fn lease(row: &Row<'_>) -> rusqlite::Result<LeaseWrite> {
-    let client = row.get_ref(1)?.as_blob()?.to_vec();
+pub(super) fn lease(row: &dyn Row) -> Result<LeaseWrite> {
+    let address = u32::try_from(row.int(0)?);
+    let address = address.map_err(|_| DatabaseError::Refused("an address of more than 32 bits".into()))?;
     let lease = Lease {
-        key: ClientKey::from(client),
-        mac: mac(row, 2)?,
-        state: state_of(row.get(3)?)?,
-        since: Millis(row.get::<_, i64>(4)?.unsigned_abs()),
-        expires: Millis(row.get::<_, i64>(5)?.unsigned_abs()),
+        key: ClientKey::from(row.bytes(1)?.to_vec()),
+        // Empty for none.
+        mac: row.bytes(2)?.try_into().ok().map(Mac),
+        state: state_of(row.int(3)?)?,
+        since: Millis(row.int(4)?.unsigned_abs()),
+        expires: Millis(row.int(5)?.unsigned_abs()),
     };
-    Ok(LeaseWrite { address: Ipv4Addr::from_bits(row.get(0)?), lease })
+    Ok(LeaseWrite { address: Ipv4Addr::from_bits(address), lease })
 }
 
 /// How an address is held, by its number in the database.
-pub(super) fn state_of(number: i64) -> rusqlite::Result<LeaseState> {
+pub(super) fn state_of(number: i64) -> Result<LeaseState> {
     match number {
         1 => Ok(LeaseState::Bound),
         2 => Ok(LeaseState::Released),
         3 => Ok(LeaseState::Declined),
         4 => Ok(LeaseState::InUse),
-        other => Err(rusqlite::Error::IntegralValueOutOfRange(3, other)),
+        other => Err(DatabaseError::Refused(format!("{other} is no state of a lease"))),
     }
 }
 
@@ -153,21 +137,32 @@ pub(super) const fn state_number(state: LeaseState) -> i64 {
     }
 }
 
-pub(super) fn put_lease(connection: &Connection, write: &LeaseWrite) -> rusqlite::Result<()> {
+/// Stores a lease, unless another client, by key and hardware address, is bound to the address meanwhile: the
+/// decision of another server stands.
+pub(super) fn put_lease(connection: &mut Connection, write: &LeaseWrite) -> Result<()> {
     let Lease { key, mac, state, since, expires } = &write.lease;
-    let state = state_number(*state);
-    let (since, expires) = (super::rows::to_i64(since.0), super::rows::to_i64(expires.0));
-    connection
-        .prepare_cached(&format!(
-            "INSERT OR REPLACE INTO leases ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
-        ))?
-        .execute(params![
-            write.address.to_bits(),
-            key.as_bytes(),
-            mac.as_ref().map_or(&[][..], |mac| &mac.0),
-            state,
-            since,
-            expires
-        ])?;
-    Ok(())
+    let stored = connection.execute(
+        "INSERT INTO leases (address, client, mac, state, since, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+         ON CONFLICT (address) DO UPDATE SET client = excluded.client, mac = excluded.mac, \
+         state = excluded.state, since = excluded.since, expires = excluded.expires \
+         WHERE excluded.state <> 1 OR leases.expires <= excluded.since OR leases.client = excluded.client \
+         OR (leases.mac = excluded.mac AND length(excluded.mac) > 0)",
+        &[
+            i64::from(write.address.to_bits()).into(),
+            key.as_bytes().into(),
+            mac.as_ref().map_or(&[][..], |mac| &mac.0).into(),
+            state_number(*state).into(),
+            to_i64(since.0).into(),
+            to_i64(expires.0).into(),
+        ],
+    )?;
+    held_by_another(stored, &write.address)
+}
+
+/// Refuses a lease that was not stored.
+pub(super) fn held_by_another(stored: u64, address: &dyn std::fmt::Display) -> Result<()> {
+    if stored == 1 {
+        return Ok(());
+    }
+    Err(DatabaseError::Refused(format!("{address} is held by another client, as another server has decided")))
 }

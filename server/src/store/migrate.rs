@@ -3,7 +3,7 @@
 //! A new database goes the same way as an old one: through all migrations, in one transaction, so
 //! that a crash in between leaves what was there before.
 
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, Row, TransactionBehavior, params};
 
 /// Brings a database from one version to the next.
 type Migration = fn(&Connection) -> rusqlite::Result<()>;
@@ -56,9 +56,9 @@ fn lease_columns(connection: &Connection) -> rusqlite::Result<()> {
         let mut insert = connection.prepare("INSERT INTO leases VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
         let mut rows = documents.query([])?;
         while let Some(row) = rows.next()? {
-            let address: std::net::Ipv4Addr = super::rows::parsed(row, 0)?;
-            let client: Vec<u8> = super::rows::document(row, 1)?;
-            let mac: kaltstart_protocol::ids::Mac = super::rows::parsed(row, 2)?;
+            let address: std::net::Ipv4Addr = parsed(row, 0)?;
+            let client: Vec<u8> = serde_json::from_str(row.get_ref(1)?.as_str()?).map_err(unreadable)?;
+            let mac: kaltstart_protocol::ids::Mac = parsed(row, 2)?;
             let state = match row.get_ref(3)?.as_str()? {
                 "released" => 2,
                 "declined" => 3,
@@ -69,6 +69,17 @@ fn lease_columns(connection: &Connection) -> rusqlite::Result<()> {
         }
     }
     connection.execute_batch("DROP TABLE lease_documents;")
+}
+
+fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<T> {
+    row.get_ref(column)?.as_str()?.parse().map_err(unreadable)
+}
+
+fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
 }
 
 /// DHCPv6: leases, and the UUID of which this server's DUID is made.

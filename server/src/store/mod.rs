@@ -1,35 +1,43 @@
-//! Everything the server remembers, in one SQLite file.
+//! Everything the server remembers: in one SQLite file, or in a PostgreSQL that several servers share.
 //!
 //! Reads see the last commit and take microseconds; writes go through one thread ([`writer`])
 //! and return when they are durable. Machines carry a version: a change that was decided on an
 //! older one is a [`Commit::Conflict`] and must be decided again.
 
+mod connection;
 mod copied;
 mod copy;
 mod index;
 mod leases;
 mod leases6;
+mod logs;
 mod losses;
 mod migrate;
+mod others;
+mod postgres;
 mod rows;
+mod sqlite;
 mod transaction;
 mod writer;
 
+pub use connection::{DatabaseError, Result};
 pub use copy::{Snapshot, copy};
 pub use index::{Brief, Index};
 pub use leases::Wanted;
+pub use logs::StoredLine;
+pub use others::Changed;
 pub use transaction::Transaction;
 pub use writer::WriteError;
 
 use kaltstart_core::lifecycle::event::Happening;
-use kaltstart_core::machine::{Job, Machine, Session};
-use kaltstart_protocol::agent_api::LogLine;
+use kaltstart_core::machine::{Job, Machine};
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
-use kaltstart_protocol::syslog::Line;
 use kaltstart_protocol::time::Millis;
-use rows::{document, job, parsed, to_i64, trim};
-use rusqlite::{Connection, params};
-use serde::Serialize;
+use connection::{Connection, Row};
+use postgres::Postgres;
+use rows::{job, to_i64};
+use others::Shared;
+use sqlite::Sqlite;
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
@@ -47,9 +55,6 @@ const EVENTS_MAX: i64 = 200_000;
 
 /// Jobs of a node that are kept.
 const JOBS_OF_A_NODE_MAX: i64 = 50;
-
-/// Log lines that are kept.
-const LOG_LINES_MAX: i64 = 1_000_000;
 
 /// Why something could not be read or opened.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +95,12 @@ pub enum StoreError {
         path: PathBuf,
         /// What SQLite finds.
         found: String,
+    },
+    /// The shared database cannot be reached or used.
+    #[error("the database server cannot be used: {why}; check database.url, that server, and the way to it")]
+    Connect {
+        /// What it or the network says.
+        why: String,
     },
     /// No writing thread.
     #[error("cannot start the store's thread")]
@@ -176,27 +187,16 @@ pub struct StoredEvent {
     pub data: String,
 }
 
-/// A stored line of an agent's log.
-#[derive(Debug, Clone, Serialize, serde::Deserialize)]
-pub struct StoredLine {
-    /// Ascending number.
-    pub id: i64,
-    /// When it was said, by the server's clock.
-    pub time: Millis,
-    /// `error`, `warn`, `info`, `debug`.
-    pub level: String,
-    /// The text.
-    pub text: String,
-}
-
 /// The database.
 pub struct Store {
-    /// Which file it is.
-    file: String,
+    /// Which file, or which database of which server, it is.
+    identity: String,
     reader: Mutex<Connection>,
     writer: Writer,
     index: Arc<RwLock<Index>>,
     newest_event: watch::Sender<i64>,
+    /// If others may use it too.
+    shared: Option<Shared>,
 }
 
 impl Store {
@@ -206,27 +206,52 @@ impl Store {
     /// When it cannot be opened, or was written by a newer program.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
-        let file = make(&path).and_then(|()| copied::identity(&path));
-        let file = file.map_err(|source| StoreError::Access { path: path.clone(), source })?;
+        let identity = make(&path).and_then(|()| copied::identity(&path));
+        let identity = identity.map_err(|source| StoreError::Access { path: path.clone(), source })?;
         let open = |source| StoreError::Open { path: path.clone(), source };
-        let mut connection = connect(&path).map_err(open)?;
-        if let Err(found) = migrate::migrate(&mut connection).map_err(open)? {
+        let mut writer = sqlite::connect(&path).map_err(open)?;
+        if let Err(found) = migrate::migrate(&mut writer).map_err(open)? {
             return Err(StoreError::Newer { path, found });
         }
-        let newest: i64 = connection
-            .query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))
-            .map_err(open)?;
-        let mut index = Index::default();
-        rows::each_machine(&connection, |found| index.put(&found.machine)).map_err(open)?;
-        let reader = Mutex::new(connect(&path).map_err(open)?);
-        let writer = Writer::start(connection)?;
-        let (index, newest_event) = (Arc::new(RwLock::new(index)), watch::Sender::new(newest));
-        Ok(Self { file, reader, writer, index, newest_event })
+        let reader = sqlite::connect(&path).map_err(open)?;
+        let [writer, reader] = [writer, reader].map(|one| Connection::Sqlite(Sqlite::new(one)));
+        Self::of(identity, writer, reader, None)
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        read(&connection).map_err(|error| StoreError::Read(error.to_string()))
+    /// Opens the database of the PostgreSQL server that `url` names, makes its tables when there are none. Others may
+    /// use it at the same time; `me` is another name than theirs.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or was written by a newer program.
+    pub fn connect(url: &str, me: &str) -> Result<Self, StoreError> {
+        let mut writer = Postgres::connect(url, me)?;
+        writer.migrate()?;
+        let identity = writer.identity()?;
+        let [mut writer, reader] = [writer, Postgres::connect(url, me)?].map(Connection::Postgres);
+        // Before anything else is read: what changes meanwhile is heard of again.
+        let shared = Shared::new(url, me, &mut writer)?;
+        Self::of(identity, writer, reader, Some(shared))
+    }
+
+    fn of(
+        identity: String,
+        mut writer: Connection,
+        reader: Connection,
+        shared: Option<Shared>,
+    ) -> Result<Self, StoreError> {
+        let mut index = Index::default();
+        let newest = rows::each_machine(&mut writer, |found| index.put(&found.machine)).and_then(|()| {
+            writer.first("SELECT coalesce(max(id), 0) FROM events", &[], |row| row.int(0))
+        });
+        let newest = newest.map_err(|error| StoreError::Read(error.to_string()))?.unwrap_or(0);
+        let (index, newest_event) = (Arc::new(RwLock::new(index)), watch::Sender::new(newest));
+        let (reader, writer) = (Mutex::new(reader), Writer::start(writer)?);
+        Ok(Self { identity, reader, writer, index, newest_event, shared })
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T, StoreError> {
+        let mut connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&mut connection).map_err(|error| StoreError::Read(error.to_string()))
     }
 
     /// The machine found by `key`.
@@ -267,7 +292,7 @@ impl Store {
     async fn transact<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
         // A caller that no longer waits (its connection closed) misses nothing it can use.
@@ -283,11 +308,11 @@ impl Store {
     pub fn submit<T, F, D>(&self, work: F, done: D) -> Result<(), WriteError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
         D: FnOnce(Result<T, WriteError>) + Send + 'static,
     {
         let (index, newest_event) = (self.index.clone(), self.newest_event.clone());
-        let write = move |connection: &Connection| {
+        let write = move |connection: &mut Connection| {
             let mut transaction = Transaction::new(connection);
             let value = work(&mut transaction)?;
             Ok((value, transaction.changed, transaction.newest_event))
@@ -299,11 +324,7 @@ impl Store {
                     changed.iter().for_each(|machine| index.put(machine));
                 }
                 if let Some(newest) = newest {
-                    newest_event.send_if_modified(|id| {
-                        let newer = newest > *id;
-                        *id = newest.max(*id);
-                        newer
-                    });
+                    tell_newest(&newest_event, newest);
                 }
                 value
             }));
@@ -325,10 +346,8 @@ impl Store {
     /// When the database cannot be read.
     pub fn jobs(&self, limit: usize) -> Result<Vec<Job>, StoreError> {
         self.read(|connection| {
-            connection
-                .prepare_cached("SELECT doc FROM jobs ORDER BY id DESC LIMIT ?1")?
-                .query_map([limit as i64], |row| document(row, 0))?
-                .collect()
+            let sql = "SELECT doc FROM jobs ORDER BY id DESC LIMIT ?1";
+            connection.all(sql, &[(limit as i64).into()], |row| row.document(0))
         })
     }
 
@@ -338,12 +357,9 @@ impl Store {
     /// When the database cannot be read.
     pub fn good_jobs(&self, profile: &str, limit: usize) -> Result<Vec<Job>, StoreError> {
         self.read(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT doc FROM jobs WHERE profile = ?1 AND state = 'succeeded' ORDER BY id DESC LIMIT ?2",
-                )?
-                .query_map(params![profile, limit as i64], |row| document(row, 0))?
-                .collect()
+            let sql =
+                "SELECT doc FROM jobs WHERE profile = ?1 AND state = 'succeeded' ORDER BY id DESC LIMIT ?2";
+            connection.all(sql, &[profile.into(), (limit as i64).into()], |row| row.document(0))
         })
     }
 
@@ -354,10 +370,8 @@ impl Store {
     pub fn due(&self, now: Option<Millis>) -> Result<Vec<NodeId>, StoreError> {
         let limit = now.map_or(i64::MAX, |now| to_i64(now.0));
         self.read(|connection| {
-            connection
-                .prepare_cached("SELECT node FROM jobs WHERE deadline <= ?1")?
-                .query_map([limit], |row| parsed(row, 0))?
-                .collect()
+            let sql = "SELECT node FROM jobs WHERE deadline <= ?1";
+            connection.all(sql, &[limit.into()], |row| row.parsed(0))
         })
     }
 
@@ -371,23 +385,28 @@ impl Store {
         job: Option<&JobId>,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT id, time, kind, node, job, data FROM events \
-                     WHERE id > ?1 AND (?2 IS NULL OR job = ?2) ORDER BY id LIMIT ?3",
-                )?
-                .query_map(params![after, job.map(JobId::as_str), limit as i64], |row| {
-                    Ok(StoredEvent {
-                        id: row.get(0)?,
-                        time: Millis(row.get::<_, i64>(1)?.unsigned_abs()),
-                        kind: row.get(2)?,
-                        node: row.get(3)?,
-                        job: row.get(4)?,
-                        data: row.get(5)?,
-                    })
-                })?
-                .collect()
+        let read = |row: &dyn Row| {
+            Ok(StoredEvent {
+                id: row.int(0)?,
+                time: Millis(row.int(1)?.unsigned_abs()),
+                kind: row.text(2)?.to_owned(),
+                node: row.text(3)?.to_owned(),
+                job: row.maybe_text(4)?.map(str::to_owned),
+                data: row.text(5)?.to_owned(),
+            })
+        };
+        let (after, limit) = (after.into(), (limit as i64).into());
+        self.read(|connection| match job {
+            Some(job) => {
+                let sql = "SELECT id, time, kind, node, job, data FROM events \
+                           WHERE id > ?1 AND job = ?3 ORDER BY id LIMIT ?2";
+                connection.all(sql, &[after, limit, job.as_str().into()], read)
+            }
+            None => {
+                let sql =
+                    "SELECT id, time, kind, node, job, data FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
+                connection.all(sql, &[after, limit], read)
+            }
         })
     }
 
@@ -395,108 +414,20 @@ impl Store {
     pub fn newest_event(&self) -> watch::Receiver<i64> {
         self.newest_event.subscribe()
     }
+}
 
-    /// Stores lines of the log of a session's agent; lines that are there already are left alone.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn put_log(
-        &self,
-        node: NodeId,
-        session: Session,
-        first: u64,
-        lines: Vec<LogLine>,
-    ) -> Result<(), StoreError> {
-        let write = move |transaction: &mut Transaction<'_>| {
-            let connection = transaction.connection();
-            let mut insert = connection.prepare_cached(
-                "INSERT OR IGNORE INTO log_lines (node, job, boot, line, time, level, text) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?;
-            let (job, boot) = (session.job.as_ref().map(JobId::as_str), session.secret.to_string());
-            for (i, line) in lines.iter().enumerate() {
-                let number = to_i64(first.saturating_add(i as u64));
-                insert.execute(params![
-                    node.as_str(),
-                    job,
-                    boot,
-                    number,
-                    to_i64(session.booted_at.plus(line.uptime_ms).0),
-                    line.level,
-                    line.text
-                ])?;
-            }
-            trim(connection, "log_lines", LOG_LINES_MAX)
-        };
-        self.transact(write).await
-    }
-
-    /// Stores lines that a machine's loader or kernel said during a job.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn put_syslog(
-        &self,
-        node: NodeId,
-        job: JobId,
-        lines: Vec<Line>,
-        now: Millis,
-    ) -> Result<(), StoreError> {
-        let write = move |transaction: &mut Transaction<'_>| {
-            let connection = transaction.connection();
-            // Nobody repeats such lines, so each gets a number of its own.
-            let mut insert = connection.prepare_cached(
-                "INSERT INTO log_lines (node, job, boot, line, time, level, text) VALUES (?1, ?2, 'syslog', \
-                 (SELECT coalesce(max(line), 0) + 1 FROM log_lines WHERE boot = 'syslog'), ?3, ?4, ?5)",
-            )?;
-            for line in &lines {
-                insert.execute(params![node.as_str(), job.as_str(), to_i64(now.0), line.level, line.text])?;
-            }
-            trim(connection, "log_lines", LOG_LINES_MAX)
-        };
-        self.transact(write).await
-    }
-
-    /// At most `limit` lines of a job's log after number `after`.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn job_log(&self, job: &JobId, after: i64, limit: usize) -> Result<Vec<StoredLine>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT id, time, level, text FROM log_lines WHERE job = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
-                )?
-                .query_map(params![job.as_str(), after, limit as i64], |row| {
-                    Ok(StoredLine {
-                        id: row.get(0)?,
-                        time: Millis(row.get::<_, i64>(1)?.unsigned_abs()),
-                        level: row.get(2)?,
-                        text: row.get(3)?,
-                    })
-                })?
-                .collect()
-        })
-    }
+/// Wakes who waits for events, if `newest` is one that they were not told of.
+fn tell_newest(newest_event: &watch::Sender<i64>, newest: i64) {
+    newest_event.send_if_modified(|id| {
+        let newer = newest > *id;
+        *id = newest.max(*id);
+        newer
+    });
 }
 
 /// Makes the file when there is none, for its owner alone; SQLite gives the files beside it the same rights.
 fn make(path: &Path) -> io::Result<()> {
     File::options().append(true).create(true).mode(0o600).open(path).map(|_| ())
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    // Every statement there is: one that falls out is parsed anew at each commit.
-    connection.set_prepared_statement_cache_capacity(64);
-    connection.busy_timeout(std::time::Duration::from_secs(10))?;
-    // FULL: a commit is on the disk before it is acknowledged, also in WAL mode. MEMORY: the server
-    // may write nowhere but beneath its data directory, so SQLite makes no temporary files.
-    connection.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-         PRAGMA temp_store = MEMORY;",
-    )?;
-    Ok(connection)
 }
 
 #[cfg(test)]

@@ -1,142 +1,109 @@
-//! Rows of the tables: documents, and the statements that write them.
+//! Machines, jobs and events: the statements that read and write them. Documents are JSON.
 
+use super::connection::{Connection, Result, Row, from_json, to_json};
 use super::{Commit, EVENTS_MAX, JOBS_OF_A_NODE_MAX, Key, Versioned};
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{Job, JobState, Machine, Node, State};
 use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::time::Millis;
-use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+
+/// A node with its current job, or the one that has just ended.
+macro_rules! machines {
+    ($condition:literal) => {
+        concat!(
+            "SELECT nodes.doc, nodes.version, jobs.doc FROM nodes LEFT JOIN jobs \
+             ON jobs.id = coalesce(nodes.doc ->> 'job', nodes.doc ->> 'last_job')",
+            $condition
+        )
+    };
+}
+pub(super) use machines;
 
 pub(super) fn to_i64(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn from_json<T: DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
-    serde_json::from_str(text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
-    })
+pub(super) fn job(connection: &mut Connection, id: &JobId) -> Result<Option<Job>> {
+    connection.first("SELECT doc FROM jobs WHERE id = ?1", &[id.as_str().into()], |row| row.document(0))
 }
 
-fn to_json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-}
-
-pub(super) fn document<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
-    from_json(row.get_ref(column)?.as_str()?)
-}
-
-pub(super) fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
-    row: &Row<'_>,
-    column: usize,
-) -> rusqlite::Result<T> {
-    row.get_ref(column)?.as_str()?.parse().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
-}
-
-pub(super) fn job(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<Job>> {
-    connection
-        .prepare_cached("SELECT doc FROM jobs WHERE id = ?1")?
-        .query_row([id.as_str()], |row| document(row, 0))
-        .optional()
-}
-
-pub(super) fn machine(connection: &Connection, key: Key<'_>) -> rusqlite::Result<Option<Versioned>> {
+pub(super) fn machine(connection: &mut Connection, key: Key<'_>) -> Result<Option<Versioned>> {
     let (kind, text) = key.columns();
-    let sql = if kind == "id" {
-        "SELECT doc, version FROM nodes WHERE id = :key AND :kind = 'id'"
-    } else {
-        "SELECT doc, version FROM nodes WHERE id = \
-         (SELECT node FROM node_keys WHERE kind = :kind AND key = :key)"
-    };
-    let found = connection
-        .prepare_cached(sql)?
-        .query_row(named_params! {":kind": kind, ":key": text}, |row| {
-            Ok((document::<Node>(row, 0)?, row.get(1)?))
-        })
-        .optional()?;
-    found.map(|(node, version)| with_job(connection, node, version)).transpose()
+    if kind == "id" {
+        return connection.first(machines!(" WHERE nodes.id = ?1"), &[(&text).into()], versioned);
+    }
+    let sql = machines!(" WHERE nodes.id = (SELECT node FROM node_keys WHERE kind = ?1 AND key = ?2)");
+    connection.first(sql, &[kind.into(), (&text).into()], versioned)
 }
 
 /// Gives every machine to `take`.
-pub(super) fn each_machine(connection: &Connection, mut take: impl FnMut(Versioned)) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached("SELECT doc, version FROM nodes")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        take(with_job(connection, document(row, 0)?, row.get(1)?)?);
-    }
-    Ok(())
+pub(super) fn each_machine(connection: &mut Connection, mut take: impl FnMut(Versioned)) -> Result<()> {
+    connection.each(machines!(""), &[], &mut |row| {
+        take(versioned(row)?);
+        Ok(())
+    })
 }
 
-/// A node with its current job, or the one that has just ended.
-fn with_job(connection: &Connection, node: Node, version: i64) -> rusqlite::Result<Versioned> {
-    let job = match node.job.as_ref().or(node.last_job.as_ref()) {
-        Some(id) => job(connection, id)?,
-        None => None,
-    };
-    Ok(Versioned { machine: Machine { node, job }, version })
+pub(super) fn versioned(row: &dyn Row) -> Result<Versioned> {
+    let node: Node = row.document(0)?;
+    let job = row.maybe_text(2)?.map(from_json).transpose()?;
+    Ok(Versioned { machine: Machine { node, job }, version: row.int(1)? })
 }
 
-pub(super) fn put_machine(
-    connection: &Connection,
-    machine: &Machine,
-    expected: i64,
-) -> rusqlite::Result<Commit> {
+pub(super) fn put_machine(connection: &mut Connection, machine: &Machine, expected: i64) -> Result<Commit> {
     let node = &machine.node;
     let id = node.id.as_str();
     let doc = to_json(node)?;
     let written = if expected == 0 {
-        connection
-            .prepare_cached("INSERT OR IGNORE INTO nodes (id, version, doc) VALUES (?1, 1, ?2)")?
-            .execute(params![id, doc])?
+        let sql = "INSERT INTO nodes (id, version, doc) VALUES (?1, 1, ?2) ON CONFLICT DO NOTHING";
+        connection.execute(sql, &[id.into(), (&doc).into()])?
     } else {
-        connection
-            .prepare_cached(
-                "UPDATE nodes SET version = version + 1, doc = ?2 WHERE id = ?1 AND version = ?3",
-            )?
-            .execute(params![id, doc, expected])?
+        let sql = "UPDATE nodes SET version = version + 1, doc = ?2 WHERE id = ?1 AND version = ?3";
+        connection.execute(sql, &[id.into(), (&doc).into(), expected.into()])?
     };
     if written == 0 {
         return Ok(Commit::Conflict);
     }
-    connection.prepare_cached("DELETE FROM node_keys WHERE node = ?1")?.execute([id])?;
-    let mut insert =
-        connection.prepare_cached("INSERT INTO node_keys (kind, key, node) VALUES (?1, ?2, ?3)")?;
+    connection.execute("DELETE FROM node_keys WHERE node = ?1", &[id.into()])?;
     for key in keys(machine) {
         let (kind, text) = key.columns();
-        insert.execute(params![kind, text, id])?;
+        let sql = "INSERT INTO node_keys (kind, key, node) VALUES (?1, ?2, ?3)";
+        connection.execute(sql, &[kind.into(), (&text).into(), id.into()])?;
     }
     if let Some(job) = &machine.job {
-        let state = job_state(job.state);
-        let time = |time: Option<Millis>| time.map(|time| to_i64(time.0));
-        let (deadline, loses_at) = (time(job.deadline), time(job.loses_at));
-        connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO jobs (id, node, profile, state, deadline, loses_at, doc) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?
-            .execute(params![
-                job.id.as_str(),
-                id,
-                job.order.profile(),
-                state,
-                deadline,
-                loses_at,
-                to_json(job)?
-            ])?;
-        if job.state == JobState::Queued {
-            // All before it have ended: a node has one job at a time.
-            connection
-                .prepare_cached(
-                    "DELETE FROM jobs WHERE id IN \
-                     (SELECT id FROM jobs WHERE node = ?1 ORDER BY id DESC LIMIT -1 OFFSET ?2)",
-                )?
-                .execute(params![id, JOBS_OF_A_NODE_MAX])?;
-        }
+        put_job(connection, id, job)?;
     }
     Ok(Commit::Done)
+}
+
+fn put_job(connection: &mut Connection, node: &str, job: &Job) -> Result<()> {
+    let time = |time: Option<Millis>| time.map(|time| to_i64(time.0));
+    connection.execute(
+        "INSERT INTO jobs (id, node, profile, state, deadline, loses_at, doc) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET \
+         node = excluded.node, profile = excluded.profile, state = excluded.state, \
+         deadline = excluded.deadline, loses_at = excluded.loses_at, doc = excluded.doc",
+        &[
+            job.id.as_str().into(),
+            node.into(),
+            job.order.profile().into(),
+            job_state(job.state).into(),
+            time(job.deadline).into(),
+            time(job.loses_at).into(),
+            (&to_json(job)?).into(),
+        ],
+    )?;
+    if job.state == JobState::Queued {
+        // All before it have ended: a node has one job at a time.
+        let oldest = "SELECT id FROM jobs WHERE node = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2";
+        let values = [node.into(), JOBS_OF_A_NODE_MAX.into()];
+        let oldest = connection.first(oldest, &values, |row| row.text(0).map(str::to_owned))?;
+        if let Some(oldest) = oldest {
+            let sql = "DELETE FROM jobs WHERE node = ?1 AND id <= ?2";
+            connection.execute(sql, &[node.into(), (&oldest).into()])?;
+        }
+    }
+    Ok(())
 }
 
 /// Everything by which `machine` is found, besides its identifier.
@@ -171,13 +138,11 @@ const fn job_state(state: JobState) -> &'static str {
 }
 
 pub(super) fn put_events(
-    connection: &Connection,
+    connection: &mut Connection,
     machine: &Machine,
     happenings: &[Happening],
     now: Millis,
-) -> rusqlite::Result<Option<i64>> {
-    let mut insert = connection
-        .prepare_cached("INSERT INTO events (time, kind, node, job, data) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+) -> Result<Option<i64>> {
     let mut newest = None;
     for happening in happenings {
         let job = machine.job.as_ref().filter(|_| happening.kind().starts_with("job."));
@@ -191,18 +156,20 @@ pub(super) fn put_events(
             "approver": happening.approver(),
             "progress": happening.phase().and_then(|phase| job?.record(phase)?.progress),
         });
-        let (node, job) = (machine.node.id.as_str(), job.map(|job| job.id.as_str()));
-        newest =
-            Some(insert.insert(params![to_i64(now.0), happening.kind(), node, job, data.to_string()])?);
+        let data = data.to_string();
+        let values = [
+            to_i64(now.0).into(),
+            happening.kind().into(),
+            machine.node.id.as_str().into(),
+            job.map(|job| job.id.as_str()).into(),
+            (&data).into(),
+        ];
+        let sql = "INSERT INTO events (time, kind, node, job, data) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id";
+        newest = connection.first(sql, &values, |row| row.int(0))?;
     }
-    trim(connection, "events", EVENTS_MAX)?;
+    connection.execute(
+        "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?1",
+        &[EVENTS_MAX.into()],
+    )?;
     Ok(newest)
-}
-
-/// Keeps the newest `max` rows of a numbered table.
-pub(super) fn trim(connection: &Connection, table: &str, max: i64) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(&format!("DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?1"))?
-        .execute([max])?;
-    Ok(())
 }

@@ -1,28 +1,91 @@
+//! What every store keeps to, shown with both databases; and what only one of them has.
+
+#[path = "../../tests/support/postgres.rs"]
+mod server;
+
 use super::*;
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
-use kaltstart_core::machine::{Node, State};
+use kaltstart_core::machine::{Node, Session, State};
+use kaltstart_protocol::agent_api::LogLine;
+use kaltstart_protocol::syslog::Line;
 use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 const NOW: Millis = Millis(7);
+
+/// Where a database lies.
+enum Place {
+    Directory(tempfile::TempDir),
+    Server(String),
+}
+
+impl Place {
+    fn directory() -> Self {
+        Self::Directory(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn server() -> Self {
+        Self::Server(server::database())
+    }
+
+    /// Opens it, perhaps for the second time.
+    fn open(&self) -> Store {
+        self.open_as("one")
+    }
+
+    /// Opens it as the server of that name.
+    fn open_as(&self, me: &str) -> Store {
+        match self {
+            Self::Directory(dir) => Store::open(dir.path()).expect("the database"),
+            Self::Server(url) => Store::connect(url, me).expect("the database"),
+        }
+    }
+}
+
+/// Lets each contract be kept by both databases.
+macro_rules! contracts {
+    ($($contract:ident)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $contract() {
+                super::$contract(super::Place::directory()).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $contract() {
+                super::$contract(super::Place::server()).await;
+            })*
+        }
+    };
+}
+
+contracts! {
+    what_was_committed_is_there_after_reopening
+    a_decision_on_an_older_version_is_a_conflict_and_changes_nothing
+    two_nodes_cannot_share_a_name_and_the_refused_one_leaves_nothing
+    subscribers_hear_of_a_change_whose_caller_has_gone
+    a_repeated_log_batch_is_stored_once
+    p31_dhcpv6_leases_and_the_servers_duid_outlive_it
+    addresses_that_hosts_unknown_here_answered_for_are_counted_while_they_are_held
+    p31_leases_are_found_by_address_and_hardware_and_outlive_the_server
+    p31_an_address_that_somebody_holds_is_not_promised_to_another
+    what_a_loader_says_is_numbered_and_events_are_read_on
+    a_refused_change_takes_nothing_else_with_it
+}
 
 fn machine(n: u8) -> Machine {
     let id = NodeId::new(NOW, u128::from(n));
     Machine { node: Node::new(id, format!("n{n}"), Mac([2, 0, 0, 0, 0, n]), true), job: None }
 }
 
-fn open() -> (tempfile::TempDir, Store) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path()).expect("a new database");
-    (dir, store)
-}
-
-#[tokio::test]
-async fn what_was_committed_is_there_after_reopening() {
-    let (dir, store) = open();
+async fn what_was_committed_is_there_after_reopening(place: Place) {
+    let store = place.open();
     let told = [Happening::NodeMoved(State::Expected)];
     assert_eq!(store.commit(&machine(1), 0, &told, NOW).await.expect("stored"), Commit::Done);
     drop(store);
-    let store = Store::open(dir.path()).expect("the same database");
+    let store = place.open();
     let found = store.machine(Key::Mac(Mac([2, 0, 0, 0, 0, 1]))).expect("read").expect("found by MAC");
     assert_eq!(found.machine, machine(1));
     assert_eq!(store.machine(Key::Name("n1")).expect("read").map(|found| found.version), Some(1));
@@ -31,9 +94,8 @@ async fn what_was_committed_is_there_after_reopening() {
     assert_eq!(*store.newest_event().borrow(), events[0].id);
 }
 
-#[tokio::test]
-async fn a_decision_on_an_older_version_is_a_conflict_and_changes_nothing() {
-    let (_dir, store) = open();
+async fn a_decision_on_an_older_version_is_a_conflict_and_changes_nothing(place: Place) {
+    let store = place.open();
     store.commit(&machine(1), 0, &[], NOW).await.expect("stored");
     let mut newer = machine(1);
     newer.node.last_seen = Some(NOW);
@@ -45,9 +107,8 @@ async fn a_decision_on_an_older_version_is_a_conflict_and_changes_nothing() {
     assert!(store.events(0, None, 10).expect("read").is_empty());
 }
 
-#[tokio::test]
-async fn two_nodes_cannot_share_a_name_and_the_refused_one_leaves_nothing() {
-    let (_dir, store) = open();
+async fn two_nodes_cannot_share_a_name_and_the_refused_one_leaves_nothing(place: Place) {
+    let store = place.open();
     store.commit(&machine(1), 0, &[], NOW).await.expect("stored");
     let mut second = machine(2);
     second.node.name = "n1".into();
@@ -55,9 +116,8 @@ async fn two_nodes_cannot_share_a_name_and_the_refused_one_leaves_nothing() {
     assert!(store.machine(Key::Id(&second.node.id)).expect("read").is_none());
 }
 
-#[tokio::test]
-async fn subscribers_hear_of_a_change_whose_caller_has_gone() {
-    let (_dir, store) = open();
+async fn subscribers_hear_of_a_change_whose_caller_has_gone(place: Place) {
+    let store = place.open();
     let mut newest = store.newest_event();
     {
         let machine = machine(1);
@@ -75,9 +135,8 @@ async fn subscribers_hear_of_a_change_whose_caller_has_gone() {
     assert_eq!(store.index().machines(), 1);
 }
 
-#[tokio::test]
-async fn a_repeated_log_batch_is_stored_once() {
-    let (_dir, store) = open();
+async fn a_repeated_log_batch_is_stored_once(place: Place) {
+    let store = place.open();
     let (node, job) = (NodeId::new(NOW, 1), JobId::new(NOW, 1));
     let line = |text: &str| LogLine { uptime_ms: 1, level: "info".into(), text: text.into() };
     let (secret, mode) = (Digest::of(b"session"), kaltstart_protocol::agent_api::Mode::Install);
@@ -93,17 +152,17 @@ async fn a_repeated_log_batch_is_stored_once() {
 
 #[test]
 fn p37_a_newer_database_is_refused_clearly() {
-    let (dir, store) = open();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path()).expect("a new database");
     drop(store);
-    let connection = Connection::open(dir.path().join("kaltstart.db")).expect("opened");
+    let connection = rusqlite::Connection::open(dir.path().join("kaltstart.db")).expect("opened");
     connection.pragma_update(None, "user_version", 99).expect("written");
     let error = Store::open(dir.path()).err().expect("refused").to_string();
     assert!(error.contains("99") && error.contains("newer"), "{error}");
 }
 
-#[tokio::test]
-async fn p31_dhcpv6_leases_and_the_servers_duid_outlive_it() {
-    let (dir, store) = open();
+async fn p31_dhcpv6_leases_and_the_servers_duid_outlive_it(place: Place) {
+    let store = place.open();
     let lease = |n: u16, mac| {
         let key = ClientKey::of_identity(&[0, 4, 1, 2], u32::from(n));
         let lease = Lease { key, mac, state: LeaseState::Bound, since: NOW, expires: Millis(9) };
@@ -115,7 +174,7 @@ async fn p31_dhcpv6_leases_and_the_servers_duid_outlive_it() {
     let duid = store.duid().expect("read");
     assert!(kaltstart_protocol::dhcp6::duid::uuid(&duid).is_some(), "{duid:?}");
     drop(store);
-    let store = Store::open(dir.path()).expect("the same database");
+    let store = place.open();
     assert_eq!(store.leases6().expect("read"), leases);
     assert_eq!(store.lessee(leases[0].address.into()).expect("read"), Some(mac));
     assert_eq!(store.lessee(leases[1].address.into()).expect("read"), None);
@@ -124,7 +183,8 @@ async fn p31_dhcpv6_leases_and_the_servers_duid_outlive_it() {
 
 #[tokio::test]
 async fn p31_a_database_knows_that_it_is_a_copy() {
-    let (dir, store) = open();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path()).expect("a new database");
     assert_eq!(store.restored(Millis(1)).await.expect("read"), None, "new");
     drop(store);
     let reopened = Store::open(dir.path()).expect("the same database");
@@ -145,9 +205,8 @@ async fn p31_a_database_knows_that_it_is_a_copy() {
     }
 }
 
-#[tokio::test]
-async fn addresses_that_hosts_unknown_here_answered_for_are_counted_while_they_are_held() {
-    let (_dir, store) = open();
+async fn addresses_that_hosts_unknown_here_answered_for_are_counted_while_they_are_held(place: Place) {
+    let store = place.open();
     let lease = |n: u8, state, expires| {
         let key = ClientKey::from(vec![1, n]);
         let lease = Lease { key, mac: None, state, since: Millis(1), expires: Millis(expires) };
@@ -162,4 +221,158 @@ async fn addresses_that_hosts_unknown_here_answered_for_are_counted_while_they_a
     store.put_leases(leases).await.expect("stored");
     assert_eq!(store.in_use(Millis(5)).expect("read"), 2);
     assert_eq!(store.in_use(Millis(9)).expect("read"), 0);
+}
+
+/// A lease of IPv4 that `client` is given at `since` for an hour.
+fn bound(address: u8, client: u8, since: Millis) -> LeaseWrite {
+    let (key, mac) = (ClientKey::from(vec![1, client]), Some(Mac([2, 0, 0, 0, 0, client])));
+    let expires = since.plus(3_600_000);
+    let lease = Lease { key, mac, state: LeaseState::Bound, since, expires };
+    LeaseWrite { address: [10, 77, 0, address].into(), lease }
+}
+
+async fn p31_leases_are_found_by_address_and_hardware_and_outlive_the_server(place: Place) {
+    let store = place.open();
+    store.put_leases(vec![bound(2, 2, NOW), bound(1, 1, NOW), bound(3, 1, NOW)]).await.expect("stored");
+    drop(store);
+    let store = place.open();
+    assert_eq!(store.leases().expect("read"), [bound(1, 1, NOW), bound(2, 2, NOW), bound(3, 1, NOW)]);
+    let found = |wanted, limit| {
+        let found = store.find_leases(wanted, limit).expect("read");
+        found.into_iter().map(|write| write.address.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(found(Wanted::Mac(Mac([2, 0, 0, 0, 0, 1])), 9), ["10.77.0.1", "10.77.0.3"]);
+    assert_eq!(found(Wanted::Address([10, 77, 0, 2].into()), 9), ["10.77.0.2"]);
+    assert_eq!(found(Wanted::Address(Ipv6Addr::LOCALHOST.into()), 9), Vec::<String>::new());
+    assert_eq!(found(Wanted::All, 2), ["10.77.0.1", "10.77.0.2"]);
+}
+
+async fn p31_an_address_that_somebody_holds_is_not_promised_to_another(place: Place) {
+    let store = place.open();
+    store.put_leases(vec![bound(1, 1, NOW)]).await.expect("stored");
+    let refused = store.put_leases(vec![bound(2, 3, NOW), bound(1, 2, NOW.plus(1))]).await;
+    assert!(matches!(refused, Err(StoreError::Write(WriteError::Refused(_)))), "{refused:?}");
+    assert_eq!(store.leases().expect("read"), [bound(1, 1, NOW)], "all or none");
+    // Its holder may renew it, also with another identifier; and once it has ended it is free.
+    let mut renewed = bound(1, 1, NOW.plus(2));
+    renewed.lease.key = ClientKey::from(vec![9, 9]);
+    store.put_leases(vec![renewed.clone()]).await.expect("renewed");
+    let later = renewed.lease.expires;
+    store.put_leases(vec![bound(1, 2, later)]).await.expect("free again");
+    // That it is in use by nobody knows whom may be noted at any time.
+    let mut in_use = bound(1, 2, later);
+    in_use.lease = Lease { key: ClientKey::nobody(), mac: None, state: LeaseState::InUse, ..in_use.lease };
+    store.put_leases(vec![in_use.clone()]).await.expect("noted");
+    assert_eq!(store.leases().expect("read"), [in_use]);
+}
+
+async fn what_a_loader_says_is_numbered_and_events_are_read_on(place: Place) {
+    let store = place.open();
+    let (node, job) = (NodeId::new(NOW, 1), JobId::new(NOW, 1));
+    for text in ["a", "b"] {
+        let lines = vec![Line { level: "info", text: text.into() }];
+        store.put_syslog(node.clone(), job.clone(), lines, NOW).await.expect("stored");
+    }
+    let lines = store.job_log(&job, 0, 10).expect("read");
+    assert_eq!(lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(store.job_log(&job, lines[0].id, 10).expect("read").len(), 1);
+    let told = [Happening::NodeMoved(State::Expected), Happening::NodeMoved(State::Broken)];
+    store.commit(&machine(1), 0, &told, NOW).await.expect("stored");
+    let all = store.events(0, None, 10).expect("read");
+    let rest = store.events(all[0].id, None, 10).expect("read");
+    assert_eq!(rest.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["node.broken"]);
+    assert!(store.events(0, Some(&job), 10).expect("read").is_empty());
+}
+
+async fn a_refused_change_takes_nothing_else_with_it(place: Place) {
+    let store = place.open();
+    store.commit(&machine(1), 0, &[], NOW).await.expect("stored");
+    let outcome = store
+        .transact(|transaction| {
+            let mut twin = machine(2);
+            twin.node.name = "n1".into();
+            let refused = transaction.attempt(|transaction| transaction.put(twin, 0, &[], NOW))?;
+            transaction.put(machine(3), 0, &[], NOW)?;
+            Ok(refused)
+        })
+        .await;
+    let refused = outcome.expect("the transaction itself is stored");
+    assert!(matches!(refused, Err(DatabaseError::Refused(_))), "{refused:?}");
+    let names: Vec<_> =
+        store.machines().expect("read").into_iter().map(|found| found.machine.node.name).collect();
+    assert_eq!(names, ["n1", "n3"]);
+    assert_eq!(store.index().machines(), 2);
+}
+
+/// Waits until `there` is.
+async fn until(what: &str, there: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !there() {
+        assert!(began.elapsed() < Duration::from_secs(20), "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p31_two_servers_decide_about_one_pool_and_none_promises_an_address_twice() {
+    let place = Place::server();
+    let stores = ["one", "two"].map(|me| place.open_as(me));
+    let mut held = std::collections::BTreeMap::new();
+    for address in 1..=60u8 {
+        // Each gives the same address to a client of its own.
+        let [one, two] = [0, 1].map(|i| (i, bound(address, address * 2 + i, NOW)));
+        let (first, second) = tokio::join!(
+            stores[0].put_leases(vec![one.1.clone()]),
+            stores[1].put_leases(vec![two.1.clone()])
+        );
+        assert!(first.is_ok() != second.is_ok(), "{address}: {first:?}, {second:?}");
+        held.insert(address, if first.is_ok() { one.1 } else { two.1 });
+    }
+    let stored = stores[0].leases().expect("read");
+    assert_eq!(stored, held.into_values().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_stores_others_learn() {
+    let place = Place::server();
+    let [one, two] = ["one", "two"].map(|me| place.open_as(me));
+    let stop = CancellationToken::new();
+    let learnt = Mutex::new(Vec::new());
+    let mut newest = two.newest_event();
+    std::thread::scope(|scope| {
+        scope.spawn(|| two.follow(|changed| learnt.lock().expect("lock").extend(changed.leases), &stop));
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                one.commit(&machine(1), 0, &[Happening::NodeMoved(State::Expected)], NOW).await.expect("stored");
+                one.put_leases(vec![bound(1, 1, NOW)]).await.expect("stored");
+                // What it stores itself it is not told.
+                two.put_leases(vec![bound(2, 2, NOW)]).await.expect("stored");
+                until("the node", || two.index().get(Mac([2, 0, 0, 0, 0, 1])).is_some()).await;
+                until("the lease", || !learnt.lock().expect("lock").is_empty()).await;
+                newest.wait_for(|id| *id > 0).await.expect("the event");
+                // A decision upon what the other has changed meanwhile is a conflict.
+                assert_eq!(two.commit(&machine(1), 0, &[], NOW).await.expect("decided"), Commit::Conflict);
+                one.put_leases(vec![bound(3, 3, NOW)]).await.expect("stored");
+                until("the next lease", || learnt.lock().expect("lock").len() > 1).await;
+            });
+        });
+        stop.cancel();
+    });
+    assert_eq!(learnt.into_inner().expect("lock"), [bound(1, 1, NOW), bound(3, 3, NOW)]);
+}
+
+#[test]
+fn p37_a_newer_shared_database_is_refused_clearly() {
+    let url = server::database();
+    drop(Store::connect(&url, "one").expect("a new database"));
+    let mut client = ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connected");
+    client.execute("UPDATE meta SET value = '99' WHERE key = 'version'", &[]).expect("written");
+    let error = Store::connect(&url, "one").err().expect("refused").to_string();
+    assert!(error.contains("99") && error.contains("newer"), "{error}");
+}
+
+#[test]
+fn a_database_server_that_is_not_there_is_named() {
+    let error = Store::connect("host=/nonexistent user=nobody dbname=x", "one").err().expect("refused");
+    assert!(error.to_string().contains("database.url"), "{error}");
 }

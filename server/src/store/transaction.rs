@@ -1,29 +1,28 @@
 //! Changes that are stored as one.
 
+use super::connection::{Connection, DatabaseError, Result};
 use super::rows::{self, put_events, put_machine};
-use super::writer::run;
 use super::{Commit, Key, Versioned, leases, leases6};
 use kaltstart_core::dhcp::lease::LeaseWrite;
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::Machine;
 use kaltstart_protocol::time::Millis;
-use rusqlite::{Connection, ErrorCode};
 use std::net::Ipv6Addr;
 
 /// What is read and written before one commit. Nobody else writes meanwhile: a machine that is
 /// read here may be decided upon and stored without a conflict.
 pub struct Transaction<'a> {
-    connection: &'a Connection,
+    connection: &'a mut Connection,
     pub(super) changed: Vec<Machine>,
     pub(super) newest_event: Option<i64>,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) const fn new(connection: &'a Connection) -> Self {
+    pub(super) const fn new(connection: &'a mut Connection) -> Self {
         Self { connection, changed: Vec::new(), newest_event: None }
     }
 
-    pub(super) const fn connection(&self) -> &'a Connection {
+    pub(super) const fn connection(&mut self) -> &mut Connection {
         self.connection
     }
 
@@ -31,7 +30,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn machine(&self, key: Key<'_>) -> rusqlite::Result<Option<Versioned>> {
+    pub fn machine(&mut self, key: Key<'_>) -> Result<Option<Versioned>> {
         rows::machine(self.connection, key)
     }
 
@@ -45,7 +44,7 @@ impl<'a> Transaction<'a> {
         expected: i64,
         happenings: &[Happening],
         now: Millis,
-    ) -> rusqlite::Result<Commit> {
+    ) -> Result<Commit> {
         let commit = put_machine(self.connection, &machine, expected)?;
         if commit == Commit::Done {
             let newest = put_events(self.connection, &machine, happenings, now)?;
@@ -59,7 +58,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn put_lease(&mut self, lease: &LeaseWrite) -> rusqlite::Result<()> {
+    pub fn put_lease(&mut self, lease: &LeaseWrite) -> Result<()> {
         leases::put_lease(self.connection, lease)
     }
 
@@ -67,7 +66,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn put_lease6(&mut self, lease: &LeaseWrite<Ipv6Addr>) -> rusqlite::Result<()> {
+    pub fn put_lease6(&mut self, lease: &LeaseWrite<Ipv6Addr>) -> Result<()> {
         leases6::put_lease(self.connection, lease)
     }
 
@@ -78,25 +77,20 @@ impl<'a> Transaction<'a> {
     /// When the database fails as a whole.
     pub fn attempt<T>(
         &mut self,
-        work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Result<T, rusqlite::Error>> {
+        work: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<Result<T>> {
         let changed = self.changed.len();
-        run(self.connection, "SAVEPOINT attempt")?;
+        self.connection.run("SAVEPOINT attempt")?;
         let outcome = work(self);
         match outcome {
             Ok(_) => {}
-            Err(error) if is_of_the_database(&error) => return Err(error),
-            Err(_) => {
+            Err(error @ DatabaseError::Failed(_)) => return Err(error),
+            Err(DatabaseError::Refused(_)) => {
                 self.changed.truncate(changed);
-                run(self.connection, "ROLLBACK TO attempt")?;
+                self.connection.run("ROLLBACK TO SAVEPOINT attempt")?;
             }
         }
-        run(self.connection, "RELEASE attempt")?;
+        self.connection.run("RELEASE SAVEPOINT attempt")?;
         Ok(outcome)
     }
-}
-
-/// Whether the disk or the database failed, rather than a record or a rule.
-pub(super) fn is_of_the_database(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code().is_some_and(|code| code != ErrorCode::ConstraintViolation)
 }

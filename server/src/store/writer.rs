@@ -3,8 +3,7 @@
 //! Changes that wait together are applied in order, each within a savepoint, and committed once.
 //! A caller hears of its change only after that commit is durable.
 
-use super::transaction::is_of_the_database;
-use rusqlite::Connection;
+use super::connection::{Connection, DatabaseError, Result as Outcome};
 use std::sync::mpsc;
 use std::thread;
 
@@ -28,26 +27,35 @@ pub enum WriteError {
     Closed,
 }
 
+impl From<DatabaseError> for WriteError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Refused(why) => Self::Refused(why),
+            DatabaseError::Failed(why) => Self::Database(why),
+        }
+    }
+}
+
 /// A change: runs within its savepoint, then tells its caller how the commit went.
 trait Change: Send {
     /// Whether its work succeeded.
-    fn apply(&mut self, connection: &Connection) -> bool;
+    fn apply(&mut self, connection: &mut Connection) -> bool;
     fn answer(self: Box<Self>, commit: Result<(), WriteError>);
 }
 
 struct Pending<T, F, D> {
     work: Option<F>,
-    outcome: Option<rusqlite::Result<T>>,
+    outcome: Option<Outcome<T>>,
     done: D,
 }
 
 impl<T, F, D> Change for Pending<T, F, D>
 where
     T: Send,
-    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+    F: FnOnce(&mut Connection) -> Outcome<T> + Send,
     D: FnOnce(Result<T, WriteError>) + Send,
 {
-    fn apply(&mut self, connection: &Connection) -> bool {
+    fn apply(&mut self, connection: &mut Connection) -> bool {
         self.outcome = self.work.take().map(|work| work(connection));
         matches!(self.outcome, Some(Ok(_)))
     }
@@ -56,11 +64,7 @@ where
         (self.done)(match (self.outcome, commit) {
             (_, Err(error)) => Err(error),
             (Some(Ok(value)), Ok(())) => Ok(value),
-            // Only a broken rule is the change's own fault; a full disk is not.
-            (Some(Err(error)), Ok(())) if is_of_the_database(&error) => {
-                Err(WriteError::Database(error.to_string()))
-            }
-            (Some(Err(error)), Ok(())) => Err(WriteError::Refused(error.to_string())),
+            (Some(Err(error)), Ok(())) => Err(error.into()),
             (None, Ok(())) => Err(WriteError::Closed),
         });
     }
@@ -77,14 +81,14 @@ impl Writer {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
+    pub(super) fn start(mut connection: Connection) -> std::io::Result<Self> {
         let (queue, changes) = mpsc::sync_channel::<Box<dyn Change>>(QUEUE_MAX);
         thread::Builder::new().name("store-writer".into()).spawn(move || {
             while let Ok(first) = changes.recv() {
                 let mut batch = vec![first];
                 batch.extend(changes.try_iter().take(BATCH_MAX - 1));
                 let commit =
-                    commit(&connection, &mut batch).map_err(|error| WriteError::Database(error.to_string()));
+                    commit(&mut connection, &mut batch).map_err(|error| WriteError::Database(error.to_string()));
                 if let Err(error) = &commit {
                     tracing::error!(%error, changes = batch.len(), "store: nothing was written");
                 }
@@ -104,7 +108,7 @@ impl Writer {
     pub(super) fn submit<T, F, D>(&self, work: F, done: D) -> Result<(), WriteError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnOnce(&mut Connection) -> Outcome<T> + Send + 'static,
         D: FnOnce(Result<T, WriteError>) + Send + 'static,
     {
         let change = Box::new(Pending { work: Some(work), outcome: None, done });
@@ -115,34 +119,28 @@ impl Writer {
     }
 }
 
-fn commit(connection: &Connection, batch: &mut [Box<dyn Change>]) -> rusqlite::Result<()> {
-    run(connection, "BEGIN IMMEDIATE")?;
-    let outcome = apply(connection, batch).and_then(|()| run(connection, "COMMIT"));
-    if !connection.is_autocommit() {
+fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> Outcome<()> {
+    connection.begin()?;
+    let outcome = apply(connection, batch).and_then(|()| connection.run("COMMIT"));
+    if connection.is_in_transaction() {
         // It failed; and if this fails too, so will the next one.
-        run(connection, "ROLLBACK").ok();
+        connection.run("ROLLBACK").ok();
     }
     outcome
 }
 
 /// Carries out changes, each within its savepoint.
-fn apply(connection: &Connection, batch: &mut [Box<dyn Change>]) -> rusqlite::Result<()> {
+fn apply(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> Outcome<()> {
     for change in batch {
-        run(connection, "SAVEPOINT change")?;
+        connection.run("SAVEPOINT change")?;
         if !change.apply(connection) {
-            if connection.is_autocommit() {
+            if !connection.is_in_transaction() {
                 // A full disk can end it, and each later savepoint would be a transaction by itself.
-                let ended = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT);
-                return Err(rusqlite::Error::SqliteFailure(ended, Some("the transaction was ended".into())));
+                return Err(DatabaseError::Failed("the transaction was ended".into()));
             }
-            run(connection, "ROLLBACK TO change")?;
+            connection.run("ROLLBACK TO SAVEPOINT change")?;
         }
-        run(connection, "RELEASE change")?;
+        connection.run("RELEASE SAVEPOINT change")?;
     }
     Ok(())
-}
-
-/// Executes a statement without parsing it each time.
-pub(super) fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(sql)?.execute([]).map(|_| ())
 }

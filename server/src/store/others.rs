@@ -1,0 +1,132 @@
+//! What other servers store in a database that is shared with them.
+//!
+//! Each learns of it within moments: PostgreSQL tells that something has changed, and the changed rows are
+//! read by their numbers.
+
+use super::connection::{Connection, Result};
+use super::leases::{lease, leases};
+use super::leases6::{lease as lease6, leases6};
+use super::postgres::Postgres;
+use super::rows::{machines, versioned};
+use super::{Store, StoreError, tell_newest};
+use kaltstart_core::dhcp::lease::LeaseWrite;
+use std::net::Ipv6Addr;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time between two looks, and pause after a failure.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What others have stored of leases.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// IPv4.
+    pub leases: Vec<LeaseWrite>,
+    /// IPv6.
+    pub leases6: Vec<LeaseWrite<Ipv6Addr>>,
+}
+
+/// How what others store is heard of.
+pub(super) struct Shared {
+    url: String,
+    /// The name under which this server writes.
+    me: String,
+    /// The number of the newest change that was read.
+    seen: AtomicI64,
+}
+
+/// Since `seen`, by others: parameters are that number and the own name.
+const NEWEST: &str = "SELECT greatest((SELECT max(change) FROM nodes), (SELECT max(change) FROM leases), \
+                      (SELECT max(change) FROM leases6))";
+
+impl Shared {
+    pub(super) fn new(url: &str, me: &str, connection: &mut Connection) -> Result<Self, StoreError> {
+        let seen = newest(connection).map_err(|error| StoreError::Read(error.to_string()))?;
+        Ok(Self { url: url.to_owned(), me: me.to_owned(), seen: AtomicI64::new(seen) })
+    }
+}
+
+fn newest(connection: &mut Connection) -> Result<i64> {
+    Ok(connection.first(NEWEST, &[], |row| row.number(0))?.flatten().unwrap_or(0))
+}
+
+impl Store {
+    /// Whether other servers may use the database too.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Hears of what others store until it is told to stop, and lets `learn` know of their leases. Blocks its thread.
+    pub fn follow(&self, learn: impl Fn(Changed), stop: &CancellationToken) {
+        let Some(shared) = &self.shared else { return };
+        let mut lost = false;
+        while !stop.is_cancelled() {
+            let Err(error) = self.hear(shared, &learn, &mut lost, stop) else { return };
+            if !std::mem::replace(&mut lost, true) {
+                tracing::error!(
+                    %error,
+                    "the shared database is lost: nodes, reservations and leases that are known are answered for, \
+                     and nothing new is promised"
+                );
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn hear(
+        &self,
+        shared: &Shared,
+        learn: &impl Fn(Changed),
+        lost: &mut bool,
+        stop: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        let failed = |error: super::DatabaseError| StoreError::Read(error.to_string());
+        let mut listening = Postgres::connect(&shared.url, &shared.me)?;
+        listening.listen().map_err(failed)?;
+        let mut reading = Connection::Postgres(Postgres::connect(&shared.url, &shared.me)?);
+        if std::mem::take(lost) {
+            tracing::info!("the shared database is back");
+        }
+        while !stop.is_cancelled() {
+            let changed = self.catch_up(shared, &mut reading).map_err(failed)?;
+            if !changed.leases.is_empty() || !changed.leases6.is_empty() {
+                learn(changed);
+            }
+            listening.wait(LOOK_EVERY).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what others have stored since the last time.
+    fn catch_up(&self, shared: &Shared, connection: &mut Connection) -> Result<Changed> {
+        let seen = shared.seen.load(Ordering::Relaxed);
+        let newest = newest(connection)?;
+        if newest > seen {
+            let values = [seen.into(), shared.me.as_str().into()];
+            let nodes = machines!(" WHERE nodes.change > ?1 AND nodes.writer <> ?2");
+            let nodes = connection.all(nodes, &values, versioned)?;
+            let leases = leases!(" WHERE change > ?1 AND writer <> ?2 ORDER BY change");
+            let leases = connection.all(leases, &values, lease)?;
+            let leases6 = leases6!(" WHERE change > ?1 AND writer <> ?2 ORDER BY change");
+            let leases6 = connection.all(leases6, &values, lease6)?;
+            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            nodes.iter().for_each(|found| index.put(&found.machine));
+            drop(index);
+            shared.seen.store(newest, Ordering::Relaxed);
+            self.told(connection)?;
+            return Ok(Changed { leases, leases6 });
+        }
+        self.told(connection)?;
+        Ok(Changed::default())
+    }
+
+    /// Wakes who waits for events.
+    fn told(&self, connection: &mut Connection) -> Result<()> {
+        let newest = connection.first("SELECT max(id) FROM events", &[], |row| row.number(0))?;
+        tell_newest(&self.newest_event, newest.flatten().unwrap_or(0));
+        Ok(())
+    }
+}

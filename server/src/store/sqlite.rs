@@ -1,0 +1,94 @@
+//! The database as a file of this machine: SQLite in WAL mode.
+
+use super::connection::{DatabaseError, Result, Row, Value};
+use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{ErrorCode, params_from_iter};
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a statement waits for another program, as one that makes a backup.
+pub(super) const BUSY: Duration = Duration::from_secs(10);
+
+/// A connection.
+pub(super) struct Sqlite(rusqlite::Connection);
+
+impl Sqlite {
+    pub(super) const fn new(connection: rusqlite::Connection) -> Self {
+        Self(connection)
+    }
+
+    pub(super) fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64> {
+        let changed = self.0.prepare_cached(sql)?.execute(params_from_iter(values))?;
+        Ok(changed as u64)
+    }
+
+    pub(super) fn each(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        take: &mut dyn FnMut(&dyn Row) -> Result<()>,
+    ) -> Result<()> {
+        let mut statement = self.0.prepare_cached(sql)?;
+        let mut rows = statement.query(params_from_iter(values))?;
+        while let Some(row) = rows.next()? {
+            take(row)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_in_transaction(&self) -> bool {
+        !self.0.is_autocommit()
+    }
+}
+
+/// Opens the database in the file `path`.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<rusqlite::Connection> {
+    let connection = rusqlite::Connection::open(path)?;
+    // Every statement there is: one that falls out is parsed anew at each commit.
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.busy_timeout(BUSY)?;
+    // FULL: a commit is on the disk before it is acknowledged, also in WAL mode. MEMORY: the server
+    // may write nowhere but beneath its data directory, so SQLite makes no temporary files.
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+         PRAGMA temp_store = MEMORY;",
+    )?;
+    Ok(connection)
+}
+
+impl ToSql for Value<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match *self {
+            Self::Null => ValueRef::Null,
+            Self::Int(number) => ValueRef::Integer(number),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Bytes(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+impl Row for rusqlite::Row<'_> {
+    fn number(&self, column: usize) -> Result<Option<i64>> {
+        Ok(self.get(column)?)
+    }
+
+    fn maybe_text(&self, column: usize) -> Result<Option<&str>> {
+        let text = self.get_ref(column)?.as_str_or_null();
+        text.map_err(|error| DatabaseError::Refused(error.to_string()))
+    }
+
+    fn maybe_bytes(&self, column: usize) -> Result<Option<&[u8]>> {
+        let bytes = self.get_ref(column)?.as_blob_or_null();
+        bytes.map_err(|error| DatabaseError::Refused(error.to_string()))
+    }
+}
+
+impl From<rusqlite::Error> for DatabaseError {
+    fn from(error: rusqlite::Error) -> Self {
+        // Only a broken rule is a change's own fault; a full disk is not.
+        match error.sqlite_error_code() {
+            None | Some(ErrorCode::ConstraintViolation) => Self::Refused(error.to_string()),
+            Some(_) => Self::Failed(error.to_string()),
+        }
+    }
+}
