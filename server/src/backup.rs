@@ -1,5 +1,5 @@
 //! `kaltstart backup` and `kaltstart restore`: a backup is a directory of the same shape as `data_dir`, taken while
-//! the server runs.
+//! the server runs, also of a shared database: so it is the way from the one kind to the other, too.
 
 use crate::config::Config;
 use crate::data_dir;
@@ -32,7 +32,11 @@ pub(crate) fn backup(config: &Config, to: &Path) -> Result<String> {
         fs::remove_dir_all(&unfinished).with_context(|| cannot("remove", &unfinished))?;
     }
     make(&unfinished)?;
-    let copied = copy(&config.data_dir, &unfinished).and_then(|copied| {
+    let database = || match &config.database {
+        Some(database) => Ok(store::export(&database.server()?, &unfinished.join(store::FILE))?),
+        None => Ok(store::copy(&config.data_dir.join(store::FILE), &unfinished.join(store::FILE))?),
+    };
+    let copied = copy(&config.data_dir, &unfinished, database).and_then(|copied| {
         // What has the name is whole, also after a power cut.
         fs::rename(&unfinished, to).with_context(|| cannot("make", to))?;
         sync(above)?;
@@ -67,7 +71,18 @@ pub(crate) fn restore(config: &Config, from: &Path) -> Result<String> {
             there.display()
         );
     }
-    let copied = copy(from, to);
+    let database = || match &config.database {
+        // Out of a copy: a backup is not changed, not even by SQLite's own files beside it.
+        Some(database) => {
+            let file = to.join(store::FILE);
+            store::copy(&from.join(store::FILE), &file)?;
+            let snapshot = store::import(&file, &database.server()?)?;
+            fs::remove_file(&file).with_context(|| cannot("remove", &file))?;
+            Ok(snapshot)
+        }
+        None => Ok(store::copy(&from.join(store::FILE), &to.join(store::FILE))?),
+    };
+    let copied = copy(from, to, database);
     if copied.is_err() {
         for path in entries(to)? {
             if !path.ends_with(data_dir::LOCK) {
@@ -83,10 +98,10 @@ pub(crate) fn restore(config: &Config, from: &Path) -> Result<String> {
     ))
 }
 
-/// Copies database and files of the directory `from` into `to`; tells how many.
-fn copy(from: &Path, to: &Path) -> Result<String> {
+/// Copies the database as `database` does and the files of the directory `from` into `to`; tells how many.
+fn copy(from: &Path, to: &Path, database: impl FnOnce() -> Result<Snapshot>) -> Result<String> {
     // First the database: what it names in files is in them before it.
-    let Snapshot { nodes, jobs } = store::copy(&from.join(store::FILE), &to.join(store::FILE))?;
+    let Snapshot { nodes, jobs } = database()?;
     let files = copy_files(from, to)?;
     Ok(format!("a database (nodes: {nodes}, jobs: {jobs}) and {files} files"))
 }

@@ -10,8 +10,8 @@ use crate::config::Config;
 use anyhow::{Context as _, Result, anyhow};
 use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use nix::sys::prctl;
 use nix::unistd::{self, User};
@@ -58,15 +58,17 @@ impl Gate {
 #[derive(Debug)]
 pub(crate) struct Confinement {
     data_dir: PathBuf,
+    /// TCP ports that may be connected to: those of a shared database.
+    ports: Vec<u16>,
     filters: [BpfProgram; 2],
 }
 
 impl Confinement {
-    /// Makes the process its own user and confines the calling thread.
+    /// Makes the process its own user and confines the calling thread, which may connect to the TCP `ports`.
     ///
     /// # Errors
     /// When the configured user does not exist, or the kernel refuses.
-    pub(crate) fn begin(config: &Config) -> Result<Self> {
+    pub(crate) fn begin(config: &Config, ports: Vec<u16>) -> Result<Self> {
         if unistd::geteuid().is_root() {
             match user(config.user.as_deref())? {
                 Some(user) => become_user(&user, &config.data_dir)
@@ -78,7 +80,7 @@ impl Confinement {
             }
         }
         let filters = [refused_calls()?, unfilterable_calls()?];
-        let confinement = Self { data_dir: config.data_dir.clone(), filters };
+        let confinement = Self { data_dir: config.data_dir.clone(), ports, filters };
         let status = confinement.confine_thread()?;
         if status != RulesetStatus::FullyEnforced {
             tracing::warn!(landlock = ?status, "the kernel does not confine file access as far as it could");
@@ -90,7 +92,7 @@ impl Confinement {
 
     fn confine_thread(&self) -> Result<RulesetStatus> {
         keep_capabilities().context("capabilities")?;
-        let status = confine_files(&self.data_dir).context("Landlock")?;
+        let status = confine_files(&self.data_dir, &self.ports).context("Landlock")?;
         for filter in &self.filters {
             seccompiler::apply_filter(filter).context("seccomp")?;
         }
@@ -156,8 +158,8 @@ fn give(path: &Path, user: &User) -> std::io::Result<()> {
 }
 
 /// Files are read where their permissions allow it and written beneath `data_dir` alone; nothing
-/// is executed; no TCP port is bound or connected to. As far as the kernel knows how.
-fn confine_files(data_dir: &Path) -> Result<RulesetStatus> {
+/// is executed; no TCP port is bound, and none but `ports` connected to. As far as the kernel knows how.
+fn confine_files(data_dir: &Path, ports: &[u16]) -> Result<RulesetStatus> {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let handled = AccessFs::from_all(LANDLOCK) & !reading;
     let in_data_dir: BitFlags<AccessFs> = handled & !BitFlags::from(AccessFs::Execute);
@@ -167,6 +169,9 @@ fn confine_files(data_dir: &Path) -> Result<RulesetStatus> {
         .scope(Scope::from_all(LANDLOCK))?
         .create()?
         .add_rule(PathBeneath::new(PathFd::new(data_dir)?, in_data_dir))?
+        .add_rules(
+            ports.iter().map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp))),
+        )?
         .restrict_self()?;
     Ok(status.ruleset)
 }
@@ -273,7 +278,7 @@ mod tests {
     /// What a thread that is confined to `data_dir` says of what it tries.
     fn confined<T: Send>(data_dir: &Path, attempt: impl FnOnce() -> T + Send) -> T {
         let filters = [refused_calls().expect("compiles"), unfilterable_calls().expect("compiles")];
-        let confinement = Confinement { data_dir: data_dir.to_owned(), filters };
+        let confinement = Confinement { data_dir: data_dir.to_owned(), ports: vec![], filters };
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
                 confinement.confine_thread().expect("the kernel confines");

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::clock;
-use crate::config::{self, Config, Log, LogFormat};
+use crate::config::{self, Config, Database, Log, LogFormat};
 use crate::confinement::{self, Confinement, Gate};
 use crate::data_dir;
 use crate::doors::{Dhcp6Door, DhcpDoor, SyslogDoor, TftpCounter, TftpDoor, dhcp_service};
@@ -11,7 +11,7 @@ use crate::http::listen::{self, Routes};
 use crate::net::interfaces::Interfaces;
 use crate::net::{self, dhcp, dhcp6, tftp};
 use crate::sockets::Sockets;
-use crate::store::Store;
+use crate::store::{self, Changed, Store};
 use crate::tls::{self, Tls};
 use crate::trace;
 use anyhow::{Context, Result};
@@ -88,8 +88,15 @@ async fn serve(config: Config, gate: &Gate) -> Result<()> {
     let wires = config.dhcp.iter().filter(|dhcp| dhcp.mode != Mode::Off).map(|dhcp| &dhcp.interface);
     let wires = wires.chain(config.dhcp6.iter().map(|dhcp6| &dhcp6.interface));
     let interfaces = Interfaces::now(wires.filter_map(Option::as_deref));
-    gate.open(Some(Confinement::begin(&config)?));
-    let store = Store::open(&config.data_dir)?;
+    // Its password may be root's alone.
+    let database = config.database.as_ref().map(Database::server).transpose()?;
+    let ports = database.as_ref().map_or_else(Vec::new, store::Server::ports);
+    gate.open(Some(Confinement::begin(&config, ports)?));
+    let store = match &database {
+        // Another name at each start: what it wrote before is read with all the rest.
+        Some(server) => Store::connect(server, &format!("kaltstart {}", clock::uuid()))?,
+        None => Store::open(&config.data_dir)?,
+    };
     let admin = data_dir::admin_token(&config.data_dir)?;
     let tls = Tls::open(tls::dir(&config.data_dir), config.names(), clock::now())
         .context("no certificate for the server")?;
@@ -151,9 +158,19 @@ async fn open_doors(
     for socket in tftp {
         serve_tftp(app, socket, stop, doors)?;
     }
-    serve_dhcp(app, dhcp, pinger, watchers, stop, doors).await?;
-    if !dhcp6.is_empty() {
-        serve_dhcp6(app, dhcp6, stop, doors).await?;
+    let dhcp = serve_dhcp(app, dhcp, pinger, watchers, stop, doors).await?;
+    let dhcp6 = if dhcp6.is_empty() { None } else { Some(serve_dhcp6(app, dhcp6, stop, doors).await?) };
+    if app.store.is_shared() {
+        let (app, stop) = (app.clone(), stop.clone());
+        doors.spawn_blocking(move || {
+            let learn = |Changed { leases, leases6 }| {
+                dhcp.learn(leases);
+                if let Some(dhcp6) = &dhcp6 {
+                    dhcp6.learn(leases6);
+                }
+            };
+            app.store.follow(learn, &stop);
+        });
     }
     for advertiser in advertisers {
         let stop = stop.clone();
@@ -196,7 +213,7 @@ async fn serve_dhcp(
     watchers: Vec<dhcp::Watcher>,
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
-) -> Result<()> {
+) -> Result<Arc<dhcp::Service<DhcpDoor>>> {
     let pinger = pinger.map(Arc::new);
     let ping = pinger.clone().map(|pinger| pinger as Arc<dyn dhcp::Ping>);
     let service = dhcp_service(app, DhcpDoor::new(app.clone()), ping).await?;
@@ -221,7 +238,7 @@ async fn serve_dhcp(
             watcher.serve(&app.watches, note, &stop);
         });
     }
-    Ok(())
+    Ok(service)
 }
 
 async fn serve_dhcp6(
@@ -229,7 +246,7 @@ async fn serve_dhcp6(
     listeners: Vec<dhcp6::Listener>,
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
-) -> Result<()> {
+) -> Result<Arc<dhcp6::Service<Dhcp6Door>>> {
     let resumed = LeaseTable::resume(app.store.leases6()?, clock::now());
     app.store.put_leases6(resumed.writes).await?;
     let (door, subnets, duid) = (Dhcp6Door::new(app.clone()), app.config.subnets6(), app.store.duid()?);
@@ -239,7 +256,7 @@ async fn serve_dhcp6(
         let (service, stop) = (service.clone(), stop.clone());
         doors.spawn_blocking(move || service.serve(&listener, &stop));
     }
-    Ok(())
+    Ok(service)
 }
 
 /// Listens for SIGINT, SIGTERM and SIGHUP from now on; the future ends with the first SIGINT or SIGTERM.

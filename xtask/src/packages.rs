@@ -31,6 +31,7 @@ const HOST_PACKAGES: &[&str] = &[
     "mmdebstrap",
     "mtools",
     "tar",
+    "postgresql", // of which tests start one of their own
     "umoci",
     "xfsprogs",
     "xz-utils",

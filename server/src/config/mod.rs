@@ -3,6 +3,7 @@
 mod authorized_key;
 mod boot;
 mod class;
+mod database;
 mod dhcp;
 mod dhcp6;
 mod dhcp_class;
@@ -22,6 +23,7 @@ mod wipe;
 
 pub use boot::Boot;
 pub use class::Class;
+pub use database::Database;
 pub use dhcp::Dhcp;
 pub use dhcp_class::{DhcpClass, DhcpSite};
 pub use dhcp_option::DhcpOption;
@@ -63,6 +65,9 @@ pub struct Config {
     pub boot: Boot,
     /// Images.
     pub images: Images,
+    /// Where everything is remembered that other servers may share; none = in a file of `data_dir`.
+    #[serde(default)]
+    pub database: Option<Database>,
     /// What loaders and kernels say; none = they are not heard.
     #[serde(default)]
     pub syslog: Option<Syslog>,
@@ -330,6 +335,9 @@ impl Config {
     fn problems(&self) -> Vec<String> {
         let mut all = Vec::new();
         self.http.problems(&mut all);
+        if let Some(database) = &self.database {
+            database.problems(&mut all);
+        }
         if let Some(syslog) = &self.syslog {
             syslog.problems(&mut all);
         }

@@ -186,6 +186,12 @@ impl<B: Backend> Service<B> {
         self.clock.now()
     }
 
+    /// Learns of leases that another server has given.
+    pub fn learn(&self, leases: Vec<LeaseWrite>) {
+        let mut table = self.table();
+        leases.into_iter().for_each(|lease| drop(table.apply(lease)));
+    }
+
     /// Answers on one interface until it is told to stop; what is begun is finished. Blocks its
     /// thread.
     pub fn serve(self: &Arc<Self>, listener: Listener, stop: &CancellationToken) {

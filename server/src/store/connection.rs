@@ -114,7 +114,7 @@ pub(super) enum Connection {
     /// A file of this machine.
     Sqlite(Sqlite),
     /// A server that several of ours may share.
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl Connection {
@@ -169,6 +169,31 @@ impl Connection {
         match self {
             Self::Sqlite(_) => self.run("BEGIN IMMEDIATE"),
             Self::Postgres(postgres) => postgres.begin(),
+        }
+    }
+
+    /// Begins a transaction that sees one moment, however long it lasts and whoever writes meanwhile.
+    pub(super) fn begin_reading(&mut self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => self.run("BEGIN"),
+            Self::Postgres(_) => self.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+        }
+    }
+
+    /// Lets numbers that the database gives go on behind those of rows that came with theirs.
+    pub(super) fn go_on_counting(&mut self) -> Result<()> {
+        match self {
+            // It looks at the rows.
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) => {
+                for sql in [
+                    "SELECT setval(pg_get_serial_sequence('events', 'id'), coalesce(max(id), 0) + 1, false) FROM events",
+                    "SELECT setval(pg_get_serial_sequence('log_lines', 'id'), coalesce(max(id), 0) + 1, false) FROM log_lines",
+                ] {
+                    self.all(sql, &[], |_| Ok(()))?;
+                }
+                Ok(())
+            }
         }
     }
 

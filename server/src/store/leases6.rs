@@ -24,9 +24,8 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn duid(&self) -> Result<Vec<u8>, StoreError> {
-        let uuid = self.read(|connection| {
-            connection.first("SELECT uuid FROM dhcp6_server", &[], |row| sized(row, 0))
-        })?;
+        let uuid = self
+            .read(|connection| connection.first("SELECT uuid FROM dhcp6_server", &[], |row| sized(row, 0)))?;
         uuid.map(duid::of_uuid).ok_or_else(|| StoreError::Read("there is no DUID".into()))
     }
 
@@ -49,7 +48,11 @@ impl Store {
 }
 
 /// The first `limit` of the wanted leases, by address.
-pub(super) fn find(connection: &mut Connection, wanted: Wanted, limit: usize) -> Result<Vec<LeaseWrite<IpAddr>>> {
+pub(super) fn find(
+    connection: &mut Connection,
+    wanted: Wanted,
+    limit: usize,
+) -> Result<Vec<LeaseWrite<IpAddr>>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX).into();
     match wanted {
         Wanted::All => connection.all(leases6!(" ORDER BY address LIMIT ?1"), &[limit], widened),

@@ -18,6 +18,7 @@ mod postgres;
 mod rows;
 mod sqlite;
 mod transaction;
+mod transfer;
 mod writer;
 
 pub use connection::{DatabaseError, Result};
@@ -26,17 +27,19 @@ pub use index::{Brief, Index};
 pub use leases::Wanted;
 pub use logs::StoredLine;
 pub use others::Changed;
+pub use postgres::Server;
 pub use transaction::Transaction;
+pub use transfer::{export, import};
 pub use writer::WriteError;
 
+use connection::{Connection, Row};
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{Job, Machine};
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
-use connection::{Connection, Row};
+use others::Shared;
 use postgres::Postgres;
 use rows::{job, to_i64};
-use others::Shared;
 use sqlite::Sqlite;
 use std::fs::File;
 use std::io;
@@ -218,18 +221,19 @@ impl Store {
         Self::of(identity, writer, reader, None)
     }
 
-    /// Opens the database of the PostgreSQL server that `url` names, makes its tables when there are none. Others may
+    /// Opens the database of a PostgreSQL `server`, makes its tables when there are none. Others may
     /// use it at the same time; `me` is another name than theirs.
     ///
     /// # Errors
     /// When it cannot be reached, or was written by a newer program.
-    pub fn connect(url: &str, me: &str) -> Result<Self, StoreError> {
-        let mut writer = Postgres::connect(url, me)?;
+    pub fn connect(server: &Server, me: &str) -> Result<Self, StoreError> {
+        let mut writer = Postgres::connect(server, me)?;
         writer.migrate()?;
         let identity = writer.identity()?;
-        let [mut writer, reader] = [writer, Postgres::connect(url, me)?].map(Connection::Postgres);
+        let [mut writer, reader] =
+            [writer, Postgres::connect(server, me)?].map(|one| Connection::Postgres(Box::new(one)));
         // Before anything else is read: what changes meanwhile is heard of again.
-        let shared = Shared::new(url, me, &mut writer)?;
+        let shared = Shared::new(server, me, &mut writer)?;
         Self::of(identity, writer, reader, Some(shared))
     }
 
@@ -240,9 +244,8 @@ impl Store {
         shared: Option<Shared>,
     ) -> Result<Self, StoreError> {
         let mut index = Index::default();
-        let newest = rows::each_machine(&mut writer, |found| index.put(&found.machine)).and_then(|()| {
-            writer.first("SELECT coalesce(max(id), 0) FROM events", &[], |row| row.int(0))
-        });
+        let newest = rows::each_machine(&mut writer, |found| index.put(&found.machine))
+            .and_then(|()| writer.first("SELECT coalesce(max(id), 0) FROM events", &[], |row| row.int(0)));
         let newest = newest.map_err(|error| StoreError::Read(error.to_string()))?.unwrap_or(0);
         let (index, newest_event) = (Arc::new(RwLock::new(index)), watch::Sender::new(newest));
         let (reader, writer) = (Mutex::new(reader), Writer::start(writer)?);

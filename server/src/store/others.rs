@@ -6,7 +6,7 @@
 use super::connection::{Connection, Result};
 use super::leases::{lease, leases};
 use super::leases6::{lease as lease6, leases6};
-use super::postgres::Postgres;
+use super::postgres::{Postgres, Server};
 use super::rows::{machines, versioned};
 use super::{Store, StoreError, tell_newest};
 use kaltstart_core::dhcp::lease::LeaseWrite;
@@ -30,21 +30,21 @@ pub struct Changed {
 
 /// How what others store is heard of.
 pub(super) struct Shared {
-    url: String,
+    server: Server,
     /// The name under which this server writes.
     me: String,
     /// The number of the newest change that was read.
     seen: AtomicI64,
 }
 
-/// Since `seen`, by others: parameters are that number and the own name.
+/// The number of the newest change.
 const NEWEST: &str = "SELECT greatest((SELECT max(change) FROM nodes), (SELECT max(change) FROM leases), \
                       (SELECT max(change) FROM leases6))";
 
 impl Shared {
-    pub(super) fn new(url: &str, me: &str, connection: &mut Connection) -> Result<Self, StoreError> {
+    pub(super) fn new(server: &Server, me: &str, connection: &mut Connection) -> Result<Self, StoreError> {
         let seen = newest(connection).map_err(|error| StoreError::Read(error.to_string()))?;
-        Ok(Self { url: url.to_owned(), me: me.to_owned(), seen: AtomicI64::new(seen) })
+        Ok(Self { server: server.clone(), me: me.to_owned(), seen: AtomicI64::new(seen) })
     }
 }
 
@@ -84,9 +84,9 @@ impl Store {
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let failed = |error: super::DatabaseError| StoreError::Read(error.to_string());
-        let mut listening = Postgres::connect(&shared.url, &shared.me)?;
+        let mut listening = Postgres::connect(&shared.server, &shared.me)?;
         listening.listen().map_err(failed)?;
-        let mut reading = Connection::Postgres(Postgres::connect(&shared.url, &shared.me)?);
+        let mut reading = Connection::Postgres(Box::new(Postgres::connect(&shared.server, &shared.me)?));
         if std::mem::take(lost) {
             tracing::info!("the shared database is back");
         }

@@ -5,13 +5,27 @@
 
 use super::connection::{DatabaseError, Result, Row, Value};
 use super::{StoreError, migrate};
+use anyhow::ensure;
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator as _;
+use kaltstart_protocol::secret::Secret;
+use postgres::config::{Host, SslMode};
 use postgres::types::{FromSql, IsNull, ToSql, Type};
 use postgres::{Client, Config, NoTls, Statement};
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::error::Error;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Where it is if nothing else is said.
+const POSTGRES_PORT: u16 = 5432;
 
 /// Longest wait for a connection, and pause after one that failed: callers must not wait for a dead server.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -20,9 +34,81 @@ const STATEMENT_MAX: Duration = Duration::from_secs(5);
 /// The advisory lock of whoever writes: "ks" in ASCII.
 const WRITERS: &str = "SELECT pg_advisory_xact_lock(27507)";
 
+/// Where a shared database is, and how it is spoken to.
+#[derive(Clone)]
+pub struct Server {
+    config: Config,
+    /// With whom these authorities vouch for.
+    tls: Option<ClientConfig>,
+}
+
+impl Server {
+    /// Reads parameters as libpq takes them: a URL or `key=value`.
+    ///
+    /// # Errors
+    /// Says what is wrong with them.
+    pub fn parse(parameters: &str) -> anyhow::Result<Self> {
+        let mut config: Config = parameters.parse()?;
+        ensure!(config.get_password().is_none(), "a password does not belong here, but into password_file");
+        ensure!(!config.get_hosts().is_empty(), "it names no host");
+        config.ssl_mode(SslMode::Disable);
+        Ok(Self { config, tls: None })
+    }
+
+    /// Proves itself by `password`.
+    pub fn password(&mut self, password: &Secret) {
+        self.config.password(password.expose());
+    }
+
+    /// Speaks TLS, and with whom an authority in the file `path` vouches for alone.
+    ///
+    /// # Errors
+    /// When the file cannot be read or names none.
+    pub fn trust(&mut self, path: &Path) -> anyhow::Result<()> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(path)? {
+            roots.add(certificate?)?;
+        }
+        ensure!(!roots.is_empty(), "there is no certificate in it");
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        self.tls = Some(tls);
+        self.config.ssl_mode(SslMode::Require);
+        Ok(())
+    }
+
+    /// The TCP ports at which it is.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        let ports = self.config.get_ports();
+        if ports.is_empty() { vec![POSTGRES_PORT] } else { ports.to_vec() }
+    }
+
+    /// The first of its hosts that is neither a socket nor this machine, if nothing protects what is said.
+    fn unprotected(&self) -> Option<&str> {
+        let hosts = self.config.get_hosts().iter().filter_map(|host| match host {
+            Host::Tcp(name) => Some(name.as_str()),
+            Host::Unix(_) => None,
+        });
+        let mut far = hosts.filter(|name| {
+            *name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        });
+        far.next().filter(|_| self.tls.is_none())
+    }
+
+    fn connect(&self) -> std::result::Result<Client, postgres::Error> {
+        match &self.tls {
+            Some(tls) => self.config.connect(MakeRustlsConnect::new(tls.clone())),
+            None => self.config.connect(NoTls),
+        }
+    }
+}
+
 /// A connection that is made anew when it was lost.
 pub(super) struct Postgres {
-    config: Config,
+    server: Server,
     open: Option<Open>,
     /// When it last could not be made, and why.
     failed: Option<(Instant, DatabaseError)>,
@@ -36,12 +122,17 @@ struct Open {
 }
 
 impl Postgres {
-    /// Connects to the database that `parameters` name, as libpq takes them (URL or `key=value`), as the server `me`.
-    pub(super) fn connect(parameters: &str, me: &str) -> std::result::Result<Self, StoreError> {
-        let mut config: Config = parameters.parse().map_err(|error: postgres::Error| StoreError::Connect {
-            why: format!("the parameters cannot be read: {error}"),
-        })?;
-        config
+    /// Connects to the database of `server` under the name `me`.
+    pub(super) fn connect(server: &Server, me: &str) -> std::result::Result<Self, StoreError> {
+        if let Some(host) = server.unprotected() {
+            let why = format!(
+                "{host} is another machine: name the authority that vouches for it (database.authority)"
+            );
+            return Err(StoreError::Connect { why });
+        }
+        let mut server = server.clone();
+        server
+            .config
             .application_name(me)
             .connect_timeout(CONNECT_MAX)
             .tcp_user_timeout(STATEMENT_MAX)
@@ -50,7 +141,7 @@ impl Postgres {
                 "-c statement_timeout={} -c lock_timeout={0} -c synchronous_commit=on",
                 STATEMENT_MAX.as_millis()
             ));
-        let mut postgres = Self { config, open: None, failed: None, in_transaction: false };
+        let mut postgres = Self { server, open: None, failed: None, in_transaction: false };
         outside_of_the_runtime(|| postgres.client().map(drop))
             .map_err(|error| StoreError::Connect { why: error.to_string() })?;
         Ok(postgres)
@@ -132,7 +223,7 @@ impl Postgres {
             {
                 return Err(why.clone());
             }
-            match self.config.connect(NoTls) {
+            match self.server.connect() {
                 Ok(client) => self.open = Some(Open { client, statements: HashMap::new() }),
                 Err(error) => {
                     let why = DatabaseError::from(error);
@@ -156,7 +247,10 @@ impl Postgres {
             let open = self.client()?;
             if values.is_empty() && is_control(sql) {
                 let done = open.client.batch_execute(sql);
-                self.in_transaction &= !matches!(sql, "COMMIT" | "ROLLBACK");
+                self.in_transaction = match sql {
+                    "COMMIT" | "ROLLBACK" => false,
+                    _ => self.in_transaction || sql.starts_with("BEGIN"),
+                };
                 return Ok(done.map(|()| 0)?);
             }
             let statement = open.prepared(sql)?;
@@ -206,7 +300,7 @@ impl Open {
 
 /// Whether it is no statement that is planned.
 fn is_control(sql: &str) -> bool {
-    ["COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"].iter().any(|word| sql.starts_with(word))
+    ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"].iter().any(|word| sql.starts_with(word))
 }
 
 /// Does what waits for the network. The runtime's other tasks go on meanwhile.
@@ -221,7 +315,11 @@ fn outside_of_the_runtime<T>(work: impl FnOnce() -> T) -> T {
 }
 
 impl ToSql for Value<'_> {
-    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> std::result::Result<IsNull, Box<dyn Error + Sync + Send>> {
+    fn to_sql(
+        &self,
+        kind: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn Error + Sync + Send>> {
         match self {
             Self::Null => Ok(IsNull::Yes),
             Self::Int(number) => number.to_sql(kind, out),
@@ -288,7 +386,8 @@ impl From<postgres::Error> for DatabaseError {
     fn from(error: postgres::Error) -> Self {
         let Some(told) = error.as_db_error() else {
             // The way to it, or a value that does not fit its column.
-            let text = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+            let text =
+                error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
             return Self::Failed(text);
         };
         // Class 22: a value; 23: a rule (appendix A of PostgreSQL's manual).

@@ -167,9 +167,7 @@ pub(super) fn put_events(
         let sql = "INSERT INTO events (time, kind, node, job, data) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id";
         newest = connection.first(sql, &values, |row| row.int(0))?;
     }
-    connection.execute(
-        "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?1",
-        &[EVENTS_MAX.into()],
-    )?;
+    connection
+        .execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?1", &[EVENTS_MAX.into()])?;
     Ok(newest)
 }

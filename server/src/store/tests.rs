@@ -38,9 +38,13 @@ impl Place {
     fn open_as(&self, me: &str) -> Store {
         match self {
             Self::Directory(dir) => Store::open(dir.path()).expect("the database"),
-            Self::Server(url) => Store::connect(url, me).expect("the database"),
+            Self::Server(url) => connect(url, me).expect("the database"),
         }
     }
+}
+
+fn connect(url: &str, me: &str) -> Result<Store, StoreError> {
+    Store::connect(&Server::parse(url).expect("parameters"), me)
 }
 
 /// Lets each contract be kept by both databases.
@@ -343,7 +347,9 @@ async fn what_a_server_stores_others_learn() {
         scope.spawn(|| two.follow(|changed| learnt.lock().expect("lock").extend(changed.leases), &stop));
         tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
-                one.commit(&machine(1), 0, &[Happening::NodeMoved(State::Expected)], NOW).await.expect("stored");
+                one.commit(&machine(1), 0, &[Happening::NodeMoved(State::Expected)], NOW)
+                    .await
+                    .expect("stored");
                 one.put_leases(vec![bound(1, 1, NOW)]).await.expect("stored");
                 // What it stores itself it is not told.
                 two.put_leases(vec![bound(2, 2, NOW)]).await.expect("stored");
@@ -364,15 +370,59 @@ async fn what_a_server_stores_others_learn() {
 #[test]
 fn p37_a_newer_shared_database_is_refused_clearly() {
     let url = server::database();
-    drop(Store::connect(&url, "one").expect("a new database"));
+    drop(connect(&url, "one").expect("a new database"));
     let mut client = ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connected");
     client.execute("UPDATE meta SET value = '99' WHERE key = 'version'", &[]).expect("written");
-    let error = Store::connect(&url, "one").err().expect("refused").to_string();
+    let error = connect(&url, "one").err().expect("refused").to_string();
     assert!(error.contains("99") && error.contains("newer"), "{error}");
 }
 
 #[test]
 fn a_database_server_that_is_not_there_is_named() {
-    let error = Store::connect("host=/nonexistent user=nobody dbname=x", "one").err().expect("refused");
+    let error = connect("host=/nonexistent user=nobody dbname=x", "one").err().expect("refused");
     assert!(error.to_string().contains("database.url"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p08_everything_goes_from_one_kind_of_database_to_the_other_and_back() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path()).expect("a new database");
+    let told = [Happening::NodeMoved(State::Expected)];
+    for n in 1..=3 {
+        store.commit(&machine(n), 0, &told, NOW).await.expect("stored");
+    }
+    store.put_leases(vec![bound(1, 1, NOW), bound(2, 2, NOW)]).await.expect("stored");
+    let (node, job) = (NodeId::new(NOW, 1), JobId::new(NOW, 1));
+    let line = Line { level: "info", text: "a \"line\" \u{fc}".into() };
+    store.put_syslog(node, job.clone(), vec![line], NOW).await.expect("stored");
+    let everything = |store: &Store| {
+        format!(
+            "{:?} {:?} {:?} {:?} {:?}",
+            store.machines().expect("read"),
+            store.leases().expect("read"),
+            store.events(0, None, 99).expect("read"),
+            store.job_log(&job, 0, 99).expect("read"),
+            store.duid().expect("read")
+        )
+    };
+    let before = everything(&store);
+    drop(store);
+    let url = server::database();
+    let server = Server::parse(&url).expect("parameters");
+    let import = || tokio::task::block_in_place(|| import(&dir.path().join(FILE), &server));
+    assert_eq!(import().expect("imported").nodes, 3);
+    let refused = import().expect_err("it is not empty").to_string();
+    assert!(refused.contains("nodes") && refused.contains("empty"), "{refused}");
+    let shared = connect(&url, "one").expect("the database");
+    assert_eq!(everything(&shared), before);
+    assert_eq!(shared.restored(Millis(9)).await.expect("read"), Some(Millis(9)), "it is a copy");
+    // It goes on counting behind what came.
+    shared.commit(&machine(4), 0, &told, NOW).await.expect("stored");
+    let after = everything(&shared);
+    let back = tempfile::tempdir().expect("a temporary directory");
+    let exported = tokio::task::block_in_place(|| export(&server, &back.path().join(FILE)));
+    assert_eq!(exported.expect("exported").nodes, 4);
+    let store = Store::open(back.path()).expect("the copy");
+    assert_eq!(everything(&store), after);
+    assert!(store.restored(Millis(10)).await.expect("read") > Some(Millis(9)), "a copy of a copy");
 }

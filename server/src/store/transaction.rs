@@ -75,10 +75,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// When the database fails as a whole.
-    pub fn attempt<T>(
-        &mut self,
-        work: impl FnOnce(&mut Self) -> Result<T>,
-    ) -> Result<Result<T>> {
+    pub fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<Result<T>> {
         let changed = self.changed.len();
         self.connection.run("SAVEPOINT attempt")?;
         let outcome = work(self);

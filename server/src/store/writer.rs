@@ -87,8 +87,8 @@ impl Writer {
             while let Ok(first) = changes.recv() {
                 let mut batch = vec![first];
                 batch.extend(changes.try_iter().take(BATCH_MAX - 1));
-                let commit =
-                    commit(&mut connection, &mut batch).map_err(|error| WriteError::Database(error.to_string()));
+                let commit = commit(&mut connection, &mut batch)
+                    .map_err(|error| WriteError::Database(error.to_string()));
                 if let Err(error) = &commit {
                     tracing::error!(%error, changes = batch.len(), "store: nothing was written");
                 }

@@ -33,9 +33,11 @@ fn refused(site: &Site, command: &str, dir: &Path, words: &str) {
     assert!(!done && said.contains(words), "{words:?} is not in {said:?}");
 }
 
-fn done(site: &Site, command: &str, dir: &Path) {
+/// Carries out a command; what it said.
+pub(crate) fn done(site: &Site, command: &str, dir: &Path) -> String {
     let (done, said) = end(begin(site, command, dir));
     assert!(done, "{said}");
+    said
 }
 
 /// Files and directories in `dir` and beneath it.

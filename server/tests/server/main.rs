@@ -1,5 +1,8 @@
 //! The real server, as its own process on loopback, spoken to as its users do: no root, no DHCP.
 
+#[path = "../support/postgres.rs"]
+mod postgres_server;
+
 mod agent;
 mod api;
 mod backup;
@@ -16,6 +19,7 @@ mod recall;
 mod registry;
 mod rescue;
 mod restart;
+mod shared;
 mod site;
 mod tls;
 mod unlock;

@@ -48,7 +48,22 @@ impl Site {
 
     /// The same, with more lines in `[http]`.
     pub(crate) async fn start_with(http_lines: &str) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), "", http_lines).await
+    }
+
+    /// The same, with the shared database at `url`, and the authority and token of `other` if there is one.
+    pub(crate) async fn start_sharing(url: &str, other: Option<&Self>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        if let Some(other) = other {
+            std::fs::create_dir(dir.path().join("data")).expect("made");
+            let mut copy = Command::new("cp");
+            copy.arg("-a").args([other.data().join("tls"), other.token_file(), dir.path().join("data")]);
+            assert!(copy.status().expect("cp").success());
+        }
+        Self::start_in(dir, &format!("[database]\nurl = {url:?}\n"), "").await
+    }
+
+    async fn start_in(dir: TempDir, database: &str, http_lines: &str) -> Self {
         for (name, bytes) in
             [("vmlinuz", b"kernel".as_slice()), ("ramdisk", RAMDISK), ("discovery", DISCOVERY)]
         {
@@ -59,7 +74,7 @@ impl Site {
         put_image(dir.path(), IMAGE);
         let (http, tls, udp) = (free_tcp_port(), free_tcp_port(), free_udp_port());
         let config = format!(
-            "data_dir = {data:?}\n[http]\nlisten = \"127.0.0.1:{http}\"\ntls_listen = \"127.0.0.1:{tls}\"\n{http_lines}\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
+            "data_dir = {data:?}\n{database}[http]\nlisten = \"127.0.0.1:{http}\"\ntls_listen = \"127.0.0.1:{tls}\"\n{http_lines}\n[tftp]\nlisten = \"127.0.0.1:{udp}\"\n\
              [boot]\nkernel = {kernel:?}\nramdisk = {ramdisk:?}\ndiscovery = {discovery:?}\nloaders = {loaders:?}\n[images]\ndir = {images:?}\nkeys = [{key:?}]\n\
              [log]\nlevel = \"debug\"\n\
              [[profile]]\nname = \"good\"\nimage = \"tiny\"\n[[profile]]\nname = \"hollow\"\nimage = \"none\"\n\
@@ -85,6 +100,26 @@ impl Site {
         let mut site = Self { dir, base, tls_base, token: String::new(), http, server: None };
         site.power_on().await;
         site
+    }
+
+    /// What a server says that shall use the database at `url` and does not start.
+    pub(crate) fn refused(url: &str) -> String {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = dir.path().join("server.toml");
+        let text = format!(
+            "data_dir = {:?}\n[database]\nurl = {url:?}\n[http]\nlisten = \"127.0.0.1:{}\"\ntls_listen = \"127.0.0.1:{}\"\n\
+             [tftp]\nlisten = \"127.0.0.1:{}\"\n[boot]\nkernel = \"/k\"\nramdisk = \"/r\"\ndiscovery = \"/d\"\nloaders = \"/\"\n[images]\ndir = \"/\"\nkeys = [{:?}]\n",
+            dir.path().join("data"),
+            free_tcp_port(),
+            free_tcp_port(),
+            free_udp_port(),
+            signer().pk.to_base64(),
+        );
+        std::fs::write(&config, text).expect("written");
+        let output =
+            Command::new(PROGRAM).args(["server", "--config"]).arg(&config).output().expect("started");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// Starts a second server with the same configuration and waits for its end.

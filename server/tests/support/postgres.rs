@@ -62,14 +62,23 @@ fn url(dir: &Path, name: &str) -> String {
     format!("host={} user=postgres dbname={name}", dir.display())
 }
 
+/// Does what administrators do to the server.
+#[allow(dead_code, reason = "each who includes this uses what it needs")]
+pub(crate) fn execute(sql: &str) {
+    let sql = sql.to_owned();
+    thread::spawn(move || admin().batch_execute(&sql).expect("done")).join().expect("done");
+}
+
+fn admin() -> postgres::Client {
+    postgres::Client::connect(&url(&SERVER, "postgres"), postgres::NoTls).expect("connected")
+}
+
 /// Makes an empty database; how it is connected to.
 pub(crate) fn database() -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("test{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let make = move || {
-        let mut admin =
-            postgres::Client::connect(&url(&SERVER, "postgres"), postgres::NoTls).expect("connected");
-        admin.batch_execute(&format!("CREATE DATABASE {name}")).expect("a database");
+        admin().batch_execute(&format!("CREATE DATABASE {name}")).expect("a database");
         url(&SERVER, &name)
     };
     // On a thread of its own: the client waits in a way that a task of a runtime may not.

@@ -119,6 +119,12 @@ impl<B: Backend> Service<B> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Learns of leases that another server has given.
+    pub fn learn(&self, leases: Vec<LeaseWrite<Ipv6Addr>>) {
+        let mut table = self.table();
+        leases.into_iter().for_each(|lease| drop(table.apply(lease)));
+    }
+
     /// Answers on one interface until it is told to stop. Blocks its thread.
     pub fn serve(&self, listener: &Listener, stop: &CancellationToken) {
         while !stop.is_cancelled() {

@@ -1,0 +1,93 @@
+//! Several servers with one database, and none.
+
+use crate::backup::done;
+use crate::postgres_server::{self, execute};
+use crate::site::{LIMIT, Site, mac};
+use reqwest::StatusCode;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+#[tokio::test]
+async fn p13_what_one_server_acknowledged_another_goes_on_with() {
+    let url = postgres_server::database();
+    let mut one = Site::start_sharing(&url, None).await;
+    let two = Site::start_sharing(&url, Some(&one)).await;
+    assert_eq!(one.token, two.token);
+    let mut heard = two.events("/v1/events", None).await;
+    assert_eq!(one.declare("n1", mac(1)).await.status, StatusCode::CREATED);
+    let (_, kind, event) = heard.next().await;
+    assert!(kind == "node.expected" && event.to_string().contains("\"n1\""), "{kind}: {event}");
+    let job = one.order("n1", "deploy").await;
+    one.kill();
+    let path = format!("/v1/jobs/{job}");
+    assert_eq!(two.get(&path).await.json["state"], "queued");
+    // A second order is refused by whoever is asked; the job is ended by who did not take its order.
+    let body = json!({"kind": "deploy", "profile": "good"});
+    assert_eq!(two.post("/v1/nodes/n1/jobs", &body).await.status, StatusCode::CONFLICT);
+    assert!(two.post(&format!("{path}/cancel"), &json!({})).await.status.is_success());
+    one.power_on().await;
+    assert_eq!(one.get(&path).await.json["state"], "cancelled");
+}
+
+#[tokio::test]
+async fn p13_a_server_that_is_cut_off_from_the_database_says_so_and_goes_on_when_it_is_back() {
+    let url = postgres_server::database();
+    let site = Site::start_sharing(&url, None).await;
+    assert_eq!(site.declare("n1", mac(1)).await.status, StatusCode::CREATED);
+    let name = url.rsplit('=').next().expect("a name").to_owned();
+    execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"));
+    execute(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"));
+    let refused = site.declare("n2", mac(2)).await;
+    assert!(refused.status.is_server_error(), "{refused:?}");
+    assert!(site.get("/v1/nodes/n1").await.status.is_server_error());
+    execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"));
+    let began = Instant::now();
+    // It does not look for a lost database at every question.
+    while site.declare("n2", mac(2)).await.status != StatusCode::CREATED {
+        assert!(began.elapsed() < LIMIT, "{}", site.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(site.get("/v1/nodes/n1").await.json["name"], "n1");
+    let log = site.log();
+    assert!(
+        log.contains("the shared database is lost") && log.contains("the shared database is back"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn p08_a_backup_of_a_shared_database_is_restored_into_another() {
+    let site = Site::start_sharing(&postgres_server::database(), None).await;
+    assert_eq!(site.declare("n1", mac(1)).await.status, StatusCode::CREATED);
+    let job = site.order("n1", "deploy").await;
+    let backup = site.dir.path().join("backup");
+    let said = done(&site, "backup", &backup);
+    assert!(said.contains("nodes: 1, jobs: 1"), "{said}");
+    let mut restored = Site::start_sharing(&postgres_server::database(), None).await;
+    restored.kill();
+    std::fs::remove_dir_all(restored.data()).expect("moved away");
+    // Its database has been used: what is restored goes into an empty one alone.
+    let url = postgres_server::database();
+    let config = restored.dir.path().join("server.toml");
+    let text = std::fs::read_to_string(&config).expect("readable");
+    let used = text.lines().find(|line| line.starts_with("url = ")).expect("a line").to_owned();
+    std::fs::write(&config, text.replace(&used, &format!("url = {url:?}"))).expect("written");
+    let said = done(&restored, "restore", &backup);
+    assert!(said.contains("nodes: 1, jobs: 1"), "{said}");
+    restored.power_on().await;
+    assert_eq!(restored.token, site.token);
+    // What was ordered before is not carried out once more.
+    let job = restored.get(&format!("/v1/jobs/{job}")).await;
+    assert_eq!(job.json["findings"][0]["code"], "KS-2110", "{job:?}");
+}
+
+#[tokio::test]
+async fn p37_a_configuration_names_no_password_and_no_unprotected_database() {
+    for (url, words) in [
+        ("postgresql://kaltstart:secret@localhost/kaltstart", "password_file"),
+        ("host=10.0.0.1 user=kaltstart", "database.authority"),
+    ] {
+        let refused = Site::refused(url);
+        assert!(refused.contains(words) && !refused.contains("secret@"), "{refused}");
+    }
+}
