@@ -73,6 +73,7 @@ impl Site {
             min_disk: 1,
             boot,
             packages: Vec::new(),
+            places: std::collections::BTreeMap::new(),
         };
         let text = serde_json::to_string(&manifest).expect("JSON");
         let signature = minisign::sign(None, &signer.sk, Cursor::new(&text), None, None).expect("signed");

@@ -340,6 +340,7 @@ mod tests {
                 bios: None,
             },
             packages: vec![],
+            places: std::collections::BTreeMap::new(),
         };
         let (out, queue) = sync_channel(1000);
         let abandon = AtomicBool::new(false);

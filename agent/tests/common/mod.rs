@@ -387,6 +387,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
             bios: Some(("/usr/lib/grub/boot.img".into(), "/usr/lib/grub/core.img".into())),
         },
         packages: vec![],
+        places: std::collections::BTreeMap::new(),
     };
     Ordered { task, image }
 }

@@ -1,11 +1,13 @@
 //! Image manifests: what is written to a disk, and how it starts.
 
 pub mod blocks;
+pub mod places;
 
 use crate::ids::Digest;
 use alloc::string::String;
 use alloc::vec::Vec;
 use blocks::{DataMap, ListFile};
+use places::Places;
 use serde::{Deserialize, Serialize};
 
 /// What an image is. Written beside the image by its build; served to the agent within its task.
@@ -36,6 +38,9 @@ pub struct Manifest {
     /// Packages inside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<Package>,
+    /// Of an archive, how much lies where; empty if nobody counted.
+    #[serde(default, skip_serializing_if = "Places::is_empty")]
+    pub places: Places,
 }
 
 /// A manifest as it was signed, and its signature.

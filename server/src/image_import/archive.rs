@@ -4,6 +4,7 @@
 use super::pack::Hashed;
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
+use kaltstart_protocol::image::places::{Places, place};
 use kaltstart_protocol::image::{Boot, Compression};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,6 +16,8 @@ use tar_core::parse::{Limits, ParseEvent, Parser};
 const BLOCK: u64 = 512;
 /// Largest zstd window accepted, as a power of two; agents accept the same.
 const ZSTD_WINDOW_LOG_MAX: u32 = 31;
+/// More places are not told: agents and servers read all of a manifest.
+const PLACES_MAX: usize = 1000;
 /// As many symbolic links are followed in one path.
 const LINKS_MAX: usize = 40;
 
@@ -66,6 +69,8 @@ pub(super) struct Head {
     /// Its name: without `.`, and without slashes at the ends; empty for the root.
     pub(super) path: Vec<u8>,
     pub(super) kind: Kind,
+    /// Bytes of its contents.
+    pub(super) size: u64,
     /// All its headers as they stand in the archive.
     pub(super) raw: Vec<u8>,
 }
@@ -129,7 +134,7 @@ impl<R: Read> Archive<R> {
             let path = normal(&entry.path)?;
             self.left = size.checked_next_multiple_of(BLOCK).context("a size overflows")?;
             let raw = self.buffer.drain(..consumed).collect();
-            return Ok(Some(Head { path, kind, raw }));
+            return Ok(Some(Head { path, kind, size, raw }));
         }
     }
 
@@ -173,12 +178,12 @@ fn normal(path: &[u8]) -> Result<Vec<u8>> {
 
 /// What lies where in a tree.
 #[derive(Debug, Default)]
-pub(super) struct Listing(BTreeMap<Vec<u8>, Kind>);
+pub(super) struct Listing(BTreeMap<Vec<u8>, (Kind, u64)>);
 
 impl Listing {
     /// Notes an entry; a later one of the same name replaces it.
     pub(super) fn add(&mut self, head: &Head) {
-        self.0.insert(head.path.clone(), head.kind.clone());
+        self.0.insert(head.path.clone(), (head.kind.clone(), head.size));
     }
 
     /// Checks that everything is there by which the system starts.
@@ -209,7 +214,7 @@ impl Listing {
                 continue;
             }
             at.push(part);
-            if let Some(Kind::Symlink(target)) = self.0.get(&at.join(&b'/')) {
+            if let Some((Kind::Symlink(target), _)) = self.0.get(&at.join(&b'/')) {
                 links += 1;
                 if links > LINKS_MAX {
                     return false;
@@ -221,7 +226,16 @@ impl Listing {
                 todo.extend(parts(target));
             }
         }
-        matches!(self.0.get(&at.join(&b'/')), Some(Kind::Other | Kind::HardLink(_)))
+        matches!(self.0.get(&at.join(&b'/')), Some((Kind::Other | Kind::HardLink(_), _)))
+    }
+
+    /// How much lies where; nothing if in too many places.
+    pub(super) fn places(&self) -> Places {
+        let mut places = Places::new();
+        for (path, (_, size)) in self.0.iter().filter(|(_, (kind, size))| *kind == Kind::Other && *size > 0) {
+            *places.entry(place(&String::from_utf8_lossy(path))).or_default() += size;
+        }
+        if places.len() > PLACES_MAX { Places::new() } else { places }
     }
 }
 
@@ -235,6 +249,7 @@ fn parts(path: &[u8]) -> Vec<Vec<u8>> {
 pub(super) struct Checked {
     pub(super) compression: Compression,
     pub(super) unpacked_size: u64,
+    pub(super) places: Places,
 }
 
 /// Copies the archive in `source`, compressed or not, and checks it on the way.
@@ -250,7 +265,7 @@ pub(super) fn copy(source: &File, boot: &Boot, to: &mut Hashed<impl Write>) -> R
         listing.add(&head);
     }
     listing.check(boot)?;
-    Ok(Checked { compression, unpacked_size: archive.length() })
+    Ok(Checked { compression, unpacked_size: archive.length(), places: listing.places() })
 }
 
 /// Writes whatever is read.

@@ -114,6 +114,7 @@ impl Import {
             min_disk: (about.min_disk_mib << 20).max(packed.unpacked_size),
             boot: about.boot,
             packages: about.packages,
+            places: packed.places,
         };
         let path = dir.join(MANIFEST);
         let text = serde_json::to_string_pretty(&manifest)? + "\n";
@@ -214,16 +215,16 @@ fn copied(source: &File, boot: &Boot, dir: &Path) -> Result<Packed> {
     let mut to = Hashed::create(&dir.join(&file))?;
     let checked = archive::copy(source, boot, &mut to)?;
     let (digest, size) = to.finish()?;
-    let archive::Checked { compression, unpacked_size } = checked;
-    Ok(Packed { format: Format::Tar, compression, file, digest, size, unpacked_size })
+    let archive::Checked { compression, unpacked_size, places } = checked;
+    Ok(Packed { format: Format::Tar, compression, file, digest, size, unpacked_size, places })
 }
 
 /// An archive of all layers.
 fn flattened(layers: &[oci::Layer], boot: &Boot, dir: &Path) -> Result<Packed> {
     let file = "rootfs.tar.zst".to_owned();
     let mut encoder = zstd::Encoder::new(Hashed::create(&dir.join(&file))?, pack::LEVEL)?;
-    let unpacked_size = oci::flatten(layers, boot, &mut encoder)?;
+    let (unpacked_size, places) = oci::flatten(layers, boot, &mut encoder)?;
     let (digest, size) = encoder.finish()?.finish()?;
     let compression = Compression::Zstd;
-    Ok(Packed { format: Format::Tar, compression, file, digest, size, unpacked_size })
+    Ok(Packed { format: Format::Tar, compression, file, digest, size, unpacked_size, places })
 }

@@ -4,6 +4,7 @@
 use super::archive::{Archive, Head, Kind, Listing, plain};
 use anyhow::{Context as _, Result, bail, ensure};
 use kaltstart_protocol::ids::Digest;
+use kaltstart_protocol::image::places::Places;
 use kaltstart_protocol::image::{Boot, Compression};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -182,12 +183,12 @@ struct Origin {
     raw: Vec<u8>,
 }
 
-/// Writes the archive that the layers are together; how many bytes.
+/// Writes the archive that the layers are together; how many bytes, and how much of it lies where.
 ///
 /// # Errors
 /// When a layer is no archive, a hard link leads to a file that another layer has replaced, or something is
 /// missing that `boot` names.
-pub(super) fn flatten(layers: &[Layer], boot: &Boot, to: &mut impl Write) -> Result<u64> {
+pub(super) fn flatten(layers: &[Layer], boot: &Boot, to: &mut impl Write) -> Result<(u64, Places)> {
     let tree = survey(layers)?;
     let mut listing = Listing::default();
     let mut length = 0;
@@ -198,7 +199,7 @@ pub(super) fn flatten(layers: &[Layer], boot: &Boot, to: &mut impl Write) -> Res
     // Parents before what lies in them, whichever layer they are of.
     for (path, origin) in tree.iter().filter(|(_, origin)| origin.kind == Kind::Directory) {
         write(to, &origin.raw)?;
-        listing.add(&Head { path: path.clone(), kind: Kind::Directory, raw: Vec::new() });
+        listing.add(&Head { path: path.clone(), kind: Kind::Directory, size: 0, raw: Vec::new() });
     }
     let mut contents = 0;
     for (i, layer) in layers.iter().enumerate() {
@@ -228,7 +229,7 @@ pub(super) fn flatten(layers: &[Layer], boot: &Boot, to: &mut impl Write) -> Res
     // Two empty blocks are the end (POSIX.1-2001, pax).
     write(to, &[0; 1024])?;
     listing.check(boot)?;
-    Ok(length + contents)
+    Ok((length + contents, listing.places()))
 }
 
 struct Counted<'a, W> {

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::blocks::{self, Chunk, ChunkList, DataMap, ListFile};
+use kaltstart_protocol::image::places::Places;
 use kaltstart_protocol::image::{Compression, Format};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -31,13 +32,15 @@ pub(super) struct Packed {
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) unpacked_size: u64,
+    pub(super) places: Places,
 }
 
 impl Packed {
     /// A file system of `unpacked_size` bytes, stored in a file with this digest and size.
     fn file_system(format: Format, file: String, stored: (Digest, u64), unpacked_size: u64) -> Self {
         let (digest, size) = stored;
-        Self { format, compression: Compression::Zstd, file, digest, size, unpacked_size }
+        let (compression, places) = (Compression::Zstd, Places::new());
+        Self { format, compression, file, digest, size, unpacked_size, places }
     }
 }
 

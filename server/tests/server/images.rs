@@ -6,6 +6,7 @@ use crate::site::{PROGRAM, Site, mac, sign_image};
 use kaltstart_protocol::agent_api::{Mode, Task};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::blocks::{Chunk, ChunkList};
+use kaltstart_protocol::image::places::Places;
 use kaltstart_protocol::image::{Compression, Format, Manifest};
 use reqwest::StatusCode;
 use std::fs;
@@ -258,6 +259,8 @@ fn an_archive_is_imported_as_it_is_if_a_system_can_start_from_it() {
         let about = manifest(&image);
         assert_eq!((about.format.clone(), about.compression), (Format::Tar, compression));
         assert_eq!(about.unpacked_size, plain.len() as u64);
+        // Kernel and shim in the root, "ramdisk" in what may be a file system of its own.
+        assert_eq!(about.places, Places::from([("/".into(), 10), ("/boot".into(), 7)]));
         let stored = fs::read(image.join(&about.file)).expect("read");
         assert!(stored == fs::read(place.at(file)).expect("read"), "{file} was changed");
         assert_eq!((Digest::of(&stored), stored.len() as u64), (about.digest, about.size));

@@ -329,6 +329,7 @@ pub(crate) fn put_image(dir: &Path, bytes: &[u8]) {
             bios: None,
         },
         packages: Vec::new(),
+        places: std::collections::BTreeMap::new(),
     };
     std::fs::write(dir.join("tiny.tar"), bytes).expect("written");
     let text = serde_json::to_string(&manifest).expect("it serialises");

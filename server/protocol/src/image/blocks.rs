@@ -200,6 +200,7 @@ fn check_size(size: u64) -> Result<(), BlocksError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::places::Places;
     use crate::image::{Boot, Compression, Format};
     use alloc::vec;
     use proptest::prelude::*;
@@ -225,6 +226,7 @@ mod tests {
                 bios: None,
             },
             packages: Vec::new(),
+            places: Places::new(),
         }
     }
 

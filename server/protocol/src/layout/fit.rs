@@ -5,10 +5,11 @@ use super::plan::{Plan, PlanError, Planned, plan};
 use super::{FileSystem, Layout, Role, subvolumes};
 use crate::facts::{Disk, Firmware};
 use crate::finding::{Code, Finding};
-use crate::image::Manifest;
+use crate::image::{Manifest, places};
 use crate::select::list;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 /// Where UEFI looks without any boot entry (UEFI 2.10 §3.5.1.1, x86-64).
 pub const REMOVABLE_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
@@ -90,8 +91,8 @@ fn undivided(image: &Manifest, layout: &Layout) -> Option<String> {
 /// What is missing of the room for `image` in `plan`, in words for people; none if nothing is.
 ///
 /// What an archive unpacks to is told as one size, the archive's own with its headers, which are less than what file systems need
-/// besides. So where it is divided among several file systems, only all of them together are known to be too small, and
-/// where files are compressed nothing is known.
+/// besides. Where it is divided among several file systems, each has its part if the image tells what lies where; else
+/// only all of them together are known to be too small. Where files are compressed nothing is known.
 fn shortage(image: &Manifest, plan: &Plan) -> Option<String> {
     let whole = image.format.is_file_system();
     let takes = |planned: &&Planned| match planned.role {
@@ -99,16 +100,33 @@ fn shortage(image: &Manifest, plan: &Plan) -> Option<String> {
         Role::Boot | Role::Data => !whole,
         Role::BiosBoot | Role::Esp | Role::Swap | Role::Lvm => false,
     };
-    let places = || plan.partitions.iter().filter(takes);
-    if !whole && places().any(compresses) {
+    let taking = || plan.partitions.iter().filter(takes);
+    let (name, size) = (&image.name, image.unpacked_size);
+    let all: Vec<&str> = taking().flat_map(mounts).collect();
+    for planned in taking().filter(|planned| !compresses(planned)) {
+        let own = mounts(planned).map(|mount| places::least(&image.places, &all, mount));
+        let (least, room) = (own.fold(0, u64::saturating_add), plan.room(planned));
+        if room < least {
+            let (label, mount) = (&planned.label, mounts(planned).next().unwrap_or_default());
+            return Some(format!(
+                "image {name} has files of {least} bytes for {label} ({mount}), which has {room}"
+            ));
+        }
+    }
+    if !whole && taking().any(compresses) {
         return None;
     }
-    let room = places().fold(0, |sum, planned| u64::saturating_add(sum, plan.room(planned)));
-    let (name, size) = (&image.name, image.unpacked_size);
+    let room = taking().fold(0, |sum, planned| u64::saturating_add(sum, plan.room(planned)));
     (room < size).then(|| match whole {
         true => format!("image {name} is a file system of {size} bytes, the root file system has {room}"),
         false => format!("image {name} unpacks to {size} bytes, the file systems for it have {room}"),
     })
+}
+
+/// Where a partition, or the subvolumes in it, are mounted.
+fn mounts(planned: &Planned) -> impl Iterator<Item = &str> {
+    let whole = planned.mount.as_deref().filter(|_| planned.subvolumes.is_empty());
+    whole.into_iter().chain(planned.subvolumes.iter().map(|subvolume| subvolume.mount.as_str()))
 }
 
 /// Whether files that are written there may take less room than they have bytes.
@@ -165,11 +183,11 @@ mod tests {
     use super::*;
     use crate::ids::Digest;
     use crate::image::blocks::DataMap;
+    use crate::image::places::Places;
     use crate::image::{Boot, Compression, Format};
     use crate::layout::{Partition, Subvolume};
     use alloc::string::ToString;
     use alloc::vec;
-    use alloc::vec::Vec;
 
     fn layout(roles: &[Role]) -> Layout {
         let partition = |role: &Role| Partition {
@@ -203,6 +221,7 @@ mod tests {
                 bios: Some(("/boot.img".into(), "/core.img".into())),
             },
             packages: Vec::new(),
+            places: Places::new(),
         }
     }
 
@@ -253,6 +272,10 @@ mod tests {
         );
         layout.partitions[1].weight = 1;
         assert_eq!(fits(&layout, 1 << 30), (Ok(()), None));
+        // There is room enough, but not where it is needed.
+        let places = Places::from([("/".into(), 1), ("/var/lib".into(), (300 << 20) + 1)]);
+        let told = contradiction(&Manifest { places, ..image() }, &layout).expect("/var does not grow");
+        assert!(told.contains("files of 314572801 bytes for p (/var), which has 314572800"), "{told}");
         assert_eq!(fits(&layout, 2 << 30), (Err(Code::DiskTooSmall), None), "there are larger disks");
         layout.partitions[1].max_mib = Some(700);
         assert!(fits(&layout, 1 << 30).1.is_some());

@@ -242,9 +242,14 @@ fn path_problem(path: &str) -> Option<&'static str> {
         return Some("is no absolute path of letters, digits, '-', '_' and '.'");
     }
     // Memory that programs share lies below /dev, and is mounted after it.
+    (path != "/dev/shm" && must_be_roots(path)).then_some("must be a part of the root file system")
+}
+
+/// Whether what lies at an absolute path is in the root file system, or in one of the role boot.
+pub(crate) fn must_be_roots(path: &str) -> bool {
     let own =
         |own: &&str| path.strip_prefix(*own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    (path != "/dev/shm" && ROOTS_OWN.iter().any(own)).then_some("must be a part of the root file system")
+    ROOTS_OWN.iter().any(own)
 }
 
 /// What is wrong with mount options. They stand between commas in a line of fstab(5).
