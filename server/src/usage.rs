@@ -59,7 +59,7 @@ mod tests {
         );
         let both = next(&["ks", "rebuild", "db-07", "--keep", "a b"]);
         assert!(
-            both.starts_with("Type next: ks rebuild db-07 --keep 'a b' --profile <PROFILE> --confirm <"),
+            both.starts_with("Type next: ks rebuild db-07 --keep 'a b' --profile <PROFILE> --confirm <NODE>"),
             "{both}"
         );
         assert!(both.contains("the node's name once more"), "{both}");

@@ -101,7 +101,7 @@ pub enum ClientCommand {
         #[command(flatten)]
         order: Order,
         /// The node's name once more: proof that it is meant
-        #[arg(long)]
+        #[arg(long, value_name = "NODE")]
         confirm: String,
     },
     /// Erase all disks of a node whose purpose is gone; then it is free again
@@ -110,7 +110,7 @@ pub enum ClientCommand {
         #[command(flatten)]
         work: Work,
         /// The node's name once more: proof that it is meant
-        #[arg(long)]
+        #[arg(long, value_name = "NODE")]
         confirm: String,
     },
     /// Let all parts of a machine work for a while, before it is trusted with anything; nothing is written to its
