@@ -426,3 +426,21 @@ async fn p08_everything_goes_from_one_kind_of_database_to_the_other_and_back() {
     assert_eq!(everything(&store), after);
     assert!(store.restored(Millis(10)).await.expect("read") > Some(Millis(9)), "a copy of a copy");
 }
+
+#[test]
+fn p20_a_database_is_spoken_to_by_tls_and_nobody_else_in_its_place() {
+    let (url, authority) = server::distant_database();
+    let mut trusting = Server::parse(&url).expect("parameters");
+    trusting.trust(&authority).expect("a certificate");
+    drop(Store::connect(&trusting, "one").expect("the database"));
+    let another = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(dir.path().join("another"), another.cert.pem()).expect("written");
+    let mut mistaken = Server::parse(&url).expect("parameters");
+    mistaken.trust(&dir.path().join("another")).expect("a certificate");
+    let refused = Store::connect(&mistaken, "one").err().expect("refused").to_string();
+    assert!(refused.contains("certificate"), "{refused}");
+    let elsewhere = Server::parse(&url.replace("localhost", "192.0.2.1")).expect("parameters");
+    let refused = Store::connect(&elsewhere, "one").err().expect("refused").to_string();
+    assert!(refused.contains("database.authority"), "{refused}");
+}

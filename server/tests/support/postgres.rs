@@ -3,12 +3,16 @@
 //! It is started by the first who wants a database, is reached by a socket in a directory of its own, and
 //! ends with the process.
 
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 /// How long it may take to start.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -18,36 +22,55 @@ const SERVE: &str = r#"
 set -e
 trap 'rm -rf "$1"; exit' TERM
 "$2/initdb" --pgdata="$1/data" --no-sync --auth=trust --encoding=UTF8 --locale=C.UTF-8 > "$1/log" 2>&1
-"$2/postgres" -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c max_connections=200 >> "$1/log" 2>&1 &
+"$2/postgres" -D "$1/data" -k "$1" -p "$3" -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200 \
+    -c ssl=on -c ssl_cert_file="$1/certificate" -c ssl_key_file="$1/key" >> "$1/log" 2>&1 &
 trap 'kill -INT $!' TERM
 wait $! || true
 wait $! || true
 rm -rf "$1"
 "#;
 
-/// Where its socket is.
-static SERVER: LazyLock<PathBuf> = LazyLock::new(|| {
+/// A running one.
+struct Cluster {
+    /// Where its socket is, and its `certificate`, which vouches for itself.
+    dir: PathBuf,
+    port: u16,
+}
+
+static SERVER: LazyLock<Cluster> = LazyLock::new(|| {
     let dir = std::env::temp_dir().join(format!("kaltstart-postgres-{}", std::process::id()));
     fs::create_dir(&dir).expect("a directory");
+    let itself = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    fs::write(dir.join("certificate"), itself.cert.pem()).expect("written");
+    let mut key =
+        File::options().write(true).create_new(true).mode(0o600).open(dir.join("key")).expect("made");
+    key.write_all(itself.signing_key.serialize_pem().as_bytes()).expect("written");
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
     let programs = programs();
     let mut command = Command::new("setpriv");
     // It refuses to run as root.
     if nix::unistd::geteuid().is_root() {
         let user = nix::unistd::User::from_name("postgres").expect("users").expect("the package makes it");
-        nix::unistd::chown(&dir, Some(user.uid), Some(user.gid)).expect("given away");
+        for path in [&dir, &dir.join("key")] {
+            nix::unistd::chown(path, Some(user.uid), Some(user.gid)).expect("given away");
+        }
         command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]);
     }
-    command.args(["--pdeathsig", "TERM", "sh", "-c", SERVE, "sh"]).arg(&dir).arg(programs);
+    command
+        .args(["--pdeathsig", "TERM", "sh", "-c", SERVE, "sh"])
+        .arg(&dir)
+        .arg(programs)
+        .arg(port.to_string());
     command.stdin(Stdio::null()).stdout(Stdio::null());
     // The signal comes at the end of the thread that started it: one that lasts as long as the process.
     thread::spawn(move || command.spawn().expect("setpriv").wait());
-    let began = Instant::now();
-    while postgres::Client::connect(&url(&dir, "postgres"), postgres::NoTls).is_err() {
+    let (began, cluster) = (Instant::now(), Cluster { dir: dir.clone(), port });
+    while postgres::Client::connect(&cluster.url("postgres"), postgres::NoTls).is_err() {
         let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
         assert!(began.elapsed() < START_MAX, "PostgreSQL does not start: {log}");
         thread::sleep(Duration::from_millis(50));
     }
-    dir
+    cluster
 });
 
 /// Debian keeps them apart by version.
@@ -58,8 +81,10 @@ fn programs() -> PathBuf {
     found.pop().expect("the Debian package postgresql is installed")
 }
 
-fn url(dir: &Path, name: &str) -> String {
-    format!("host={} user=postgres dbname={name}", dir.display())
+impl Cluster {
+    fn url(&self, name: &str) -> String {
+        format!("host={} port={} user=postgres dbname={name}", self.dir.display(), self.port)
+    }
 }
 
 /// Does what administrators do to the server.
@@ -70,7 +95,7 @@ pub(crate) fn execute(sql: &str) {
 }
 
 fn admin() -> postgres::Client {
-    postgres::Client::connect(&url(&SERVER, "postgres"), postgres::NoTls).expect("connected")
+    postgres::Client::connect(&SERVER.url("postgres"), postgres::NoTls).expect("connected")
 }
 
 /// Makes an empty database; how it is connected to.
@@ -79,8 +104,16 @@ pub(crate) fn database() -> String {
     let name = format!("test{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let make = move || {
         admin().batch_execute(&format!("CREATE DATABASE {name}")).expect("a database");
-        url(&SERVER, &name)
+        SERVER.url(&name)
     };
     // On a thread of its own: the client waits in a way that a task of a runtime may not.
     thread::spawn(make).join().expect("a database")
+}
+
+/// Makes an empty database; how it is connected to over TCP, and the authority that vouches for the server.
+#[allow(dead_code, reason = "each who includes this uses what it needs")]
+pub(crate) fn distant_database() -> (String, PathBuf) {
+    let near = database();
+    let name = near.rsplit('=').next().expect("a name");
+    (format!("postgresql://postgres@localhost:{}/{name}", SERVER.port), SERVER.dir.join("certificate"))
 }
