@@ -106,7 +106,7 @@ pub struct App {
     pub tls: Arc<Tls>,
     /// Since when the database is known to be a restored copy, if it is one.
     pub restored: Option<Millis>,
-    /// Held by whoever lets a machine lose data, from counting the others to the commit.
+    /// Held by whoever lets a machine lose data: [`App::turn_to_lose`].
     losing: Mutex<()>,
     /// Keys of encrypted disks.
     pub(crate) disk_keys: DiskKeys,
@@ -389,7 +389,7 @@ impl App {
         let now = clock::now();
         let id = JobId::new(now, clock::random_bits());
         let loses = losses::is_ordered(kind, &order);
-        let _turn = if loses { Some(self.losing.lock().await) } else { None };
+        let _turn = if loses { Some(self.turn_to_lose().await?) } else { None };
         let applied = self
             .apply_with(key, |machine| {
                 let job = Job {

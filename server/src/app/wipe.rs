@@ -2,7 +2,7 @@
 
 use super::{App, AppError};
 use crate::clock;
-use crate::store::Key;
+use crate::store::{Key, Turn};
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, JobKind};
@@ -13,6 +13,7 @@ use kaltstart_protocol::ids::{JobId, NodeId, PublicKey};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{GrantTrust, SignedGrant, WipeGrant};
+use tokio::sync::MutexGuard;
 
 /// What became of an agent's question for its task.
 enum Outcome {
@@ -70,6 +71,13 @@ impl App {
         })
     }
 
+    /// Waits until nobody else lets a machine lose data, here or on another server: from counting the others to the
+    /// commit.
+    pub(super) async fn turn_to_lose(&self) -> Result<(MutexGuard<'_, ()>, Turn), AppError> {
+        let here = self.losing.lock().await;
+        Ok((here, self.store.take_turn()?))
+    }
+
     fn admit_loss(&self, node: &NodeId, now: Millis) -> Result<Result<(), Finding>, AppError> {
         let others = self.store.losing(node, now)?;
         Ok(losses::admit(others, self.config.wipe.machines_per_hour))
@@ -88,7 +96,7 @@ impl App {
     ) -> Result<Result<Vec<(WipeGrant, SignedGrant)>, Task>, AppError> {
         let trust = self.trust();
         let mut outcome = None;
-        let turn = self.losing.lock().await;
+        let turn = self.turn_to_lose().await?;
         self.apply_with(key, |machine| {
             let Assignment::Job(job) = assignment(machine, &trust) else {
                 return Err(AppError::Refused("the job has ended, or its agent must start again".into()));

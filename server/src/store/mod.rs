@@ -26,7 +26,7 @@ pub use copy::{Snapshot, copy};
 pub use index::{Brief, Index};
 pub use leases::Wanted;
 pub use logs::StoredLine;
-pub use others::Changed;
+pub use others::{Changed, Turn};
 pub use postgres::Server;
 pub use transaction::Transaction;
 pub use transfer::{export, import};

@@ -48,6 +48,12 @@ impl Shared {
     }
 }
 
+/// As long as it lives no other server has one: see [`Store::take_turn`].
+pub struct Turn(
+    // The lock ends with the connection.
+    #[expect(dead_code, reason = "it is held, not used")] Option<Postgres>,
+);
+
 fn newest(connection: &mut Connection) -> Result<i64> {
     Ok(connection.first(NEWEST, &[], |row| row.number(0))?.flatten().unwrap_or(0))
 }
@@ -57,6 +63,17 @@ impl Store {
     #[must_use]
     pub const fn is_shared(&self) -> bool {
         self.shared.is_some()
+    }
+
+    /// Waits until no server has a turn, and takes it: for what is counted first and stored afterwards.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or somebody keeps the turn for long.
+    pub fn take_turn(&self) -> Result<Turn, StoreError> {
+        let Some(shared) = &self.shared else { return Ok(Turn(None)) };
+        let mut connection = Postgres::connect(&shared.server, &shared.me)?;
+        connection.lock_turn().map_err(|error| StoreError::Read(error.to_string()))?;
+        Ok(Turn(Some(connection)))
     }
 
     /// Hears of what others store until it is told to stop, and lets `learn` know of their leases. Blocks its thread.

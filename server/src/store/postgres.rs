@@ -33,6 +33,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const STATEMENT_MAX: Duration = Duration::from_secs(5);
 /// The advisory lock of whoever writes: "ks" in ASCII.
 const WRITERS: &str = "SELECT pg_advisory_xact_lock(27507)";
+/// That of whoever counts before it stores.
+const TURN: &str = "SELECT pg_advisory_lock(27508)";
 
 /// Where a shared database is, and how it is spoken to.
 #[derive(Clone)]
@@ -190,6 +192,11 @@ impl Postgres {
         });
         read.map_err(|error| StoreError::Connect { why: error.to_string() })?;
         Ok(identity)
+    }
+
+    /// Waits for the lock of who counts before it stores; it ends with the connection.
+    pub(super) fn lock_turn(&mut self) -> Result<()> {
+        outside_of_the_runtime(|| Ok(self.client()?.client.batch_execute(TURN)?))
     }
 
     /// Hears from now on when somebody has changed something.

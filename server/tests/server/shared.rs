@@ -3,6 +3,7 @@
 use crate::backup::done;
 use crate::postgres_server::{self, execute};
 use crate::site::{LIMIT, Site, mac};
+use crate::wipe::order_to_erase;
 use reqwest::StatusCode;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 #[tokio::test]
 async fn p13_what_one_server_acknowledged_another_goes_on_with() {
     let url = postgres_server::database();
-    let mut one = Site::start_sharing(&url, None).await;
-    let two = Site::start_sharing(&url, Some(&one)).await;
+    let mut one = Site::start_sharing(&url, "", None).await;
+    let two = Site::start_sharing(&url, "", Some(&one)).await;
     assert_eq!(one.token, two.token);
     let mut heard = two.events("/v1/events", None).await;
     assert_eq!(one.declare("n1", mac(1)).await.status, StatusCode::CREATED);
@@ -32,14 +33,22 @@ async fn p13_what_one_server_acknowledged_another_goes_on_with() {
 #[tokio::test]
 async fn p13_a_server_that_is_cut_off_from_the_database_says_so_and_goes_on_when_it_is_back() {
     let url = postgres_server::database();
-    let site = Site::start_sharing(&url, None).await;
+    let site = Site::start_sharing(&url, "", None).await;
     assert_eq!(site.declare("n1", mac(1)).await.status, StatusCode::CREATED);
     let name = url.rsplit('=').next().expect("a name").to_owned();
     execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"));
     execute(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"));
+    // The connections end a moment later.
+    let began = Instant::now();
+    while !site.get("/v1/nodes/n1").await.status.is_server_error() {
+        assert!(began.elapsed() < LIMIT, "{}", site.log());
+    }
+    while !site.log().contains("the shared database is lost") {
+        assert!(began.elapsed() < LIMIT, "{}", site.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let refused = site.declare("n2", mac(2)).await;
     assert!(refused.status.is_server_error(), "{refused:?}");
-    assert!(site.get("/v1/nodes/n1").await.status.is_server_error());
     execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"));
     let began = Instant::now();
     // It does not look for a lost database at every question.
@@ -57,13 +66,13 @@ async fn p13_a_server_that_is_cut_off_from_the_database_says_so_and_goes_on_when
 
 #[tokio::test]
 async fn p08_a_backup_of_a_shared_database_is_restored_into_another() {
-    let site = Site::start_sharing(&postgres_server::database(), None).await;
+    let site = Site::start_sharing(&postgres_server::database(), "", None).await;
     assert_eq!(site.declare("n1", mac(1)).await.status, StatusCode::CREATED);
     let job = site.order("n1", "deploy").await;
     let backup = site.dir.path().join("backup");
     let said = done(&site, "backup", &backup);
     assert!(said.contains("nodes: 1, jobs: 1"), "{said}");
-    let mut restored = Site::start_sharing(&postgres_server::database(), None).await;
+    let mut restored = Site::start_sharing(&postgres_server::database(), "", None).await;
     restored.kill();
     std::fs::remove_dir_all(restored.data()).expect("moved away");
     // Its database has been used: what is restored goes into an empty one alone.
@@ -79,6 +88,24 @@ async fn p08_a_backup_of_a_shared_database_is_restored_into_another() {
     // What was ordered before is not carried out once more.
     let job = restored.get(&format!("/v1/jobs/{job}")).await;
     assert_eq!(job.json["findings"][0]["code"], "KS-2110", "{job:?}");
+}
+
+#[tokio::test]
+async fn p09_no_more_machines_lose_data_than_may_whichever_server_is_asked() {
+    let url = postgres_server::database();
+    let limit = "[wipe]\nmachines_per_hour = 3";
+    let one = Site::start_sharing(&url, limit, None).await;
+    let two = Site::start_sharing(&url, limit, Some(&one)).await;
+    for n in 1..=10 {
+        assert_eq!(one.declare(&format!("n{n}"), mac(n)).await.status, StatusCode::CREATED);
+    }
+    let sites = [&one, &two];
+    let orders = (1..=10).map(|n| order_to_erase(sites[n as usize % 2], n));
+    let orders = futures_util::future::join_all(orders).await;
+    let (good, bad): (Vec<_>, Vec<_>) =
+        orders.iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
+    assert_eq!((good.len(), bad.len()), (3, 7));
+    assert!(bad.iter().all(|answer| answer.text.contains("KS-2112")), "{bad:?}");
 }
 
 #[tokio::test]

@@ -51,8 +51,9 @@ impl Site {
         Self::start_in(tempfile::tempdir().expect("a temporary directory"), "", http_lines).await
     }
 
-    /// The same, with the shared database at `url`, and the authority and token of `other` if there is one.
-    pub(crate) async fn start_sharing(url: &str, other: Option<&Self>) -> Self {
+    /// The same, with the shared database at `url` and further lines, and the authority and token of `other` if there is
+    /// one.
+    pub(crate) async fn start_sharing(url: &str, lines: &str, other: Option<&Self>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         if let Some(other) = other {
             std::fs::create_dir(dir.path().join("data")).expect("made");
@@ -60,7 +61,7 @@ impl Site {
             copy.arg("-a").args([other.data().join("tls"), other.token_file(), dir.path().join("data")]);
             assert!(copy.status().expect("cp").success());
         }
-        Self::start_in(dir, &format!("[database]\nurl = {url:?}\n"), "").await
+        Self::start_in(dir, &format!("[database]\nurl = {url:?}\n{lines}\n"), "").await
     }
 
     async fn start_in(dir: TempDir, database: &str, http_lines: &str) -> Self {

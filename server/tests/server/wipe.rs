@@ -39,7 +39,7 @@ fn foreign() -> Fingerprint {
     Contents::new(vec![area("ext4", "A")]).fingerprint()
 }
 
-async fn order_to_erase(site: &Site, n: u32) -> Answer {
+pub(crate) async fn order_to_erase(site: &Site, n: u32) -> Answer {
     let body = json!({"kind": "deploy", "profile": "good", "erase": {"S1": foreign().to_string()}});
     site.post(&format!("/v1/nodes/n{n}/jobs"), &body).await
 }
