@@ -360,7 +360,8 @@ impl<B: Backend> Service<B> {
             let node = node.unwrap_or(Known::STRANGER);
             let role = self.watches.role(seen.subnet.network);
             let reserved = &*reserved;
-            let view = View { table, reserved, node: &node, role, now, running_ms, restored_ms, storable };
+            let view =
+                View { table, reserved, node: &node, role, now, running_ms, restored_ms, port, storable };
             let Decision { reply, write, contact, check } = if link.is_boot_server() {
                 proxy::boot_server(&seen, &node, port)
             } else {

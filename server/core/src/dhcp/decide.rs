@@ -6,6 +6,7 @@ use super::lease::{Asker, DECLINED_MS, Lease, LeaseState, LeaseWrite, OFFER_MS};
 use super::parameters::Terms;
 use super::ping_check::Check;
 use super::proxy;
+use super::relay;
 use super::reply::{self, Grant};
 use super::role::Role;
 use super::{Contact, Decision, Drop, Reply, Seen, View};
@@ -17,6 +18,11 @@ use kaltstart_protocol::time::Millis;
 /// Decides about a message.
 #[must_use]
 pub fn decide(seen: &Seen<'_>, view: View<'_>) -> Decision {
+    relay::to_its_port(decide_here(seen, view), seen, view.port)
+}
+
+/// The same, as if every relay listened at the port of servers.
+fn decide_here(seen: &Seen<'_>, view: View<'_>) -> Decision {
     let host = host_of(seen, &view);
     let reservation = match host {
         Some((host, false)) => host.address,

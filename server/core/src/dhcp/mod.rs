@@ -251,6 +251,8 @@ pub struct View<'a> {
     pub running_ms: u64,
     /// How long ago the server learned that its leases are an older copy, ms, if they are.
     pub restored_ms: Option<u64>,
+    /// The UDP port that the message was sent from.
+    pub port: u16,
     /// Whether changes can be stored. If not, nothing is promised that is not stored already.
     pub storable: bool,
 }

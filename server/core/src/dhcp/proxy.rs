@@ -6,6 +6,7 @@
 use super::bootfile::{self, BootFile};
 use super::client::{Architecture, Client, HTTP_CLIENT, PXE_CLIENT, Stage};
 use super::ping_check::Check;
+use super::relay;
 use super::reply;
 use super::{Contact, Decision, Destination, Drop, Known, Reply, Seen};
 use alloc::string::ToString;
@@ -43,7 +44,8 @@ pub fn boot_server(seen: &Seen<'_>, node: &Known, port: u16) -> Decision {
         }
         Ok(Some(reply))
     };
-    told(seen, if asks { answer() } else { Err(Drop::Type) })
+    let decision = told(seen, if asks { answer() } else { Err(Drop::Type) });
+    relay::to_its_port(decision, seen, port)
 }
 
 /// The address the client takes from another server, or has.

@@ -1,6 +1,7 @@
 //! What relays add to messages (option 82, RFC 3046 and its successors).
 
-use core::net::Ipv4Addr;
+use super::{Decision, Destination, Seen};
+use core::net::{Ipv4Addr, SocketAddrV4};
 use kaltstart_protocol::dhcp::Message;
 use kaltstart_protocol::dhcp::options::sub_options;
 
@@ -12,6 +13,8 @@ const REMOTE_ID: u8 = 2;
 const LINK_SELECTION: u8 = 5;
 /// The address that clients shall take for the server's: the relay's (RFC 5107).
 const SERVER_ID_OVERRIDE: u8 = 11;
+/// The relay hears answers at the port it asks from, and not at that of servers (RFC 8357 §4).
+const SOURCE_PORT: u8 = 19;
 
 /// What is read of a relay's information; all else is only echoed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +27,8 @@ pub(super) struct RelayInfo<'a> {
     pub(super) link: Option<Ipv4Addr>,
     /// The server identifier for its clients.
     pub(super) server: Option<Ipv4Addr>,
+    /// Whether it hears answers at the port it asks from.
+    source_port: bool,
 }
 
 impl<'a> RelayInfo<'a> {
@@ -39,9 +44,21 @@ impl<'a> RelayInfo<'a> {
                 REMOTE_ID if !value.is_empty() => info.remote = Some(value),
                 LINK_SELECTION => info.link = address(),
                 SERVER_ID_OVERRIDE => info.server = address(),
+                SOURCE_PORT => info.source_port = relayed,
                 _ => {}
             }
         }
         info
     }
+}
+
+/// Sends an answer that goes to a relay to `port`, from which the relay asked, if it says that it listens there.
+pub(super) fn to_its_port(mut decision: Decision, seen: &Seen<'_>, port: u16) -> Decision {
+    if let Ok(Some(reply)) = &mut decision.reply
+        && let Destination::Relay(relay) = reply.destination
+        && RelayInfo::of(&seen.message).source_port
+    {
+        reply.destination = Destination::Asker(SocketAddrV4::new(relay, port));
+    }
+    decision
 }

@@ -18,7 +18,7 @@ pub enum Destination {
     Relay(Ipv4Addr),
     /// To a client that has this address and answers to it.
     Unicast(Ipv4Addr),
-    /// The same, at the port it asked from.
+    /// To whoever has this address, at the port it asked from.
     Asker(SocketAddrV4),
     /// To a client that does not have its address yet: in a frame to its hardware address.
     Hardware(Ipv4Addr, Mac),

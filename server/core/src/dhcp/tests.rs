@@ -18,6 +18,8 @@ use ping_check::Looking;
 
 const SERVER: Ipv4Addr = ip(1);
 const OTHER: Ipv4Addr = ip(2);
+/// The port that messages come from.
+const ASKED_FROM: u16 = 6767;
 const HOUR: u64 = 3_600_000;
 const START: Millis = Millis(1_000_000_000_000);
 
@@ -99,6 +101,7 @@ impl Server {
             now: *now,
             running_ms: now.since(START),
             restored_ms: restored.map(|at| now.since(at)),
+            port: ASKED_FROM,
             storable: *storable,
         }
     }

@@ -11,7 +11,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use kaltstart_protocol::dhcp::Message;
+use kaltstart_protocol::dhcp::{CLIENT_PORT, Message};
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
 use proptest::prelude::*;
@@ -67,6 +67,7 @@ fn decided(message: &Message, boot: BootDecision, role: Role, boot_port: bool) -
         now: Millis(1),
         running_ms: 0,
         restored_ms: None,
+        port: CLIENT_PORT,
         storable: true,
     };
     Some(crate::dhcp::decide(&seen, view))

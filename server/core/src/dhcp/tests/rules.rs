@@ -2,6 +2,7 @@
 //! RFC 2131 add.
 
 use super::*;
+use core::net::SocketAddrV4;
 use host::{Host, HostKey};
 use parameters::Class;
 
@@ -48,6 +49,25 @@ fn p30_rfc5107_clients_of_a_relay_that_stands_for_the_server_know_it_by_that_add
     let mut release = releasing(1, address);
     release.options.set_addresses(code::SERVER_ID, &[RELAY]);
     assert_eq!(server.ask(&relayed(release, &[&stands])), Ok(None));
+}
+
+#[test]
+fn p30_rfc8357_a_relay_that_asks_from_a_port_of_its_own_is_answered_there() {
+    let mut server = Server::new();
+    let (own_port, circuit) = (sub_option(19, &[]), sub_option(1, b"port 7"));
+    let its_port = Destination::Asker(SocketAddrV4::new(RELAY, ASKED_FROM));
+    let offer = server.answer(&relayed(discover(1), &[&circuit, &own_port]));
+    assert_eq!(offer.destination, its_port);
+    assert_eq!(offer.message.relay_info(), Some(&[circuit.clone(), own_port.clone()].concat()[..]), "echoed");
+    let address = server.acked(&relayed(selecting(1, SERVER, offer.message.yiaddr), &[&own_port]));
+    let nak = server.refused(&relayed(rebooting(2, address), &[&own_port]));
+    assert_eq!((nak.destination, nak.message.broadcast), (its_port, true));
+    // Who does not say so listens at the port of servers, from wherever it asks.
+    assert_eq!(server.answer(&relayed(discover(1), &[&circuit])).destination, Destination::Relay(RELAY));
+    let mut direct = discover(1);
+    direct.options.set(code::RELAY_INFO, own_port);
+    let destination = server.answer(&direct).destination;
+    assert_eq!(destination, Destination::Hardware(address, mac(1)), "a client cannot say so itself");
 }
 
 #[test]
