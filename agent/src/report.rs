@@ -53,12 +53,16 @@ pub fn run() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn read_config(path: &Path) -> io::Result<ReportConfig> {
+/// Reads what the installation has left for the reporter.
+///
+/// # Errors
+/// When it is not there, or no configuration.
+pub fn read_config(path: &Path) -> io::Result<ReportConfig> {
     serde_json::from_slice(&fs::read(path)?).map_err(io::Error::other)
 }
 
-/// Posts the report until it is stored or nobody waits for it; gives what to say about it.
-fn send_until_noted(
+/// Posts the report of the system under `root` until it is stored or nobody waits for it; gives what to say about it.
+pub fn send_until_noted(
     http: &ureq::Agent,
     config: &ReportConfig,
     root: &Path,

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::dhcp_options::OtherServer;
 use crate::exit::Exit;
 use crate::explain::{self, Explain};
-use crate::{backup, clock, config, dhcp_options, serve, tls};
+use crate::{backup, clock, config, demo, dhcp_options, serve, tls};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,11 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Show it: a server and six simulated machines on this one, without rights; Ctrl-C removes everything
+    Demo(demo::Demo),
+    /// One of these machines, which its demonstration starts
+    #[command(hide = true)]
+    DemoMachine,
     /// Check a configuration; binds and creates nothing
     CheckConfig {
         /// Configuration file
@@ -99,6 +104,8 @@ impl Cli {
                 Ok(config) => serve::run(config),
                 Err(error) => usage(&error.into()),
             },
+            Command::Demo(demo) => demo.run(),
+            Command::DemoMachine => told(demo::machine()),
             Command::CheckConfig { config } => match config::load(&config) {
                 Ok(good) => {
                     for warning in good.warnings() {

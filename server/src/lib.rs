@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 mod confinement;
 mod data_dir;
+mod demo;
 pub mod dhcp_options;
 mod disk_keys;
 pub mod doors;

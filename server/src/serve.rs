@@ -45,29 +45,28 @@ pub fn run(config: Config) -> Exit {
         tracing::error!("{error:#}");
         return Exit::Failed;
     }
-    let gate = Arc::new(Gate::default());
-    let entered = gate.clone();
-    let threads = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .on_thread_start(move || entered.enter())
-        .build();
-    let runtime = match threads {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "cannot start threads");
-            return Exit::Failed;
-        }
-    };
-    let outcome = runtime.block_on(serve(config, &gate));
-    // Whatever went wrong: threads that still wait could not be ended.
-    gate.open(None);
-    match outcome {
+    match on_threads(|gate| serve(config, gate)) {
         Ok(()) => Exit::Done,
         Err(error) => {
             tracing::error!("{error:#}");
             Exit::Failed
         }
     }
+}
+
+/// Runs a server on threads that do nothing before it has opened their gate.
+pub(crate) fn on_threads<F: Future<Output = Result<()>>>(server: impl FnOnce(Arc<Gate>) -> F) -> Result<()> {
+    let gate = Arc::new(Gate::default());
+    let entered = gate.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(move || entered.enter())
+        .build()
+        .context("cannot start threads")?;
+    let outcome = runtime.block_on(server(gate.clone()));
+    // Whatever went wrong: threads that still wait could not be ended.
+    gate.open(None);
+    outcome
 }
 
 fn log_to_stderr(log: &Log) {
@@ -80,11 +79,24 @@ fn log_to_stderr(log: &Log) {
     }
 }
 
-async fn serve(config: Config, gate: &Gate) -> Result<()> {
+async fn serve(config: Config, gate: Arc<Gate>) -> Result<()> {
     data_dir::make(&config.data_dir)?;
     // Held until the end of the process, however it ends.
     let _alone = data_dir::lock(&config.data_dir)?;
     let sockets = Sockets::bind(&config).await?;
+    // Before anybody is answered: who is answered may tell it to stop at once.
+    let told = told_to_stop()?;
+    serve_on(sockets, config, &gate, told).await
+}
+
+/// Serves on what is bound until `told` ends, which is first polled when all doors are open. The data directory is
+/// there, and nobody else's.
+pub(crate) async fn serve_on(
+    sockets: Sockets,
+    config: Config,
+    gate: &Gate,
+    told: impl Future<Output = ()>,
+) -> Result<()> {
     let wires = config.dhcp.iter().filter(|dhcp| dhcp.mode != Mode::Off).map(|dhcp| &dhcp.interface);
     let wires = wires.chain(config.dhcp6.iter().map(|dhcp6| &dhcp6.interface));
     let interfaces = Interfaces::now(wires.filter_map(Option::as_deref));
@@ -105,8 +117,6 @@ async fn serve(config: Config, gate: &Gate) -> Result<()> {
     for missing in app.config.missing() {
         tracing::warn!("{missing}");
     }
-    // Before anybody is answered: who is answered may tell it to stop at once.
-    let told = told_to_stop()?;
     let stop = CancellationToken::new();
     let mut doors = JoinSet::new();
     open_doors(&app, sockets, &stop, &mut doors).await?;

@@ -9,7 +9,7 @@ use kaltstart_core::dhcp::role::Mode;
 use kaltstart_core::dhcp6::subnet::Prefix;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::{TcpListener, UdpSocket};
 
 /// The open sockets of all doors.
@@ -35,7 +35,45 @@ pub(crate) struct Sockets {
     pub(crate) syslog: Option<UdpSocket>,
 }
 
+/// The ports that the kernel chose.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) http: u16,
+    pub(crate) https: u16,
+    pub(crate) tftp: u16,
+    pub(crate) dhcp: u16,
+}
+
 impl Sockets {
+    /// Binds an address of this machine at ports that are free, which takes no rights: for clients that are told
+    /// them, and DHCP relays that hear answers where they ask from.
+    ///
+    /// # Errors
+    /// When the address is not this machine's.
+    pub(crate) async fn bind_free(address: Ipv4Addr) -> Result<(Self, Ports)> {
+        let at = SocketAddr::from((address, 0));
+        let (http, https) = (TcpListener::bind(at).await?, TcpListener::bind(at).await?);
+        let (tftp, (dhcp, dhcp_port)) = (tftp::bind(at)?, dhcp::Listener::open_free(address)?);
+        let ports = Ports {
+            http: http.local_addr()?.port(),
+            https: https.local_addr()?.port(),
+            tftp: tftp.local_addr()?.port(),
+            dhcp: dhcp_port,
+        };
+        let sockets = Self {
+            http: vec![http],
+            https,
+            tftp: vec![tftp],
+            dhcp: vec![dhcp],
+            pinger: None,
+            dhcp6: Vec::new(),
+            watchers: Vec::new(),
+            advertisers: Vec::new(),
+            syslog: None,
+        };
+        Ok((sockets, ports))
+    }
+
     /// Binds what the configuration wants.
     ///
     /// # Errors

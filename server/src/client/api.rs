@@ -23,7 +23,7 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(crate) enum ClientError {
     /// On this side: a file, the terminal.
     #[error("{0}")]
     Local(String),
@@ -115,7 +115,7 @@ fn is_loopback(server: &str) -> bool {
 }
 
 /// A server and the right to speak to it.
-pub(super) struct Api {
+pub(crate) struct Api {
     server: String,
     token: String,
     token_file: PathBuf,
@@ -137,7 +137,7 @@ fn encoded(text: &str) -> String {
 }
 
 impl Api {
-    pub(super) fn new(connection: &Connection) -> Result<Self, ClientError> {
+    pub(crate) fn new(connection: &Connection) -> Result<Self, ClientError> {
         let Connection { server, token_file, .. } = connection;
         let token = std::fs::read_to_string(token_file).map_err(|error| {
             ClientError::Login(format!(
@@ -168,7 +168,7 @@ impl Api {
     }
 
     /// A path below the server's base; `segments` may hold what a person typed.
-    pub(super) fn path(segments: &[&str]) -> String {
+    pub(crate) fn path(segments: &[&str]) -> String {
         segments.iter().map(|segment| format!("/{}", encoded(segment))).collect()
     }
 
@@ -224,7 +224,7 @@ impl Api {
         })
     }
 
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let request = self.request(Method::GET, path).timeout(ANSWER_MAX);
         self.read(self.send(request).await?).await
     }
@@ -247,7 +247,7 @@ impl Api {
         }
     }
 
-    pub(super) async fn post<T: DeserializeOwned>(
+    pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,

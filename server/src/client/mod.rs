@@ -2,15 +2,15 @@
 //!
 //! Data goes to stdout, words for people to stderr.
 
-mod api;
+pub(crate) mod api;
 mod boot;
 mod dhcp;
 mod grant_key;
 mod hardware;
 mod layout;
-mod output;
+pub(crate) mod output;
 mod rescue;
-mod waterfall;
+pub(crate) mod waterfall;
 mod why;
 
 use crate::cli::told;
@@ -51,6 +51,13 @@ pub struct Connection {
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     output: Format,
+}
+
+impl Connection {
+    /// To the server at `server`, whose data directory has the file with the token.
+    pub(crate) fn to(server: String, token_file: PathBuf) -> Self {
+        Self { server, token_file, ca: None, fingerprint: None, output: Format::Table }
+    }
 }
 
 /// Forms of output.

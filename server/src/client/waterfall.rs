@@ -19,21 +19,21 @@ const BAR_WIDTH: u64 = 40;
 
 /// Whether colours may be used.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Style {
+pub(crate) struct Style {
     colour: bool,
 }
 
 impl Style {
     /// No colours.
-    pub(super) const fn plain() -> Self {
+    pub(crate) const fn plain() -> Self {
         Self { colour: false }
     }
 
-    fn of_terminal() -> Self {
+    pub(crate) fn of_terminal() -> Self {
         Self { colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
     }
 
-    fn paint(self, code: &str, text: &str) -> String {
+    pub(crate) fn paint(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
@@ -172,7 +172,7 @@ fn bar(phase: &PhaseView, start: Millis, total: u64, now: Millis) -> String {
 }
 
 /// Seconds, what was usual, and what was moved at which rate.
-fn figures(phase: &PhaseView, now: Millis) -> String {
+pub(crate) fn figures(phase: &PhaseView, now: Millis) -> String {
     let record = &phase.record;
     let mut parts = Vec::new();
     match (record.state, record.duration(now)) {
@@ -198,7 +198,7 @@ fn bytes(done: u64, total: u64, ms: u64) -> String {
 }
 
 /// A number of thousandths with one decimal.
-fn tenths(thousandths: u64) -> String {
+pub(crate) fn tenths(thousandths: u64) -> String {
     format!("{}.{}", thousandths / 1000, thousandths % 1000 / 100)
 }
 

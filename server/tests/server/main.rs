@@ -8,6 +8,7 @@ mod api;
 mod backup;
 mod burn_in;
 mod client;
+mod demo;
 mod durability;
 mod epoch;
 mod http;

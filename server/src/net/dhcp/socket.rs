@@ -67,6 +67,17 @@ impl Listener {
         Self::open_port(interface, address, BOOT_SERVER_PORT)
     }
 
+    /// Binds `address` alone, at a port that is free, and tells it: for relays that are told it too, and hear
+    /// answers where they ask from (RFC 8357). Needs no rights.
+    ///
+    /// # Errors
+    /// When the address is not this machine's.
+    pub fn open_free(address: Ipv4Addr) -> io::Result<(Self, u16)> {
+        let listener = Self::open_port(None, address, 0)?;
+        let bound = listener.socket.local_addr()?.as_socket_ipv4();
+        Ok((listener, bound.map_or(0, |bound| bound.port())))
+    }
+
     fn open_port(interface: Option<&str>, address: Ipv4Addr, port: u16) -> io::Result<Self> {
         // On a wire all addresses are listened on, so the kernel would not notice another one's.
         UdpSocket::bind((address, 0))?;
