@@ -20,10 +20,19 @@ pub(super) fn causes(case: &Case<'_>) -> Vec<Cause> {
         let Finding { code, detail } = &locked.finding;
         Cause::new(*code, Likelihood::High).seen(last_seen, detail.as_str())
     });
-    let faults = hardware::findings(node).into_iter().map(|Finding { code, detail }| {
+    let failed = machine.job.as_ref().and_then(failed);
+    // What the job failed with is told once.
+    let is_new = |found: &Finding| {
+        let same = |told: &&Cause| {
+            told.code == found.code && told.proof.iter().any(|it| it.text.ends_with(&found.detail))
+        };
+        failed.iter().find(same).is_none()
+    };
+    let faults = hardware::findings(node).into_iter().filter(is_new).map(|Finding { code, detail }| {
         Cause::new(code, Likelihood::Low).seen(node.facts_at.unwrap_or(last_seen), detail)
     });
-    machine.job.as_ref().and_then(failed).into_iter().chain(locked).chain(faults).collect()
+    let faults: Vec<Cause> = faults.collect();
+    failed.into_iter().chain(locked).chain(faults).collect()
 }
 
 /// How a job failed: surely if its agent could say so, while packets show more of one whose agent never ran.
@@ -37,6 +46,7 @@ fn failed(job: &Job) -> Option<Cause> {
 
 #[cfg(test)]
 mod tests {
+    use crate::hardware;
     use crate::lifecycle::event::Event;
     use crate::lifecycle::table::{apply, idle, job};
     use crate::machine::{JobKind, Machine, State};
@@ -44,6 +54,7 @@ mod tests {
     use alloc::boxed::Box;
     use alloc::collections::BTreeMap;
     use alloc::vec::Vec;
+    use kaltstart_protocol::facts::{Disk, Facts, Health, Verdict};
     use kaltstart_protocol::finding::{Code, Finding};
     use kaltstart_protocol::phase::Phase;
     use kaltstart_protocol::time::Millis;
@@ -52,6 +63,22 @@ mod tests {
         let site = Site { networks: Vec::new(), prefixes: Vec::new(), loaders: BTreeMap::new(), in_use: 0 };
         let causes = why(&[], Some(machine), &site, Millis(2_000_000)).causes;
         causes.iter().map(|cause| (cause.code, cause.likelihood)).collect()
+    }
+
+    #[test]
+    fn a_disk_for_which_the_last_job_failed_is_told_once() {
+        let disk = |serial: &str| Disk {
+            serial: serial.into(),
+            health: Some(Health { verdict: Verdict::Failing, ..Health::default() }),
+            ..Disk::default()
+        };
+        let mut machine = apply(idle(State::Available), &[Event::JobOrdered(Box::new(job(JobKind::Deploy)))]);
+        machine.job.as_mut().expect("ordered").phase = Phase::Disk;
+        machine.node.facts = Some(Facts { disks: Vec::from([disk("a"), disk("b")]), ..Facts::default() });
+        let finding = hardware::failing(&disk("a")).expect("it fails");
+        machine = apply(machine, &[Event::Hindered(finding)]);
+        let expected = [(Code::DiskFailing, Likelihood::High), (Code::DiskFailing, Likelihood::Low)];
+        assert_eq!(told(&machine), expected, "the other one besides");
     }
 
     #[test]
