@@ -22,7 +22,7 @@ use kaltstart_demo::Machine;
 use show::{Outcome, Show};
 use site::{MACHINES, PROFILE, Site};
 use std::fs::File;
-use std::io::{BufRead as _, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -75,10 +75,16 @@ impl Demo {
             shown = self.show(&site, serving) => shown,
         };
         stop.cancel();
-        let outcome = match server.join() {
-            Ok(Ok(())) => shown,
+        let served = match server.join() {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.context("the server ended")),
             Err(_) => Err(anyhow!("the server has a defect")),
+        };
+        let outcome = match (served, shown) {
+            // Who reads no more has seen enough.
+            (Ok(()), Err(error)) if is_broken_pipe(&error) => Ok(Exit::Done),
+            (Ok(()), shown) => shown,
+            (Err(error), _) => Err(error),
         };
         if outcome.is_err() {
             show::last_words(&site.log_file());
@@ -114,7 +120,8 @@ impl Demo {
                 }
             }
             show.draw(&jobs)?;
-            let outcomes: Option<Vec<Outcome>> = jobs.iter().map(Outcome::of).collect();
+            let outcomes: Option<Vec<Outcome>> =
+                jobs.iter().zip(1..).map(|(job, number)| Outcome::last(job, number)).collect();
             if let Some(outcomes) = outcomes {
                 let kept = show.end(&outcomes, began.elapsed(), self.once)?;
                 if self.once {
@@ -128,6 +135,10 @@ impl Demo {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Listens for all that ends it from now on.
@@ -190,9 +201,9 @@ impl Drop for Machines {
 /// When the line is none.
 pub(crate) fn machine() -> Result<String> {
     let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
+    io::stdin().lock().read_line(&mut line)?;
     let machine: Machine = serde_json::from_str(&line).context("started by `kaltstart demo` alone")?;
     thread::spawn(move || kaltstart_demo::run(&machine));
-    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink())?;
+    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
     Ok(String::new())
 }

@@ -44,7 +44,7 @@ pub(super) struct Trouble {
 
 impl Outcome {
     /// None as long as it is on its way.
-    pub(super) fn of(job: &JobView) -> Option<Self> {
+    fn of(job: &JobView) -> Option<Self> {
         match job.state {
             JobState::Succeeded => Some(Self::Deployed),
             JobState::Cancelled => Some(Self::Cancelled),
@@ -58,6 +58,12 @@ impl Outcome {
                 Some(Self::Stuck(Trouble { code: cause.code, detail: proof.join("; ") }))
             }
         }
+    }
+
+    /// What became of machine `number` for good: on a busy machine, packets of others may look for a while as if they
+    /// were stuck.
+    pub(super) fn last(job: &JobView, number: u8) -> Option<Self> {
+        Self::of(job).filter(|outcome| number == UNSERVED || !matches!(outcome, Self::Stuck(_)))
     }
 
     /// Whether it is what was promised of machine `number`.
@@ -152,7 +158,7 @@ impl Show {
     /// Tells what has come to an end since.
     fn tell(&mut self, jobs: &[JobView]) -> Result<()> {
         self.told.resize(jobs.len(), (0, false));
-        for (job, (told, is_over)) in jobs.iter().zip(&mut self.told) {
+        for ((job, number), (told, is_over)) in jobs.iter().zip(1..).zip(&mut self.told) {
             let name = &job.node_name;
             let over =
                 |phase: &&PhaseView| !matches!(phase.record.state, PhaseState::Pending | PhaseState::Running);
@@ -167,7 +173,7 @@ impl Show {
                     line(&format!("{name}  {:<10} {}", phase.name.name(), figures(phase, job.now)))?;
                 }
             }
-            let Some(outcome) = Outcome::of(job).filter(|_| !*is_over) else { continue };
+            let Some(outcome) = Outcome::last(job, number).filter(|_| !*is_over) else { continue };
             *is_over = true;
             match (&self.form, outcome.trouble()) {
                 (Form::Json, None) => {
