@@ -32,6 +32,7 @@ const HOST_PACKAGES: &[&str] = &[
     "mtools",
     "tar",
     "postgresql", // of which tests start one of their own
+    "strace",     // tells what the database writes
     "umoci",
     "xfsprogs",
     "xz-utils",

@@ -435,3 +435,5 @@ fn make(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod torn;

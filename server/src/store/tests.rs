@@ -79,7 +79,7 @@ contracts! {
     a_refused_change_takes_nothing_else_with_it
 }
 
-fn machine(n: u8) -> Machine {
+pub(super) fn machine(n: u8) -> Machine {
     let id = NodeId::new(NOW, u128::from(n));
     Machine { node: Node::new(id, format!("n{n}"), Mac([2, 0, 0, 0, 0, n]), true), job: None }
 }
@@ -228,7 +228,7 @@ async fn addresses_that_hosts_unknown_here_answered_for_are_counted_while_they_a
 }
 
 /// A lease of IPv4 that `client` is given at `since` for an hour.
-fn bound(address: u8, client: u8, since: Millis) -> LeaseWrite {
+pub(super) fn bound(address: u8, client: u8, since: Millis) -> LeaseWrite {
     let (key, mac) = (ClientKey::from(vec![1, client]), Some(Mac([2, 0, 0, 0, 0, client])));
     let expires = since.plus(3_600_000);
     let lease = Lease { key, mac, state: LeaseState::Bound, since, expires };
