@@ -207,14 +207,14 @@ fn clock(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use kaltstart_core::machine::{JobKind, JobState, PhaseRecord};
     use kaltstart_core::usual::Usual;
     use kaltstart_protocol::ids::{Digest, JobId, NodeId};
     use std::collections::BTreeSet;
 
-    fn job() -> JobView {
+    pub(crate) fn job() -> JobView {
         let times = [(0, 100), (100, 100), (100, 6_100), (6_100, 6_200), (6_200, 10_200), (10_200, 15_000)];
         let phases = Phase::ALL.iter().map(|name| {
             let mut record = PhaseRecord::default();

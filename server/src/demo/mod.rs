@@ -23,6 +23,7 @@ use show::{Outcome, Show};
 use site::{MACHINES, PROFILE, Site};
 use std::fs::File;
 use std::io::{self, BufRead as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -170,6 +171,7 @@ impl Machines {
         std::fs::create_dir_all(&machine.directory).with_context(context)?;
         let console = File::create(machine.directory.join("console")).with_context(context)?;
         let mut child = Command::new("/proc/self/exe")
+            .arg0("kaltstart")
             .arg("demo-machine")
             .stdin(Stdio::piped())
             .stdout(console.try_clone().with_context(context)?)

@@ -19,6 +19,8 @@ use std::time::Duration;
 /// Columns of the waterfall, and the time that they show at first.
 const COLUMNS: u64 = 32;
 const SPAN_MS: u64 = 20_000;
+/// Heights of columns. Three, as of the phases some are too short to be seen between their neighbours.
+const HEIGHTS: [char; 3] = ['▂', '▄', '▆'];
 /// Lines of the server's log that are shown when it ends by itself.
 const LAST_LINES: usize = 12;
 
@@ -256,7 +258,7 @@ fn frame(jobs: &[JobView], style: Style) -> String {
     text
 }
 
-/// One column for each part of `span`, in turn low and high from phase to phase.
+/// One column for each part of `span`, of another height from phase to phase.
 fn bar(job: &JobView, start: Millis, span: u64) -> String {
     let end = job.ended_at.unwrap_or(job.now);
     let column = |column: u64| {
@@ -266,10 +268,7 @@ fn bar(job: &JobView, start: Millis, span: u64) -> String {
                 && phase.record.started_at.is_some_and(|began| began <= at)
                 && at < end
         };
-        job.phases
-            .iter()
-            .rfind(begun)
-            .map_or(' ', |phase| if phase.name.index() % 2 == 0 { '▆' } else { '▃' })
+        job.phases.iter().rfind(begun).map_or(' ', |phase| HEIGHTS[phase.name.index() % HEIGHTS.len()])
     };
     (0..COLUMNS).map(column).collect()
 }
@@ -312,5 +311,68 @@ pub(super) fn last_words(log: &Path) {
     let lines: Vec<&str> = text.lines().collect();
     for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
         eprintln!("server: {}", printable(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::waterfall::tests::job;
+    use crate::http::diagnosis::CauseView;
+    use kaltstart_core::why::Proof;
+    use kaltstart_protocol::finding::Finding;
+
+    /// One that is on its way, and one for each end.
+    fn jobs() -> [JobView; 4] {
+        let now = job().now;
+        let named = |number, job| JobView { node_name: name(number), ..job };
+        let ended = |state| JobView { state, ended_at: Some(Millis(now.0 - 1_000)), ..job() };
+        let finding = Finding::new(Code::DiskFailing, "disk d at slot 3");
+        let cause = CauseView {
+            code: Code::UnknownNetwork,
+            title: String::new(),
+            likelihood: Likelihood::High,
+            proof: vec![Proof { at: now, text: "through the relay\u{1b}[2J".into() }],
+            next: String::new(),
+            commands: Vec::new(),
+        };
+        [
+            named(1, job()),
+            named(2, ended(JobState::Succeeded)),
+            named(DEAD_DISK, JobView { findings: vec![finding.into()], ..ended(JobState::Failed) }),
+            named(UNSERVED, JobView { why: vec![cause], ..job() }),
+        ]
+    }
+
+    #[test]
+    fn machines_stand_below_each_other_as_the_golden_file_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/demo.txt");
+        let text = frame(&jobs(), Style::plain());
+        if std::env::var_os("KALTSTART_GOLDEN").is_some() {
+            std::fs::write(path, &text).expect("the golden file is written");
+        }
+        assert_eq!(text, std::fs::read_to_string(path).expect("the golden file is there"));
+    }
+
+    #[test]
+    fn only_what_was_promised_of_a_machine_is_as_promised() {
+        let [running, good, failed, stuck] = jobs();
+        assert_eq!(Outcome::last(&running, 1), None);
+        // Whoever may still get on is waited for.
+        assert_eq!(Outcome::last(&stuck, 1), None);
+        let ends = [(&good, 1), (&failed, DEAD_DISK), (&stuck, UNSERVED)];
+        for (job, number) in ends {
+            let outcome = Outcome::last(job, number).expect("its end");
+            let as_promised: Vec<u8> =
+                [1, DEAD_DISK, UNSERVED].into_iter().filter(|number| outcome.is_promised(*number)).collect();
+            assert_eq!(as_promised, [number], "{outcome:?}");
+            assert!(
+                outcome.trouble().is_none_or(|trouble| !trouble.detail.contains('\u{1b}')),
+                "{outcome:?}"
+            );
+        }
+        let cancelled = JobView { state: JobState::Cancelled, ..running };
+        assert!((1..=UNSERVED).all(|number| !Outcome::Cancelled.is_promised(number)));
+        assert_eq!(Outcome::last(&cancelled, 1), Some(Outcome::Cancelled));
     }
 }

@@ -151,8 +151,9 @@ impl Site {
         ready: oneshot::Sender<Ports>,
         stop: CancellationToken,
     ) -> Result<()> {
-        let (sockets, ports) =
-            Sockets::bind_free(SERVER).await.with_context(|| format!("cannot listen on {SERVER}"))?;
+        let (sockets, ports) = Sockets::bind_free(SERVER)
+            .await
+            .with_context(|| format!("cannot listen on {SERVER}: is the interface lo up?"))?;
         let config = self.configuration(ports)?;
         data_dir::make(&config.data_dir)?;
         let _alone = data_dir::lock(&config.data_dir)?;
