@@ -1,9 +1,11 @@
 //! The image over HTTP, from any offset on (RFC 9110 §14). It is no secret, and what it must be is
-//! known beforehand by its digest, so it comes in the clear.
+//! known beforehand by its digest, so it comes in the clear, and from any cache that has it.
 
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use kaltstart_protocol::agent_api::InstallTask;
 use ureq::http::StatusCode;
 
 use crate::http;
@@ -12,9 +14,18 @@ use crate::image::fetch::{FetchError, ImageSource, Part};
 /// Longest time without a byte before a connection counts as stalled.
 const STALL_LIMIT: Duration = Duration::from_secs(20);
 
-/// An image at a URL, and the list of its chunks at another.
+/// An image at a URL, and the list of its chunks at another; the same in caches, which are asked first.
 pub struct HttpSource {
     http: ureq::Agent,
+    /// The caches in their order, then the server.
+    places: Vec<Place>,
+    /// Which of them is asked now. It never goes back: a cache that failed once would cost its time again.
+    at: AtomicUsize,
+    /// Whether a cache has given anything.
+    cached: AtomicBool,
+}
+
+struct Place {
     url: String,
     list_url: Option<String>,
 }
@@ -23,7 +34,24 @@ impl HttpSource {
     /// Prepares fetching; nothing is sent.
     #[must_use]
     pub fn new(url: &str, list_url: Option<&str>) -> Self {
-        Self { http: http::plain(), url: url.into(), list_url: list_url.map(Into::into) }
+        Self::at(vec![Place { url: url.into(), list_url: list_url.map(Into::into) }])
+    }
+
+    /// Prepares fetching what that task lays down.
+    #[must_use]
+    pub fn of(task: &InstallTask) -> Self {
+        let place =
+            |url: &String, list_url: &Option<String>| Place { url: url.clone(), list_url: list_url.clone() };
+        let caches = task.caches.iter().map(|cache| place(&cache.image_url, &cache.chunks_url));
+        Self::at(caches.chain([place(&task.image_url, &task.chunks_url)]).collect())
+    }
+
+    fn at(places: Vec<Place>) -> Self {
+        Self { http: http::plain(), places, at: AtomicUsize::new(0), cached: AtomicBool::new(false) }
+    }
+
+    fn server(&self) -> usize {
+        self.places.len() - 1
     }
 }
 
@@ -31,8 +59,10 @@ impl ImageSource for HttpSource {
     /// A connection that gives no byte for [`STALL_LIMIT`] is an error of the reader, and so is
     /// an end that comes too early.
     fn open(&self, part: Part, offset: u64, end: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError> {
-        let url = match (part, &self.list_url) {
-            (Part::Image, _) => &self.url,
+        let at = self.at.load(Ordering::Relaxed);
+        let place = &self.places[at];
+        let url = match (part, &place.list_url) {
+            (Part::Image, _) => &place.url,
             (Part::List, Some(url)) => url,
             (Part::List, None) => {
                 return Err(FetchError::Missing("the server names no list of chunks".to_owned()));
@@ -61,7 +91,29 @@ impl ImageSource for HttpSource {
         }
         let (_, body) = answer.into_parts();
         let left = body.content_length();
+        self.cached.fetch_or(at < self.server(), Ordering::Relaxed);
         Ok(Box::new(Whole { inner: body.into_with_config().limit(u64::MAX).reader(), left }))
+    }
+
+    fn elsewhere(&self, why: &str) -> bool {
+        let at = self.at.load(Ordering::Relaxed);
+        let Some(next) = self.places.get(at + 1) else { return false };
+        tracing::warn!(
+            cache = self.places[at].url,
+            next = next.url,
+            "the cache is not asked any more: {why}"
+        );
+        self.at.store(at + 1, Ordering::Relaxed);
+        true
+    }
+
+    fn distrust(&self, why: &str) -> bool {
+        let cached = self.cached.swap(false, Ordering::Relaxed);
+        if cached {
+            self.at.store(self.server(), Ordering::Relaxed);
+            tracing::warn!("what caches gave was wrong, all of it is fetched from the server: {why}");
+        }
+        cached
     }
 }
 

@@ -129,19 +129,36 @@ pub fn install(
     let image = in_phase(observer, Phase::Disk, || Ok(gate.image(task)?))?;
     let job = Job { task, image: &image, paths, observer };
     let (chosen, found) = job.phase(Phase::Disk, || job.choose(gate, disks, now))?;
-    let mut target = job.phase(Phase::Disk, || {
+    let prepare = || {
         chosen.clear()?;
         let mut target = chosen.stage("making file systems", job.format(&chosen))?;
         if !image.format.is_file_system() {
             chosen.stage("making file systems", target.mount())?;
         }
+        Ok::<_, Stop>(target)
+    };
+    let target = job.phase(Phase::Disk, || {
+        let target = prepare()?;
         job.done(Phase::Disk, None, details(&found, &chosen));
         Ok(target)
     })?;
-    job.phase(Phase::Image, || {
+    let mut target = job.phase(Phase::Image, || {
         let was_used = |disk: &Disk| disk.holds.as_ref().is_none_or(|holds| !holds.is_blank());
-        let reuse = task.attempt > 1 || found.iter().any(was_used);
-        chosen.stage("writing the image", job.lay_down(source, chosen.plan(), &mut target, reuse))
+        let (mut target, mut reuse) = (target, task.attempt > 1 || found.iter().any(was_used));
+        loop {
+            let laid_down = job.lay_down(source, chosen.plan(), &mut target, reuse);
+            match chosen.stage("writing the image", laid_down) {
+                Err(Stop::Failed(finding))
+                    if finding.code == Code::ImageMismatch && source.distrust(&finding.detail) =>
+                {
+                    // Nothing of what was wrong may stay: as at the beginning.
+                    drop(target);
+                    target = prepare()?;
+                    reuse = true;
+                }
+                laid_down => return laid_down.map(|()| target),
+            }
+        }
     })?;
     job.phase(Phase::Configure, || {
         let configured = job.configure(chosen.plan(), &target, found.len());

@@ -42,7 +42,7 @@ impl Installer for Real {
         let efivars = Path::new(pid1::EFIVARS);
         let started_by_uefi = std::fs::read_dir(efivars).is_ok_and(|mut dir| dir.next().is_some());
         let paths = Paths { efivars: started_by_uefi.then(|| efivars.into()), ..Paths::default() };
-        let source = HttpSource::new(&task.image_url, task.chunks_url.as_deref());
+        let source = HttpSource::of(task);
         install::install(&self.gate, task, disks, now(), &source, &paths, reporter).map_err(NotDone::from)
     }
 

@@ -86,6 +86,7 @@ fn task(restart: Restart) -> String {
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://127.0.0.1:1/image".into(),
         chunks_url: None,
+        caches: Vec::new(),
         uuids: DiskUuids {
             disk: String::new(),
             partitions: Vec::new(),

@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 const CHUNK: usize = 64 << 10;
@@ -291,6 +292,63 @@ fn p11_wrong_bytes_lists_and_maps_leave_nothing_that_starts() {
         (good.image.size, good.image.digest) = (files.image.len() as u64, Digest::of(&files.image));
         refused(&good, &files, Code::ImageInvalid, &words);
     }
+}
+
+/// A cache before the server that has them: asked until it is distrusted.
+struct Cached {
+    cache: Files,
+    server: Files,
+    distrusted: AtomicBool,
+}
+
+impl ImageSource for Cached {
+    fn open(&self, part: Part, offset: u64, end: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError> {
+        let distrusted = self.distrusted.load(Ordering::Relaxed);
+        if distrusted { &self.server } else { &self.cache }.open(part, offset, end)
+    }
+
+    fn distrust(&self, _: &str) -> bool {
+        !self.distrusted.swap(true, Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn p11_what_a_cache_gave_wrong_is_fetched_from_the_server() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("directory");
+    let plain = file_system(&directory);
+    for chunked in [false, true] {
+        let (ordered, server) = packed(&plain, chunked);
+        let length = server.image.len();
+        let mut image = server.image.clone();
+        image[length / 2] ^= 0x10;
+        let cache = Files::new(image, server.list.clone());
+        let disk = Loop::new(512);
+        soil(&disk);
+        let files = Cached { cache, server, distrusted: AtomicBool::new(false) };
+        install(&ordered, std::slice::from_ref(&disk.disk), &files, &disk.paths(), &Watch::default())
+            .expect("installs");
+        assert!(disk.is_tidy());
+        let state = in_root(&disk, |mount, _| fs::read_to_string(mount.join("var/lib/state")));
+        assert_eq!(state.expect("a file of the image"), "state");
+        // What was right in chunks stays.
+        let fetched = files.server.take_fetched();
+        assert!(
+            if chunked { fetched < length } else { fetched == length },
+            "{chunked}: {fetched} of {length}"
+        );
+    }
+    // A wrong list is none of the disk's business.
+    let (ordered, server) = packed(&plain, true);
+    let mut list = server.list.clone();
+    list[17] ^= 1;
+    let cache = Files::new(server.image.clone(), list);
+    let disk = Loop::new(512);
+    let files = Cached { cache, server, distrusted: AtomicBool::new(false) };
+    install(&ordered, std::slice::from_ref(&disk.disk), &files, &disk.paths(), &Watch::default())
+        .expect("installs");
 }
 
 #[test]

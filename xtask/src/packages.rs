@@ -54,6 +54,8 @@ const HOST_PACKAGES: &[&str] = &[
     // a registry of images, started by tests alone, and what puts images there
     "docker-registry",
     "skopeo",
+    // caches of images, started by tests alone
+    "nginx-light",
     // the reader of the screens' QR codes
     "zbar-tools",
     // the static agent and the tests

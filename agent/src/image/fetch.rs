@@ -38,6 +38,18 @@ pub trait ImageSource: Sync {
     /// # Errors
     /// Why there are none.
     fn open(&self, part: Part, offset: u64, end: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError>;
+
+    /// Asks another place from now on, because of `why`; whether there is another one.
+    fn elsewhere(&self, why: &str) -> bool {
+        let _ = why;
+        false
+    }
+
+    /// Asks the last place alone from now on, as what came was wrong; whether any of it came from another one.
+    fn distrust(&self, why: &str) -> bool {
+        let _ = why;
+        false
+    }
 }
 
 /// Why a source gives no bytes.
@@ -175,15 +187,21 @@ impl Resuming<'_> {
             match reader.read(&mut chunk) {
                 Ok(0) if self.offset == size => return Ok(Vec::new()),
                 // A fresh connection that is at its end: the image itself is.
-                Ok(0) if !*fruitful => return Err(FetchFailure::Truncated(self.offset)),
+                Ok(0) if !*fruitful => {
+                    if !self.elsewhere("the file ends there") {
+                        return Err(FetchFailure::Truncated(self.offset));
+                    }
+                }
                 Ok(0) => self.failed("the connection ended early")?,
+                Ok(n) if self.offset + n as u64 > size => {
+                    if !self.elsewhere("the file goes on after its end") {
+                        return Err(FetchFailure::TooLong);
+                    }
+                }
                 Ok(n) => {
                     *fruitful = true;
                     self.failures = 0;
                     self.offset += n as u64;
-                    if self.offset > size {
-                        return Err(FetchFailure::TooLong);
-                    }
                     chunk.truncate(n);
                     return Ok(chunk);
                 }
@@ -201,14 +219,28 @@ impl Resuming<'_> {
                 self.open = Some((reader, false));
                 Ok(())
             }
+            Err(error) if self.elsewhere(&error.to_string()) => Ok(()),
             Err(FetchError::Missing(detail)) => Err(FetchFailure::Missing(detail)),
             Err(FetchError::PastEnd) => Err(FetchFailure::Truncated(self.offset)),
             Err(FetchError::Transport(detail)) => self.failed(&detail),
         }
     }
 
-    /// Counts a failure and waits before the next attempt.
+    /// Goes on at another place, from the same byte; whether there is one.
+    fn elsewhere(&mut self, why: &str) -> bool {
+        let goes_on = self.getting.source.elsewhere(&format!("byte {}: {why}", self.offset));
+        if goes_on {
+            self.open = None;
+            self.failures = 0;
+        }
+        goes_on
+    }
+
+    /// Goes on at another place, or counts a failure and waits before the next attempt.
     fn failed(&mut self, detail: &str) -> Result<(), FetchFailure> {
+        if self.elsewhere(detail) {
+            return Ok(());
+        }
         self.open = None;
         self.failures += 1;
         let retry = self.getting.retry;

@@ -342,6 +342,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://unused".into(),
         chunks_url: None,
+        caches: Vec::new(),
         uuids: DiskUuids {
             disk: uuid(0),
             partitions: (1..4).map(uuid).collect(),

@@ -177,6 +177,9 @@ pub struct InstallTask {
     /// Where the list of its chunks is had, of an image that comes in chunks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunks_url: Option<String>,
+    /// Caches that are asked for both before the server is, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<ImageCache>,
     /// UUIDs for table and file systems, so that repeating gives the same disk.
     pub uuids: DiskUuids,
     /// Who the system shall be.
@@ -187,6 +190,17 @@ pub struct InstallTask {
     /// What its encrypted partitions are opened with, if the layout has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
+}
+
+/// Where a cache has the files of an image, if it has them: absolute URLs of plain HTTP. No credentials go there, and
+/// nothing that comes from there is believed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageCache {
+    /// As [`InstallTask::image_url`].
+    pub image_url: String,
+    /// As [`InstallTask::chunks_url`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks_url: Option<String>,
 }
 
 /// What encrypted partitions are opened with.

@@ -84,7 +84,7 @@ pub(super) fn network<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Netwo
 }
 
 /// Reads networks, or single addresses.
-fn networks<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Network>, D::Error> {
+pub(super) fn networks<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Network>, D::Error> {
     let read = |text: String| match text.parse() {
         Ok(address) => Ok(Network { address, prefix: 32 }),
         Err(_) => read_network(&text, 32).map_err(serde::de::Error::custom),

@@ -342,7 +342,7 @@ impl Config {
             syslog.problems(&mut all);
         }
         self.tftp.problems(&mut all);
-        self.images.problems(!self.profile.is_empty(), &mut all);
+        self.images.problems(!self.profile.is_empty(), self.http.listen, &mut all);
         self.log.problems(&mut all);
         self.boot.problems(&self.node, &mut all);
         for subnet in &self.dhcp {

@@ -287,6 +287,32 @@ fn of_several_sections_one_must_be_named() {
 }
 
 #[test]
+fn caches_of_images_are_asked_by_the_machines_of_their_networks() {
+    let with = |lines: &str| GOOD.replace("[[dhcp]]", &format!("{lines}\n[[dhcp]]"));
+    let row = "[[images.cache]]\nurl = \"http://10.9.0.2:8080/\"\nnetworks = [\"10.9.0.0/16\"]\n";
+    let all = "[[images.cache]]\nurl = \"http://cache.example/site\"\n";
+    let config = parse(&with(&[row, all].concat()), Path::new("c.toml")).expect("it is good");
+    let of = |machine: &str| config.images.caches_of(machine.parse().expect("an address"));
+    assert_eq!(of("10.9.3.4"), ["http://10.9.0.2:8080", "http://cache.example/site"]);
+    assert_eq!(of("10.77.0.100"), ["http://cache.example/site"]);
+    assert_eq!(of("fd77::1"), ["http://cache.example/site"]);
+    assert!(good().images.caches_of(Ipv4Addr::LOCALHOST.into()).is_empty());
+    for (url, named) in [
+        ("cache.example", "is no URL"),
+        ("https://cache.example", "write http://"),
+        ("http://name:word@cache.example", "no name or password"),
+        ("http://cache.example/?key=1", "nothing may stand behind"),
+        ("http://10.77.0.1:8080", "is http.listen"),
+    ] {
+        let message = refusal(&with(&format!("[[images.cache]]\nurl = {url:?}")));
+        assert!(message.contains(named) && message.contains(url), "{named:?} in {message}");
+    }
+    assert!(refusal(&with(&[all, all].concat())).contains("images.cache.url: \"http://cache.example/site\""));
+    let odd = row.replace("10.9.0.0/16", "10.9.0.2/16");
+    assert!(refusal(&with(&odd)).contains("has host bits set"));
+}
+
+#[test]
 fn classes_come_out_as_they_were_meant_and_those_that_mean_nothing_are_refused() {
     let class = |body: &str| format!("{GOOD}\n[[class]]\nname = \"c\"\n{body}\n");
     let disks = "disks = [{ count = 2, transport = \"nvme\", min_gib = 800 }]";

@@ -1,15 +1,16 @@
 //! The agent's API; `kaltstart_protocol::agent_api` tells its contract.
 
+use super::connection::Door;
 use super::error::Problem;
 use super::extract::Body;
 use crate::app::{App, AppError};
 use crate::clock;
 use crate::images::{Image, ImageError};
 use crate::store::{Key, Versioned};
-use axum::Json;
 use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::{Extension, Json};
 use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{BurnInOrder, Job, Machine, Order, RescueOrder, SystemOrder};
@@ -17,8 +18,8 @@ use kaltstart_core::placement::place;
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX};
 use kaltstart_protocol::agent_api::{
-    Directive, DiskGrant, Encryption, EraseTask, Erased, Hello, Identity, InstallTask, Installed, LogBatch,
-    Neighbours, Report, Task, TaskRequest, Welcome,
+    Directive, DiskGrant, Encryption, EraseTask, Erased, Hello, Identity, ImageCache, InstallTask, Installed,
+    LogBatch, Neighbours, Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::burn_in::{BurnInTask, NetworkLoad};
 use kaltstart_protocol::finding::{Code, Finding};
@@ -125,6 +126,7 @@ fn usual(app: &App, job: &Job) -> Result<BTreeMap<Phase, u64>, Problem> {
 pub(super) async fn task(
     State(app): State<Arc<App>>,
     agent: Agent,
+    Extension(door): Extension<Door>,
     Body(request): Body<TaskRequest>,
 ) -> Result<Json<Task>, Problem> {
     let wait = Duration::from_secs(u64::from(request.wait_seconds.min(WAIT_MAX)));
@@ -149,7 +151,10 @@ pub(super) async fn task(
             Ok(Json(Task::Reboot { reason: reason.into() }))
         }
         (Assignment::Job(job), machine) => match &job.order {
-            Order::System(order) => hand_out_system(&app, key, &machine, &job, order).await.map(Json),
+            Order::System(order) => {
+                let caches = app.config.images.caches_of(door.peer.address());
+                hand_out_system(&app, key, &machine, &job, order, caches).await.map(Json)
+            }
             Order::Release(_) => hand_out_release(&app, key, &job).await.map(Json),
             Order::Rescue(order) => hand_out_rescue(&app, key, &job, order).await.map(Json),
             Order::BurnIn(order) => hand_out_burn_in(&app, key, &job, order).await.map(Json),
@@ -200,13 +205,14 @@ async fn hand_out_burn_in(app: &App, key: Key<'_>, job: &Job, order: &BurnInOrde
     }
 }
 
-/// Hands out the task to lay down a system, with a new token for its report.
+/// Hands out the task to lay down a system, with a new token for its report and the caches that the machine shall ask.
 async fn hand_out_system(
     app: &App,
     key: Key<'_>,
     machine: &Machine,
     job: &Job,
     order: &SystemOrder,
+    caches: Vec<&str>,
 ) -> Result<Task, Problem> {
     let image = match image(app, order).and_then(|image| fits(machine, order, image)) {
         Ok(image) => image,
@@ -226,7 +232,12 @@ async fn hand_out_system(
     };
     let kept: Vec<Kept> = granted.iter().flat_map(|(grant, _)| &grant.keep).cloned().collect();
     let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
-    let url = |digest: &Digest| format!("{}/images/{digest}", app.config.http_base());
+    let list = image.manifest.format.chunks().map(|list| &list.digest);
+    let had_at = |base: &str| {
+        let url = |digest: &Digest| format!("{base}/images/{digest}");
+        ImageCache { image_url: url(&image.manifest.digest), chunks_url: list.map(url) }
+    };
+    let ImageCache { image_url, chunks_url } = had_at(&app.config.http_base());
     let talk = |path: &str, token| ReportConfig {
         url: format!("{}{path}", app.config.https_base()),
         token,
@@ -246,8 +257,9 @@ async fn hand_out_system(
         disk: order.disk.clone(),
         grants: disk_grants(granted),
         layout: order.layout.clone(),
-        image_url: url(&image.manifest.digest),
-        chunks_url: image.manifest.format.chunks().map(|list| url(&list.digest)),
+        image_url,
+        chunks_url,
+        caches: caches.into_iter().map(had_at).collect(),
         image: image.signed,
         uuids: order.uuids.keeping(&kept),
         identity: Identity {

@@ -74,7 +74,7 @@ pub(super) async fn script(
     request: Request,
 ) -> Result<Response, Problem> {
     let mac = parse_mac(&mac)?;
-    let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
     if request.method() == Method::HEAD {
         // Whoever only asks about the script does not get its token: an earlier one stays valid.
         return Ok(kind.into_response());

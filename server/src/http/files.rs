@@ -24,6 +24,9 @@ use std::time::{Duration, UNIX_EPOCH};
 /// Bytes read at once where the kernel cannot send the file by itself.
 const READ_BYTES: usize = 128 << 10;
 
+/// What is found by its digest never changes (RFC 8246); a year stands for ever.
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+
 /// A file to serve.
 pub(super) struct Served<'a> {
     pub(super) path: &'a Path,
@@ -66,6 +69,7 @@ pub(super) fn serve(
         headers.extend(HeaderValue::try_from(value).map(|value| (name, value)));
     };
     put(header::ETAG, etag);
+    put(header::CACHE_CONTROL, if served.digest.is_some() { IMMUTABLE } else { "no-cache" }.into());
     put(header::ACCEPT_RANGES, "bytes".into());
     if let Some(modified) = modified {
         put(header::LAST_MODIFIED, httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(modified)));

@@ -3,10 +3,14 @@
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 
+#[path = "../support/nginx.rs"]
+mod nginx;
+
 mod agent;
 mod api;
 mod backup;
 mod burn_in;
+mod caches;
 mod client;
 mod demo;
 mod durability;
