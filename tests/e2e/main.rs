@@ -11,6 +11,8 @@ mod beside;
 mod board;
 /// The parts of a machine at work before it is trusted with anything.
 mod burn_in;
+/// Images through a cache that dies.
+mod caches;
 /// What most stories start with.
 mod common;
 /// A damaged image is refused.
