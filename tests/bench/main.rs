@@ -1,13 +1,15 @@
 //! Figures of the boot services and of the agent, each beside its peers in the same run.
 //!
-//! `cargo xtask bench boot` and `bench agent` build everything and run this. Servers run in one network namespace
+//! `cargo xtask bench boot`, `bench agent` and `bench fleet` build everything and run this. Servers run in one network namespace
 //! and clients in another, joined by a veth pair. The subjects of a measurement take turns, and a
 //! figure is the median of its rounds. Exit status: 0 = measured, whatever the figures are; 1 =
 //! not, 64 = wrong arguments, 130 = interrupted.
 
 mod bench;
 mod cgroup;
+mod connection;
 mod dhcp;
+mod fleet;
 mod http;
 mod lay_down;
 mod memory;
@@ -83,6 +85,7 @@ fn measure_part(part: Part, options: &Options, report: &mut Report) -> Result<()
         Part::Tftp => tftp::run(&bench, report),
         Part::Http => http::run(&bench, report),
         Part::Memory => memory::run(&bench, report),
+        Part::Fleet => fleet::run(&bench, report),
         Part::LayDown => lay_down::run(&bench, &options.lay_down, report),
     };
     eprintln!("{part:?}: {} s", started.elapsed().as_secs());

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 pub(crate) const USAGE: &str = "\
 usage: cargo xtask bench boot [PART …] [OPTIONS]
        cargo xtask bench agent [OPTIONS]
+       cargo xtask bench fleet [OPTIONS]
   PART         dhcp, tftp, http or memory (all of them when none is named)
   --quick      measure everything once
   --json FILE  write all rows";
@@ -19,6 +20,7 @@ pub(crate) enum Part {
     Tftp,
     Http,
     Memory,
+    Fleet,
     LayDown,
 }
 
@@ -57,6 +59,7 @@ impl Options {
             match name.as_str() {
                 "--quick" => options.quick = true,
                 "--check" => options.check = true,
+                "--fleet" => options.parts.push(Part::Fleet),
                 "--json" => options.json = Some(value()?),
                 "--server" => options.server = value()?,
                 "--peers" => options.peers = value()?,

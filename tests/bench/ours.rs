@@ -24,6 +24,8 @@ pub(crate) struct Site<'a> {
     pub(crate) image_key: Option<&'a str>,
     /// Network, first and last address of the pool.
     pub(crate) subnet: (&'a str, Ipv4Addr, Ipv4Addr),
+    /// Further lines of the configuration.
+    pub(crate) more: String,
 }
 
 impl<'a> Site<'a> {
@@ -38,12 +40,14 @@ impl<'a> Site<'a> {
             images: bench.dir(),
             image_key: None,
             subnet: (SUBNET, pool.0, pool.1),
+            more: String::new(),
         }
     }
 
     /// The configuration file's text: as its peers, it looks neither for other servers nor for free addresses. Rust's quoting of plain ASCII text is also TOML's.
     fn text(&self) -> String {
-        let Self { data, loaders, images, image_key, subnet: (subnet, first, last) } = self;
+        let Self { data, loaders, images, image_key, subnet: (subnet, first, last), more } = self;
+        let ramdisk = loaders.join("ramdisk");
         let keys = image_key.map_or_else(|| "[]".to_owned(), |key| format!("[{key:?}]"));
         format!(
             r#"data_dir = {data:?}
@@ -56,7 +60,7 @@ listen = "{SERVER}:69"
 
 [boot]
 kernel = "/dev/null"
-ramdisk = "/dev/null"
+ramdisk = {ramdisk:?}
 discovery = "/dev/null"
 loaders = {loaders:?}
 
@@ -71,6 +75,8 @@ address = "{SERVER}"
 pool = ["{first}", "{last}"]
 ping_check = "never"
 allow_other_servers = true
+
+{more}
 "#
         )
     }
@@ -86,6 +92,7 @@ pub(crate) fn start(bench: &Bench, site: &Site<'_>, port: Port) -> Result<Subjec
 /// Starts the server.
 pub(crate) fn spawn(bench: &Bench, site: &Site<'_>) -> Result<Subject> {
     let file = bench.dir().join("server.toml");
+    fs::write(site.loaders.join("ramdisk"), b"a ramdisk of a few bytes")?;
     fs::write(&file, site.text())?;
     let mut command = bench.pair().server_command(bench.server());
     command.arg("server").arg("--config").arg(file);

@@ -52,6 +52,12 @@ const TASKS: &[(&str, &str, &str, Task)] = &[
         "measure the boot services beside their peers",
         bench::task,
     ),
+    (
+        "bench",
+        "fleet [--quick] [--json FILE]",
+        "measure a storm of jobs on few and many nodes, with each database",
+        bench::task,
+    ),
     ("fuzz", "[TARGET] [--seconds N]", "search for bytes that break a parser", fuzz::task),
     (
         "sim",

@@ -96,35 +96,52 @@ impl App {
     ) -> Result<Result<Vec<(WipeGrant, SignedGrant)>, Task>, AppError> {
         let trust = self.trust();
         let mut outcome = None;
-        let turn = self.turn_to_lose().await?;
-        self.apply_with(key, |machine| {
-            let Assignment::Job(job) = assignment(machine, &trust) else {
-                return Err(AppError::Refused("the job has ended, or its agent must start again".into()));
-            };
-            let now = clock::now();
-            let mut granted = wipe::grants(&machine.node, &job, trust.epoch, now);
-            if granted.as_ref().is_ok_and(|grants| losses::is_granted(grants)) {
-                granted = self.admit_loss(&machine.node.id, now)?.and(granted);
-            }
-            Ok(match granted {
-                Ok(grants) => {
-                    let event = Event::TaskTaken {
-                        job: job.id.clone(),
-                        report_token: report_token.map(Secret::fingerprint),
-                        recall_token: recall_token.map(Secret::fingerprint),
-                        unlock_token: unlock_token.map(Secret::fingerprint),
-                        wipe: grants.clone(),
+        let mut turn = None;
+        loop {
+            let (mut must_wait, is_my_turn) = (false, turn.is_some());
+            let applied = self
+                .apply_with(key, |machine| {
+                    let Assignment::Job(job) = assignment(machine, &trust) else {
+                        return Err(AppError::Refused(
+                            "the job has ended, or its agent must start again".into(),
+                        ));
                     };
-                    outcome = Some(Outcome::Granted(job.id, grants));
-                    event
-                }
-                Err(finding) => {
-                    outcome = Some(Outcome::Refused(finding.clone()));
-                    Event::Hindered(finding)
-                }
-            })
-        })
-        .await?;
+                    let now = clock::now();
+                    let mut granted = wipe::grants(&machine.node, &job, trust.epoch, now);
+                    if granted.as_ref().is_ok_and(|grants| losses::is_granted(grants)) {
+                        // Who loses nothing, as most do, waits for nobody.
+                        if !is_my_turn {
+                            must_wait = true;
+                            return Err(AppError::Busy);
+                        }
+                        granted = self.admit_loss(&machine.node.id, now)?.and(granted);
+                    }
+                    Ok(match granted {
+                        Ok(grants) => {
+                            let event = Event::TaskTaken {
+                                job: job.id.clone(),
+                                report_token: report_token.map(Secret::fingerprint),
+                                recall_token: recall_token.map(Secret::fingerprint),
+                                unlock_token: unlock_token.map(Secret::fingerprint),
+                                wipe: grants.clone(),
+                            };
+                            outcome = Some(Outcome::Granted(job.id, grants));
+                            event
+                        }
+                        Err(finding) => {
+                            outcome = Some(Outcome::Refused(finding.clone()));
+                            Event::Hindered(finding)
+                        }
+                    })
+                })
+                .await;
+            if must_wait {
+                turn = Some(self.turn_to_lose().await?);
+                continue;
+            }
+            applied?;
+            break;
+        }
         drop(turn);
         match outcome {
             Some(Outcome::Granted(id, grants)) if id == job.id => self.sign(job.kind, grants, &trust),

@@ -122,12 +122,12 @@ impl Store {
         let seen = shared.seen.load(Ordering::Relaxed);
         let newest = newest(connection)?;
         if newest > seen {
-            let values = [seen.into(), shared.me.as_str().into()];
-            let nodes = machines!(" WHERE nodes.change > ?1 AND nodes.writer <> ?2");
+            let values = [seen.into(), newest.into(), shared.me.as_str().into()];
+            let nodes = machines!(" WHERE nodes.change > ?1 AND nodes.change <= ?2 AND nodes.writer <> ?3");
             let nodes = connection.all(nodes, &values, versioned)?;
-            let leases = leases!(" WHERE change > ?1 AND writer <> ?2 ORDER BY change");
+            let leases = leases!(" WHERE change > ?1 AND change <= ?2 AND writer <> ?3 ORDER BY change");
             let leases = connection.all(leases, &values, lease)?;
-            let leases6 = leases6!(" WHERE change > ?1 AND writer <> ?2 ORDER BY change");
+            let leases6 = leases6!(" WHERE change > ?1 AND change <= ?2 AND writer <> ?3 ORDER BY change");
             let leases6 = connection.all(leases6, &values, lease6)?;
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
             nodes.iter().for_each(|found| index.put(&found.machine));

@@ -1,7 +1,7 @@
 //! `memory`: what the server holds at rest and per lease, and how long it takes to start with a
 //! hundred thousand leases and nodes.
 
-mod seed;
+pub(crate) mod seed;
 
 use crate::bench::Bench;
 use crate::dhcp::machines;

@@ -1,13 +1,13 @@
 //! Fills a server through its own doors: nodes by `/v1`, leases by DHCP.
 
 use crate::bench::Bench;
+use crate::connection::Connection;
 use crate::dhcp::machines;
 use crate::ours::HTTP_PORT;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail};
 use kaltstart_tests::pair::SERVER;
 use kaltstart_tests::wait::secs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const CLIENTS_AT_ONCE: usize = 256;
 const FILL_LIMIT: Duration = secs(120);
 
 /// Declares up to `count` nodes; how many there are.
-pub(super) fn nodes(bench: &Bench, token: &str, count: u32) -> Result<u32> {
+pub(crate) fn nodes(bench: &Bench, token: &str, count: u32) -> Result<u32> {
     let (next, end) = (AtomicU32::new(0), Instant::now() + FILL_LIMIT);
     bench.pair().in_server(|| {
         thread::scope(|scope| {
@@ -37,9 +37,7 @@ pub(super) fn nodes(bench: &Bench, token: &str, count: u32) -> Result<u32> {
 }
 
 fn declare_until(token: &str, next: &AtomicU32, count: u32, end: Instant) -> Result<u32> {
-    let mut stream = BufReader::new(TcpStream::connect((SERVER, HTTP_PORT))?);
-    stream.get_ref().set_read_timeout(Some(secs(30)))?;
-    stream.get_ref().set_nodelay(true)?;
+    let mut connection = Connection::open(SocketAddrV4::new(SERVER, HTTP_PORT))?;
     let mut declared = 0;
     while Instant::now() < end {
         let number = next.fetch_add(1, Ordering::Relaxed);
@@ -49,36 +47,10 @@ fn declare_until(token: &str, next: &AtomicU32, count: u32, end: Instant) -> Res
         let [a, b, c, d] = number.to_be_bytes();
         let body =
             format!("{{\"name\":\"node-{number}\",\"mac\":\"06:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}\"}}");
-        let request = format!(
-            "POST /v1/nodes HTTP/1.1\r\nHost: {SERVER}\r\nAuthorization: Bearer {token}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.get_mut().write_all(request.as_bytes())?;
-        answered(&mut stream).with_context(|| format!("node-{number}"))?;
+        connection.ask("POST", "/v1/nodes", token, &body)?;
         declared += 1;
     }
     Ok(declared)
-}
-
-/// Reads an answer to its end; an error if it is none of success.
-fn answered(stream: &mut BufReader<TcpStream>) -> Result<()> {
-    let (mut head, mut length) = (String::new(), 0);
-    loop {
-        let start = head.len();
-        ensure!(stream.read_line(&mut head)? > 0, "the connection ended");
-        let line = head[start..].trim_end().to_ascii_lowercase();
-        if let Some(value) = line.strip_prefix("content-length:") {
-            length = value.trim().parse()?;
-        }
-        if line.is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    ensure!(head.starts_with("HTTP/1.1 2"), "{}: {}", head.trim_end(), String::from_utf8_lossy(&body));
-    Ok(())
 }
 
 /// Lends up to `count` addresses to new clients, the first of them with the number `first`; how many.
