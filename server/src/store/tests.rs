@@ -268,6 +268,10 @@ async fn p31_an_address_that_somebody_holds_is_not_promised_to_another(place: Pl
     in_use.lease = Lease { key: ClientKey::nobody(), mac: None, state: LeaseState::InUse, ..in_use.lease };
     store.put_leases(vec![in_use.clone()]).await.expect("noted");
     assert_eq!(store.leases().expect("read"), [in_use]);
+    // Who that is shows when it is renewed.
+    let renewed = bound(1, 3, later.plus(1));
+    store.put_leases(vec![renewed.clone()]).await.expect("renewed");
+    assert_eq!(store.leases().expect("read"), [renewed]);
 }
 
 async fn what_a_loader_says_is_numbered_and_events_are_read_on(place: Place) {
