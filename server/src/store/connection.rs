@@ -180,6 +180,14 @@ impl Connection {
         }
     }
 
+    /// Lets the statements of the open transaction take as long as they need.
+    pub(super) fn take_long(&mut self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(postgres) => postgres.take_long(),
+        }
+    }
+
     /// Lets numbers that the database gives go on behind those of rows that came with theirs.
     pub(super) fn go_on_counting(&mut self) -> Result<()> {
         match self {

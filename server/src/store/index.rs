@@ -19,6 +19,8 @@ pub struct Brief {
     pub known: Known,
     /// Whether somebody declared it.
     pub declared: bool,
+    /// The machine's version.
+    version: i64,
     macs: Box<[Mac]>,
     address: Option<IpAddr>,
     last_seen: Option<Millis>,
@@ -27,13 +29,14 @@ pub struct Brief {
 }
 
 impl Brief {
-    fn of(machine: &Machine) -> Self {
+    fn of(machine: &Machine, version: i64) -> Self {
         let node = &machine.node;
         // Kept for the record; its name, addresses and hardware are free again.
         let retired = node.state == State::Retired;
         Self {
             known: if retired { Known::STRANGER } else { Known::of(machine) },
             declared: node.declared,
+            version,
             macs: if retired { Box::default() } else { node.macs.clone().into() },
             address: node.address,
             last_seen: node.last_seen,
@@ -84,8 +87,13 @@ impl Index {
         self.undeclared
     }
 
-    pub(super) fn put(&mut self, machine: &Machine) {
-        let brief = Arc::new(Brief::of(machine));
+    /// Takes note of a machine, unless a newer version of it is known: what another server stored may be heard of
+    /// later than what was stored here upon it.
+    pub(super) fn put(&mut self, machine: &Machine, version: i64) {
+        if self.machines.get(&machine.node.id).is_some_and(|known| known.version > version) {
+            return;
+        }
+        let brief = Arc::new(Brief::of(machine, version));
         if let Some(before) = self.machines.insert(machine.node.id.clone(), brief.clone()) {
             self.undeclared -= usize::from(!before.declared);
             for mac in &before.macs {

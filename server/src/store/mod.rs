@@ -244,7 +244,7 @@ impl Store {
         shared: Option<Shared>,
     ) -> Result<Self, StoreError> {
         let mut index = Index::default();
-        let newest = rows::each_machine(&mut writer, |found| index.put(&found.machine))
+        let newest = rows::each_machine(&mut writer, |found| index.put(&found.machine, found.version))
             .and_then(|()| writer.first("SELECT coalesce(max(id), 0) FROM events", &[], |row| row.int(0)));
         let newest = newest.map_err(|error| StoreError::Read(error.to_string()))?.unwrap_or(0);
         let (index, newest_event) = (Arc::new(RwLock::new(index)), watch::Sender::new(newest));
@@ -320,11 +320,11 @@ impl Store {
             let value = work(&mut transaction)?;
             Ok((value, transaction.changed, transaction.newest_event))
         };
-        let tell = move |outcome: Result<(T, Vec<Machine>, Option<i64>), WriteError>| {
+        let tell = move |outcome: Result<(T, Vec<Versioned>, Option<i64>), WriteError>| {
             done(outcome.map(|(value, changed, newest)| {
                 if !changed.is_empty() {
                     let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
-                    changed.iter().for_each(|machine| index.put(machine));
+                    changed.iter().for_each(|found| index.put(&found.machine, found.version));
                 }
                 if let Some(newest) = newest {
                     tell_newest(&newest_event, newest);

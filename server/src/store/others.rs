@@ -130,7 +130,7 @@ impl Store {
             let leases6 = leases6!(" WHERE change > ?1 AND change <= ?2 AND writer <> ?3 ORDER BY change");
             let leases6 = connection.all(leases6, &values, lease6)?;
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            nodes.iter().for_each(|found| index.put(&found.machine));
+            nodes.iter().for_each(|found| index.put(&found.machine, found.version));
             drop(index);
             shared.seen.store(newest, Ordering::Relaxed);
             self.told(connection)?;

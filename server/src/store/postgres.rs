@@ -89,15 +89,19 @@ impl Server {
     }
 
     /// The first of its hosts that is neither a socket nor this machine, if nothing protects what is said.
-    fn unprotected(&self) -> Option<&str> {
-        let hosts = self.config.get_hosts().iter().filter_map(|host| match host {
-            Host::Tcp(name) => Some(name.as_str()),
+    fn unprotected(&self) -> Option<String> {
+        if self.tls.is_some() {
+            return None;
+        }
+        let is_here =
+            |name: &str| name == "localhost" || name.parse().is_ok_and(|it: IpAddr| it.is_loopback());
+        let far = self.config.get_hosts().iter().find_map(|host| match host {
+            Host::Tcp(name) => (!is_here(name)).then(|| name.clone()),
             Host::Unix(_) => None,
         });
-        let mut far = hosts.filter(|name| {
-            *name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-        });
-        far.next().filter(|_| self.tls.is_none())
+        // Addresses take the place of the names beside them.
+        let address = self.config.get_hostaddrs().iter().find(|address| !address.is_loopback());
+        far.or_else(|| address.map(IpAddr::to_string))
     }
 
     fn connect(&self) -> std::result::Result<Client, postgres::Error> {
@@ -149,7 +153,7 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Makes the tables, or brings them to this program's version.
+    /// Makes the tables if there are none.
     pub(super) fn migrate(&mut self) -> std::result::Result<(), StoreError> {
         let failed = |why: DatabaseError| StoreError::Connect { why: why.to_string() };
         outside_of_the_runtime(|| {
@@ -173,10 +177,12 @@ impl Postgres {
                 Ok(found)
             };
             match work().map_err(|error| failed(error.into()))? {
+                0 | migrate::SCHEMA_VERSION => Ok(()),
                 found if found > migrate::SCHEMA_VERSION => {
                     Err(StoreError::Newer { path: "PostgreSQL".into(), found })
                 }
-                _ => Ok(()),
+                // The first version that PostgreSQL had; a change of its tables belongs here.
+                found => Err(StoreError::Connect { why: format!("its tables have version {found}") }),
             }
         })
     }
@@ -192,6 +198,13 @@ impl Postgres {
         });
         read.map_err(|error| StoreError::Connect { why: error.to_string() })?;
         Ok(identity)
+    }
+
+    /// Lets the statements of the open transaction take as long as they need: they are about everything there is.
+    pub(super) fn take_long(&mut self) -> Result<()> {
+        outside_of_the_runtime(|| {
+            Ok(self.client()?.client.batch_execute("SET LOCAL statement_timeout = 0")?)
+        })
     }
 
     /// Waits for the lock of who counts before it stores; it ends with the connection.

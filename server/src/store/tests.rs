@@ -312,12 +312,23 @@ async fn a_refused_change_takes_nothing_else_with_it(place: Place) {
     assert_eq!(store.index().machines(), 2);
 }
 
+#[test]
+fn an_older_version_of_a_machine_takes_no_newer_ones_place() {
+    let mut index = Index::default();
+    let mut newer = machine(1);
+    newer.node.declared = false;
+    index.put(&newer, 2);
+    index.put(&machine(1), 1);
+    let known = index.get(Mac([2, 0, 0, 0, 0, 1])).expect("known");
+    assert!(!known.declared && index.undeclared() == 1);
+}
+
 /// Waits until `there` is.
 async fn until(what: &str, there: impl Fn() -> bool) {
     let began = Instant::now();
     while !there() {
         assert!(began.elapsed() < Duration::from_secs(20), "{what} did not come");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::task::yield_now().await;
     }
 }
 
@@ -372,13 +383,15 @@ async fn what_a_server_stores_others_learn() {
 }
 
 #[test]
-fn p37_a_newer_shared_database_is_refused_clearly() {
+fn p37_a_shared_database_of_another_version_is_refused_clearly() {
     let url = server::database();
     drop(connect(&url, "one").expect("a new database"));
     let mut client = ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connected");
-    client.execute("UPDATE meta SET value = '99' WHERE key = 'version'", &[]).expect("written");
-    let error = connect(&url, "one").err().expect("refused").to_string();
-    assert!(error.contains("99") && error.contains("newer"), "{error}");
+    for (version, words) in [("99", "newer"), ("1", "version 1")] {
+        client.execute("UPDATE meta SET value = $1 WHERE key = 'version'", &[&version]).expect("written");
+        let error = connect(&url, "one").err().expect("refused").to_string();
+        assert!(error.contains(version) && error.contains(words), "{error}");
+    }
 }
 
 #[test]
@@ -444,7 +457,9 @@ fn p20_a_database_is_spoken_to_by_tls_and_nobody_else_in_its_place() {
     mistaken.trust(&dir.path().join("another")).expect("a certificate");
     let refused = Store::connect(&mistaken, "one").err().expect("refused").to_string();
     assert!(refused.contains("certificate"), "{refused}");
-    let elsewhere = Server::parse(&url.replace("localhost", "192.0.2.1")).expect("parameters");
-    let refused = Store::connect(&elsewhere, "one").err().expect("refused").to_string();
-    assert!(refused.contains("database.authority"), "{refused}");
+    for elsewhere in [url.replace("localhost", "192.0.2.1"), format!("{url}?hostaddr=192.0.2.1")] {
+        let elsewhere = Server::parse(&elsewhere).expect("parameters");
+        let refused = Store::connect(&elsewhere, "one").err().expect("refused").to_string();
+        assert!(refused.contains("database.authority"), "{refused}");
+    }
 }

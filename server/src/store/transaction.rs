@@ -13,7 +13,7 @@ use std::net::Ipv6Addr;
 /// read here may be decided upon and stored without a conflict.
 pub struct Transaction<'a> {
     connection: &'a mut Connection,
-    pub(super) changed: Vec<Machine>,
+    pub(super) changed: Vec<Versioned>,
     pub(super) newest_event: Option<i64>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Transaction<'a> {
         if commit == Commit::Done {
             let newest = put_events(self.connection, &machine, happenings, now)?;
             self.newest_event = newest.or(self.newest_event);
-            self.changed.push(machine);
+            self.changed.push(Versioned { machine, version: expected + 1 });
         }
         Ok(commit)
     }

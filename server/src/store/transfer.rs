@@ -152,7 +152,7 @@ pub fn import(from: &Path, to: &Server) -> std::result::Result<Snapshot, StoreEr
 fn copy(from: &mut Connection, to: &mut Connection) -> Result<Snapshot> {
     from.begin_reading()?;
     to.begin()?;
-    let copied = copy_tables(from, to);
+    let copied = from.take_long().and_then(|()| to.take_long()).and_then(|()| copy_tables(from, to));
     to.run(if copied.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
     copied
 }

@@ -4,26 +4,28 @@
 //! ends with the process.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long it may take to start.
 const START_MAX: Duration = Duration::from_secs(60);
+/// Bytes of what it says that are kept to be shown.
+const WORDS_MAX: usize = 64 << 10;
 
 /// Makes a cluster in `$1` with the programs in `$2`, serves it until it is told to end, and removes it.
 const SERVE: &str = r#"
 set -e
 trap 'rm -rf "$1"; exit' TERM
-"$2/initdb" --pgdata="$1/data" --no-sync --auth=trust --encoding=UTF8 --locale=C.UTF-8 > "$1/log" 2>&1
+"$2/initdb" --pgdata="$1/data" --no-sync --auth=trust --encoding=UTF8 --locale=C.UTF-8 2>&1
 "$2/postgres" -D "$1/data" -k "$1" -p "$3" -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200 \
-    -c ssl=on -c ssl_cert_file="$1/certificate" -c ssl_key_file="$1/key" >> "$1/log" 2>&1 &
+    -c ssl=on -c ssl_cert_file="$1/certificate" -c ssl_key_file="$1/key" 2>&1 &
 trap 'kill -INT $!' TERM
 wait $! || true
 wait $! || true
@@ -61,16 +63,26 @@ static SERVER: LazyLock<Cluster> = LazyLock::new(|| {
         .arg(&dir)
         .arg(programs)
         .arg(port.to_string());
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let (tell, told) = mpsc::channel();
     // The signal comes at the end of the thread that started it: one that lasts as long as the process.
-    thread::spawn(move || command.spawn().expect("setpriv").wait());
-    let (began, cluster) = (Instant::now(), Cluster { dir: dir.clone(), port });
-    while postgres::Client::connect(&cluster.url("postgres"), postgres::NoTls).is_err() {
-        let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-        assert!(began.elapsed() < START_MAX, "PostgreSQL does not start: {log}");
-        thread::sleep(Duration::from_millis(50));
-    }
-    cluster
+    thread::spawn(move || {
+        let mut server = command.spawn().expect("setpriv");
+        let mut words = String::new();
+        for line in BufReader::new(server.stdout.take().expect("piped")).lines().map_while(Result::ok) {
+            if line.contains("ready to accept connections") {
+                // Nobody waits any more after the first time.
+                tell.send(Ok(())).ok();
+            } else if words.len() < WORDS_MAX {
+                words += &(line + "\n");
+            }
+        }
+        server.wait().expect("reaped");
+        tell.send(Err(words)).ok();
+    });
+    let started = told.recv_timeout(START_MAX).expect("PostgreSQL starts in time");
+    started.unwrap_or_else(|words| panic!("PostgreSQL does not start: {words}"));
+    Cluster { dir, port }
 });
 
 /// Debian keeps them apart by version.
