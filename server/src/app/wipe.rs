@@ -71,6 +71,14 @@ impl App {
         })
     }
 
+    /// Whether data are lost by what the machine's agent is granted if it asks now.
+    fn would_lose(&self, key: Key<'_>, trust: &GrantTrust) -> Result<bool, AppError> {
+        let machine = self.machine(key)?.machine;
+        let Assignment::Job(job) = assignment(&machine, trust) else { return Ok(false) };
+        let granted = wipe::grants(&machine.node, &job, trust.epoch, clock::now());
+        Ok(granted.is_ok_and(|grants| losses::is_granted(&grants)))
+    }
+
     /// Waits until nobody else lets a machine lose data, here or on another server: from counting the others to the
     /// commit.
     pub(super) async fn turn_to_lose(&self) -> Result<(MutexGuard<'_, ()>, Turn), AppError> {
@@ -96,52 +104,40 @@ impl App {
     ) -> Result<Result<Vec<(WipeGrant, SignedGrant)>, Task>, AppError> {
         let trust = self.trust();
         let mut outcome = None;
-        let mut turn = None;
-        loop {
-            let (mut must_wait, is_my_turn) = (false, turn.is_some());
-            let applied = self
-                .apply_with(key, |machine| {
-                    let Assignment::Job(job) = assignment(machine, &trust) else {
-                        return Err(AppError::Refused(
-                            "the job has ended, or its agent must start again".into(),
-                        ));
-                    };
-                    let now = clock::now();
-                    let mut granted = wipe::grants(&machine.node, &job, trust.epoch, now);
-                    if granted.as_ref().is_ok_and(|grants| losses::is_granted(grants)) {
-                        // Who loses nothing, as most do, waits for nobody.
-                        if !is_my_turn {
-                            must_wait = true;
-                            return Err(AppError::Busy);
-                        }
-                        granted = self.admit_loss(&machine.node.id, now)?.and(granted);
-                    }
-                    Ok(match granted {
-                        Ok(grants) => {
-                            let event = Event::TaskTaken {
-                                job: job.id.clone(),
-                                report_token: report_token.map(Secret::fingerprint),
-                                recall_token: recall_token.map(Secret::fingerprint),
-                                unlock_token: unlock_token.map(Secret::fingerprint),
-                                wipe: grants.clone(),
-                            };
-                            outcome = Some(Outcome::Granted(job.id, grants));
-                            event
-                        }
-                        Err(finding) => {
-                            outcome = Some(Outcome::Refused(finding.clone()));
-                            Event::Hindered(finding)
-                        }
-                    })
-                })
-                .await;
-            if must_wait {
-                turn = Some(self.turn_to_lose().await?);
-                continue;
+        // Who loses nothing, as most do, waits for nobody.
+        let turn = if self.would_lose(key, &trust)? { Some(self.turn_to_lose().await?) } else { None };
+        let may_lose = turn.is_some();
+        self.apply_with(key, |machine| {
+            let Assignment::Job(job) = assignment(machine, &trust) else {
+                return Err(AppError::Refused("the job has ended, or its agent must start again".into()));
+            };
+            let now = clock::now();
+            let mut granted = wipe::grants(&machine.node, &job, trust.epoch, now);
+            if granted.as_ref().is_ok_and(|grants| losses::is_granted(grants)) {
+                if !may_lose {
+                    return Err(AppError::Busy);
+                }
+                granted = self.admit_loss(&machine.node.id, now)?.and(granted);
             }
-            applied?;
-            break;
-        }
+            Ok(match granted {
+                Ok(grants) => {
+                    let event = Event::TaskTaken {
+                        job: job.id.clone(),
+                        report_token: report_token.map(Secret::fingerprint),
+                        recall_token: recall_token.map(Secret::fingerprint),
+                        unlock_token: unlock_token.map(Secret::fingerprint),
+                        wipe: grants.clone(),
+                    };
+                    outcome = Some(Outcome::Granted(job.id, grants));
+                    event
+                }
+                Err(finding) => {
+                    outcome = Some(Outcome::Refused(finding.clone()));
+                    Event::Hindered(finding)
+                }
+            })
+        })
+        .await?;
         drop(turn);
         match outcome {
             Some(Outcome::Granted(id, grants)) if id == job.id => self.sign(job.kind, grants, &trust),

@@ -16,6 +16,7 @@ use kaltstart_protocol::dhcp::MessageType;
 use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::ids::{Mac, NodeId};
 use kaltstart_protocol::time::Millis;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -126,10 +127,11 @@ impl Backend for DhcpDoor {
             let (mac, boots) = (contact.mac?, contact.client.boots());
             Some(Heard { mac, boots, events: events(contact).collect() })
         });
+        let addresses = leases.iter().map(|lease| lease.address.into()).collect();
         let put = move |transaction: &mut Transaction<'_>| {
             leases.iter().try_for_each(|lease| transaction.put_lease(lease))
         };
-        commit(&self.app, heard.collect(), put, done)
+        commit(&self.app, heard.collect(), addresses, put, done)
     }
 }
 
@@ -167,10 +169,11 @@ pub(super) struct Heard {
     pub(super) events: Vec<Event>,
 }
 
-/// Stores leases, and what happened to machines, as [`Backend::commit`] says; what is stored is told.
+/// Stores leases of `addresses`, and what happened to machines, as [`Backend::commit`] says; what is stored is told.
 pub(super) fn commit(
     app: &Arc<App>,
     all: Vec<Heard>,
+    addresses: Vec<IpAddr>,
     put_leases: impl FnOnce(&mut Transaction<'_>) -> store::Result<()> + Send + 'static,
     done: impl FnOnce(Result<(), BackendError>) + Send + 'static,
 ) -> Result<(), BackendError> {
@@ -191,7 +194,12 @@ pub(super) fn commit(
     let stored = app.clone();
     let done = move |outcome: Result<Vec<Told>, WriteError>| {
         let tell = |told: Vec<Told>| told.iter().for_each(|(machine, news)| stored.tell(machine, news));
+        let is_refused = matches!(outcome, Err(WriteError::Refused(_)));
         done(outcome.map(tell).map_err(failed));
+        // After the service has taken back what it believed.
+        if is_refused {
+            stored.store.doubt(addresses);
+        }
     };
     app.store.submit(work, done).map_err(failed)
 }

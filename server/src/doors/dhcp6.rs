@@ -73,10 +73,11 @@ impl Backend for Dhcp6Door {
             boots: contact.client.boots(),
             events: events(contact).collect(),
         });
+        let addresses = leases.iter().map(|lease| lease.address.into()).collect();
         let put = move |transaction: &mut Transaction<'_>| {
             leases.iter().try_for_each(|lease| transaction.put_lease6(lease))
         };
-        commit(&self.app, heard.collect(), put, done)
+        commit(&self.app, heard.collect(), addresses, put, done)
     }
 }
 

@@ -189,7 +189,7 @@ impl<B: Backend> Service<B> {
     /// Learns of leases that another server has given.
     pub fn learn(&self, leases: Vec<LeaseWrite>) {
         let mut table = self.table();
-        leases.into_iter().for_each(|lease| drop(table.apply(lease)));
+        leases.into_iter().for_each(|lease| table.learn(lease));
     }
 
     /// Answers on one interface until it is told to stop; what is begun is finished. Blocks its

@@ -83,22 +83,27 @@ impl Store {
 fn find(connection: &mut Connection, wanted: Wanted, limit: usize) -> Result<Vec<LeaseWrite<IpAddr>>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX).into();
     match wanted {
-        Wanted::All => connection.all(leases!(" ORDER BY address LIMIT ?1"), &[limit], widened),
+        Wanted::All => connection.all(leases!(" ORDER BY address LIMIT ?1"), &[limit], widened(lease)),
         Wanted::Address(IpAddr::V4(address)) => {
             let values = [i64::from(address.to_bits()).into(), limit];
-            connection.all(leases!(" WHERE address = ?1 LIMIT ?2"), &values, widened)
+            connection.all(leases!(" WHERE address = ?1 LIMIT ?2"), &values, widened(lease))
         }
         Wanted::Address(IpAddr::V6(_)) => Ok(Vec::new()),
         Wanted::Mac(mac) => {
             let sql = leases!(" WHERE mac = ?1 ORDER BY address LIMIT ?2");
-            connection.all(sql, &[mac.0[..].into(), limit], widened)
+            connection.all(sql, &[mac.0[..].into(), limit], widened(lease))
         }
     }
 }
 
-fn widened(row: &dyn Row) -> Result<LeaseWrite<IpAddr>> {
-    let LeaseWrite { address, lease } = lease(row)?;
-    Ok(LeaseWrite { address: address.into(), lease })
+/// A lease of either family.
+pub(super) fn widened<A: Into<IpAddr>>(
+    read: impl Fn(&dyn Row) -> Result<LeaseWrite<A>>,
+) -> impl Fn(&dyn Row) -> Result<LeaseWrite<IpAddr>> {
+    move |row| {
+        let LeaseWrite { address, lease } = read(row)?;
+        Ok(LeaseWrite { address: address.into(), lease })
+    }
 }
 
 pub(super) fn lease(row: &dyn Row) -> Result<LeaseWrite> {

@@ -1,7 +1,7 @@
 //! The stored DHCPv6 leases, and who this server is to their holders.
 
 use super::connection::{Connection, DatabaseError, Result, Row};
-use super::leases::{Wanted, held_by_another, state_number, state_of};
+use super::leases::{Wanted, held_by_another, state_number, state_of, widened};
 use super::rows::to_i64;
 use super::{Store, StoreError};
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseWrite};
@@ -55,22 +55,17 @@ pub(super) fn find(
 ) -> Result<Vec<LeaseWrite<IpAddr>>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX).into();
     match wanted {
-        Wanted::All => connection.all(leases6!(" ORDER BY address LIMIT ?1"), &[limit], widened),
+        Wanted::All => connection.all(leases6!(" ORDER BY address LIMIT ?1"), &[limit], widened(lease)),
         Wanted::Address(IpAddr::V4(_)) => Ok(Vec::new()),
         Wanted::Address(IpAddr::V6(address)) => {
             let sql = leases6!(" WHERE address = ?1 LIMIT ?2");
-            connection.all(sql, &[address.octets()[..].into(), limit], widened)
+            connection.all(sql, &[address.octets()[..].into(), limit], widened(lease))
         }
         Wanted::Mac(mac) => {
             let sql = leases6!(" WHERE mac = ?1 ORDER BY address LIMIT ?2");
-            connection.all(sql, &[mac.0[..].into(), limit], widened)
+            connection.all(sql, &[mac.0[..].into(), limit], widened(lease))
         }
     }
-}
-
-fn widened(row: &dyn Row) -> Result<LeaseWrite<IpAddr>> {
-    let LeaseWrite { address, lease } = lease(row)?;
-    Ok(LeaseWrite { address: address.into(), lease })
 }
 
 fn sized<const N: usize>(row: &dyn Row, column: usize) -> Result<[u8; N]> {

@@ -10,9 +10,11 @@ use super::postgres::{Postgres, Server};
 use super::rows::{machines, versioned};
 use super::{Store, StoreError, tell_newest};
 use kaltstart_core::dhcp::lease::LeaseWrite;
-use std::net::Ipv6Addr;
-use std::sync::PoisonError;
+use std::collections::BTreeSet;
+use std::mem;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +37,8 @@ pub(super) struct Shared {
     me: String,
     /// The number of the newest change that was read.
     seen: AtomicI64,
+    /// Addresses whose leases are to be read once more.
+    doubtful: Mutex<BTreeSet<IpAddr>>,
 }
 
 /// The number of the newest change.
@@ -44,7 +48,16 @@ const NEWEST: &str = "SELECT greatest((SELECT max(change) FROM nodes), (SELECT m
 impl Shared {
     pub(super) fn new(server: &Server, me: &str, connection: &mut Connection) -> Result<Self, StoreError> {
         let seen = newest(connection).map_err(|error| StoreError::Read(error.to_string()))?;
-        Ok(Self { server: server.clone(), me: me.to_owned(), seen: AtomicI64::new(seen) })
+        Ok(Self {
+            server: server.clone(),
+            me: me.to_owned(),
+            seen: AtomicI64::new(seen),
+            doubtful: Mutex::default(),
+        })
+    }
+
+    fn doubtful(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -76,13 +89,20 @@ impl Store {
         Ok(Turn(Some(connection)))
     }
 
+    /// The leases of these addresses are not as this server believed: what is stored of them is learned anew.
+    pub fn doubt(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        if let Some(shared) = &self.shared {
+            shared.doubtful().extend(addresses);
+        }
+    }
+
     /// Hears of what others store until it is told to stop, and lets `learn` know of their leases. Blocks its thread.
     pub fn follow(&self, learn: impl Fn(Changed), stop: &CancellationToken) {
         let Some(shared) = &self.shared else { return };
         let mut lost = false;
         while !stop.is_cancelled() {
             let Err(error) = self.hear(shared, &learn, &mut lost, stop) else { return };
-            if !std::mem::replace(&mut lost, true) {
+            if !mem::replace(&mut lost, true) {
                 tracing::error!(
                     %error,
                     "the shared database is lost: nodes, reservations and leases that are known are answered for, \
@@ -104,7 +124,7 @@ impl Store {
         let mut listening = Postgres::connect(&shared.server, &shared.me)?;
         listening.listen().map_err(failed)?;
         let mut reading = Connection::Postgres(Box::new(Postgres::connect(&shared.server, &shared.me)?));
-        if std::mem::take(lost) {
+        if mem::take(lost) {
             tracing::info!("the shared database is back");
         }
         while !stop.is_cancelled() {
@@ -117,33 +137,36 @@ impl Store {
         Ok(())
     }
 
-    /// Reads what others have stored since the last time.
+    /// Reads what others have stored since the last time, and what is in doubt.
     fn catch_up(&self, shared: &Shared, connection: &mut Connection) -> Result<Changed> {
-        let seen = shared.seen.load(Ordering::Relaxed);
-        let newest = newest(connection)?;
-        if newest > seen {
-            let values = [seen.into(), newest.into(), shared.me.as_str().into()];
-            let nodes = machines!(" WHERE nodes.change > ?1 AND nodes.change <= ?2 AND nodes.writer <> ?3");
-            let nodes = connection.all(nodes, &values, versioned)?;
-            let leases = leases!(" WHERE change > ?1 AND change <= ?2 AND writer <> ?3 ORDER BY change");
-            let leases = connection.all(leases, &values, lease)?;
-            let leases6 = leases6!(" WHERE change > ?1 AND change <= ?2 AND writer <> ?3 ORDER BY change");
-            let leases6 = connection.all(leases6, &values, lease6)?;
-            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            nodes.iter().for_each(|found| index.put(&found.machine, found.version));
-            drop(index);
-            shared.seen.store(newest, Ordering::Relaxed);
-            self.told(connection)?;
-            return Ok(Changed { leases, leases6 });
+        let (seen, newest) = (shared.seen.load(Ordering::Relaxed), newest(connection)?);
+        let values = [seen.into(), newest.into(), shared.me.as_str().into()];
+        let nodes = machines!(" WHERE nodes.change > ?1 AND nodes.change <= ?2 AND nodes.writer <> ?3");
+        let nodes = connection.all(nodes, &values, versioned)?;
+        let leases = leases!(" WHERE change > ?1 AND change <= ?2 AND writer <> ?3 ORDER BY change");
+        let mut leases = connection.all(leases, &values, lease)?;
+        let leases6 = leases6!(" WHERE change > ?1 AND change <= ?2 AND writer <> ?3 ORDER BY change");
+        let mut leases6 = connection.all(leases6, &values, lease6)?;
+        for address in mem::take(&mut *shared.doubtful()) {
+            match address {
+                IpAddr::V4(address) => leases.extend(connection.first(
+                    leases!(" WHERE address = ?1"),
+                    &[i64::from(address.to_bits()).into()],
+                    lease,
+                )?),
+                IpAddr::V6(address) => leases6.extend(connection.first(
+                    leases6!(" WHERE address = ?1"),
+                    &[address.octets()[..].into()],
+                    lease6,
+                )?),
+            }
         }
-        self.told(connection)?;
-        Ok(Changed::default())
-    }
-
-    /// Wakes who waits for events.
-    fn told(&self, connection: &mut Connection) -> Result<()> {
-        let newest = connection.first("SELECT max(id) FROM events", &[], |row| row.number(0))?;
-        tell_newest(&self.newest_event, newest.flatten().unwrap_or(0));
-        Ok(())
+        let newest_event = connection.first("SELECT max(id) FROM events", &[], |row| row.number(0))?;
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        nodes.iter().for_each(|found| index.put(&found.machine, found.version));
+        drop(index);
+        tell_newest(&self.newest_event, newest_event.flatten().unwrap_or(0));
+        shared.seen.store(newest, Ordering::Relaxed);
+        Ok(Changed { leases, leases6 })
     }
 }

@@ -375,11 +375,15 @@ async fn what_a_server_stores_others_learn() {
                 assert_eq!(two.commit(&machine(1), 0, &[], NOW).await.expect("decided"), Commit::Conflict);
                 one.put_leases(vec![bound(3, 3, NOW)]).await.expect("stored");
                 until("the next lease", || learnt.lock().expect("lock").len() > 1).await;
+                // What it believed wrongly it is told once more, also of its own.
+                two.doubt([[10, 77, 0, 2].into(), [10, 77, 0, 99].into()]);
+                until("the lease in doubt", || learnt.lock().expect("lock").len() > 2).await;
             });
         });
         stop.cancel();
     });
-    assert_eq!(learnt.into_inner().expect("lock"), [bound(1, 1, NOW), bound(3, 3, NOW)]);
+    let learnt = learnt.into_inner().expect("lock");
+    assert_eq!(learnt, [bound(1, 1, NOW), bound(3, 3, NOW), bound(2, 2, NOW)]);
 }
 
 #[test]

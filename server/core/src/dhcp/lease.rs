@@ -273,6 +273,14 @@ impl<A: Address> LeaseTable<A> {
         Undo { address, before, key, last }
     }
 
+    /// Takes over a hold that another server has stored, unless its client has had a later one from here.
+    pub fn learn(&mut self, write: LeaseWrite<A>) {
+        let later = |held: &Lease| held.key == write.lease.key && held.since > write.lease.since;
+        if !self.get(write.address).is_some_and(later) {
+            self.apply(write);
+        }
+    }
+
     /// Undoes a change.
     pub fn undo(&mut self, undo: Undo<A>) {
         let Undo { address, before, key, last } = undo;

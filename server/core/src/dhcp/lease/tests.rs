@@ -232,3 +232,22 @@ fn lent_is_what_nobody_else_may_have_of_the_pools() {
     let all = Pool { first: Ipv6Addr::UNSPECIFIED, last: Ipv6Addr::from_bits(u128::MAX) };
     assert_eq!(all.size(), u64::MAX, "more than can be counted");
 }
+
+#[test]
+fn p31_what_another_server_gave_is_learned_and_takes_back_no_later_renewal() {
+    let address = Ipv4Addr::new(10, 77, 0, 9);
+    let lease = |client, since| {
+        let (key, since) = (ClientKey::from(vec![client]), Millis(since));
+        let lease = Lease { key, mac: None, state: LeaseState::Bound, since, expires: since.plus(10) };
+        LeaseWrite { address, lease }
+    };
+    let mut table = LeaseTable::default();
+    table.learn(lease(1, 5));
+    assert_eq!(table.get(address), Some(&lease(1, 5).lease));
+    table.apply(lease(1, 8));
+    table.learn(lease(1, 6));
+    assert_eq!(table.get(address), Some(&lease(1, 8).lease), "renewed here since");
+    // Another client's counts whenever it was given: it is stored, and what was believed here is not.
+    table.learn(lease(2, 7));
+    assert_eq!(table.get(address), Some(&lease(2, 7).lease));
+}
