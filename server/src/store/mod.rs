@@ -1,7 +1,7 @@
 //! Everything the server remembers: in one SQLite file, or in a PostgreSQL that several servers share.
 //!
-//! Reads see the last commit and take microseconds; writes go through one thread ([`writer`])
-//! and return when they are durable. Machines carry a version: a change that was decided on an
+//! Reads see the last commit, in microseconds out of the file and after a round trip from a server; writes go through
+//! one thread ([`writer`]) and return when they are durable. Machines carry a version: a change that was decided on an
 //! older one is a [`Commit::Conflict`] and must be decided again.
 
 mod connection;

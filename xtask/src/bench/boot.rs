@@ -1,4 +1,4 @@
-//! `bench boot`: builds server and load program, fetches the peers, hands over to `tests/bench`.
+//! `bench boot` and `bench fleet`: build server and load program, fetch the peers, hand over to `tests/bench`.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::artefacts::{cargo, executable};
 use crate::{SaidNo, packages};
 
-/// `cargo xtask bench boot [PART …] [OPTIONS]`
+/// `cargo xtask bench boot [PART …] [OPTIONS]`; `--fleet` in place of the parts for the other
 pub(super) fn task(args: &[String]) -> Result<()> {
     packages::ensure()?;
     let build = ["build", "--release", "--package"];
