@@ -258,7 +258,10 @@ async fn serve_dhcp6(
     doors: &mut JoinSet<()>,
 ) -> Result<Arc<dhcp6::Service<Dhcp6Door>>> {
     let resumed = LeaseTable::resume(app.store.leases6()?, clock::now());
-    app.store.put_leases6(resumed.writes).await?;
+    // As for IPv4.
+    if !app.store.is_shared() {
+        app.store.put_leases6(resumed.writes).await?;
+    }
     let (door, subnets, duid) = (Dhcp6Door::new(app.clone()), app.config.subnets6(), app.store.duid()?);
     let service = dhcp6::Service::new(door, subnets, duid, resumed.table, resumed.now);
     app.metrics.watch_dhcp6(service.clone());

@@ -124,9 +124,8 @@ struct Hands {
 /// Chunks that were written and not yet read back.
 #[derive(Default)]
 struct Unproven {
-    /// Perhaps not on the medium yet, and how many bytes they are.
+    /// Perhaps not on the medium yet.
     written: Vec<usize>,
-    bytes: u64,
     /// On the medium.
     synced: VecDeque<usize>,
 }
@@ -282,18 +281,15 @@ impl Work<'_> {
     /// After chunk `i` was written: reads back another one that is on the medium, and puts what was written
     /// there when it is enough.
     fn prove_another(&self, i: usize, hands: &mut Hands) -> Result<(), Stop> {
-        let mut unproven = self.unproven();
-        let another = unproven.synced.pop_front();
-        unproven.written.push(i);
-        unproven.bytes += self.place(i).1 as u64;
-        if unproven.bytes >= BATCH {
-            unproven.bytes = 0;
-            let batch = mem::take(&mut unproven.written);
-            drop(unproven);
+        let (another, batch) = {
+            let mut unproven = self.unproven();
+            unproven.written.push(i);
+            let is_enough = unproven.written.len() as u64 * self.list.chunk_size >= BATCH;
+            (unproven.synced.pop_front(), is_enough.then(|| mem::take(&mut unproven.written)))
+        };
+        if let Some(batch) = batch {
             self.region.sync()?;
             self.unproven().synced.extend(batch);
-        } else {
-            drop(unproven);
         }
         another.map_or(Ok(()), |i| self.prove(i, hands))
     }

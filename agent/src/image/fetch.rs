@@ -40,14 +40,12 @@ pub trait ImageSource: Sync {
     fn open(&self, part: Part, offset: u64, end: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError>;
 
     /// Asks another place from now on, because of `why`; whether there is another one.
-    fn elsewhere(&self, why: &str) -> bool {
-        let _ = why;
+    fn elsewhere(&self, _why: &str) -> bool {
         false
     }
 
     /// Asks the last place alone from now on, as what came was wrong; whether any of it came from another one.
-    fn distrust(&self, why: &str) -> bool {
-        let _ = why;
+    fn distrust(&self, _why: &str) -> bool {
         false
     }
 }

@@ -49,7 +49,10 @@ pub async fn dhcp_service<B: Backend>(
 ) -> Result<Arc<Service<B>>, StoreError> {
     let subnets = app.config.subnets();
     let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
-    app.store.put_leases(resumed.writes).await?;
+    // What another server renews meanwhile must not become shorter again: then this one alone waits longer.
+    if !app.store.is_shared() {
+        app.store.put_leases(resumed.writes).await?;
+    }
     let restored = app.restored;
     let longest_ms = subnets.iter().map(|subnet| subnet.looking.longest_ms).max().unwrap_or(0);
     let left_ms = restored.map_or(0, |at| longest_ms.saturating_sub(resumed.now.since(at)));
