@@ -1,6 +1,7 @@
 //! The server's middle: load a machine, let the core decide, commit, and only then answer.
 
 mod boot;
+pub(crate) mod observing;
 mod recall;
 mod rescue;
 pub(crate) mod unlock;
@@ -24,6 +25,7 @@ use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order, Syst
 use kaltstart_core::recall::Via;
 use kaltstart_core::rescue::Rescue;
 use kaltstart_protocol::agent_api::DiskUuids;
+use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::keep;
@@ -59,6 +61,9 @@ pub enum AppError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The server only observes.
+    #[error("{finding}. {next}", finding = .0, next = .0.code.next())]
+    Observing(Finding),
     /// A boot file cannot be read.
     #[error("a boot file cannot be read; the server's log names it")]
     BootFile,
@@ -106,6 +111,8 @@ pub struct App {
     pub tls: Arc<Tls>,
     /// Since when the database is known to be a restored copy, if it is one.
     pub restored: Option<Millis>,
+    /// What DHCP clients have said since.
+    observed: observing::Observed,
     /// Held by whoever lets a machine lose data: [`App::turn_to_lose`].
     losing: Mutex<()>,
     /// Keys of encrypted disks.
@@ -139,11 +146,13 @@ impl App {
             admin,
             tls,
             restored,
+            observed: observing::Observed::default(),
             losing: Mutex::new(()),
             disk_keys,
             shells,
             told_full: AtomicBool::new(false),
         };
+        app.tell_observing();
         app.end_outdated().await?;
         for node in app.config.node.iter().filter_map(config::Node::declaration) {
             match app.declare(&node).await {
@@ -378,7 +387,8 @@ impl App {
     /// Orders a job on the word of `approver`.
     ///
     /// # Errors
-    /// When the machine takes no such order, too many others lose data already, or the store fails.
+    /// When the machine takes no such order, the server only observes, too many others lose data already, or the store
+    /// fails.
     pub async fn order(
         &self,
         key: Key<'_>,
@@ -386,6 +396,7 @@ impl App {
         order: Order,
         approver: &str,
     ) -> Result<Machine, AppError> {
+        self.withheld(kind, &order).map_err(AppError::Observing)?;
         let now = clock::now();
         let id = JobId::new(now, clock::random_bits());
         let loses = losses::is_ordered(kind, &order);

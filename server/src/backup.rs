@@ -92,7 +92,7 @@ pub(crate) fn restore(config: &Config, from: &Path) -> Result<String> {
     }
     Ok(format!(
         "{} are in {}. What was ordered before the backup and is not done ends with KS-2110 when the server starts; \
-         what became of the machines since then it does not know: look at them before you order",
+         what became of the machines since then it does not know: until you accept that it only observes (`ks restored`)",
         copied?,
         to.display()
     ))

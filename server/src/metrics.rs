@@ -79,6 +79,7 @@ pub struct Metrics {
     pub http_bytes: Counter,
     jobs: Family<Ended, Counter>,
     wipe_grants: Family<Kind, Counter>,
+    observing: Gauge,
     phases: Family<InPhase, Histogram>,
 }
 
@@ -120,6 +121,12 @@ impl Default for Metrics {
             "Wipe grants by kind of job: given, one a disk, or refused with that code",
             wipe_grants.clone(),
         );
+        let observing = Gauge::default();
+        registry.register(
+            "observing",
+            "1 while the server only observes since a copy was restored, else 0",
+            observing.clone(),
+        );
         let phases = Family::<InPhase, Histogram>::new_with_constructor(|| {
             Histogram::new([1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 240.0, 480.0, 900.0])
         });
@@ -143,6 +150,7 @@ impl Default for Metrics {
             http_bytes,
             jobs,
             wipe_grants,
+            observing,
             phases,
         }
     }
@@ -190,6 +198,11 @@ impl Metrics {
             _ => return,
         };
         self.jobs.get_or_create(&Ended { kind: job.kind.name(), outcome }).inc();
+    }
+
+    /// Whether the server only observes.
+    pub(crate) fn set_observing(&self, observing: bool) {
+        self.observing.set(i64::from(observing));
     }
 
     /// Watches the DHCP service from now on.

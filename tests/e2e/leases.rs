@@ -10,6 +10,7 @@ use kaltstart_tests::pair::{CLIENT, Pair, SERVER, SERVER_INTERFACE, SUBNET};
 use kaltstart_tests::process::{Process, run, tethered};
 use kaltstart_tests::server::sum_samples;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -85,6 +86,14 @@ impl<'a> Site<'a> {
         let request = Request { method: "GET", path: "/metrics", ..Request::default() };
         let text = self.pair.in_server(|| http::send((SERVER, 8080).into(), &request, secs(10)))?.text();
         Ok(sum_samples(&text, "kaltstart_dhcp_messages", "type=\"discover\",result=\"received\""))
+    }
+
+    /// What differs from a restored copy.
+    fn restored(&self) -> Result<Value> {
+        let token = fs::read_to_string(self.pair.dir().join("data/admin.token"))?;
+        let request =
+            Request { method: "GET", path: "/v1/restored", token: Some(token.trim()), ..Request::default() };
+        self.pair.in_server(|| http::send((SERVER, 8080).into(), &request, secs(10)))?.json()
     }
 
     fn log(&self) -> String {
@@ -262,6 +271,17 @@ fn old_data_were_restored(silent_to_ping: bool) -> Result<()> {
     let next = clients.lease_soon(6)?;
     ensure!(!held.contains(&next) && next != new, "{next} was given twice");
     ensure!(site.log().contains("the database is a restored copy"), "the log does not say so");
+    let differs = site.restored()?;
+    ensure!(differs["observing"] == true && differs["not_heard"] == json!(["n1"]), "{differs}");
+    let claimed = |n: u32| {
+        let said = differs["differences"].as_array().into_iter().flatten();
+        let mac = mac(n).map(|byte| format!("{byte:02x}")).join(":");
+        said.filter(|one| one["kind"] == "address" && one["mac"] == mac.as_str()).count()
+    };
+    ensure!(
+        (claimed(3), claimed(4), claimed(5)) == (1, 0, 0),
+        "who goes on is listed, and nobody else: {differs}"
+    );
     Ok(())
 }
 

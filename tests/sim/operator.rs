@@ -1,6 +1,6 @@
 //! Operators: look at a machine, and order, take back, accept or mend what fits, as their dice say.
 
-use crate::server::Ask;
+use crate::server::{Answer, Ask};
 use crate::site::{PROFILE, SERVER, admin};
 use serde_json::{Value, json};
 
@@ -38,6 +38,16 @@ pub(crate) fn look(mac: &str) -> Ask {
 /// Declares a machine.
 pub(crate) fn declare(name: &str, mac: &str, address: Option<&str>) -> Ask {
     ask(true, "/v1/nodes".into(), &json!({"name": name, "mac": mac, "address": address}))
+}
+
+/// What follows from the answer to an order for a machine: where the server only observes, the operator accepts the
+/// restored copy as it is, and orders again some other time.
+pub(crate) fn ordered(server: usize, press: bool, answer: &Answer, view: &Value) -> Follow {
+    if view["code"] == "observing" {
+        let accept = ask(true, "/v1/restored/accept".into(), &json!({"differences": u32::MAX}));
+        return Follow::Ask(Errand::Other, accept);
+    }
+    if press && answer.is_good() { Follow::Press(server) } else { Follow::Nothing }
 }
 
 /// How often an operator sends the same at once.

@@ -520,7 +520,7 @@ impl World {
             Errand::Order { server, press } => {
                 let what = view["kind"].as_str().or(view["detail"].as_str()).unwrap_or_default().to_owned();
                 self.say(&format!("order for n{}: {} {what}", server + 1, answer.status));
-                if press && answer.is_good() { Follow::Press(server) } else { Follow::Nothing }
+                operator::ordered(server, press, answer, &view)
             }
             _ => Follow::Nothing,
         };

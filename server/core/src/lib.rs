@@ -19,6 +19,7 @@ pub mod http_head;
 pub mod lifecycle;
 pub mod losses;
 pub mod machine;
+pub mod observing;
 pub mod placement;
 pub mod recall;
 pub mod rescue;

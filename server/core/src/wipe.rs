@@ -149,12 +149,6 @@ fn all_disks<'a>(node: &Node, facts: &'a Facts) -> Result<Vec<&'a Disk>, Finding
 /// Whether what is lost of a disk may be, without that it was given up.
 fn may_be_lost(node: &Node, job: &Job, disk: &Disk, contents: &Contents) -> bool {
     let uuids = job.order.system().map(|order| &order.uuids);
-    let own = |uuids: &DiskUuids| {
-        // Any disk of the installation: since then it may have been plugged in elsewhere.
-        (0..DISKS_MAX)
-            .map(|index| uuids.on_disk(index))
-            .any(|disk| contents.0.iter().all(|area| is_of(area, &disk) || is_array_of(area, uuids)))
-    };
     // An agent that was interrupted while clearing leaves a part of what was there, and pieces.
     let rest = || {
         job.wipe.iter().filter(|before| before.disk == DiskIdentity::of(disk)).any(|before| {
@@ -165,7 +159,20 @@ fn may_be_lost(node: &Node, job: &Job, disk: &Disk, contents: &Contents) -> bool
             })
         })
     };
-    contents.is_blank() || node.own.iter().chain(uuids).any(own) || rest()
+    is_own(node, contents) || uuids.is_some_and(|uuids| is_all_of(contents, uuids)) || rest()
+}
+
+/// Whether nothing is there but of an installation of `node`.
+pub(crate) fn is_own(node: &Node, contents: &Contents) -> bool {
+    contents.is_blank() || node.own.iter().any(|uuids| is_all_of(contents, uuids))
+}
+
+/// Whether all of it is of the installation with these UUIDs.
+fn is_all_of(contents: &Contents, uuids: &DiskUuids) -> bool {
+    // Any disk of the installation: since then it may have been plugged in elsewhere.
+    (0..DISKS_MAX)
+        .map(|index| uuids.on_disk(index))
+        .any(|disk| contents.0.iter().all(|area| is_of(area, &disk) || is_array_of(area, uuids)))
 }
 
 /// Whether an installation with these UUIDs has written it on any of its disks.

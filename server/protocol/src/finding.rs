@@ -160,6 +160,8 @@ codes! {
         "Compare the message with `ks layout try NODE --profile PROFILE`: order with a profile whose layout has the partition where it is, or without `--keep` if its data may be lost. Nothing was written.";
     Unfit = "KS-2116", "image and layout do not fit together",
         "As the message says: let the profile take the image as an archive (tar), a layout with one ext4 for `/`, or one with larger partitions; then restart the server and order again. Nothing was written.";
+    OnlyObserving = "KS-2117", "the server only observes since a copy was restored",
+        "See what differs with `ks restored`, and take the copy as it is with `ks restored accept`; then order. Nothing was written.";
     DiskFailing = "KS-2201", "a disk says that it is failing",
         "Save what is on the disk and replace it: slot and serial number are in the message. No job writes to it; another disk is chosen by the profile's rule.";
     PartMissing = "KS-2202", "a part that was there is gone",

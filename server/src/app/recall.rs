@@ -35,6 +35,7 @@ impl App {
             return Ok(stay);
         }
         let (Some((mode, _)), Some(mac)) = (wanted(&machine), node.macs.first().copied()) else {
+            self.system_asked(&machine).await?;
             return Ok(stay);
         };
         // Before the grant: a start that cannot be made is not promised.

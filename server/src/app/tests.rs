@@ -65,3 +65,18 @@ async fn p31_a_declared_machine_is_renamed_by_the_configuration_alone() {
     let adopted = app.declare(&wanted("db-10", 9, None)).await.expect("adopted").node;
     assert_eq!((adopted.id, adopted.declared), (machine.node.id, true));
 }
+
+/// The same of a copy of the database in `dir` that was put in its place.
+pub(crate) async fn restored_app(dir: &Path) -> App {
+    drop(app(dir).await);
+    // The writing thread ends by itself; with the last connection SQLite takes the log away.
+    let (wal, began) = (dir.join("kaltstart.db-wal"), std::time::Instant::now());
+    while wal.exists() {
+        assert!(began.elapsed().as_secs() < 10, "the database is not closed");
+        std::thread::yield_now();
+    }
+    let (file, copy) = (dir.join("kaltstart.db"), dir.join("copy"));
+    std::fs::copy(&file, &copy).expect("copied");
+    std::fs::rename(&copy, &file).expect("restored");
+    app(dir).await
+}

@@ -111,6 +111,10 @@ impl App {
             let Assignment::Job(job) = assignment(machine, &trust) else {
                 return Err(AppError::Refused("the job has ended, or its agent must start again".into()));
             };
+            if let Err(finding) = self.withheld(job.kind, &job.order) {
+                outcome = Some(Outcome::Refused(finding.clone()));
+                return Ok(Event::Hindered(finding));
+            }
             let now = clock::now();
             let mut granted = wipe::grants(&machine.node, &job, trust.epoch, now);
             if granted.as_ref().is_ok_and(|grants| losses::is_granted(grants)) {

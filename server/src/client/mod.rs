@@ -10,6 +10,7 @@ mod hardware;
 mod layout;
 pub(crate) mod output;
 mod rescue;
+mod restored;
 pub(crate) mod waterfall;
 mod why;
 
@@ -136,6 +137,13 @@ pub enum ClientCommand {
     Rescue(rescue::Rescue),
     /// Work on a machine that is held; the code of `ks rescue` lets you in, and all of it is recorded
     Shell(rescue::Shell),
+    /// What the fleet says that a restored copy of the database does not; until that is accepted the server only
+    /// observes
+    Restored {
+        /// Left out: show it
+        #[command(subcommand)]
+        command: Option<restored::RestoredCommand>,
+    },
     /// Why a machine does not start: the likeliest cause, its proof, what to do next
     Why {
         /// Name, identifier or MAC; also of a machine nobody declared
@@ -380,6 +388,7 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         }
         ClientCommand::Rescue(wanted) => rescue::order(&api, &wanted, format).await,
         ClientCommand::Shell(wanted) => rescue::shell(&api, &wanted).await,
+        ClientCommand::Restored { command } => restored::run(&api, command, format).await,
         ClientCommand::Why { node } => {
             let diagnosis: DiagnosisView = api.get(&Api::path(&["v1", "nodes", &node, "diagnosis"])).await?;
             match format {
@@ -404,6 +413,7 @@ async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, C
     let (node, wanted) = match command {
         NodeCommand::List => {
             let nodes: Vec<NodeView> = api.get("/v1/nodes").await?;
+            restored::warn(api).await?;
             return output::list(&nodes, format);
         }
         NodeCommand::Show { node } => {

@@ -99,6 +99,7 @@ impl Backend for DhcpDoor {
             }
         }
         let Some(mac) = contact.mac else { return false };
+        self.app.observe_contact(mac, contact);
         // Where addresses are ours, leases say it.
         if let Some(address) = contact.address.filter(|address| !self.app.watches.gives(*address)) {
             self.app.claims.note(address, mac);
@@ -256,7 +257,15 @@ mod tests {
 
     fn discover(n: u32) -> Contact {
         let kind = MessageType::Discover;
-        Contact { mac: Some(mac(n)), client: FIRMWARE, kind, address: None, hostname: None, unanswered: None }
+        Contact {
+            mac: Some(mac(n)),
+            client: FIRMWARE,
+            kind,
+            address: None,
+            hostname: None,
+            unanswered: None,
+            claim: None,
+        }
     }
 
     fn commit(door: &DhcpDoor, contacts: Vec<Contact>) {

@@ -3,17 +3,19 @@
 use super::connection::Door;
 use super::error::Problem;
 use super::extract::Body;
+use crate::app::observing::Speaker;
 use crate::app::{App, AppError};
 use crate::clock;
 use crate::images::{Image, ImageError};
 use crate::store::{Key, Versioned};
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::{Extension, Json};
 use kaltstart_core::lifecycle::event::{self, Event, SystemReport};
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{BurnInOrder, Job, Machine, Order, RescueOrder, SystemOrder};
+use kaltstart_core::observing::Kind;
 use kaltstart_core::placement::place;
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX};
@@ -23,13 +25,14 @@ use kaltstart_protocol::agent_api::{
 };
 use kaltstart_protocol::burn_in::{BurnInTask, NetworkLoad};
 use kaltstart_protocol::finding::{Code, Finding};
-use kaltstart_protocol::ids::{Digest, NodeId};
+use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::keep::Kept;
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::rescue::RescueTask;
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::wipe::{SignedGrant, WipeGrant};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,15 +74,81 @@ impl FromRequestParts<Arc<App>> for Agent {
     }
 }
 
+/// What an agent says of a job.
+pub(super) trait OfJob {
+    /// The job, and what the agent does or has done.
+    fn of_job(&self) -> (&JobId, String);
+}
+
+impl OfJob for Report {
+    fn of_job(&self) -> (&JobId, String) {
+        (&self.job, format!("its agent works on the job, in phase {}", self.phase.name()))
+    }
+}
+
+impl OfJob for Installed {
+    fn of_job(&self) -> (&JobId, String) {
+        (&self.job, "its agent has laid down the job's system".into())
+    }
+}
+
+impl OfJob for Erased {
+    fn of_job(&self) -> (&JobId, String) {
+        (&self.job, "its agent has erased the disks for the job".into())
+    }
+}
+
+/// An agent, and what it says of its job.
+///
+/// Nobody's words are read who has not proved a session, but by a server that only observes: what an agent does that its
+/// restored copy does not know is worth to be told.
+pub(super) struct Says<T> {
+    agent: Agent,
+    said: T,
+}
+
+impl<T: OfJob + DeserializeOwned + Send> FromRequest<Arc<App>> for Says<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let agent = Agent::from_request_parts(&mut parts, app).await;
+        let door = parts.extensions.get::<Door>().cloned();
+        let said = Body::<T>::from_request(Request::from_parts(parts, body), app);
+        match agent {
+            Ok(agent) => Ok(Self { agent, said: said.await?.0 }),
+            Err(unknown) => {
+                if app.store.observing().is_some()
+                    && let (Some(door), Ok(Body(said))) = (door, said.await)
+                {
+                    let (job, does) = said.of_job();
+                    app.agent_works(speaker(app, &door, &[]), job, &does).await;
+                }
+                Err(unknown)
+            }
+        }
+    }
+}
+
+/// Who speaks at the other end, and says that it has these hardware addresses: the node that has one of them, else the
+/// machine at that address.
+pub(super) fn speaker(app: &App, door: &Door, macs: &[Mac]) -> Speaker {
+    let named = macs.iter().copied().find(|mac| app.store.index().get(*mac).is_some());
+    let mac = named.or_else(|| door.peer.machine(app).ok().flatten()).or(macs.first().copied());
+    app.speaker(mac, Some(door.peer.address()))
+}
+
 /// `POST /agent/v1/hello`
 pub(super) async fn hello(
     State(app): State<Arc<App>>,
+    Extension(door): Extension<Door>,
     Body(hello): Body<Hello>,
 ) -> Result<Json<Welcome>, Problem> {
     if hello.session.expose().len() < SESSION_LEN_MIN {
         return Err(Problem::bad_request("the session secret is too short to be one"));
     }
     let (token, session) = (hello.token.fingerprint(), hello.session.fingerprint());
+    let macs: Vec<Mac> = hello.facts.nics.iter().map(|nic| nic.mac).collect();
     let event = Event::AgentHello(event::Hello {
         token,
         session,
@@ -108,6 +177,12 @@ pub(super) async fn hello(
         }
         Err(AppError::NotFound(_) | AppError::Refused(_)) => {
             tracing::warn!("an agent's hello was refused: its boot token is unknown, used or expired");
+            app.unknown(Kind::Agent, || {
+                let detail =
+                    format!("its agent was started to {}; the copy does not know it", hello.mode.name());
+                (speaker(&app, &door, &macs), None, detail)
+            })
+            .await;
             Err(Problem::unauthorized("the boot token is unknown, used or expired; restart the machine"))
         }
         Err(error) => Err(error.into()),
@@ -231,7 +306,7 @@ async fn hand_out_system(
         Err(task) => return Ok(task),
     };
     let kept: Vec<Kept> = granted.iter().flat_map(|(grant, _)| &grant.keep).cloned().collect();
-    let boot_mac = machine.node.macs.first().copied().unwrap_or(kaltstart_protocol::ids::Mac([0; 6]));
+    let boot_mac = machine.node.macs.first().copied().unwrap_or(Mac([0; 6]));
     let list = image.manifest.format.chunks().map(|list| &list.digest);
     let had_at = |base: &str| {
         let url = |digest: &Digest| format!("{base}/images/{digest}");
@@ -313,38 +388,51 @@ fn image(app: &App, order: &SystemOrder) -> Result<Image, Finding> {
 /// `POST /agent/v1/report`
 pub(super) async fn report(
     State(app): State<Arc<App>>,
-    agent: Agent,
-    Body(report): Body<Report>,
+    says: Says<Report>,
 ) -> Result<Json<Directive>, Problem> {
-    let event = Event::PhaseReported {
+    told_of_job(&app, says, |report| Event::PhaseReported {
         job: report.job,
         attempt: report.attempt,
         phase: report.phase,
         state: report.state,
         progress: report.progress,
         detail: report.detail,
-    };
-    directive(app.apply(Key::Session(agent.session), &event).await)
+    })
+    .await
+}
+
+/// Lets what an agent said of its job happen. What is refused the copy may have otherwise.
+async fn told_of_job<T: OfJob>(
+    app: &App,
+    Says { agent, said }: Says<T>,
+    event: impl FnOnce(T) -> Event,
+) -> Result<Json<Directive>, Problem> {
+    let (job, does) = said.of_job();
+    let job = job.clone();
+    let outcome = app.apply(Key::Session(agent.session), &event(said)).await;
+    if matches!(outcome, Err(AppError::Refused(_))) {
+        app.agent_works(Speaker::node(&agent.found.machine.node), &job, &does).await;
+    }
+    directive(outcome)
 }
 
 /// `POST /agent/v1/installed`
 pub(super) async fn installed(
     State(app): State<Arc<App>>,
-    agent: Agent,
-    Body(installed): Body<Installed>,
+    says: Says<Installed>,
 ) -> Result<Json<Directive>, Problem> {
-    directive(app.apply(Key::Session(agent.session), &Event::InstallDone(installed)).await)
+    told_of_job(&app, says, Event::InstallDone).await
 }
 
 /// `POST /agent/v1/erased`
 pub(super) async fn erased(
     State(app): State<Arc<App>>,
-    agent: Agent,
-    Body(erased): Body<Erased>,
+    says: Says<Erased>,
 ) -> Result<Json<Directive>, Problem> {
-    let outcome = app.apply(Key::Session(agent.session), &Event::DisksErased(erased)).await;
-    if let Ok(applied) = &outcome
-        && let Err(error) = app.disk_keys.destroy(&applied.machine.node.id)
+    let node = says.agent.found.machine.node.id.clone();
+    let directive = told_of_job(&app, says, Event::DisksErased).await?;
+    if directive.0 == Directive::Continue
+        && let Err(error) = app.disk_keys.destroy(&node)
     {
         // The agent tells it again.
         tracing::error!(%error, "keys of erased disks are left");
@@ -354,7 +442,7 @@ pub(super) async fn erased(
             "keys of its disks are left",
         ));
     }
-    directive(outcome)
+    Ok(directive)
 }
 
 pub(super) fn directive(outcome: Result<crate::app::Applied, AppError>) -> Result<Json<Directive>, Problem> {
@@ -400,9 +488,15 @@ fn cut(text: &str, max: usize) -> String {
 /// `POST /node/v1/report`
 pub(super) async fn system_report(
     State(app): State<Arc<App>>,
+    Extension(door): Extension<Door>,
     Body(report): Body<NodeReport>,
 ) -> Result<StatusCode, Problem> {
     let token: Secret = report.token;
+    let key = Key::ReportToken(token.fingerprint());
+    let detail = format!(
+        "its system reports itself as {:?}, {:?} on the root file system {:?}",
+        report.hostname, report.os, report.root_uuid
+    );
     let event = Event::SystemReported(SystemReport {
         hostname: report.hostname,
         kernel: report.kernel,
@@ -413,9 +507,19 @@ pub(super) async fn system_report(
         ssh_host_keys: report.ssh_host_keys,
         boot_order: report.boot_order,
     });
-    match app.apply(Key::ReportToken(token.fingerprint()), &event).await {
+    match app.apply(key, &event).await {
         Ok(_) => Ok(StatusCode::NO_CONTENT),
         Err(AppError::NotFound(_) | AppError::Refused(_)) => {
+            app.unknown(Kind::System, || {
+                let found = app.store.machine(key).ok().flatten().map(|found| found.machine);
+                match found.and_then(|machine| Some((Speaker::node(&machine.node), machine.job?.id))) {
+                    Some((who, job)) => (who, Some(job), format!("{detail}; by the copy its job has ended")),
+                    None => {
+                        (speaker(&app, &door, &[]), None, format!("{detail}; the copy does not know its job"))
+                    }
+                }
+            })
+            .await;
             Err(Problem::new(StatusCode::GONE, "refused", "nobody waits for this report"))
         }
         Err(error) => Err(error.into()),

@@ -21,6 +21,7 @@ pub mod listen;
 mod patience;
 mod recall;
 pub mod rescue;
+pub mod restored;
 mod unlock;
 
 use crate::app::App;
@@ -69,6 +70,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/dhcp/options/{server}", get(dhcp::options))
         .route("/v1/grant-key", get(grant_key::shown))
         .route("/v1/grant-key/rotate", post(grant_key::rotate))
+        .route("/v1/restored", get(restored::shown))
+        .route("/v1/restored/accept", post(restored::accept))
         .route("/v1/profiles", get(api::profiles))
         .route("/v1/images", get(api::images))
         .route("/v1/images/refused", get(api::refused_images))
@@ -152,17 +155,25 @@ async fn only_unread(State(app): State<Arc<App>>, request: Request, next: Next) 
 
 async fn healthz(State(app): State<Arc<App>>) -> (StatusCode, Json<serde_json::Value>) {
     let nodes = app.store.index().machines();
+    let observing = app.store.observing().is_some();
     let (code, status) = if !app.metrics.stores_leases() {
         (StatusCode::SERVICE_UNAVAILABLE, "leases cannot be stored")
     } else if app.watches.view(&[]).iter().any(|subnet| subnet.role == Role::Refused) {
         (StatusCode::SERVICE_UNAVAILABLE, "another DHCP server serves a subnet; `ks dhcp status` names it")
+    } else if observing {
+        // It serves: nobody is to be sent to another.
+        (StatusCode::OK, "only observes since a copy was restored; `ks restored` shows what differs")
     } else {
         (StatusCode::OK, "ok")
     };
-    (code, Json(serde_json::json!({"status": status, "nodes": nodes, "version": env!("CARGO_PKG_VERSION")})))
+    let version = env!("CARGO_PKG_VERSION");
+    let health =
+        serde_json::json!({"status": status, "observing": observing, "nodes": nodes, "version": version});
+    (code, Json(health))
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> ([(header::HeaderName, &'static str); 1], String) {
     const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    app.metrics.set_observing(app.store.observing().is_some());
     ([(header::CONTENT_TYPE, TYPE)], app.metrics.text())
 }

@@ -1,5 +1,6 @@
 //! An installed system asks for the key of its disks.
 
+use super::agent::speaker;
 use super::connection::Door;
 use super::error::Problem;
 use super::extract::Body;
@@ -8,6 +9,7 @@ use crate::app::{App, AppError};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
+use kaltstart_core::observing::Kind;
 use kaltstart_protocol::unlock::{UnlockAnswer, UnlockQuestion};
 use std::sync::Arc;
 
@@ -20,6 +22,9 @@ pub(super) async fn ask(
     match app.unlock(&question, door.peer.address()).await {
         Ok(answer) => Ok(Json(answer)),
         Err(Withheld::App(AppError::NotFound(_))) => {
+            let detail = "its system asks for the key of its disks; the copy does not know that system";
+            let who = || speaker(&app, &door, &question.host.macs);
+            app.unknown(Kind::System, || (who(), None, detail.into())).await;
             Err(Problem::unauthorized("no system with encrypted disks has this token (any more)"))
         }
         Err(Withheld::App(error)) => Err(error.into()),

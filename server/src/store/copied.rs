@@ -1,17 +1,29 @@
-//! Whether the database is a copy that was put in place of the one that was written last.
+//! Whether the database is a copy that was put in place of the one that was written last, and what the fleet says
+//! that the copy does not know.
 
-use super::connection::{Connection, Result};
-use super::{Store, StoreError};
+use super::connection::{Connection, Result, from_json, to_json};
+use super::rows::to_i64;
+use super::{Store, StoreError, Transaction};
+use kaltstart_core::observing::{Accepted, Difference, Restored};
 use kaltstart_protocol::time::Millis;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::UNIX_EPOCH;
 
 /// Keys in the table `meta`.
 const FILE: &str = "file";
+/// The epoch.
 const RESTORED: &str = "restored";
+/// The copy of which the epoch began, as [`Restored`].
+const COPY: &str = "copy";
+/// Differences, each behind its subject.
+const DIFFERENCE: &str = "difference ";
+
+/// Differences of machines that are no nodes: whoever sends packets can make them up.
+pub const OF_STRANGERS_MAX: usize = 1000;
 
 /// What tells a file from its copies: its number, which a file system may give again, and its birth
 /// where the file system notes it.
@@ -24,31 +36,156 @@ pub(super) fn identity(path: &Path) -> io::Result<String> {
 impl Store {
     /// Since when the database is known to be a copy: what was written after it was made is lost. That
     /// is noted at `now` when its file, or shared database, is another than the one that was written last, and no earlier than what
-    /// is certain: that the newest lease was given, and a copy restored before. A copy that was
-    /// written into the same file, or a whole file system set back, is not noticed.
+    /// is certain: that the newest lease was given, and a copy restored before. From then on servers only observe
+    /// ([`Store::observing`]). A copy that was written into the same file, or a whole file system set back, is not noticed.
     ///
     /// # Errors
     /// When the database cannot be read or written.
     pub async fn restored(&self, now: Millis) -> Result<Option<Millis>, StoreError> {
         let identity = self.identity.clone();
-        self.transact(move |transaction| {
-            let connection = transaction.connection();
-            let written: Option<String> = get(connection, FILE)?;
-            if written.as_ref() != Some(&identity) {
-                put(connection, FILE, &identity)?;
-                if written.is_some() {
-                    let newest = "SELECT coalesce(max(since), 0) FROM leases";
-                    let newest = connection.first(newest, &[], |row| row.int(0))?.unwrap_or(0);
-                    let before: Option<u64> = get(connection, RESTORED)?.and_then(|at| at.parse().ok());
-                    let at = now.0.max(newest.unsigned_abs()).max(before.map_or(0, |before| before + 1));
-                    put(connection, RESTORED, &at.to_string())?;
+        let (epoch, copy) = self
+            .transact(move |transaction| {
+                let connection = transaction.connection();
+                let written = get(connection, FILE)?;
+                if written.as_ref() != Some(&identity) {
+                    put(connection, FILE, &identity)?;
+                    if written.is_some() {
+                        begin_epoch(connection, now)?;
+                    }
                 }
-            }
-            let restored = get(connection, RESTORED)?;
-            Ok(restored.and_then(|at| at.parse().ok()).map(Millis))
-        })
-        .await
+                let epoch = get(connection, RESTORED)?.and_then(|at| at.parse().ok()).map(Millis);
+                Ok((epoch, copy(connection)?))
+            })
+            .await?;
+        self.learn_copy(copy);
+        Ok(epoch)
     }
+
+    /// The copy that the servers go on from, if it is one and was restored by a server that notes it.
+    #[must_use]
+    pub fn copied(&self) -> Option<Restored> {
+        self.copied.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same as long as nobody has compared it with the fleet: then nothing is done that may lose data.
+    #[must_use]
+    pub fn observing(&self) -> Option<Restored> {
+        self.copied().filter(|copy| copy.accepted.is_none())
+    }
+
+    pub(super) fn learn_copy(&self, copy: Option<Restored>) {
+        *self.copied.write().unwrap_or_else(PoisonError::into_inner) = copy;
+    }
+
+    /// What was noted by [`note`](Self::note), and whether there may be more of strangers.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn differences(&self) -> Result<(Vec<Difference>, bool), StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT value FROM meta WHERE key LIKE 'difference %' ORDER BY key";
+            let all: Vec<Difference> = connection.all(sql, &[], |row| row.document(0))?;
+            let strangers = all.iter().filter(|one| one.node.is_none()).count();
+            Ok((all, strangers >= OF_STRANGERS_MAX))
+        })
+    }
+
+    /// Notes a difference, as [`Transaction::note`] does.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn note(&self, difference: Difference) -> Result<(), StoreError> {
+        self.transact(move |transaction| transaction.note(&difference)).await
+    }
+
+    /// Takes the copy as it is: servers order again. Keeps `shown`, what the machines show at this moment, beside what
+    /// was noted. None if there is no copy, or it was taken before.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn accept(
+        &self,
+        accepted: Accepted,
+        shown: Vec<Difference>,
+    ) -> Result<Option<Restored>, StoreError> {
+        let taken = self
+            .transact(move |transaction| {
+                let Some(found) = copy(transaction.connection())?.filter(|copy| copy.accepted.is_none())
+                else {
+                    return Ok(None);
+                };
+                shown.iter().try_for_each(|difference| transaction.note(difference))?;
+                let taken = Restored { accepted: Some(accepted.clone()), ..found };
+                put(transaction.connection(), COPY, &to_json(&taken)?)?;
+                transaction.tell_accepted(&taken, &accepted)?;
+                Ok(Some(taken))
+            })
+            .await?;
+        if taken.is_some() {
+            self.learn_copy(taken.clone());
+        }
+        Ok(taken)
+    }
+}
+
+impl Transaction<'_> {
+    /// Notes a difference, if it says anything new of its subject, and unless it is one too many of strangers.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written.
+    pub fn note(&mut self, difference: &Difference) -> Result<()> {
+        let connection = self.connection();
+        let key = format!("{DIFFERENCE}{}", difference.subject());
+        let before: Option<Difference> = get(connection, &key)?.as_deref().map(from_json).transpose()?;
+        if before.as_ref().is_some_and(|before| difference.repeats(before)) {
+            return Ok(());
+        }
+        if before.is_none() && difference.node.is_none() {
+            let sql =
+                "SELECT count(*) FROM meta WHERE key LIKE 'difference %' AND value LIKE '%\"node\":null%'";
+            let strangers = connection.first(sql, &[], |row| row.int(0))?.unwrap_or(0);
+            if strangers >= OF_STRANGERS_MAX as i64 {
+                return Ok(());
+            }
+        }
+        put(connection, &key, &to_json(difference)?)
+    }
+
+    /// Tells subscribers that servers order again, and on whose word.
+    fn tell_accepted(&mut self, copy: &Restored, accepted: &Accepted) -> Result<()> {
+        let data = serde_json::json!({
+            "since": copy.since,
+            "copied": copy.copied,
+            "approver": accepted.by,
+            "differences": accepted.differences,
+            "not_heard": accepted.not_heard,
+        });
+        let data = data.to_string();
+        let sql = "INSERT INTO events (time, kind, node, job, data) VALUES (?1, 'restored.accepted', 'restored', NULL, ?2) RETURNING id";
+        let values = [to_i64(accepted.at.0).into(), (&data).into()];
+        let newest = self.connection().first(sql, &values, |row| row.int(0))?;
+        self.newest_event = newest.or(self.newest_event);
+        Ok(())
+    }
+}
+
+/// The copy of which the epoch began.
+pub(super) fn copy(connection: &mut Connection) -> Result<Option<Restored>> {
+    get(connection, COPY)?.as_deref().map(from_json).transpose()
+}
+
+/// A new epoch, in which servers only observe.
+fn begin_epoch(connection: &mut Connection, now: Millis) -> Result<()> {
+    let mut newest = |sql| -> Result<Millis> {
+        Ok(Millis(connection.first(sql, &[], |row| row.int(0))?.unwrap_or(0).unsigned_abs()))
+    };
+    let lease = newest("SELECT coalesce(max(since), 0) FROM leases")?;
+    let copied = lease.max(newest("SELECT coalesce(max(time), 0) FROM events")?);
+    let before: Option<u64> = get(connection, RESTORED)?.and_then(|at| at.parse().ok());
+    let since = now.max(lease).max(Millis(before.map_or(0, |before| before + 1)));
+    put(connection, RESTORED, &since.0.to_string())?;
+    connection.execute("DELETE FROM meta WHERE key LIKE 'difference %'", &[])?;
+    put(connection, COPY, &to_json(&Restored { since, copied, accepted: None })?)
 }
 
 fn get(connection: &mut Connection, key: &str) -> Result<Option<String>> {

@@ -6,6 +6,7 @@ use super::Store;
 use kaltstart_core::dhcp::Known;
 use kaltstart_core::lifecycle::HEARD_EVERY_MS;
 use kaltstart_core::machine::{Machine, State};
+use kaltstart_core::observing::has_no_system;
 use kaltstart_protocol::ids::{Mac, NodeId};
 use kaltstart_protocol::time::Millis;
 use std::collections::{BTreeSet, HashMap};
@@ -19,6 +20,8 @@ pub struct Brief {
     pub known: Known,
     /// Whether somebody declared it.
     pub declared: bool,
+    /// See [`has_no_system`].
+    pub has_no_system: bool,
     /// The machine's version.
     version: i64,
     macs: Box<[Mac]>,
@@ -36,6 +39,7 @@ impl Brief {
         Self {
             known: if retired { Known::STRANGER } else { Known::of(machine) },
             declared: node.declared,
+            has_no_system: has_no_system(node),
             version,
             macs: if retired { Box::default() } else { node.macs.clone().into() },
             address: node.address,

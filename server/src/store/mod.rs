@@ -22,6 +22,7 @@ mod transfer;
 mod writer;
 
 pub use connection::{DatabaseError, Result};
+pub use copied::OF_STRANGERS_MAX;
 pub use copy::{Snapshot, copy};
 pub use index::{Brief, Index};
 pub use leases::Wanted;
@@ -35,6 +36,7 @@ pub use writer::WriteError;
 use connection::{Connection, Row};
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{Job, Machine};
+use kaltstart_core::observing::Restored;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
 use others::Shared;
@@ -200,6 +202,8 @@ pub struct Store {
     newest_event: watch::Sender<i64>,
     /// If others may use it too.
     shared: Option<Shared>,
+    /// The copy that it goes on from.
+    copied: RwLock<Option<Restored>>,
 }
 
 impl Store {
@@ -249,7 +253,7 @@ impl Store {
         let newest = newest.map_err(|error| StoreError::Read(error.to_string()))?.unwrap_or(0);
         let (index, newest_event) = (Arc::new(RwLock::new(index)), watch::Sender::new(newest));
         let (reader, writer) = (Mutex::new(reader), Writer::start(writer)?);
-        Ok(Self { identity, reader, writer, index, newest_event, shared })
+        Ok(Self { identity, reader, writer, index, newest_event, shared, copied: RwLock::default() })
     }
 
     fn read<T>(&self, read: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T, StoreError> {

@@ -4,6 +4,7 @@
 //! read by their numbers.
 
 use super::connection::{Connection, Result};
+use super::copied;
 use super::leases::{lease, leases};
 use super::leases6::{lease as lease6, leases6};
 use super::postgres::{Postgres, Server};
@@ -161,6 +162,7 @@ impl Store {
                 )?),
             }
         }
+        self.learn_copy(copied::copy(connection)?);
         let newest_event = connection.first("SELECT max(id) FROM events", &[], |row| row.number(0))?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         nodes.iter().for_each(|found| index.put(&found.machine, found.version));

@@ -9,7 +9,7 @@ use super::proxy;
 use super::relay;
 use super::reply::{self, Grant};
 use super::role::Role;
-use super::{Contact, Decision, Drop, Reply, Seen, View};
+use super::{Claim, Contact, Decision, Drop, Reply, Seen, View};
 use alloc::string::ToString;
 use core::net::Ipv4Addr;
 use kaltstart_protocol::dhcp::MessageType;
@@ -65,6 +65,7 @@ fn decide_here(seen: &Seen<'_>, view: View<'_>) -> Decision {
         address: given.filter(|address| !address.is_unspecified()),
         hostname: seen.message.host_name().map(ToString::to_string),
         unanswered: reply.as_ref().err().copied(),
+        claim: view.restored_ms.and_then(|_| case.claim()),
     };
     Decision { reply, write, contact, check }
 }
@@ -206,6 +207,21 @@ impl Case<'_> {
         } else {
             Outcome::silent(Drop::NoRecord)
         }
+    }
+
+    /// What the client asks to keep (§4.3.2: INIT-REBOOT, RENEWING, REBINDING), and is not its own by the table.
+    fn claim(&self) -> Option<Claim> {
+        let Seen { message, kind, subnet, .. } = self.seen;
+        if *kind != MessageType::Request || message.server_id().is_some() {
+            return None;
+        }
+        let used = Some(message.ciaddr).filter(|address| !address.is_unspecified());
+        let address = used.or_else(|| message.requested_address())?;
+        let lease = self.view.table.get(address);
+        let own = self.asker.reservation == Some(address)
+            || lease.is_some_and(|lease| self.asker.holds(address, lease));
+        let holder = lease.filter(|lease| lease.is_live(self.view.now)).and_then(|lease| lease.mac);
+        (!own && subnet.network.contains(address)).then_some(Claim { address, holder })
     }
 
     /// §4.3.3: the client found the address in use, so it rests. Only its holder may say so.

@@ -122,6 +122,17 @@ pub struct Contact {
     pub hostname: Option<String>,
     /// Why it got no answer.
     pub unanswered: Option<Drop>,
+    /// Where the leases are an older copy: what it claims to have, and does not have by them.
+    pub claim: Option<Claim>,
+}
+
+/// An address that a client asks to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Who has it by the table, as far as that is known.
+    pub holder: Option<Mac>,
 }
 
 /// A message to be sent.

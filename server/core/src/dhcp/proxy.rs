@@ -66,6 +66,7 @@ fn told(seen: &Seen<'_>, reply: Result<Option<Reply>, Drop>) -> Decision {
         address: claimed(seen).filter(|address| seen.subnet.network.contains(*address)),
         hostname: seen.message.host_name().map(ToString::to_string),
         unanswered: reply.as_ref().err().copied(),
+        claim: None,
     };
     Decision { reply, write: None, contact, check: Check::None }
 }

@@ -45,6 +45,8 @@ pub enum Event {
         /// The grant; replaces an older one.
         grant: Grant,
     },
+    /// Its installed system asked whether a job calls it back, and none does.
+    SystemAsked,
     /// Its installed system asked, and was given a new grant for the job that calls it back.
     Recalled {
         /// The grant; replaces an older one.

@@ -94,6 +94,10 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
             draft.address_given(*asker).and_then(|()| draft.is_news(machine))
         }
         Event::ScriptServed { grant } => draft.script_served(grant),
+        Event::SystemAsked => {
+            draft.heard();
+            draft.is_news(machine)
+        }
         Event::Recalled { grant } => draft.recalled(grant),
         Event::RecallFailed(why) => draft.recall_failed(why),
         Event::RamdiskServed { bytes } => draft.ramdisk_served(*bytes),

@@ -59,7 +59,7 @@ pub(crate) fn job_id(n: u128) -> JobId {
     JobId::new(Millis(1), n)
 }
 
-pub(super) fn system_order() -> SystemOrder {
+pub(crate) fn system_order() -> SystemOrder {
     SystemOrder {
         profile: "p".into(),
         image: "i".into(),
@@ -220,6 +220,7 @@ pub(super) fn events() -> Vec<(String, Event)> {
         ("script to discover", Event::ScriptServed { grant: grant(Mode::Discover, None) }),
         ("script to install", Event::ScriptServed { grant: grant(Mode::Install, Some(job_id(1))) }),
         ("script to rescue", Event::ScriptServed { grant: grant(Mode::Rescue, Some(job_id(1))) }),
+        ("system asked", Event::SystemAsked),
         ("system recalled", Event::Recalled { grant: grant(Mode::Install, Some(job_id(1))) }),
         ("recall failed", Event::RecallFailed("locked down".into())),
         ("key released", key_asked(address, None, false)),

@@ -230,6 +230,10 @@ const fn texts(code: Code) -> (&'static str, &'static str) {
             "ein Netzteil ist schadhaft oder ohne Eingang",
             "Das Netzteil der Meldung ansehen: sein Kabel einstecken oder es ersetzen; der nächste Auftrag der Maschine sieht wieder nach. Bis dahin läuft sie ohne Reserve.",
         ),
+        Code::OnlyObserving => (
+            "der Server beobachtet nur, seit eine Kopie zurückgespielt wurde",
+            "Mit `ks restored` ansehen, was abweicht, und die Kopie mit `ks restored accept` hinnehmen, wie sie ist; dann bestellen. Nichts wurde geschrieben.",
+        ),
         Code::DiskFailing => (
             "eine Platte sagt, dass sie ausfällt",
             "Sichern, was auf der Platte liegt, und sie ersetzen: Steckplatz und Seriennummer stehen in der Meldung. Kein Auftrag schreibt auf sie; die Regel des Profils kann eine andere wählen.",

@@ -71,3 +71,30 @@ fn p31_who_renews_an_address_that_answered_is_its_holder() {
     assert_eq!(server.table.found_in_use(address, server.now), None, "it is a lease again");
     server.refused(&extending(2, address));
 }
+
+#[test]
+fn p08_what_a_client_claims_that_a_restored_copy_does_not_have_is_told() {
+    let mut server = Server::new();
+    let (held, other) = (server.bind(1), server.bind(2));
+    let claim = |server: &Server, message: Message| {
+        let seen = triage(&server.subnets, message, SERVER).expect("a client's message");
+        decide(&seen, server.view()).contact.claim
+    };
+    assert_eq!(claim(&server, extending(3, ip(12))), None, "nothing was restored");
+    server.restored = Some(server.now);
+    let free = Claim { address: ip(12), holder: None };
+    for message in [extending(3, ip(12)), rebooting(3, ip(12)), extending(1, ip(12))] {
+        assert_eq!(claim(&server, message), Some(free));
+    }
+    let taken = Claim { address: other, holder: Some(mac(2)) };
+    assert_eq!(claim(&server, rebooting(1, other)), Some(taken));
+    for own in
+        [extending(1, held), rebooting(2, other), discover(3), rebooting(3, Ipv4Addr::new(192, 0, 2, 1))]
+    {
+        assert_eq!(claim(&server, own), None, "its own, or none here");
+    }
+    server.node.reservation = Some(ip(50));
+    assert_eq!(claim(&server, extending(3, ip(50))), None, "kept for it");
+    server.acked(&extending(4, ip(12)));
+    assert_eq!(claim(&server, extending(4, ip(12))), None, "it is known from then on");
+}
