@@ -12,8 +12,9 @@ use kaltstart_trust::images::ImageTrust;
 /// What the command line says.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Base address of the server without a closing slash: `https://10.77.0.1:8443`.
-    pub server: String,
+    /// Base addresses of the site's servers without a closing slash, in the order in which they are asked:
+    /// `https://10.77.0.1:8443`.
+    pub servers: Vec<String>,
     /// Fingerprint of the authority whose certificate the server shows.
     pub authority: Digest,
     /// Whose wipe grants are taken.
@@ -65,9 +66,11 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
     };
     let bad = |argument, value: &str, expected| CmdlineError::Bad { argument, value: value.into(), expected };
 
-    let server = find(ARG_SERVER).ok_or(CmdlineError::Missing(ARG_SERVER))?.trim_end_matches('/');
-    if server.strip_prefix("https://").is_none_or(str::is_empty) {
-        return Err(bad(ARG_SERVER, server, "an address such as https://10.77.0.1:8443"));
+    let named = find(ARG_SERVER).ok_or(CmdlineError::Missing(ARG_SERVER))?;
+    let servers: Vec<String> =
+        named.split(',').map(|server| server.trim_end_matches('/').to_owned()).collect();
+    if servers.iter().any(|server| server.strip_prefix("https://").is_none_or(str::is_empty)) {
+        return Err(bad(ARG_SERVER, named, "addresses such as https://10.77.0.1:8443, separated by commas"));
     }
     let authority = find(ARG_PIN).ok_or(CmdlineError::Missing(ARG_PIN))?;
     let authority =
@@ -99,7 +102,7 @@ pub fn parse(line: &str) -> Result<Settings, CmdlineError> {
         ),
     };
     Ok(Settings {
-        server: server.into(),
+        servers,
         authority,
         grants: GrantTrust { key, epoch },
         images,
@@ -150,7 +153,7 @@ mod tests {
             "{BASE} kaltstart.image_keys={KEY} kaltstart.images_since=1790000000 kaltstart.mode=discover \"kaltstart.mode=install\" kaltstart.mac=52-54-00-00-00-01\n"
         );
         let settings = parse(&line).expect("complete");
-        assert_eq!(settings.server, "https://10.77.0.1:8443");
+        assert_eq!(settings.servers, ["https://10.77.0.1:8443"]);
         assert_eq!((settings.authority, settings.time), (Digest([7; 32]), 1_800_000_000));
         assert_eq!(settings.grants, GrantTrust { key: PublicKey([9; 32]), epoch: 1_790_000_000_000 });
         assert_eq!(
@@ -166,6 +169,16 @@ mod tests {
     fn quotes_keep_spaces_together_and_prefixes_do_not_match() {
         assert_eq!(words("a \"b c\"=d  e=\"f g\""), ["a", "b c=d", "e=f g"]);
         assert!(parse(&BASE.replace(ARG_SERVER, "xkaltstart.server")).is_err());
+    }
+
+    #[test]
+    fn p36_all_servers_of_the_site_are_named() {
+        let named = |servers: &str| parse(&format!("{BASE} kaltstart.server={servers}"));
+        let servers = named("https://10.77.0.1:8443,https://10.77.0.2:443/").expect("complete").servers;
+        assert_eq!(servers, ["https://10.77.0.1:8443", "https://10.77.0.2:443"]);
+        for wrong in ["https://10.77.0.1:8443,", ",https://10.77.0.1:8443", "https://a,http://b"] {
+            assert!(named(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

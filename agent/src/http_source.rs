@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kaltstart_protocol::agent_api::InstallTask;
+use kaltstart_protocol::agent_api::{ImagePlace, InstallTask};
 use ureq::http::StatusCode;
 
 use crate::http;
@@ -17,9 +17,11 @@ const STALL_LIMIT: Duration = Duration::from_secs(20);
 /// An image at a URL, and the list of its chunks at another; the same in caches, which are asked first.
 pub struct HttpSource {
     http: ureq::Agent,
-    /// The caches in their order, then the server.
+    /// The caches in their order, then the servers of the site.
     places: Vec<Place>,
-    /// Which of them is asked now. It never goes back: a cache that failed once would cost its time again.
+    /// The first server among them.
+    servers: usize,
+    /// Which of them is asked now. It never goes back to a cache: one that failed once would cost its time again.
     at: AtomicUsize,
     /// Whether a cache has given anything.
     cached: AtomicBool,
@@ -34,24 +36,23 @@ impl HttpSource {
     /// Prepares fetching; nothing is sent.
     #[must_use]
     pub fn new(url: &str, list_url: Option<&str>) -> Self {
-        Self::at(vec![Place { url: url.into(), list_url: list_url.map(Into::into) }])
+        Self::at(vec![Place { url: url.into(), list_url: list_url.map(Into::into) }], 0)
     }
 
     /// Prepares fetching what that task lays down.
     #[must_use]
     pub fn of(task: &InstallTask) -> Self {
-        let place =
+        let of =
             |url: &String, list_url: &Option<String>| Place { url: url.clone(), list_url: list_url.clone() };
-        let caches = task.caches.iter().map(|cache| place(&cache.image_url, &cache.chunks_url));
-        Self::at(caches.chain([place(&task.image_url, &task.chunks_url)]).collect())
+        let place = |place: &ImagePlace| of(&place.image_url, &place.chunks_url);
+        let server = of(&task.image_url, &task.chunks_url);
+        let places = task.caches.iter().map(place).chain([server]).chain(task.others.iter().map(place));
+        Self::at(places.collect(), task.caches.len())
     }
 
-    fn at(places: Vec<Place>) -> Self {
-        Self { http: http::plain(), places, at: AtomicUsize::new(0), cached: AtomicBool::new(false) }
-    }
-
-    fn server(&self) -> usize {
-        self.places.len() - 1
+    fn at(places: Vec<Place>, servers: usize) -> Self {
+        let (at, cached) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { http: http::plain(), places, servers, at, cached }
     }
 }
 
@@ -91,17 +92,22 @@ impl ImageSource for HttpSource {
         }
         let (_, body) = answer.into_parts();
         let left = body.content_length();
-        self.cached.fetch_or(at < self.server(), Ordering::Relaxed);
+        self.cached.fetch_or(at < self.servers, Ordering::Relaxed);
         Ok(Box::new(Whole { inner: body.into_with_config().limit(u64::MAX).reader(), left }))
     }
 
     fn elsewhere(&self, why: &str) -> bool {
         let at = self.at.load(Ordering::Relaxed);
-        let Some(next) = self.places.get(at + 1) else { return false };
+        let Some(next) = self.places.get(at + 1) else {
+            // After a pause the first server is asked again.
+            self.at.store(self.servers, Ordering::Relaxed);
+            return false;
+        };
+        let what = if at < self.servers { "cache" } else { "server" };
         tracing::warn!(
-            cache = self.places[at].url,
-            next = next.url,
-            "the cache is not asked any more: {why}"
+            "{} is asked from now on, as the {what} {} does not serve: {why}",
+            next.url,
+            self.places[at].url
         );
         self.at.store(at + 1, Ordering::Relaxed);
         true
@@ -110,7 +116,7 @@ impl ImageSource for HttpSource {
     fn distrust(&self, why: &str) -> bool {
         let cached = self.cached.swap(false, Ordering::Relaxed);
         if cached {
-            self.at.store(self.server(), Ordering::Relaxed);
+            self.at.store(self.servers, Ordering::Relaxed);
             tracing::warn!("what caches gave was wrong, all of it is fetched from the server: {why}");
         }
         cached
@@ -174,6 +180,26 @@ mod tests {
             !server.requests()[0].contains("Range:")
                 && server.requests()[1].to_lowercase().contains("range: bytes=2-")
         );
+    }
+
+    #[test]
+    fn p36_the_site_s_servers_are_asked_in_turn_and_the_first_again_after_a_pause() {
+        let other = Server::start(vec!["HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n".into()]);
+        let [dead, other] = ["http://127.0.0.1:1/i".to_owned(), other.url("/i")];
+        let place = |url: &String| Place { url: url.clone(), list_url: None };
+        let source = HttpSource::at([&dead, &dead, &other].map(place).into(), 1);
+        let asked = |url: &str| match source.open(Part::Image, 0, None) {
+            Err(FetchError::Transport(why)) => why.contains(url),
+            _ => panic!("it does not serve"),
+        };
+        for _ in 0..2 {
+            if source.at.load(Ordering::Relaxed) == 0 {
+                assert!(source.elsewhere("the cache is dead"));
+            }
+            assert!(!asked(&other) && source.elsewhere("dead"));
+            assert!(asked(&other) && !source.elsewhere("503"));
+            assert_eq!(source.at.load(Ordering::Relaxed), 1, "the first server");
+        }
     }
 
     #[test]

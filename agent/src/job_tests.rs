@@ -86,6 +86,7 @@ fn task(restart: Restart) -> String {
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://127.0.0.1:1/image".into(),
         chunks_url: None,
+        others: Vec::new(),
         caches: Vec::new(),
         uuids: DiskUuids {
             disk: String::new(),
@@ -100,7 +101,7 @@ fn task(restart: Restart) -> String {
             mac: kaltstart_protocol::ids::Mac([0; 6]),
             authorized_keys: Vec::new(),
             report: ReportConfig {
-                url: String::new(),
+                urls: Vec::new(),
                 token: Secret::new("r".into()),
                 authority: Digest([0; 32]),
                 not_before: 0,
@@ -135,7 +136,7 @@ fn server_for(restart: Restart, other: impl Fn(&str, &str) -> String + Send + 's
 
 /// A start that may carry out jobs, unless it `looks` only.
 fn run(server: &Server, looks: bool, installer: &Fake) -> End {
-    let link = Link::new(&server.url(""), server.client(), Secret::new("s".into())).with_pause(|_| {});
+    let link = Link::new(&[server.url("")], server.client(), Secret::new("s".into())).with_pause(|_| {});
     let jobs = |task: &JobTask| carry_out(&link, task, installer);
     work(&link, (!looks).then_some(&jobs as &Jobs<'_>), |_| {})
 }

@@ -61,6 +61,8 @@ pub mod neighbours;
 pub mod net;
 pub mod pid1;
 #[cfg(feature = "install")]
+mod questions;
+#[cfg(feature = "install")]
 pub mod recall;
 #[cfg(feature = "install")]
 pub mod report;

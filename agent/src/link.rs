@@ -1,5 +1,6 @@
 //! Talking to the server: one call per message, four kinds of failure, and patience.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kaltstart_protocol::agent_api::{
@@ -16,7 +17,7 @@ use crate::sys::kernel;
 use crate::{clock, http, log, screen};
 
 /// Longest time of a call that is answered at once.
-const CALL_LIMIT: Duration = Duration::from_secs(20);
+const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Seconds the server may hold back the answer to a question for work.
 pub const TASK_WAIT_SECONDS: u32 = 30;
 /// Seconds the server may hold back the answer to a question for what was typed.
@@ -50,9 +51,11 @@ pub enum CallError {
     Untrusted(String),
 }
 
-/// A connection to the server as one agent.
+/// A connection to the servers of the site as one agent: to one of them, and to the next when it does not answer.
 pub struct Link {
-    server: String,
+    servers: Vec<String>,
+    /// Which of them is asked.
+    at: AtomicUsize,
     http: ureq::Agent,
     session: Secret,
     retry: Policy,
@@ -60,11 +63,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// Prepares a link; nothing is sent. `server` is its base address without closing slash, `http`
-    /// the client that believes it alone.
+    /// Prepares a link; nothing is sent. `servers` are their base addresses without closing slash, one at least,
+    /// `http` the client that believes them alone.
     #[must_use]
-    pub fn new(server: &str, http: ureq::Agent, session: Secret) -> Self {
-        Self { server: server.into(), http, session, retry: SERVER, pause: std::thread::sleep }
+    pub fn new(servers: &[String], http: ureq::Agent, session: Secret) -> Self {
+        let (servers, at) = (servers.to_vec(), AtomicUsize::new(0));
+        Self { servers, at, http, session, retry: SERVER, pause: std::thread::sleep }
     }
 
     /// The same with another way to wait, for tests in virtual time.
@@ -73,10 +77,10 @@ impl Link {
         Self { pause, ..self }
     }
 
-    /// The server's address.
+    /// The address of the server that is asked.
     #[must_use]
     pub fn server(&self) -> &str {
-        &self.server
+        &self.servers[self.at.load(Ordering::Relaxed)]
     }
 
     /// The secret this agent uses.
@@ -131,7 +135,7 @@ impl Link {
     /// # Errors
     /// See [`CallError`].
     pub fn neighbours(&self, heard: &Neighbours) -> Result<(), CallError> {
-        self.post("neighbours", heard, CALL_LIMIT).map(|_| ())
+        self.post("neighbours", heard, CALL_LIMIT, |_| Ok(()))
     }
 
     /// Asks for what was typed, once; the answer may take [`SHELL_WAIT_SECONDS`].
@@ -147,7 +151,7 @@ impl Link {
     /// # Errors
     /// See [`CallError`].
     pub fn shell_output(&self, output: &Output) -> Result<(), CallError> {
-        self.post("shell/output", output, CALL_LIMIT).map(|_| ())
+        self.post("shell/output", output, CALL_LIMIT, |_| Ok(()))
     }
 
     /// Says that the shell was left, once.
@@ -163,11 +167,11 @@ impl Link {
     /// # Errors
     /// See [`CallError`].
     pub fn log(&self, batch: &LogBatch) -> Result<(), CallError> {
-        self.post("log", batch, CALL_LIMIT).map(|_| ())
+        self.post("log", batch, CALL_LIMIT, |_| Ok(()))
     }
 
-    /// Repeats `call` while the server cannot be reached, for ever, and tells the console: at once
-    /// when somebody else answers in its place, after some attempts when nobody does.
+    /// Repeats `call` while no server can be reached, for ever, and tells the console: at once
+    /// when somebody else answers in its place, after some attempts when nobody does. It pauses when all have failed.
     ///
     /// # Errors
     /// The first answer that repeating cannot change.
@@ -179,13 +183,13 @@ impl Link {
         let mut failures = 0_u32;
         let mut shown = None;
         loop {
-            let (why, code, show_after) = match call(self) {
+            let (why, code, show_after) = match self.ask_each(&mut call) {
                 Err(CallError::Unreachable(why)) => (why, Code::ServerUnreachable, SHOW_AFTER),
                 Err(CallError::Untrusted(why)) => (why, Code::ServerNotTrusted, 1),
                 answer => {
                     if shown.is_some() {
                         screen::reached();
-                        tracing::info!("{} answers again after {failures} failed attempts", self.server);
+                        tracing::info!("{} answers again after {failures} failed attempts", self.server());
                     }
                     return answer;
                 }
@@ -195,12 +199,25 @@ impl Link {
             tracing::debug!("{what} failed ({why}); again in {} ms", wait.as_millis());
             let news = failures >= show_after && shown != Some(code);
             if news || failures.is_multiple_of(SHOW_EVERY) {
-                let detail = format!("{what} at {}: {why}; attempt {failures}, trying on", self.server);
+                let detail =
+                    format!("{what} at {}: {why}; attempt {failures}, trying on", self.servers.join(", "));
                 log::finding(&Finding::new(code, detail));
                 shown = Some(code);
             }
             (self.pause)(wait);
         }
+    }
+
+    /// Calls until a server answers, once for each: a call that fails turns to the next.
+    fn ask_each<T>(&self, call: &mut impl FnMut(&Self) -> Result<T, CallError>) -> Result<T, CallError> {
+        let mut outcome = call(self);
+        for _ in 1..self.servers.len() {
+            match outcome {
+                Err(CallError::Unreachable(_) | CallError::Untrusted(_)) => outcome = call(self),
+                answer => return answer,
+            }
+        }
+        outcome
     }
 
     fn call<A: Serialize, B: DeserializeOwned>(
@@ -209,14 +226,23 @@ impl Link {
         body: &A,
         limit: Duration,
     ) -> Result<B, CallError> {
-        let bytes = self.post(path, body, limit)?;
         // Half a document or another program's answer: neither is the server's word.
-        serde_json::from_slice(&bytes)
-            .map_err(|error| CallError::Unreachable(format!("unusable answer: {error}")))
+        let read = |bytes: &[u8]| {
+            serde_json::from_slice(bytes)
+                .map_err(|error| CallError::Unreachable(format!("unusable answer: {error}")))
+        };
+        self.post(path, body, limit, read)
     }
 
-    fn post<A: Serialize>(&self, path: &str, body: &A, limit: Duration) -> Result<Vec<u8>, CallError> {
-        let url = format!("{}/agent/v1/{path}", self.server);
+    fn post<A: Serialize, B>(
+        &self,
+        path: &str,
+        body: &A,
+        limit: Duration,
+        read: impl FnOnce(&[u8]) -> Result<B, CallError>,
+    ) -> Result<B, CallError> {
+        let at = self.at.load(Ordering::Relaxed);
+        let url = format!("{}/agent/v1/{path}", self.servers[at]);
         let bytes = serde_json::to_vec(body).map_err(|error| CallError::Refused {
             status: 0,
             text: format!("message cannot be written: {error}"),
@@ -226,9 +252,17 @@ impl Link {
             request = request.header("Authorization", format!("Bearer {}", self.session.expose()));
         }
         let answer = request.config().timeout_global(Some(limit)).build().send(&bytes[..]);
-        let answer = read_answer(answer);
-        if !matches!(answer, Err(CallError::Unreachable(_) | CallError::Untrusted(_))) {
-            screen::heard();
+        let answer = read_answer(answer).and_then(|bytes| read(&bytes));
+        match &answer {
+            Err(CallError::Unreachable(why) | CallError::Untrusted(why)) if self.servers.len() > 1 => {
+                let next = (at + 1) % self.servers.len();
+                // Another thread may have turned to it already.
+                if self.at.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                    tracing::warn!("{} is asked from now on: {why}", self.servers[next]);
+                }
+            }
+            Err(CallError::Unreachable(_) | CallError::Untrusted(_)) => {}
+            _ => screen::heard(),
         }
         answer
     }

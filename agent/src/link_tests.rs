@@ -3,7 +3,7 @@ use crate::test_server::{HANG_UP, Server, json};
 use kaltstart_protocol::ids::Digest;
 
 fn link(server: &Server) -> Link {
-    Link::new(&server.url(""), server.client(), Secret::new("kss_session".into())).with_pause(|_| {})
+    Link::new(&[server.url("")], server.client(), Secret::new("kss_session".into())).with_pause(|_| {})
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn refusals_are_shown_and_not_repeated() {
 #[test]
 fn an_unreachable_server_is_told_apart() {
     let http = crate::http::pinned(Digest([0; 32]), 0).expect("a client");
-    let link = Link::new("https://127.0.0.1:1", http, Secret::new("s".into()));
+    let link = Link::new(&["https://127.0.0.1:1".into()], http, Secret::new("s".into()));
     assert!(matches!(link.task(), Err(CallError::Unreachable(_))));
 }
 
@@ -59,7 +59,7 @@ fn an_unreachable_server_is_told_apart() {
 fn p20_somebody_else_in_the_server_s_place_is_waited_out_and_told_nothing() {
     let [server, other] = [0, 1].map(|_| Server::secure(vec![json("200 OK", r#"{"kind":"wait"}"#)]));
     // The machine was told of `server`, and `other` answers at its address.
-    let link = Link::new(&other.url(""), server.client(), Secret::new("kss_session".into()));
+    let link = Link::new(&[other.url("")], server.client(), Secret::new("kss_session".into()));
     let Err(CallError::Untrusted(why)) = link.task() else { panic!("believed") };
     for authority in [server.authority(), other.authority()] {
         assert!(why.contains(&authority.to_string()), "{why}");
@@ -84,4 +84,48 @@ fn problems_are_read_or_shown_as_they_are() {
     assert_eq!(problem(br#"{"title":"No"}"#), "No");
     assert_eq!(problem(b" plain text\n"), "plain text");
     assert_eq!(problem(&[b'x'; 900]).len(), 200);
+}
+
+/// Where nobody listens.
+const NOBODY: &str = "https://127.0.0.1:1";
+
+#[test]
+fn p36_the_next_server_is_asked_at_once_when_one_does_not_answer_and_stays_the_one() {
+    let wait = || json("200 OK", r#"{"kind":"wait"}"#);
+    let server = Server::secure(vec![wait(), wait(), json("503 Service Unavailable", "{}"), wait()]);
+    let servers = [NOBODY.to_owned(), server.url("")];
+    let session = || Secret::new("kss_session".into());
+    let link =
+        Link::new(&servers, server.client(), session()).with_pause(|_| panic!("nothing is waited for"));
+    assert_eq!(link.server(), NOBODY);
+    for _ in 0..2 {
+        let answer = link.insist("asking for work", Link::task);
+        assert!(matches!(answer, Ok(Task::Wait)), "{answer:?}");
+        assert_eq!(link.server(), server.url(""));
+    }
+    assert_eq!(server.requests().len(), 2);
+    // When all of them fail they are asked again after a pause.
+    let answer = link.with_pause(|_| {}).insist("asking for work", Link::task);
+    assert!(matches!(answer, Ok(Task::Wait)), "{answer:?}");
+    assert_eq!(server.requests().len(), 4);
+}
+
+#[test]
+fn p20_a_stranger_in_one_server_s_place_is_told_nothing_and_another_is_asked() {
+    let [server, other] = [0, 1].map(|_| Server::secure(vec![json("200 OK", r#"{"kind":"wait"}"#)]));
+    let servers = [other.url(""), server.url("")];
+    let link = Link::new(&servers, server.client(), Secret::new("kss_session".into()));
+    let answer = link.with_pause(|_| panic!("nothing is waited for")).insist("asking for work", Link::task);
+    assert!(matches!(answer, Ok(Task::Wait)), "{answer:?}");
+    assert_eq!(other.requests(), Vec::<String>::new());
+}
+
+#[test]
+fn a_refusal_is_every_server_s() {
+    let server = Server::secure(vec![json("401 Unauthorized", r#"{"title":"Token used up"}"#)]);
+    let servers = [server.url(""), NOBODY.to_owned()];
+    let link = Link::new(&servers, server.client(), Secret::new("kss_session".into()));
+    let answer = link.insist("asking for work", Link::task);
+    assert_eq!(answer.err(), Some(CallError::Unauthorized("Token used up".into())));
+    assert_eq!(link.server(), server.url(""));
 }

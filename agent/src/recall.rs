@@ -20,7 +20,7 @@ use crate::backoff::Policy;
 use crate::http_source::HttpSource;
 use crate::image::fetch::{ImageSource as _, Part};
 use crate::image::tree::Tree;
-use crate::link::read_answer;
+use crate::questions;
 use crate::sys::{self, kernel::random_u32};
 use crate::{http, kexec};
 
@@ -116,15 +116,13 @@ impl System<'_> {
     }
 
     fn question(&self) -> Result<Recall, String> {
-        let ReportConfig { url, token, authority, not_before } = &self.config;
+        let ReportConfig { token, authority, not_before, .. } = &self.config;
         let http =
             http::pinned(*authority, *not_before).map_err(|error| format!("there is no TLS: {error}"))?;
         let question = RecallQuestion { token: token.clone(), refused: self.refused.clone() };
-        let body = serde_json::to_vec(&question).map_err(|error| error.to_string())?;
-        let request = http.post(url).header("Content-Type", "application/json");
-        let answer = request.config().timeout_global(Some(CALL_LIMIT)).build().send(&body[..]);
-        let answer = read_answer(answer).map_err(|error| format!("cannot ask {url}: {error}"))?;
-        serde_json::from_slice(&answer).map_err(|error| format!("{url}: unusable answer: {error}"))
+        let answer = questions::ask(&http, &self.config, &question, CALL_LIMIT);
+        let answer = answer.map_err(|error| format!("cannot ask: {error}"))?;
+        serde_json::from_slice(&answer).map_err(|error| format!("unusable answer: {error}"))
     }
 
     /// Keeps the fingerprint that the server tells: the old one holds for a month after a rotation.

@@ -24,7 +24,7 @@ fn start(kernel: BootFile, ramdisk: BootFile) -> String {
 
 fn system<'a>(server: &Server, path: &'a Path) -> System<'a> {
     let config = ReportConfig {
-        url: server.url("/node/v1/recall"),
+        urls: vec![server.url("/node/v1/recall")],
         token: Secret::new("kst_recall_1".into()),
         authority: server.authority(),
         not_before: 0,
@@ -78,10 +78,11 @@ fn p20_the_token_goes_to_the_pinned_authority_alone_and_its_successor_is_kept() 
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("recall.json");
     let mut system = system(&server, &path);
-    system.config.url = other.url("/node/v1/recall");
+    system.config.urls = vec![other.url("/node/v1/recall")];
     assert!(system.ask().is_err());
     assert_eq!(other.requests(), Vec::<String>::new());
-    system.config.url = server.url("/node/v1/recall");
+    // The next one is the server.
+    system.config.urls.push(server.url("/node/v1/recall"));
     assert_eq!(system.ask(), Ok(20));
     let kept: ReportConfig = serde_json::from_slice(&fs::read(&path).expect("kept")).expect("JSON");
     assert_eq!((kept.authority, kept.token.expose()), (Digest([7; 32]), "kst_recall_1"));

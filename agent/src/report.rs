@@ -13,8 +13,9 @@ use kaltstart_protocol::node_api::{BootOrder, NodeReport, REPORT_CONFIG, ReportC
 use crate::backoff::Policy;
 use crate::boot_order;
 use crate::http;
-use crate::link::{CallError, read_answer};
+use crate::link::CallError;
 use crate::pid1::EFIVARS;
+use crate::questions;
 use crate::sys::kernel::{random_u32, uptime_ms};
 
 /// Pauses between attempts.
@@ -79,17 +80,14 @@ pub fn send_until_noted(
         };
         failures += 1;
         let wait = RETRY.delay(failures, random_u32());
-        eprintln!("cannot report to {}: {why}; again in {} s", config.url, wait.as_secs());
+        eprintln!("cannot report: {why}; again in {} s", wait.as_secs());
         pause(wait);
     }
 }
 
 /// Posts the report once. Gives what to say about it when it has an end, else why not.
 fn send(http: &ureq::Agent, config: &ReportConfig, report: &NodeReport) -> Result<String, String> {
-    let body = serde_json::to_vec(report).map_err(|error| error.to_string())?;
-    let request = http.post(&config.url).header("Content-Type", "application/json");
-    let answer = request.config().timeout_global(Some(CALL_LIMIT)).build().send(&body[..]);
-    match read_answer(answer) {
+    match questions::ask(http, config, report, CALL_LIMIT) {
         Ok(_) => Ok("reported to the server".into()),
         Err(CallError::Unauthorized(text) | CallError::Refused { status: 404 | 410, text }) => {
             Ok(format!("nobody waits for the report: {text}"))

@@ -35,7 +35,7 @@ fn system() -> tempfile::TempDir {
 
 fn config(url: &str) -> ReportConfig {
     ReportConfig {
-        url: url.into(),
+        urls: vec![url.into()],
         token: Secret::new("ksr_1".into()),
         authority: Digest([0; 32]),
         not_before: 0,

@@ -64,7 +64,7 @@ fn server(inputs: Vec<(&'static str, Input)>) -> (Server, Arc<Mutex<Seen>>) {
 
 fn link(server: &Server) -> Arc<Link> {
     Arc::new(
-        Link::new(&server.url(""), server.client(), Secret::new("kss_session".into())).with_pause(|_| {}),
+        Link::new(&[server.url("")], server.client(), Secret::new("kss_session".into())).with_pause(|_| {}),
     )
 }
 

@@ -65,8 +65,8 @@ fn start(settings: &Settings, started: u64) -> ! {
         Mode::Install => "may carry out a granted job",
         Mode::Rescue => "stays for a person or a burn-in, disks read-only",
     };
-    tracing::info!("server {} of {}, this start {verb}", settings.server, settings.authority);
-    screen::started(&settings.server, settings.mode == Mode::Discover);
+    tracing::info!("server {} of {}, this start {verb}", settings.servers.join(", "), settings.authority);
+    screen::started(&settings.servers[0], settings.mode == Mode::Discover);
     if settings.mode != Mode::Discover && !cfg!(feature = "install") {
         // The job was granted between script and ramdisk, or the ramdisks are mixed up.
         let pause = work::unknown_pause();
@@ -88,7 +88,7 @@ fn start(settings: &Settings, started: u64) -> ! {
     screen::addressed(&network.interface, network.lease.address.to_string());
     let http = http::pinned(settings.authority, settings.time)
         .unwrap_or_else(|error| stay(&format!("there is no TLS: {error}")));
-    let link = Arc::new(Link::new(&settings.server, http, session(&settings.token)));
+    let link = Arc::new(Link::new(&settings.servers, http, session(&settings.token)));
     let mut facts = facts(settings, &devices);
     aside.add_to(&mut facts);
     listener.add_to(&mut facts.nics);

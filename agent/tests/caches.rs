@@ -8,7 +8,7 @@ mod nginx;
 use common::{Loop, Ordered, Watch, archive, install, order, root, run};
 use kaltstart_agent::http_source::HttpSource;
 use kaltstart_agent::install::Stop;
-use kaltstart_protocol::agent_api::{ImageCache, Installed};
+use kaltstart_protocol::agent_api::{ImagePlace, Installed};
 use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::image::Compression;
 use kaltstart_protocol::layout::{Partition, Role};
@@ -64,7 +64,7 @@ impl Origin {
     fn install(&self, caches: &[&str]) -> Result<Installed, Stop> {
         let disk = Loop::new(512);
         let mut ordered = self.ordered.clone();
-        let cache = |base: &&str| ImageCache { image_url: format!("{base}{}", self.path), chunks_url: None };
+        let cache = |base: &&str| ImagePlace { image_url: format!("{base}{}", self.path), chunks_url: None };
         ordered.task.caches = caches.iter().map(cache).collect();
         let source = HttpSource::of(&ordered.task);
         let installed =

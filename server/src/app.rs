@@ -134,7 +134,8 @@ impl App {
         let restored = store.restored(clock::now()).await?;
         let disk_keys = DiskKeys::new(&config.data_dir);
         let shells = Shells::new(&config.data_dir);
-        let watches = Watches::new(config.dhcp.iter().map(config::Dhcp::watched), clock::now());
+        let subjects = config.dhcp.iter().map(config::Dhcp::watched);
+        let watches = Watches::new(subjects, config.siblings(), clock::now());
         let app = Self {
             config,
             store,

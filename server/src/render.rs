@@ -28,8 +28,8 @@ pub enum RenderError {
 /// What a starting agent is told by its loader.
 #[derive(Debug)]
 pub struct AgentStart<'a> {
-    /// Base address of the server, over TLS.
-    pub server: String,
+    /// Base addresses of the site's servers, over TLS, in the order in which they are asked.
+    pub servers: Vec<String>,
     /// Fingerprint of the authority whose certificate the server shows.
     pub authority: Digest,
     /// Whose wipe grants it takes.
@@ -53,12 +53,12 @@ impl AgentStart<'_> {
     /// words are for people, and the kernel would print the token with its command line.
     #[must_use]
     pub fn arguments(&self) -> Secret {
-        let Self { server, authority, grants, images, now, mac, mode, token, cmdline } = self;
+        let Self { servers, authority, grants, images, now, mac, mode, token, cmdline } = self;
         let GrantTrust { key, epoch } = grants;
         let keys: Vec<String> = images.keys.iter().map(ToString::to_string).collect();
-        let mode = mode.name();
+        let (servers, mode) = (servers.join(","), mode.name());
         Secret::new(format!(
-            "loglevel=4 {ARG_SERVER}={server} {ARG_PIN}={authority} {ARG_KEY}={key} {ARG_EPOCH}={epoch} {ARG_TIME}={} \
+            "loglevel=4 {ARG_SERVER}={servers} {ARG_PIN}={authority} {ARG_KEY}={key} {ARG_EPOCH}={epoch} {ARG_TIME}={} \
              {ARG_IMAGE_KEYS}={} {ARG_IMAGES_SINCE}={} {ARG_BOOT_MAC}={mac} {ARG_MODE}={mode} {ARG_TOKEN}={} {cmdline}",
             now.0 / 1000,
             keys.join(","),
@@ -156,7 +156,7 @@ mod tests {
 
     fn start(cmdline: &str) -> AgentStart<'_> {
         AgentStart {
-            server: "https://10.77.0.1:8443".into(),
+            servers: vec!["https://10.77.0.1:8443".into()],
             authority: Digest([0xab; 32]),
             grants: GrantTrust { key: PublicKey([0xcd; 32]), epoch: 0 },
             images: ImageTrust { keys: vec![IMAGE_KEY.parse().expect("a key")], since: 1_790_000_000 },

@@ -75,7 +75,7 @@ fn p36_an_image_goes_on_at_the_server_where_its_cache_dies() -> Result<()> {
         let job = ordered.server.wait_deployed(&ordered.job, DEPLOY_LIMIT)?;
         ensure!(sent(&ordered)? > before, "the server has sent nothing more");
         let log = ordered.server.get(&format!("/v1/jobs/{}/log", job.id))?.text();
-        let told = log.split("the cache is not asked any more: byte ").nth(1);
+        let told = log.split("does not serve: byte ").nth(1);
         let told = told.with_context(|| format!("the log does not say so: {log}"))?;
         ensure!(!told.starts_with("0:"), "the cache gave nothing: {told}");
         ensure_deployed(&mut ordered, &job)

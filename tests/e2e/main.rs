@@ -61,6 +61,8 @@ mod local;
 mod lvm;
 /// Systems on several disks.
 mod mirror;
+#[path = "../../server/tests/support/postgres.rs"]
+mod postgres_server;
 /// The power fails at any write.
 mod powercut;
 /// A rebuild without a start over the network.
@@ -78,6 +80,8 @@ mod sentinels;
 mod tftp_clients;
 /// Agent and server know each other, and nobody else.
 mod trust;
+/// Two servers with one database.
+mod two_servers;
 /// Why a machine does not start.
 mod why;
 /// The same with real firmware.

@@ -226,6 +226,12 @@ impl DhcpClient {
         self.events().lines().count()
     }
 
+    /// Whether there was `event` since its start.
+    #[must_use]
+    pub fn has_heard(&self, event: Event) -> bool {
+        self.events().lines().any(|line| heard(line, event).is_some())
+    }
+
     /// Waits for `event`, at any time since its start.
     pub fn hears(&self, event: Event) -> Result<Heard> {
         self.hears_after(0, event)

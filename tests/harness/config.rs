@@ -3,6 +3,7 @@
 use crate::artefacts::Artefacts;
 use crate::lab::{BRIDGE, SERVER, SUBNET};
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 /// Port of the server's HTTP listener.
@@ -15,6 +16,10 @@ pub const TFTP_PORT: u16 = 69;
 /// What the server shall know and serve.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its interface.
+    pub interface: &'static str,
     /// Kernel of the agent.
     pub kernel: PathBuf,
     /// Ramdisk of the agent.
@@ -88,6 +93,8 @@ impl ServerConfig {
             more: String::new(),
         };
         Self {
+            address: SERVER,
+            interface: BRIDGE,
             kernel: artefacts.kernel(flavour),
             ramdisk: artefacts.ramdisk(flavour),
             discovery: artefacts.discovery(flavour),
@@ -129,10 +136,10 @@ impl ServerConfig {
             r#"data_dir = {data_dir:?}
 
 [http]
-listen = "{SERVER}:{HTTP_PORT}"
+listen = "{address}:{HTTP_PORT}"
 
 [tftp]
-listen = "{SERVER}:{TFTP_PORT}"
+listen = "{address}:{TFTP_PORT}"
 {tftp}
 [boot]
 kernel = {kernel:?}
@@ -151,12 +158,14 @@ format = "text"
 level = "debug"
 
 [[dhcp]]
-interface = "{BRIDGE}"
+interface = "{interface}"
 subnet = "{SUBNET}"
-address = "{SERVER}"
+address = "{address}"
 pool = [{first:?}, {last:?}]
 lease_seconds = 3600
 {dhcp}"#,
+            address = self.address,
+            interface = self.interface,
             boot = self.boot,
             cmdline = self.cmdline,
             tftp = self.tftp,

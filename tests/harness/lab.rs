@@ -192,6 +192,8 @@ impl Station {
         lab.ip(&["link", "set", Self::INTERFACE, "netns", &station.name])?;
         lab.ip(&["link", "set", &port, "master", BRIDGE, "up"])?;
         station.ip(&["link", "set", Self::INTERFACE, "up"])?;
+        // What runs there may speak to itself.
+        station.ip(&["link", "set", "lo", "up"])?;
         // Lets packets to 255.255.255.255 out before there is an address.
         station.ip(&["route", "add", "default", "dev", Self::INTERFACE])?;
         Ok(station)

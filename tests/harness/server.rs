@@ -4,16 +4,16 @@ use crate::api::{Job, NodeView};
 use crate::artefacts::Artefacts;
 use crate::config::{HTTP_PORT, ServerConfig, TLS_PORT};
 use crate::http::{self, Request, Response};
-use crate::lab::{Lab, SERVER};
+use crate::lab::{Lab, Station};
 use crate::process::{Process, run, run_to_end};
 use crate::wait::{Poll, secs, wait_for};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ const START_LIMIT: Duration = secs(30);
 #[derive(Debug)]
 pub struct Server<'a> {
     lab: &'a Lab,
+    /// Where it runs, unless in the lab itself.
+    station: Option<&'a Station>,
+    address: Ipv4Addr,
+    dir: PathBuf,
     program: PathBuf,
     process: Option<Process>,
     /// Jobs ordered here, for the journal.
@@ -35,20 +39,54 @@ pub struct Server<'a> {
 impl<'a> Server<'a> {
     /// Writes the configuration and starts the server.
     pub fn start(lab: &'a Lab, artefacts: &Artefacts, config: &ServerConfig) -> Result<Self> {
-        let dir = lab.dir();
+        Self::start_in(lab, None, lab.dir(), artefacts, config)
+    }
+
+    /// The same at a station, as one more of the site to which `self` belongs: with its authority and token.
+    pub fn start_another(
+        &self,
+        station: &'a Station,
+        artefacts: &Artefacts,
+        config: &ServerConfig,
+    ) -> Result<Self> {
+        let dir = self.lab.dir().join("another");
+        fs::create_dir_all(dir.join("data"))?;
+        let mut copy = Command::new("cp");
+        copy.arg("-a").args([self.dir.join("data/tls"), self.token_file(), dir.join("data")]);
+        run(&mut copy, secs(10))?;
+        Self::start_in(self.lab, Some(station), &dir, artefacts, config)
+    }
+
+    fn start_in(
+        lab: &'a Lab,
+        station: Option<&'a Station>,
+        dir: &Path,
+        artefacts: &Artefacts,
+        config: &ServerConfig,
+    ) -> Result<Self> {
         fs::write(dir.join("server.toml"), config.text(&dir.join("data")))?;
         symlink(artefacts.server(), dir.join("ks")).context("cannot link the client `ks`")?;
-        let mut server = Self { lab, program: artefacts.server(), process: None, jobs: RefCell::default() };
+        let mut server = Self {
+            lab,
+            station,
+            address: config.address,
+            dir: dir.to_owned(),
+            program: artefacts.server(),
+            process: None,
+            jobs: RefCell::default(),
+        };
         server.restart()?;
         Ok(server)
     }
 
     /// Starts the server again after [`Server::kill`], on the same data.
     pub fn restart(&mut self) -> Result<()> {
-        let dir = self.lab.dir();
-        let log = dir.join("server.log");
-        let mut command = self.lab.command(&self.program);
-        command.arg("server").arg("--config").arg(dir.join("server.toml")).env("NO_COLOR", "1");
+        let log = self.dir.join("server.log");
+        let mut command = match self.station {
+            Some(station) => station.command(&self.program),
+            None => self.lab.command(&self.program),
+        };
+        command.arg("server").arg("--config").arg(self.dir.join("server.toml")).env("NO_COLOR", "1");
         let mut process = Process::start("kaltstart server", &mut command, &log)?;
         wait_for("the server's /healthz", START_LIMIT, || {
             if let Some(status) = process.ended()? {
@@ -97,8 +135,13 @@ impl<'a> Server<'a> {
 
     /// Sends any request.
     pub fn send(&self, request: &Request<'_>) -> Result<Response> {
-        let address = SocketAddr::from((SERVER, HTTP_PORT));
-        self.lab.inside(|| http::send(address, request, REQUEST_LIMIT))
+        let address = SocketAddr::from((self.address, HTTP_PORT));
+        // In the clear the administrator is believed on the server's own machine alone.
+        let send = || http::send(address, request, REQUEST_LIMIT);
+        match self.station {
+            Some(station) => station.inside(send),
+            None => self.lab.inside(send),
+        }
     }
 
     /// `GET` as the administrator.
@@ -236,10 +279,10 @@ impl<'a> Server<'a> {
     /// The client with `args`, to be run inside the lab.
     #[must_use]
     pub fn ks_command(&self, args: &[&str]) -> Command {
-        let mut command = self.lab.command(self.lab.dir().join("ks"));
+        let mut command = self.lab.command(self.dir.join("ks"));
         command
             .args(args)
-            .env("KS_SERVER", format!("https://{SERVER}:{TLS_PORT}"))
+            .env("KS_SERVER", format!("https://{}:{TLS_PORT}", self.address))
             .env("KS_TOKEN_FILE", self.token_file());
         command
     }
@@ -261,14 +304,14 @@ impl<'a> Server<'a> {
 
     fn tls(&self, args: &[&str]) -> Result<String> {
         let mut command = self.lab.command(&self.program);
-        command.arg("tls").args(args).arg("--config").arg(self.lab.dir().join("server.toml"));
+        command.arg("tls").args(args).arg("--config").arg(self.dir.join("server.toml"));
         run(&mut command, secs(10))
     }
 
     /// The file with the administrator's token.
     #[must_use]
     pub fn token_file(&self) -> PathBuf {
-        self.lab.dir().join("data/admin.token")
+        self.dir.join("data/admin.token")
     }
 
     /// Writes state and log of each job and the list of nodes to the lab's directory.
@@ -285,7 +328,7 @@ impl<'a> Server<'a> {
                 Ok(output) => [output.stdout, output.stderr].concat(),
                 Err(error) => format!("{error:#}").into_bytes(),
             };
-            fs::write(self.lab.dir().join(file), text).ok();
+            fs::write(self.dir.join(file), text).ok();
         }
     }
 }

@@ -44,7 +44,7 @@ pub trait ImageSource: Sync {
         false
     }
 
-    /// Asks the last place alone from now on, as what came was wrong; whether any of it came from another one.
+    /// Asks the site's servers alone from now on, as what came was wrong; whether any of it came from elsewhere.
     fn distrust(&self, _why: &str) -> bool {
         false
     }

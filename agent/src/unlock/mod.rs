@@ -29,8 +29,9 @@ use crate::backoff::Policy;
 use crate::disk::device::rewrite;
 use crate::disk::luks::Header;
 use crate::disk::{array, crypt};
-use crate::link::{CallError, read_answer};
+use crate::link::CallError;
 use crate::modules::Loader;
+use crate::questions;
 use crate::sys::kernel::{random_u32, uptime};
 use crate::tpm::seal;
 use crate::{http, inventory, log, net, tpm};
@@ -247,15 +248,11 @@ fn ask_once(
     authority: Option<Digest>,
     question: &UnlockQuestion,
 ) -> Result<UnlockAnswer, Finding> {
-    let url = &config.ask.url;
-    let unreachable = |why: String| Finding::new(Code::ServerUnreachable, format!("{url}: {why}"));
+    let unreachable = |why: String| Finding::new(Code::ServerUnreachable, why);
     let authority = authority.unwrap_or(config.ask.authority);
     let http =
         http::pinned(authority, config.ask.not_before).map_err(|error| unreachable(error.to_string()))?;
-    let body = serde_json::to_vec(question).map_err(|error| unreachable(error.to_string()))?;
-    let request = http.post(url).header("Content-Type", "application/json");
-    let answer = request.config().timeout_global(Some(CALL_LIMIT)).build().send(&body[..]);
-    let answer = read_answer(answer).map_err(|error| match error {
+    let answer = questions::ask(&http, &config.ask, question, CALL_LIMIT).map_err(|error| match error {
         CallError::Untrusted(why) => Finding::new(Code::ServerNotTrusted, why),
         CallError::Unauthorized(why) | CallError::Refused { text: why, .. } => {
             Finding::new(Code::KeyRefused, why)

@@ -342,6 +342,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
         image: SignedManifest { manifest: String::new(), signature: String::new() },
         image_url: "http://unused".into(),
         chunks_url: None,
+        others: Vec::new(),
         caches: Vec::new(),
         uuids: DiskUuids {
             disk: uuid(0),
@@ -356,7 +357,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
             mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
             authorized_keys: vec!["ssh-ed25519 AAAA a@b".into()],
             report: ReportConfig {
-                url: "https://10.77.0.1:8443/node/v1/report".into(),
+                urls: vec!["https://10.77.0.1:8443/node/v1/report".into()],
                 token: Secret::new("ksn_x".into()),
                 authority: Digest([7; 32]),
                 not_before: 1_800_000_000,

@@ -49,14 +49,14 @@ pub(crate) fn start(machine: &Machine, wire: &Wire, disk: &Disk, arguments: &str
     };
     let started = uptime_ms();
     let verb = settings.mode.name();
-    tracing::info!("server {} of {}, started to {verb}", settings.server, settings.authority);
+    tracing::info!("server {} of {}, started to {verb}", settings.servers.join(", "), settings.authority);
     let address = wire.lease(machine);
     tracing::info!("eth0 {address}");
     let http = match http::pinned(settings.authority, settings.time) {
         Ok(http) => http,
         Err(error) => stop(&format!("there is no TLS: {error}")),
     };
-    let link = Arc::new(Link::new(&settings.server, http, session(&settings.token)));
+    let link = Arc::new(Link::new(&settings.servers, http, session(&settings.token)));
     let facts = facts(machine, disk);
     let (grants, images) = (settings.grants, settings.images.clone());
     let gate = Gate { grants, images, host: HostIdentity::of(&facts) };

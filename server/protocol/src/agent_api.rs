@@ -179,7 +179,10 @@ pub struct InstallTask {
     pub chunks_url: Option<String>,
     /// Caches that are asked for both before the server is, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub caches: Vec<ImageCache>,
+    pub caches: Vec<ImagePlace>,
+    /// The site's other servers, which are asked when this one does not answer, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<ImagePlace>,
     /// UUIDs for table and file systems, so that repeating gives the same disk.
     pub uuids: DiskUuids,
     /// Who the system shall be.
@@ -192,10 +195,10 @@ pub struct InstallTask {
     pub encryption: Option<Encryption>,
 }
 
-/// Where a cache has the files of an image, if it has them: absolute URLs of plain HTTP. No credentials go there, and
-/// nothing that comes from there is believed.
+/// Where a cache or another server has the files of an image, if it has them: absolute URLs of plain HTTP. No credentials
+/// go there, and nothing that comes from there is believed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageCache {
+pub struct ImagePlace {
     /// As [`InstallTask::image_url`].
     pub image_url: String,
     /// As [`InstallTask::chunks_url`].

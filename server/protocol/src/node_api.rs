@@ -16,8 +16,8 @@ pub const REPORTER: &str = "/usr/lib/kaltstart/agent";
 /// What an installed system needs to know to talk to the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReportConfig {
-    /// Absolute URL, `https://…`.
-    pub url: String,
+    /// Absolute URLs, `https://…`: one for each server of the site, in the order in which they are asked.
+    pub urls: Vec<String>,
     /// Says which system it is; that of the report is valid for one job only.
     pub token: Secret,
     /// Fingerprint of the authority whose certificate the server shows.

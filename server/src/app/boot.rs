@@ -81,7 +81,7 @@ impl App {
         grants: GrantTrust,
     ) -> AgentStart<'_> {
         AgentStart {
-            server: self.config.https_base(),
+            servers: self.config.https_bases(),
             authority: self.tls.authority(),
             grants,
             images: self.config.images.trust(),

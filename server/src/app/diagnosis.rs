@@ -69,6 +69,8 @@ impl App {
     pub async fn look_at_deadlines(&self) {
         let due = match self.store.due(Some(clock::now())) {
             Ok(due) => due,
+            // It was said when that began.
+            Err(_) if self.store.is_lost() => return,
             Err(error) => return tracing::error!(%error, "deadlines"),
         };
         for node in due {

@@ -1,10 +1,12 @@
 //! `[database]`
 
+use super::http::{Http, TLS_PORT};
 use crate::store::Server;
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_protocol::secret::Secret;
 use serde::Deserialize;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 /// `[database]`: a PostgreSQL that several servers may share, in place of the file in `data_dir`.
@@ -21,13 +23,51 @@ pub struct Database {
     /// TLS alone.
     #[serde(default)]
     pub authority: Option<PathBuf>,
+    /// The others that share it, as machines reach them: agents and installed systems go on there when this
+    /// server does not answer, in this order.
+    #[serde(default, rename = "server")]
+    pub servers: Vec<OtherServer>,
+}
+
+/// `[[database.server]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherServer {
+    /// Its `http.listen`.
+    pub listen: SocketAddrV4,
+    /// Its `http.tls_listen`.
+    tls_listen: Option<SocketAddrV4>,
+    /// Further addresses by which it serves DHCP: none of them is a stranger's.
+    #[serde(default)]
+    addresses: Vec<Ipv4Addr>,
+}
+
+impl OtherServer {
+    /// Address and port of TLS, as [`Http::tls_listen`].
+    #[must_use]
+    pub fn tls_listen(&self) -> SocketAddrV4 {
+        self.tls_listen.unwrap_or(SocketAddrV4::new(*self.listen.ip(), TLS_PORT))
+    }
+
+    /// The addresses by which it may serve DHCP.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        [*self.listen.ip()].into_iter().chain(self.addresses.iter().copied())
+    }
 }
 
 impl Database {
-    pub(super) fn problems(&self, all: &mut Vec<String>) {
+    pub(super) fn problems(&self, own: &Http, all: &mut Vec<String>) {
         if let Err(error) = Server::parse(&self.url) {
             all.push(format!("database.url: {error}"));
         }
+        let others = self.servers.iter().flat_map(|server| [server.listen, server.tls_listen()]);
+        let mut unusable =
+            others.clone().filter(|address| address.ip().is_unspecified() || address.port() == 0);
+        if let Some(wrong) = unusable.next() {
+            all.push(format!("database.server: {wrong} is no address and port that machines can reach"));
+        }
+        let all_of_them = others.chain([own.listen, own.tls_listen()]);
+        super::twice(all, "database.server", all_of_them.map(|address| address.to_string()));
     }
 
     /// The server, with what is in the files.

@@ -181,6 +181,11 @@ impl Dhcp {
         ranges::without(self.all_pools(), &self.exclude)
     }
 
+    /// Whether a pool contains the address.
+    pub(super) fn gives(&self, address: Ipv4Addr) -> bool {
+        self.remaining_pools().iter().any(|pool| pool.contains(address))
+    }
+
     pub(super) fn problems(&self, all: &mut Vec<String>) {
         let whose = format!("dhcp {}", self.title());
         let outside = |address| !self.subnet.has_host(address);
@@ -197,7 +202,7 @@ impl Dhcp {
         }
         ranges::problems(&whose, "subnet", &self.all_pools(), outside, all);
         ranges::exclusion_problems(&whose, &self.all_pools(), &self.exclude, all);
-        let given = |address| self.remaining_pools().iter().any(|pool| pool.contains(address));
+        let given = |address| self.gives(address);
         if given(self.address) {
             all.push(format!("{whose}: the pool contains the server's own address; see exclude"));
         }

@@ -23,7 +23,7 @@ pub struct Http {
 }
 
 /// Port of TLS when none is given.
-const TLS_PORT: u16 = 8443;
+pub(super) const TLS_PORT: u16 = 8443;
 
 impl Http {
     /// Address and port of TLS: the address of plain HTTP, and port 8443, unless told otherwise.

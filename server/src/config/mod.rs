@@ -23,7 +23,7 @@ mod wipe;
 
 pub use boot::Boot;
 pub use class::Class;
-pub use database::Database;
+pub use database::{Database, OtherServer};
 pub use dhcp::Dhcp;
 pub use dhcp_class::{DhcpClass, DhcpSite};
 pub use dhcp_option::DhcpOption;
@@ -302,6 +302,24 @@ impl Config {
         format!("https://{}", self.http.tls_listen())
     }
 
+    /// The same of this server and of all that share its database, in the order in which they are asked.
+    #[must_use]
+    pub fn https_bases(&self) -> Vec<String> {
+        let others = self.others().iter().map(|server| format!("https://{}", server.tls_listen()));
+        [self.https_base()].into_iter().chain(others).collect()
+    }
+
+    /// The addresses by which those serve DHCP.
+    pub fn siblings(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.others().iter().flat_map(OtherServer::addresses)
+    }
+
+    /// The servers that share its database.
+    #[must_use]
+    pub fn others(&self) -> &[OtherServer] {
+        self.database.as_ref().map_or(&[], |database| &database.servers)
+    }
+
     /// All addresses and host names by which this server may be called.
     #[must_use]
     pub fn names(&self) -> BTreeSet<String> {
@@ -324,6 +342,9 @@ impl Config {
             None => Err(format!("{address} is in no dhcp.subnet of this server")),
             Some(dhcp) if dhcp.address == address => Err(format!("{address} is the server's own")),
             Some(dhcp) if dhcp.router == Some(address) => Err(format!("{address} is the router's")),
+            Some(_) if self.siblings().any(|sibling| sibling == address) => {
+                Err(format!("{address} is another server's"))
+            }
             Some(_) => Ok(()),
         }
     }
@@ -336,7 +357,7 @@ impl Config {
         let mut all = Vec::new();
         self.http.problems(&mut all);
         if let Some(database) = &self.database {
-            database.problems(&mut all);
+            database.problems(&self.http, &mut all);
         }
         if let Some(syslog) = &self.syslog {
             syslog.problems(&mut all);
@@ -347,6 +368,12 @@ impl Config {
         self.boot.problems(&self.node, &mut all);
         for subnet in &self.dhcp {
             subnet.problems(&mut all);
+        }
+        for address in self.siblings() {
+            if let Some(dhcp) = self.dhcp.iter().find(|dhcp| dhcp.gives(address)) {
+                let whose = dhcp.title();
+                all.push(format!("dhcp {whose}: the pool contains {address}, another server's; see exclude"));
+            }
         }
         for layout in self.layouts.values() {
             layout::problems(layout, &mut all);

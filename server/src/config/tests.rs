@@ -287,6 +287,34 @@ fn of_several_sections_one_must_be_named() {
 }
 
 #[test]
+fn servers_that_share_the_database_are_named_once_and_by_addresses_nobody_else_has() {
+    let shared = |lines: &str| {
+        GOOD.replace(
+            "[tftp]",
+            &format!("[database]\nurl = \"host=/run dbname=k\"\n[[database.server]]\n{lines}\n[tftp]"),
+        )
+    };
+    let config =
+        parse(&shared("listen = \"10.77.0.2:8080\"\naddresses = [\"10.78.0.2\"]"), Path::new("c.toml"));
+    let config = config.expect("it is good");
+    assert_eq!(config.https_bases(), ["https://10.77.0.1:8443", "https://10.77.0.2:8443"]);
+    let siblings: Vec<String> = config.siblings().map(|address| address.to_string()).collect();
+    assert_eq!(siblings, ["10.77.0.2", "10.78.0.2"]);
+    let wrong = config.reservable(Ipv4Addr::new(10, 77, 0, 2)).expect_err("taken");
+    assert!(wrong.contains("another server's"), "{wrong}");
+    for (lines, words) in [
+        ("listen = \"0.0.0.0:8080\"", "machines can reach"),
+        ("listen = \"10.77.0.1:8080\"", "occurs twice"),
+        ("listen = \"10.77.0.2:8080\"\ntls_listen = \"10.77.0.1:8443\"", "occurs twice"),
+        ("listen = \"10.77.0.150:8080\"", "the pool contains 10.77.0.150"),
+        ("tls_listen = \"10.77.0.2:8443\"", "listen"),
+    ] {
+        let refused = refusal(&shared(lines));
+        assert!(refused.contains(words), "{lines}: {refused}");
+    }
+}
+
+#[test]
 fn caches_of_images_are_asked_by_the_machines_of_their_networks() {
     let with = |lines: &str| GOOD.replace("[[dhcp]]", &format!("{lines}\n[[dhcp]]"));
     let row = "[[images.cache]]\nurl = \"http://10.9.0.2:8080/\"\nnetworks = [\"10.9.0.0/16\"]\n";

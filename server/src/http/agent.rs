@@ -20,7 +20,7 @@ use kaltstart_core::placement::place;
 use kaltstart_core::trace::What;
 use kaltstart_core::usual::{self, SAMPLE_MAX};
 use kaltstart_protocol::agent_api::{
-    Directive, DiskGrant, Encryption, EraseTask, Erased, Hello, Identity, ImageCache, InstallTask, Installed,
+    Directive, DiskGrant, Encryption, EraseTask, Erased, Hello, Identity, ImagePlace, InstallTask, Installed,
     LogBatch, Neighbours, Report, Task, TaskRequest, Welcome,
 };
 use kaltstart_protocol::burn_in::{BurnInTask, NetworkLoad};
@@ -310,11 +310,13 @@ async fn hand_out_system(
     let list = image.manifest.format.chunks().map(|list| &list.digest);
     let had_at = |base: &str| {
         let url = |digest: &Digest| format!("{base}/images/{digest}");
-        ImageCache { image_url: url(&image.manifest.digest), chunks_url: list.map(url) }
+        ImagePlace { image_url: url(&image.manifest.digest), chunks_url: list.map(url) }
     };
-    let ImageCache { image_url, chunks_url } = had_at(&app.config.http_base());
+    let ImagePlace { image_url, chunks_url } = had_at(&app.config.http_base());
+    let others =
+        app.config.others().iter().map(|server| had_at(&format!("http://{}", server.listen))).collect();
     let talk = |path: &str, token| ReportConfig {
-        url: format!("{}{path}", app.config.https_base()),
+        urls: app.config.https_bases().into_iter().map(|base| base + path).collect(),
         token,
         authority: app.tls.authority(),
         not_before: clock::now().0 / 1000,
@@ -335,6 +337,7 @@ async fn hand_out_system(
         image_url,
         chunks_url,
         caches: caches.into_iter().map(had_at).collect(),
+        others,
         image: image.signed,
         uuids: order.uuids.keeping(&kept),
         identity: Identity {

@@ -156,7 +156,9 @@ async fn only_unread(State(app): State<Arc<App>>, request: Request, next: Next) 
 async fn healthz(State(app): State<Arc<App>>) -> (StatusCode, Json<serde_json::Value>) {
     let nodes = app.store.index().machines();
     let observing = app.store.observing().is_some();
-    let (code, status) = if !app.metrics.stores_leases() {
+    let (code, status) = if app.store.is_lost() {
+        (StatusCode::SERVICE_UNAVAILABLE, "the shared database is lost")
+    } else if !app.metrics.stores_leases() {
         (StatusCode::SERVICE_UNAVAILABLE, "leases cannot be stored")
     } else if app.watches.view(&[]).iter().any(|subnet| subnet.role == Role::Refused) {
         (StatusCode::SERVICE_UNAVAILABLE, "another DHCP server serves a subnet; `ks dhcp status` names it")

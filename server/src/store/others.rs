@@ -14,7 +14,7 @@ use kaltstart_core::dhcp::lease::LeaseWrite;
 use std::collections::BTreeSet;
 use std::mem;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,8 @@ pub(super) struct Shared {
     me: String,
     /// The number of the newest change that was read.
     seen: AtomicI64,
+    /// Whether what others store cannot be heard of now.
+    is_lost: AtomicBool,
     /// Addresses whose leases are to be read once more.
     doubtful: Mutex<BTreeSet<IpAddr>>,
 }
@@ -53,6 +55,7 @@ impl Shared {
             server: server.clone(),
             me: me.to_owned(),
             seen: AtomicI64::new(seen),
+            is_lost: AtomicBool::new(false),
             doubtful: Mutex::default(),
         })
     }
@@ -79,6 +82,12 @@ impl Store {
         self.shared.is_some()
     }
 
+    /// Whether the database is shared, and out of reach.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.is_lost.load(Ordering::Relaxed))
+    }
+
     /// Waits until no server has a turn, and takes it: for what is counted first and stored afterwards.
     ///
     /// # Errors
@@ -100,10 +109,9 @@ impl Store {
     /// Hears of what others store until it is told to stop, and lets `learn` know of their leases. Blocks its thread.
     pub fn follow(&self, learn: impl Fn(Changed), stop: &CancellationToken) {
         let Some(shared) = &self.shared else { return };
-        let mut lost = false;
         while !stop.is_cancelled() {
-            let Err(error) = self.hear(shared, &learn, &mut lost, stop) else { return };
-            if !mem::replace(&mut lost, true) {
+            let Err(error) = self.hear(shared, &learn, stop) else { return };
+            if !shared.is_lost.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     %error,
                     "the shared database is lost: nodes, reservations and leases that are known are answered for, \
@@ -118,14 +126,13 @@ impl Store {
         &self,
         shared: &Shared,
         learn: &impl Fn(Changed),
-        lost: &mut bool,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let failed = |error: super::DatabaseError| StoreError::Read(error.to_string());
         let mut listening = Postgres::connect(&shared.server, &shared.me)?;
         listening.listen().map_err(failed)?;
         let mut reading = Connection::Postgres(Box::new(Postgres::connect(&shared.server, &shared.me)?));
-        if mem::take(lost) {
+        if shared.is_lost.swap(false, Ordering::Relaxed) {
             tracing::info!("the shared database is back");
         }
         while !stop.is_cancelled() {

@@ -311,7 +311,7 @@ async fn p20_script_and_task_name_the_authority_and_the_way_to_it() {
     agent.hello().await;
     let Task::Install(task) = agent.task().await else { panic!("no task") };
     let report = &task.identity.report;
-    assert_eq!(report.url, format!("{}/node/v1/report", site.tls_base));
+    assert_eq!(report.urls, [format!("{}/node/v1/report", site.tls_base)]);
     assert_eq!(report.authority, authority);
     assert!(report.not_before.abs_diff(time.unsigned_abs()) < 30, "{report:?}");
     assert!(task.image_url.starts_with(&site.base), "an image is no secret: {}", task.image_url);

@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use crate::nginx::Nginx;
 use crate::site::{Site, mac, put_image};
-use kaltstart_protocol::agent_api::{ImageCache, InstallTask, Mode, Task};
+use kaltstart_protocol::agent_api::{ImagePlace, InstallTask, Mode, Task};
 use kaltstart_protocol::ids::Digest;
 use reqwest::StatusCode;
 use std::process::{Child, Command, Stdio};
@@ -123,5 +123,5 @@ async fn an_agent_is_told_the_caches_of_its_network_and_the_server_in_the_end() 
     let task = task(&site).await;
     let path = task.image_url.strip_prefix(&site.base).expect("at the server");
     let image_url = format!("http://127.0.0.2:8080/row{path}");
-    assert_eq!(task.caches, [ImageCache { image_url, chunks_url: None }]);
+    assert_eq!(task.caches, [ImagePlace { image_url, chunks_url: None }]);
 }

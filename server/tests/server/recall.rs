@@ -20,7 +20,7 @@ async fn order(site: &Site, name: &str, kind: &str, via: &str) -> String {
 /// Says that the system of `task` is complete and up; the token with which it asks.
 async fn up(site: &Site, agent: &Agent<'_>, task: &InstallTask) -> Secret {
     let recall = task.identity.recall.clone().expect("it shall ask");
-    assert!(recall.url.ends_with("/node/v1/recall"), "{recall:?}");
+    assert!(recall.urls[0].ends_with("/node/v1/recall"), "{recall:?}");
     assert_eq!(ask(site, &recall.token, None).await.status, StatusCode::UNAUTHORIZED, "not yet verified");
     let told = installed(&task.job, task.attempt);
     assert_eq!(agent.twice("installed", &told).await, Directive::Continue);

@@ -1,9 +1,12 @@
 //! Several servers with one database, and none.
 
+use crate::agent::{self, Agent, installed, stopped, system_report, tell};
 use crate::backup::done;
 use crate::postgres_server::{self, execute};
 use crate::site::{LIMIT, Site, mac};
 use crate::wipe::order_to_erase;
+use kaltstart_protocol::agent_api::{ImagePlace, ReportState, Task};
+use kaltstart_protocol::phase::Phase;
 use reqwest::StatusCode;
 use serde_json::json;
 use std::time::Instant;
@@ -28,6 +31,38 @@ async fn p13_what_one_server_acknowledged_another_goes_on_with() {
     assert!(two.post(&format!("{path}/cancel"), &json!({})).await.status.is_success());
     one.power_on().await;
     assert_eq!(one.get(&path).await.json["state"], "cancelled");
+}
+
+#[tokio::test]
+async fn p36_an_agent_goes_on_at_the_server_that_is_left() {
+    let url = postgres_server::database();
+    let two = Site::start_sharing(&url, "", None).await;
+    let named = |base: &str| base.split("://").nth(1).expect("an address").to_owned();
+    let (listen, tls_listen) = (named(&two.base), named(&two.tls_base));
+    let lines = format!("[[database.server]]\nlisten = {listen:?}\ntls_listen = {tls_listen:?}");
+    let mut one = Site::start_sharing(&url, &lines, Some(&two)).await;
+    assert_eq!(one.declare("n1", mac(1)).await.status, StatusCode::CREATED);
+    one.order("n1", "deploy").await;
+    let both = format!("kaltstart.server={},{}", one.tls_base, two.tls_base);
+    let script = agent::script(&one, 1).await;
+    assert!(script.split_whitespace().any(|word| word == both), "{script}");
+    let agent = Agent::started(&one, &script, 1);
+    assert_eq!(agent.hello().await.status, StatusCode::OK);
+    let Task::Install(task) = agent.task().await else { panic!("no task") };
+    one.kill();
+
+    let agent = Agent::running(&two, 1);
+    for (state, phase) in [(ReportState::Running, Phase::Image), (ReportState::Done, Phase::Image)] {
+        assert!(!stopped(&agent.report(&task.job, 1, phase, state).await));
+    }
+    let elsewhere = task.image_url.replace(&one.base, &two.base);
+    assert_eq!(task.others, [ImagePlace { image_url: elsewhere, chunks_url: None }]);
+    assert!(!stopped(&agent.twice("installed", &installed(&task.job, 1)).await));
+    let report = &task.identity.report;
+    assert_eq!(report.urls, [&one.tls_base, &two.tls_base].map(|base| format!("{base}/node/v1/report")));
+    let told = tell(&two, &system_report(&report.token, &task.uuids.root)).await;
+    assert_eq!(told, StatusCode::NO_CONTENT);
+    assert_eq!(two.get("/v1/nodes/n1").await.json["state"], "deployed");
 }
 
 #[tokio::test]

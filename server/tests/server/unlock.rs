@@ -77,7 +77,7 @@ async fn p19_a_key_is_released_to_its_own_system_on_its_own_machine_and_destroye
     let (agent, task) = begun(&site, "n1", 1, "deploy").await;
     let (other, theirs) = begun(&site, "n2", 2, "deploy").await;
     let Encryption { key, unlock } = encryption(&task);
-    assert!(unlock.url.ends_with("/node/v1/unlock"), "{unlock:?}");
+    assert!(unlock.urls[0].ends_with("/node/v1/unlock"), "{unlock:?}");
     assert_ne!(key.expose(), encryption(&theirs).key.expose());
     let kept = site.data().join("disk-keys");
     let mode = std::fs::metadata(&kept).expect("kept").permissions().mode();

@@ -127,7 +127,7 @@ impl Site {
         let service = Service::new(
             fake.clone(),
             vec![subnet],
-            Arc::new(Watches::new([], START)),
+            Arc::new(Watches::new([], [], START)),
             LeaseTable::default(),
             START,
             restored,

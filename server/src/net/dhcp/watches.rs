@@ -12,6 +12,7 @@ use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -102,20 +103,31 @@ impl Watched {
 #[derive(Debug)]
 pub struct Watches {
     subnets: Vec<Watched>,
+    /// The addresses of servers that share this one's database.
+    siblings: BTreeSet<Ipv4Addr>,
     clock: Steady,
 }
 
 impl Watches {
-    /// Begins to watch at the wall clock's time `now`.
+    /// Begins to watch at the wall clock's time `now`. `siblings` are the addresses of servers that share this one's
+    /// database: what they give is given by all.
     #[must_use]
-    pub fn new(subjects: impl IntoIterator<Item = Subject>, now: Millis) -> Self {
+    pub fn new(
+        subjects: impl IntoIterator<Item = Subject>,
+        siblings: impl IntoIterator<Item = Ipv4Addr>,
+        now: Millis,
+    ) -> Self {
         let watched = |subject: Subject| {
             let Subject { mode, has_pool, others_allowed, .. } = subject;
             let watch = Watch::new(mode, has_pool, others_allowed, now);
             tracing::info!(interface = subject.interface, %mode, role = %watch.role(), "DHCP: role at the start");
             Watched { subject, watch: Mutex::new(watch), probe_mac: OnceLock::new() }
         };
-        Self { subnets: subjects.into_iter().map(watched).collect(), clock: Steady::new(now) }
+        Self {
+            subnets: subjects.into_iter().map(watched).collect(),
+            siblings: siblings.into_iter().collect(),
+            clock: Steady::new(now),
+        }
     }
 
     fn of(&self, network: Network) -> Option<&Watched> {
@@ -179,7 +191,7 @@ impl Watches {
     }
 
     fn is_ours(&self, address: Ipv4Addr) -> bool {
-        self.subnets.iter().any(|one| one.subject.server == address)
+        self.subnets.iter().any(|one| one.subject.server == address) || self.siblings.contains(&address)
     }
 
     fn saw(&self, network: Network, sighting: Sighting) {
