@@ -71,6 +71,8 @@ mod recall;
 mod release;
 /// A machine in the hands of a person.
 mod rescue;
+/// A copy of the server's data is restored that is older than the machines.
+mod restored;
 /// What people in front of a machine see.
 mod screen;
 /// Secure Boot stays on.

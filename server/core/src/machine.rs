@@ -310,6 +310,18 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// The word in API and database.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// Whether the job has ended.
     #[must_use]
     pub const fn ended(self) -> bool {

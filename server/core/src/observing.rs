@@ -7,6 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
+use kaltstart_protocol::agent_api::Mode;
 use kaltstart_protocol::facts::Disk;
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
 use kaltstart_protocol::select::describe;
@@ -85,6 +86,9 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Characters of what is said that are kept.
+pub const DETAIL_CHARS_MAX: usize = 1000;
+
 /// Something that the fleet says and the copy does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
@@ -138,6 +142,15 @@ pub fn has_no_system(node: &Node) -> bool {
     node.declared && node.system.is_none() && node.job.is_none()
 }
 
+/// Whether the machine, whose agent only looks, shall start again from its own disk: it holds something, perhaps a
+/// system that was installed since the copy was made, and it was looked at.
+#[must_use]
+pub fn goes_on(node: &Node) -> bool {
+    let looks = node.session.as_ref().is_some_and(|session| session.mode == Mode::Discover);
+    let holds = |disk: &Disk| disk.holds.as_ref().is_none_or(|contents| !contents.is_blank());
+    looks && node.facts.iter().flat_map(|facts| &facts.disks).any(holds)
+}
+
 /// In what `node`, as it is stored, differs from what the copy had of it.
 #[must_use]
 pub fn shown(node: &Node, restored: &Restored) -> Option<Difference> {
@@ -165,7 +178,7 @@ pub fn shown(node: &Node, restored: &Restored) -> Option<Difference> {
         mac: node.macs.first().copied(),
         address: node.address,
         job: None,
-        detail,
+        detail: detail.chars().take(DETAIL_CHARS_MAX).collect(),
         at: node.facts_at.filter(|_| !disks.is_empty()).or(node.last_seen).unwrap_or(restored.since),
     })
 }
@@ -173,8 +186,9 @@ pub fn shown(node: &Node, restored: &Restored) -> Option<Difference> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::table::{MAC, idle, job, system_order};
-    use crate::machine::{JobKind, RescueOrder};
+    use crate::lifecycle::event::Event;
+    use crate::lifecycle::table::{MAC, apply, grant, hello, idle, job, system_order};
+    use crate::machine::{JobKind, Machine, RescueOrder};
     use alloc::vec;
     use kaltstart_protocol::agent_api::DiskUuids;
     use kaltstart_protocol::contents::{Area, Contents};
@@ -222,6 +236,23 @@ mod tests {
         newcomer.declared = false;
         newcomer.state = State::Retired;
         assert_eq!(shown(&newcomer, &RESTORED), None, "somebody rejected it since");
+    }
+
+    #[test]
+    fn p08_who_is_looked_at_goes_on_with_what_is_on_its_disk() {
+        for (mode, holds, on) in [
+            (Mode::Discover, table("other"), true),
+            (Mode::Discover, vec![], false),
+            (Mode::Rescue, table("other"), false),
+        ] {
+            let granted = Event::ScriptServed { grant: grant(mode, None) };
+            let mut node = idle(State::Expected).node;
+            if mode == Mode::Discover {
+                node = apply(Machine { node, job: None }, &[granted, hello(mode)]).node;
+            }
+            node.facts = holding(holds);
+            assert_eq!(goes_on(&node), on, "{mode:?}");
+        }
     }
 
     #[test]

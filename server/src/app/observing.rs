@@ -7,10 +7,10 @@ use crate::store::{Key, OF_STRANGERS_MAX};
 use kaltstart_core::dhcp::{Claim, Contact};
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::machine::{JobKind, Machine, Node, Order, State};
-use kaltstart_core::observing::{self, Accepted, Difference, Kind, Restored};
+use kaltstart_core::observing::{self, Accepted, DETAIL_CHARS_MAX, Difference, Kind, Restored};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, PoisonError};
 
@@ -43,8 +43,9 @@ impl Speaker {
         Self { node: Some(node.id.clone()), mac, address: node.address }
     }
 
-    fn says(self, kind: Kind, job: Option<JobId>, detail: String) -> Difference {
+    fn says(self, kind: Kind, job: Option<JobId>, detail: &str) -> Difference {
         let Self { node, mac, address } = self;
+        let detail = detail.chars().take(DETAIL_CHARS_MAX).collect();
         Difference { kind, node, mac, address, job, detail, at: clock::now() }
     }
 }
@@ -81,6 +82,11 @@ impl App {
         Err(finding)
     }
 
+    /// Whether the machine, which has no job, shall start from its own disk instead of waiting in its agent for one.
+    pub(crate) fn goes_on(&self, machine: &Machine) -> bool {
+        self.store.observing().is_some() && observing::goes_on(&machine.node)
+    }
+
     /// The copy beside what the fleet says; none if there is no copy.
     ///
     /// # Errors
@@ -98,12 +104,10 @@ impl App {
             let silent = nodes.iter().filter(|node| !observing::is_heard(node, &restored));
             not_heard.extend(silent.map(|node| node.name.clone()));
         }
-        let name = |id: &NodeId| {
-            let found = machines.iter().find(|found| found.machine.node.id == *id)?;
-            Some(found.machine.node.name.clone())
-        };
-        let mut differences: Vec<_> =
-            differences.into_iter().map(|one| (one.node.as_ref().and_then(name), one)).collect();
+        let names: BTreeMap<_, _> =
+            machines.iter().map(|found| (&found.machine.node.id, &found.machine.node.name)).collect();
+        let name = |one: &Difference| Some((*names.get(one.node.as_ref()?)?).clone());
+        let mut differences: Vec<_> = differences.into_iter().map(|one| (name(&one), one)).collect();
         differences.sort_by(|(a, one), (b, other)| (a, one.mac, one.kind).cmp(&(b, other.mac, other.kind)));
         Ok(Some(Comparison { restored, nodes: nodes.len(), not_heard, differences, truncated }))
     }
@@ -148,29 +152,31 @@ impl App {
             return;
         }
         let has = match self.store.job(job) {
+            // It was ordered since, and has ended since.
+            Ok(Some(known)) if known.epoch == self.epoch() => return,
             Ok(Some(known)) => {
                 let codes = known.findings.last().map(|finding| format!(" ({})", finding.code));
-                let state = crate::client::output::word(&known.state);
-                format!("the copy has that job as {state}{}", codes.unwrap_or_default())
+                format!("the copy has that job as {}{}", known.state.name(), codes.unwrap_or_default())
             }
             Ok(None) => "the copy does not know that job".into(),
             Err(error) => return tracing::error!(%error, "what differs from the copy"),
         };
-        self.note(who.says(Kind::Agent, Some(job.clone()), format!("{does}; {has}"))).await;
+        self.note(who.says(Kind::Agent, Some(job.clone()), &format!("{does}; {has}"))).await;
     }
 
     /// Notes what somebody says, perhaps of a job, of which the copy knows nothing.
     pub(crate) async fn unknown(&self, kind: Kind, said: impl FnOnce() -> (Speaker, Option<JobId>, String)) {
         if self.store.observing().is_some() {
             let (who, job, detail) = said();
-            self.note(who.says(kind, job, detail)).await;
+            self.note(who.says(kind, job, &detail)).await;
         }
     }
 
     async fn note(&self, difference: Difference) {
-        tell(&difference);
-        if let Err(error) = self.store.note(difference).await {
-            tracing::error!(%error, "what differs from the copy is not stored");
+        match self.store.note(difference.clone()).await {
+            Ok(true) => tell(&difference),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "what differs from the copy is not stored"),
         }
     }
 
@@ -227,14 +233,12 @@ impl App {
             move |transaction| {
                 let node = transaction.machine(Key::Mac(mac))?.map(|found| found.machine.node.id);
                 let who = Speaker { node, mac: Some(mac), address: Some(address.into()) };
-                let difference = who.says(kind, None, detail);
-                tell(&difference);
-                transaction.note(&difference)
+                let difference = who.says(kind, None, &detail);
+                Ok(transaction.note(&difference)?.then_some(difference))
             },
-            |outcome| {
-                if let Err(error) = outcome {
-                    tracing::error!(%error, "what differs from the copy is not stored");
-                }
+            |outcome| match outcome {
+                Ok(news) => news.iter().for_each(tell),
+                Err(error) => tracing::error!(%error, "what differs from the copy is not stored"),
             },
         );
         if let Err(error) = noted {

@@ -211,7 +211,10 @@ pub(super) async fn task(
         loop {
             newest.mark_unchanged();
             let machine = app.machine(key)?.machine;
-            let assigned = assignment(&machine, &app.trust());
+            let assigned = match assignment(&machine, &app.trust()) {
+                Assignment::Wait if app.goes_on(&machine) => Assignment::Reboot,
+                assigned => assigned,
+            };
             if assigned != Assignment::Wait || newest.changed().await.is_err() {
                 return Ok::<_, AppError>((assigned, machine));
             }
@@ -221,8 +224,11 @@ pub(super) async fn task(
     let Ok(found) = tokio::time::timeout(wait, look).await else { return Ok(Json(Task::Wait)) };
     match found? {
         (Assignment::Wait, _) => Ok(Json(Task::Wait)),
-        (Assignment::Reboot, _) => {
-            let reason = "there is a job for this machine, for which its agent was not started";
+        (Assignment::Reboot, machine) => {
+            let reason = match machine.job.filter(|job| !job.state.ended()) {
+                Some(_) => "there is a job for this machine, for which its agent was not started",
+                None => "it was looked at, and goes on with what is on its disk",
+            };
             Ok(Json(Task::Reboot { reason: reason.into() }))
         }
         (Assignment::Job(job), machine) => match &job.order {

@@ -94,7 +94,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn note(&self, difference: Difference) -> Result<(), StoreError> {
+    pub async fn note(&self, difference: Difference) -> Result<bool, StoreError> {
         self.transact(move |transaction| transaction.note(&difference)).await
     }
 
@@ -114,7 +114,7 @@ impl Store {
                 else {
                     return Ok(None);
                 };
-                shown.iter().try_for_each(|difference| transaction.note(difference))?;
+                shown.iter().try_for_each(|difference| transaction.note(difference).map(drop))?;
                 let taken = Restored { accepted: Some(accepted.clone()), ..found };
                 put(transaction.connection(), COPY, &to_json(&taken)?)?;
                 transaction.tell_accepted(&taken, &accepted)?;
@@ -129,26 +129,28 @@ impl Store {
 }
 
 impl Transaction<'_> {
-    /// Notes a difference, if it says anything new of its subject, and unless it is one too many of strangers.
+    /// Notes a difference, if it says anything new of its subject, and unless it is one too many of strangers; whether
+    /// it did.
     ///
     /// # Errors
     /// When the database cannot be read or written.
-    pub fn note(&mut self, difference: &Difference) -> Result<()> {
+    pub fn note(&mut self, difference: &Difference) -> Result<bool> {
         let connection = self.connection();
         let key = format!("{DIFFERENCE}{}", difference.subject());
         let before: Option<Difference> = get(connection, &key)?.as_deref().map(from_json).transpose()?;
         if before.as_ref().is_some_and(|before| difference.repeats(before)) {
-            return Ok(());
+            return Ok(false);
         }
         if before.is_none() && difference.node.is_none() {
             let sql =
                 "SELECT count(*) FROM meta WHERE key LIKE 'difference %' AND value LIKE '%\"node\":null%'";
             let strangers = connection.first(sql, &[], |row| row.int(0))?.unwrap_or(0);
             if strangers >= OF_STRANGERS_MAX as i64 {
-                return Ok(());
+                return Ok(false);
             }
         }
-        put(connection, &key, &to_json(difference)?)
+        put(connection, &key, &to_json(difference)?)?;
+        Ok(true)
     }
 
     /// Tells subscribers that servers order again, and on whose word.

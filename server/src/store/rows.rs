@@ -87,7 +87,7 @@ fn put_job(connection: &mut Connection, node: &str, job: &Job) -> Result<()> {
             job.id.as_str().into(),
             node.into(),
             job.order.profile().into(),
-            job_state(job.state).into(),
+            job.state.name().into(),
             time(job.deadline).into(),
             time(job.loses_at).into(),
             (&to_json(job)?).into(),
@@ -125,16 +125,6 @@ fn keys(machine: &Machine) -> Vec<Key<'_>> {
         machine.job.iter().filter_map(|job| job.unlock_token).find(|token| Some(*token) != node.unlock);
     keys.extend(node.unlock.into_iter().chain(unlock).map(Key::UnlockToken));
     keys
-}
-
-const fn job_state(state: JobState) -> &'static str {
-    match state {
-        JobState::Queued => "queued",
-        JobState::Running => "running",
-        JobState::Succeeded => "succeeded",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    }
 }
 
 pub(super) fn put_events(

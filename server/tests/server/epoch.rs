@@ -1,11 +1,12 @@
 //! A restored copy of the database: what was ordered and granted before counts no more, and nothing is ordered before
 //! somebody has compared the copy with the fleet.
 
-use crate::agent::{Agent, installed, script, stopped, system_report, tell, token};
+use crate::agent::{Agent, installed, script, stopped, system_report, tell, token, with_disk};
 use crate::client::{CONFLICT, done, ks, refused};
 use crate::postgres_server;
 use crate::site::{LIMIT, Site, mac};
 use kaltstart_protocol::agent_api::{Directive, InstallTask, Mode, ReportState, Task};
+use kaltstart_protocol::contents::Area;
 use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::node_api::NodeReport;
 use kaltstart_protocol::phase::Phase;
@@ -139,6 +140,11 @@ async fn compared(site: &Site, wanted: usize) -> Value {
         }
         assert!(began.elapsed() < LIMIT, "{view:#}");
     }
+}
+
+/// What an installation that the copy does not know leaves on a disk.
+fn table_of_later() -> Area {
+    Area { partition: None, kind: "gpt".into(), id: "of-later".into(), label: String::new() }
 }
 
 /// What is said of a node, as kind, job and words; of whom nobody knows where none is named.
@@ -284,8 +290,17 @@ async fn restored_after_the_fleet_moved_on(mut site: Site, keep: impl FnOnce(&mu
             let answer = site.ask(Method::POST, path, None, Some(&body)).await.expect("answered");
             assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{answer:?}");
         }
+        // What is looked at goes on with what is on its disk.
+        let mut looks = Agent::boot(&site, 1, 61, Mode::Discover).await;
+        looks.facts = with_disk(mac(1), vec![table_of_later()]);
+        looks.hello().await;
+        assert!(matches!(looks.task().await, Task::Reboot { .. }));
+        assert!(token(&script(&site, 1).await).is_none(), "it was looked at");
+        let looks = Agent::boot(&site, 2, 62, Mode::Discover).await;
+        looks.hello().await;
+        assert!(matches!(looks.task().await, Task::Wait), "there is nothing on it");
         only_observes(&site).await;
-        let view = compared(&site, 7).await;
+        let view = compared(&site, 8).await;
         assert!(view["since"].as_u64() > view["copied"].as_u64(), "{view}");
         let by_the_copy = "the copy has that job as failed (KS-2110)";
         let has = |node, kind: &str, job: Option<&str>, words: &str| {
@@ -302,14 +317,15 @@ async fn restored_after_the_fleet_moved_on(mut site: Site, keep: impl FnOnce(&mu
         has(None, "agent", Some(&new), "the copy does not know that job");
         has(None, "system", None, "whether a job calls it back");
         has(None, "system", None, "the key of its disks");
-        assert_eq!(said(&view, Some("n1")), []);
+        has(Some("n1"), "disks", None, "holds gpt of-later");
+        assert_eq!(said(&view, Some("n5")), []);
         let silent: Vec<&str> =
             view["not_heard"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
         assert_eq!((silent, &view["nodes"]), (vec!["late", "n3", "n4", "n5"], &json!(7)));
         // It goes on observing after a restart.
         site.kill();
         site.power_on().await;
-        assert_eq!(compared(&site, 7).await["observing"], true);
+        assert_eq!(compared(&site, 8).await["observing"], true);
         let order = json!({"kind": "deploy", "profile": "good"});
         site.post("/v1/nodes/n4/jobs", &order).await.problem(StatusCode::CONFLICT, "observing");
         accept(&site).await;
