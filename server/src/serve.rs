@@ -257,10 +257,11 @@ async fn serve_dhcp6(
     stop: &CancellationToken,
     doors: &mut JoinSet<()>,
 ) -> Result<Arc<dhcp6::Service<Dhcp6Door>>> {
-    let resumed = LeaseTable::resume(app.store.leases6()?, clock::now());
+    let mut resumed = LeaseTable::resume(app.store.leases6()?, clock::now());
     // As for IPv4.
     if !app.store.is_shared() {
         app.store.put_leases6(resumed.writes).await?;
+        resumed.table.is_stored();
     }
     let (door, subnets, duid) = (Dhcp6Door::new(app.clone()), app.config.subnets6(), app.store.duid()?);
     let service = dhcp6::Service::new(door, subnets, duid, resumed.table, resumed.now);

@@ -3,6 +3,7 @@
 //! What the product's agent does with threads and sockets is a few states here: it says hello, asks for work, does it,
 //! tells that it is done, and repeats each of these until there is an answer.
 
+use crate::firmware::split;
 use crate::machine::{Body, Line, Next, Timer};
 use crate::server::{Answer, Ask};
 use crate::system::{drive, hear};
@@ -53,6 +54,8 @@ struct Saying {
 /// A started agent.
 pub(crate) struct Agent {
     settings: Settings,
+    /// The server that started it, to which it keeps.
+    server: Ipv4Addr,
     session: Secret,
     gate: Gate,
     dhcp: Client,
@@ -78,6 +81,7 @@ impl Agent {
     /// Starts with these kernel arguments; none when they are no good.
     pub(crate) fn begin(arguments: &str, body: &mut Body<'_>) -> Option<Self> {
         let settings = cmdline::parse(arguments).ok()?;
+        let (server, _) = split(settings.servers.first()?)?;
         let mut random = [0; Secret::RANDOM_BYTES];
         body.rng.fill(&mut random);
         let host = HostIdentity::of(&body.hardware.facts());
@@ -91,6 +95,7 @@ impl Agent {
             session: Secret::from_random("kss_", &random),
             clock: (Millis(settings.time * 1000), began),
             settings,
+            server,
             gate,
             dhcp,
             stage: Stage::Address,
@@ -124,10 +129,8 @@ impl Agent {
             // Between two leases: later.
             return body.timer(1_000, Timer::Resend(line));
         };
-        body.ask(
-            line,
-            Ask { post: true, path, body: saying.body, bearer, from, tls: true, waits: saying.waits },
-        );
+        let (to, waits) = (self.server, saying.waits);
+        body.ask(line, Ask { post: true, path, body: saying.body, bearer, from, to, tls: true, waits });
     }
 
     /// Says something on the main line, until it is answered.

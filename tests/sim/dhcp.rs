@@ -1,15 +1,17 @@
 //! The server's DHCP socket, its look for addresses in use, and its door to the rest of the server.
 
+use crate::database::Road;
 use crate::mutants::Mutant;
-use kaltstart_core::dhcp::lease::LeaseWrite;
+use kaltstart_core::dhcp::lease::{Lease, LeaseState, LeaseWrite};
 use kaltstart_core::dhcp::{Contact, Reply};
 use kaltstart_core::trace::Exchange;
 use kaltstart_protocol::dhcp::MessageType;
 use kaltstart_protocol::ids::Mac;
+use kaltstart_protocol::time::Millis;
 use kaltstart_server::app::App;
 use kaltstart_server::doors::DhcpDoor;
 use kaltstart_server::net::dhcp::{Backend, BackendError, Knowledge, Link, Lookup, Ping, Stats};
-use kaltstart_server::store::Wanted;
+use kaltstart_server::store::{Key, Store, Wanted};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,19 +27,22 @@ pub(crate) struct Sent {
     pub(crate) bytes: Vec<u8>,
     /// An acknowledged address, and for how many seconds.
     pub(crate) promised: Option<(Ipv4Addr, u32)>,
-    /// Whether that was stored when it was sent.
-    pub(crate) is_stored: bool,
+    /// If that was not stored when it was sent, what was.
+    pub(crate) missing: Option<String>,
 }
 
 /// The interface: keeps what is sent until the world takes it.
 pub(crate) struct Wire {
     app: Weak<App>,
+    /// Sees what is stored in a shared database.
+    eye: Option<Arc<Store>>,
+    address: Ipv4Addr,
     sent: Mutex<Vec<Sent>>,
 }
 
 impl Wire {
-    pub(crate) fn new(app: &Arc<App>) -> Arc<Self> {
-        Arc::new(Self { app: Arc::downgrade(app), sent: Mutex::default() })
+    pub(crate) fn new(app: &Arc<App>, eye: Option<Arc<Store>>, address: Ipv4Addr) -> Arc<Self> {
+        Arc::new(Self { app: Arc::downgrade(app), eye, address, sent: Mutex::default() })
     }
 
     pub(crate) fn take(&self) -> Vec<Sent> {
@@ -49,11 +54,19 @@ impl Wire {
         locked(&self.sent).iter().any(|sent| sent.promised.is_some())
     }
 
-    /// Whether the store has the lease of `address` for `mac`.
-    fn is_stored(&self, address: Ipv4Addr, mac: Mac) -> bool {
-        let Some(app) = self.app.upgrade() else { return true };
-        let found = app.store.find_leases(Wanted::Address(address.into()), 1).expect("readable");
-        found.iter().any(|write| write.lease.mac == Some(mac))
+    /// What is stored of `address`, if that is neither a lease of `mac`, for as long as was promised where others look
+    /// there too, nor a reservation.
+    fn missing(&self, address: Ipv4Addr, mac: Mac, seconds: u32) -> Option<String> {
+        let app = self.app.upgrade()?;
+        let store = self.eye.as_deref().unwrap_or(&app.store);
+        let found = store.find_leases(Wanted::Address(address.into()), 1).expect("readable");
+        let reserved = || store.machine(Key::Mac(mac)).expect("readable")?.machine.node.reservation;
+        let until = self.eye.as_ref().map(|_| crate::time::wall().plus(u64::from(seconds) * 1_000));
+        let promised =
+            |lease: &Lease| lease.mac == Some(mac) && until.is_none_or(|until| lease.expires >= until);
+        let is_stored = found.iter().any(|write| promised(&write.lease))
+            || self.eye.is_some() && reserved() == Some(address);
+        (!is_stored).then(|| format!("{found:?}"))
     }
 }
 
@@ -63,7 +76,7 @@ impl Link for Wire {
     }
 
     fn address(&self) -> Ipv4Addr {
-        crate::site::SERVER
+        self.address
     }
 
     fn send(&self, replies: &[&Reply], _stats: &Stats) {
@@ -72,8 +85,8 @@ impl Link for Wire {
             let (address, seconds) = (reply.message.yiaddr, reply.message.lease_seconds());
             let promised =
                 seconds.filter(|_| reply.kind == MessageType::Ack).map(|seconds| (address, seconds));
-            let is_stored = promised.is_none_or(|(address, _)| self.is_stored(address, to));
-            locked(&self.sent).push(Sent { to, bytes: reply.encode(), promised, is_stored });
+            let missing = promised.and_then(|(address, seconds)| self.missing(address, to, seconds));
+            locked(&self.sent).push(Sent { to, bytes: reply.encode(), promised, missing });
         }
     }
 }
@@ -109,15 +122,17 @@ impl Ping for Neighbours {
 /// The server's own door, which a crash closes.
 pub(crate) struct Door {
     door: Mutex<Option<Arc<DhcpDoor>>>,
+    road: Option<Arc<Road>>,
     mutant: Option<Mutant>,
     /// What a mutant calls durable before it is.
     early: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Door {
-    pub(crate) fn new(app: Arc<App>, mutant: Option<Mutant>) -> Arc<Self> {
+    pub(crate) fn new(app: Arc<App>, road: Option<Arc<Road>>, mutant: Option<Mutant>) -> Arc<Self> {
         Arc::new(Self {
             door: Mutex::new(Some(Arc::new(DhcpDoor::new(app)))),
+            road,
             mutant,
             early: Mutex::default(),
         })
@@ -168,6 +183,20 @@ impl Backend for Handle {
                 door.commit(leases, contacts, |_| ())
             }
             Some(Mutant::LeaseNotStored) => door.commit(Vec::new(), contacts, done),
+            Some(Mutant::CutOffPromises) if self.0.road.as_ref().is_some_and(|road| road.is_cut()) => {
+                locked(&self.0.early).push(Box::new(move || done(Ok(()))));
+                Ok(())
+            }
+            Some(Mutant::LeasesNotGuarded) => {
+                // As if all others' had ended long ago.
+                let let_go = leases.iter().map(|write| {
+                    let (state, since) = (LeaseState::Released, write.lease.since.plus(u64::from(u32::MAX)));
+                    let lease = Lease { state, since, expires: Millis(0), ..write.lease.clone() };
+                    LeaseWrite { lease, ..write.clone() }
+                });
+                let leases = let_go.chain(leases.iter().cloned()).collect();
+                door.commit(leases, contacts, done)
+            }
             _ => door.commit(leases, contacts, done),
         }
     }

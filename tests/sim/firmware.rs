@@ -22,7 +22,7 @@ enum State {
     /// It has an address, and fetches one file after another.
     Fetching {
         address: Ipv4Addr,
-        files: Vec<String>,
+        files: Vec<Url>,
         arguments: String,
     },
 }
@@ -63,7 +63,7 @@ impl Firmware {
             message.options.set_addresses(code::REQUESTED_ADDRESS, &[address]);
             message.options.set_addresses(code::SERVER_ID, &[server]);
         }
-        body.effects.push(Effect::Dhcp(message.encode()));
+        body.effects.push(Effect::Dhcp(message.encode(), Ipv4Addr::BROADCAST));
         body.timer(EVERY, Timer::Dhcp);
     }
 
@@ -94,10 +94,10 @@ impl Firmware {
             }
             (State::Requesting { address, .. }, Some(MessageType::Ack)) if *address == reply.yiaddr => {
                 let file = String::from_utf8_lossy(&reply.file).trim_end_matches('\0').to_owned();
-                let Some(path) = path(&file) else { return Next::OwnDisk };
+                let Some(url) = split(&file) else { return Next::OwnDisk };
                 self.state =
                     State::Fetching { address: *address, files: Vec::new(), arguments: String::new() };
-                self.fetch(path, body);
+                self.fetch(url, body);
                 Next::Same
             }
             (State::Requesting { .. }, Some(MessageType::Nak)) => {
@@ -109,7 +109,7 @@ impl Firmware {
         }
     }
 
-    fn fetch(&self, path: String, body: &mut Body<'_>) {
+    fn fetch(&self, (to, path): Url, body: &mut Body<'_>) {
         let State::Fetching { address, .. } = self.state else { return };
         let ask = Ask {
             post: false,
@@ -117,6 +117,7 @@ impl Firmware {
             body: Vec::new(),
             bearer: None,
             from: address,
+            to,
             tls: false,
             waits: false,
         };
@@ -142,7 +143,7 @@ impl Firmware {
             };
             let Some((kernel, rest)) = kernel.split_once(' ') else { return Next::OwnDisk };
             *arguments = rest.to_owned();
-            *files = [ramdisk.as_str(), kernel].into_iter().filter_map(path).collect();
+            *files = [ramdisk.as_str(), kernel].into_iter().filter_map(split).collect();
         }
         match files.pop() {
             Some(next) => {
@@ -154,8 +155,13 @@ impl Firmware {
     }
 }
 
-/// The path of a URL.
-fn path(url: &str) -> Option<String> {
+/// A server, and what is asked of it.
+pub(crate) type Url = (Ipv4Addr, String);
+
+/// A URL whose host is an address.
+pub(crate) fn split(url: &str) -> Option<Url> {
     let (_, rest) = url.split_once("://")?;
-    rest.find('/').map(|at| rest[at..].to_owned())
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let address = host.rsplit_once(':').map_or(host, |(address, _)| address);
+    Some((address.parse().ok()?, path.to_owned()))
 }

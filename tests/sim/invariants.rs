@@ -3,6 +3,8 @@
 
 use crate::dhcp::Sent;
 use crate::site::LOSSES;
+use kaltstart_core::dhcp::Known;
+use kaltstart_core::dhcp::lease::{Lease, LeaseState, LeaseWrite};
 use kaltstart_core::machine::{JobState, Machine, State};
 use kaltstart_protocol::agent_api::{DiskGrant, Task};
 use kaltstart_protocol::facts::Disk;
@@ -11,7 +13,7 @@ use kaltstart_protocol::ids::{JobId, Mac, NodeId};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::wipe::{DiskIdentity, HostIdentity, LIFETIME_MS_MAX, WipeGrant};
 use kaltstart_server::app::App;
-use kaltstart_server::store::{Key, StoredEvent, Wanted};
+use kaltstart_server::store::{Key, Store, StoredEvent, Versioned, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -20,6 +22,9 @@ use std::net::Ipv4Addr;
 const LOSS_WINDOW: u64 = 3_600_000;
 /// The server's hour, and a minute for the agent's clock.
 const GRANT_LIFETIME: u64 = 3_660_000;
+
+/// More events than there are.
+const EVENTS_MAX: usize = 1_000_000;
 
 /// With these a job fails whose agent has spoken, or whose system should have.
 const LATE: [Code; 5] =
@@ -34,6 +39,10 @@ pub(crate) enum Invariant {
     AckIsStored,
     /// Promise 13: what was answered with success is there after a crash.
     NothingAcknowledgedIsLost,
+    /// Promise 13: what is stored is known to each server that has caught up.
+    KnownToOthers,
+    /// A node has one job at a time.
+    OneJob,
     /// States and jobs change as the lifecycle has it, and versions only grow.
     Lifecycle,
     /// Promise 1: a disk is written with a grant for it, its machine, its job, and what is on it, given within the hour.
@@ -107,13 +116,15 @@ pub(crate) struct Audit {
     versions: BTreeMap<String, i64>,
     states: BTreeMap<String, State>,
     jobs: BTreeMap<JobId, Seen>,
+    /// The job that each node has.
+    open: BTreeMap<String, String>,
     last_event: i64,
     grants: BTreeMap<String, Issued>,
     /// Who writes to which disk, in which start of the machine.
     writing: BTreeSet<(String, u64, String)>,
     losses: Vec<(u64, String)>,
     restores: u32,
-    only_the_server_fails: bool,
+    only_one_server_fails: bool,
     /// Orders that reached the server.
     orders: BTreeMap<String, u32>,
     /// Jobs that the server took.
@@ -123,8 +134,8 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    pub(crate) fn new(only_the_server_fails: bool) -> Self {
-        Self { only_the_server_fails, ..Self::default() }
+    pub(crate) fn new(only_one_server_fails: bool) -> Self {
+        Self { only_one_server_fails, ..Self::default() }
     }
 
     pub(crate) fn violate(&mut self, invariant: Invariant, what: impl Into<String>) {
@@ -139,11 +150,9 @@ impl Audit {
     pub(crate) fn replied(&mut self, sent: &Sent, reachable: &BTreeSet<Ipv4Addr>) {
         let Some((address, seconds)) = sent.promised else { return };
         self.count("addresses acknowledged");
-        if !sent.is_stored {
-            self.violate(
-                Invariant::AckIsStored,
-                format!("{address} is acknowledged to {} and not stored", sent.to),
-            );
+        if let Some(stored) = &sent.missing {
+            let what = format!("{address} is acknowledged to {}, and stored is {stored}", sent.to);
+            self.violate(Invariant::AckIsStored, what);
         }
         let now = crate::time::now();
         let until = now + u64::from(seconds) * 1000;
@@ -297,14 +306,14 @@ impl Audit {
     }
 
     /// Compares what is stored now with what was.
-    pub(crate) fn look(&mut self, app: &App) {
-        if *app.store.newest_event().borrow() == self.last_event {
+    pub(crate) fn look(&mut self, store: &Store) {
+        if !store.is_shared() && *store.newest_event().borrow() == self.last_event {
             return;
         }
-        let events = app.store.events(self.last_event, None, 10_000).expect("readable");
+        let events = store.events(self.last_event, None, 10_000).expect("readable");
         let ids: BTreeSet<NodeId> = events.iter().filter_map(|event| event.node.parse().ok()).collect();
         for id in ids {
-            let Some(found) = app.store.machine(Key::Id(&id)).expect("readable") else { continue };
+            let Some(found) = store.machine(Key::Id(&id)).expect("readable") else { continue };
             let (name, state) = (label(&found.machine), found.machine.node.state);
             for event in events.iter().filter(|event| event.node == id.as_str()) {
                 self.happened(event, &name, found.machine.job.as_ref().map(|job| job.phase));
@@ -322,7 +331,25 @@ impl Audit {
                 self.job(job.id.clone(), job.state, job.installed.is_some());
             }
         }
+        if store.is_shared() && events.iter().any(|event| event.kind == "job.queued") {
+            self.count_losses(store);
+        }
         self.last_event = events.last().map_or(self.last_event, |event| event.id);
+    }
+
+    /// Of several servers, each counts what all have let happen.
+    fn count_losses(&mut self, store: &Store) {
+        let since = crate::time::wall().minus(LOSS_WINDOW);
+        let machines = store.machines().expect("readable");
+        let lose = machines.iter().filter(|found| {
+            found.machine.job.as_ref().and_then(|job| job.loses_at).is_some_and(|at| at > since)
+        });
+        let nodes: BTreeSet<String> = lose.map(|found| label(&found.machine)).collect();
+        if nodes.len() > LOSSES as usize {
+            let what =
+                format!("{nodes:?} were ordered or granted to lose data within an hour, and {LOSSES} may");
+            self.violate(Invariant::Losses, what);
+        }
     }
 
     /// Whether no copy was restored since the job was ordered.
@@ -349,7 +376,14 @@ impl Audit {
     }
 
     fn happened(&mut self, event: &StoredEvent, node: &str, phase: Option<Phase>) {
+        let job = event.job.clone().unwrap_or_default();
+        if matches!(event.kind.as_str(), "job.succeeded" | "job.failed" | "job.cancelled") {
+            self.open.remove(node);
+        }
         if event.kind == "job.queued" {
+            if let Some(before) = self.open.insert(node.to_owned(), job.clone()) {
+                self.violate(Invariant::OneJob, format!("{node} is given {job} while it has {before}"));
+            }
             let queued = self.queued.entry(node.to_owned()).or_default();
             *queued += 1;
             let queued = *queued;
@@ -365,7 +399,7 @@ impl Audit {
             let code = data["finding"]["code"].as_str().unwrap_or_default();
             self.count(format!("jobs failed by {code}"));
             let agent_works = phase > Some(Phase::Kernel);
-            if self.only_the_server_fails && agent_works && LATE.iter().any(|late| late.number() == code) {
+            if self.only_one_server_fails && agent_works && LATE.iter().any(|late| late.number() == code) {
                 let what = format!("a job of {node} failed by {}, and only the server did", data["finding"]);
                 self.violate(Invariant::OutagesHeal, what);
             }
@@ -391,28 +425,33 @@ impl Audit {
     }
 
     /// The server is up again, after a crash; with another database if a copy was restored.
-    pub(crate) fn started(&mut self, app: &App, restored: bool) {
+    pub(crate) fn started(&mut self, store: &Store, restored: bool) {
         if restored {
             self.restores += 1;
             self.count("copies restored");
             self.hour_is_lost();
-            self.last_event = *app.store.newest_event().borrow();
+            self.last_event =
+                store.events(0, None, EVENTS_MAX).expect("readable").last().map_or(0, |event| event.id);
             (self.versions, self.acknowledged) = (BTreeMap::new(), BTreeMap::new());
-            let machines = app.store.machines().expect("readable");
+            let machines = store.machines().expect("readable");
             self.states =
                 machines.iter().map(|found| (label(&found.machine), found.machine.node.state)).collect();
-            self.jobs.clear();
+            (self.jobs, self.open) = (BTreeMap::new(), BTreeMap::new());
             for found in machines {
                 let Some(job) = found.machine.job else { continue };
                 let before = self.restores - 1;
                 let seen = Seen { state: job.state, installed: job.installed.is_some(), restores: before };
+                if !job.state.ended() {
+                    self.open
+                        .insert(label(&Machine { node: found.machine.node, job: None }), job.id.to_string());
+                }
                 self.jobs.insert(job.id, seen);
             }
         }
         let now = crate::time::now();
         for (name, version) in self.acknowledged.clone() {
             let mac = name.parse().expect("a label is a hardware address");
-            let found = app.store.machine(Key::Mac(mac)).expect("readable").map_or(0, |found| found.version);
+            let found = store.machine(Key::Mac(mac)).expect("readable").map_or(0, |found| found.version);
             if found < version {
                 let what =
                     format!("{name} was answered for at version {version} and is at {found} after a crash");
@@ -420,8 +459,12 @@ impl Audit {
             }
         }
         for (address, (mac, until)) in self.holders.clone() {
-            let stored = app.store.find_leases(Wanted::Address(address.into()), 1).expect("readable");
-            if until <= now || stored.iter().any(|write| write.lease.mac == Some(mac)) {
+            let stored = store.find_leases(Wanted::Address(address.into()), 1).expect("readable");
+            // Of several servers another may have given the client another address since, and renewals are lost, too.
+            let left = if restored && store.is_shared() { until.saturating_sub(now) } else { 0 };
+            let knows =
+                |lease: &Lease| lease.mac == Some(mac) && lease.expires.since(crate::time::wall()) >= left;
+            if until <= now || stored.iter().any(|write| knows(&write.lease)) {
                 continue;
             }
             if restored {
@@ -433,6 +476,35 @@ impl Audit {
             }
         }
     }
+}
+
+/// Whether a server that has just caught up knows the machines and leases of `store`.
+pub(crate) fn knows_all(
+    app: &App,
+    held: impl Fn(Ipv4Addr) -> Option<Lease>,
+    store: &Store,
+) -> Result<(), String> {
+    let index = app.store.index();
+    for Versioned { machine, .. } in store.machines().expect("readable") {
+        let known = index.get(machine.node.macs[0]).map(|brief| &brief.known);
+        if machine.node.state != State::Retired && known != Some(&Known::of(&machine)) {
+            return Err(format!("{} is {:?}, and known as {known:?}", label(&machine), Known::of(&machine)));
+        }
+    }
+    let now = crate::time::wall();
+    for LeaseWrite { address, lease } in store.leases().expect("readable") {
+        let known = held(address);
+        // It may have offered the client the same address since, and ended that when another server's offer was taken.
+        let fits = known.as_ref().is_some_and(|known| {
+            let offered = known.state == LeaseState::Offered && lease.state == LeaseState::Bound;
+            known.key == lease.key
+                && (offered || known.state == lease.state && known.expires >= lease.expires)
+        });
+        if lease.is_live(now) && !fits {
+            return Err(format!("{address} is {lease:?}, and known as {known:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// What a node is called here: by what never changes, even in a restored copy.

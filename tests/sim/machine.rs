@@ -37,8 +37,8 @@ pub(crate) enum Line {
 /// What a machine does to the world.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Sends a DHCP packet.
-    Dhcp(Vec<u8>),
+    /// Sends a DHCP packet to a server, or to all.
+    Dhcp(Vec<u8>, Ipv4Addr),
     /// Asks the server.
     Ask(Line, Ask),
     /// Wants to be woken after so many milliseconds.
@@ -142,13 +142,13 @@ pub(crate) struct Machine {
     /// Grows with every start of something else: what was meant for what ran before is lost.
     pub(crate) boot: u64,
     /// Whether it has firmware and disks; else it is somebody's laptop.
-    pub(crate) is_server: bool,
+    pub(crate) is_node: bool,
     rng: Rng,
 }
 
 impl Machine {
-    pub(crate) fn new(hardware: Hardware, is_server: bool, rng: Rng) -> Self {
-        Self { hardware, power: Power::Off, boot: 0, is_server, rng }
+    pub(crate) fn new(hardware: Hardware, is_node: bool, rng: Rng) -> Self {
+        Self { hardware, power: Power::Off, boot: 0, is_node, rng }
     }
 
     /// The address that it uses, and for which it answers.
@@ -171,7 +171,7 @@ impl Machine {
         mutant: Option<Mutant>,
         act: impl FnOnce(&mut Power, &mut Body<'_>) -> Next,
     ) -> Vec<Effect> {
-        let Self { hardware, power, boot, rng, is_server } = self;
+        let Self { hardware, power, boot, rng, is_node } = self;
         let mut effects = Vec::new();
         let mut body = Body { hardware, rng, effects: &mut effects, audit, mutant, boot: *boot };
         match act(power, &mut body) {
@@ -181,7 +181,7 @@ impl Machine {
                 body.effects.retain(|effect| matches!(effect, Effect::Say(_)));
                 *boot += 1;
                 body.boot = *boot;
-                *power = begin(next, *is_server, &mut body);
+                *power = begin(next, *is_node, &mut body);
             }
         }
         effects
@@ -200,10 +200,10 @@ impl Machine {
     }
 
     pub(crate) fn timer(&mut self, timer: Timer, audit: &mut Audit, mutant: Option<Mutant>) -> Vec<Effect> {
-        let is_server = self.is_server;
+        let is_node = self.is_node;
         self.with(audit, mutant, |power, body| match power {
             Power::Idle => {
-                *power = if is_server {
+                *power = if is_node {
                     Power::Firmware(Firmware::begin(body))
                 } else {
                     Power::Os(Box::new(Os::begin(body)))
@@ -244,7 +244,7 @@ impl Machine {
 }
 
 /// Starts what comes next.
-fn begin(next: Next, is_server: bool, body: &mut Body<'_>) -> Power {
+fn begin(next: Next, is_node: bool, body: &mut Body<'_>) -> Power {
     match next {
         Next::Same => Power::Idle,
         Next::Restart(after) => {
@@ -258,7 +258,7 @@ fn begin(next: Next, is_server: bool, body: &mut Body<'_>) -> Power {
                 Power::Idle
             }
         },
-        Next::OwnDisk if !is_server => Power::Idle,
+        Next::OwnDisk if !is_node => Power::Idle,
         Next::OwnDisk => {
             let first = body.hardware.disks.iter().find(|disk| disk.starts);
             match first.and_then(|disk| disk.system.as_ref()) {

@@ -17,6 +17,8 @@ pub(crate) enum Mutant {
     StateSetByHand,
     /// A job that has ended goes on, past `lifecycle::step`.
     JobRevived,
+    /// A machine that has a job gets another one, past `lifecycle::step`.
+    OrderedTwice,
     /// All machines may lose data at once.
     LossesUnlimited,
     /// The server does not notice that its database is a restored copy.
@@ -33,17 +35,24 @@ pub(crate) enum Mutant {
     StopIgnored,
     /// The agent lays its system down a second time after the server took note of the first.
     InstalledTwice,
+    /// A server that shares a database hears nothing of what others store.
+    OthersNotHeard,
+    /// A lease takes the place of another client's, whatever another server has decided.
+    LeasesNotGuarded,
+    /// A server that has no way to its database acknowledges new leases.
+    CutOffPromises,
 }
 
 impl Mutant {
     /// All of them, and which invariant sees each first.
-    pub(crate) const ALL: [(Self, Invariant); 14] = [
+    pub(crate) const ALL: [(Self, Invariant); 18] = [
         (Self::AckBeforeCommit, Invariant::AckIsStored),
         (Self::LeaseNotStored, Invariant::AckIsStored),
         (Self::LeasesForgotten, Invariant::OneHolder),
         (Self::AnswerBeforeCommit, Invariant::NothingAcknowledgedIsLost),
         (Self::StateSetByHand, Invariant::Lifecycle),
         (Self::JobRevived, Invariant::Lifecycle),
+        (Self::OrderedTwice, Invariant::OneJob),
         (Self::LossesUnlimited, Invariant::Losses),
         (Self::RestoreUnnoticed, Invariant::RestoreWipesNothing),
         (Self::DeadlinesIgnored, Invariant::Settled),
@@ -52,5 +61,24 @@ impl Mutant {
         (Self::BootableFirst, Invariant::Bootable),
         (Self::StopIgnored, Invariant::StopObeyed),
         (Self::InstalledTwice, Invariant::OneInstallation),
+        (Self::OthersNotHeard, Invariant::KnownToOthers),
+        (Self::LeasesNotGuarded, Invariant::OneHolder),
+        (Self::CutOffPromises, Invariant::AckIsStored),
     ];
+
+    /// A seed at which it was seen: where the search begins.
+    pub(crate) const fn first_seed(self) -> u64 {
+        match self {
+            Self::CutOffPromises => 12,
+            _ => 1,
+        }
+    }
+
+    /// How many servers it takes.
+    pub(crate) const fn servers(self) -> usize {
+        match self {
+            Self::OthersNotHeard | Self::LeasesNotGuarded | Self::CutOffPromises => 2,
+            _ => 1,
+        }
+    }
 }

@@ -1,18 +1,22 @@
 //! Operators: look at a machine, and order, take back, accept or mend what fits, as their dice say.
 
 use crate::server::{Answer, Ask};
-use crate::site::{PROFILE, SERVER, admin};
+use crate::site::{PROFILE, address, admin};
 use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+
+/// Where operators sit.
+const OPERATOR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
 
 /// What an operator waits for.
 #[derive(Debug, Clone)]
 pub(crate) enum Errand {
     /// The view of a machine, to do something with it.
-    Look { server: usize, roll: u64 },
+    Look { node: usize, roll: u64 },
     /// The same once nothing fails any more: nothing new is ordered.
-    Check { server: usize },
+    Check { node: usize },
     /// An order; then the machine is switched on, if it is to be.
-    Order { server: usize, press: bool },
+    Order { node: usize, press: bool },
     /// Anything else.
     Other,
 }
@@ -27,7 +31,10 @@ pub(crate) enum Follow {
 
 fn ask(post: bool, path: String, body: &Value) -> Ask {
     let body = if post { body.to_string().into_bytes() } else { Vec::new() };
-    Ask { post, path, body, bearer: Some(admin().expose().to_owned()), from: SERVER, tls: true, waits: false }
+    let bearer = Some(admin().expose().to_owned());
+    // Whoever asks chooses a server.
+    let (from, to) = (OPERATOR, address(0));
+    Ask { post, path, body, bearer, from, to, tls: true, waits: false }
 }
 
 /// Asks for a machine's view.
@@ -42,12 +49,12 @@ pub(crate) fn declare(name: &str, mac: &str, address: Option<&str>) -> Ask {
 
 /// What follows from the answer to an order for a machine: where the server only observes, the operator accepts the
 /// restored copy as it is, and orders again some other time.
-pub(crate) fn ordered(server: usize, press: bool, answer: &Answer, view: &Value) -> Follow {
+pub(crate) fn ordered(node: usize, press: bool, answer: &Answer, view: &Value) -> Follow {
     if view["code"] == "observing" {
         let accept = ask(true, "/v1/restored/accept".into(), &json!({"differences": u32::MAX}));
         return Follow::Ask(Errand::Other, accept);
     }
-    if press && answer.is_good() { Follow::Press(server) } else { Follow::Nothing }
+    if press && answer.is_good() { Follow::Press(node) } else { Follow::Nothing }
 }
 
 /// How often an operator sends the same at once.
@@ -56,7 +63,7 @@ pub(crate) fn haste(roll: u64) -> u32 {
 }
 
 /// What an operator does with a machine that looks like this.
-pub(crate) fn decide(server: usize, mac: &str, view: &Value, roll: u64) -> Follow {
+pub(crate) fn decide(node: usize, mac: &str, view: &Value, roll: u64) -> Follow {
     let (dice, coin) = (roll % 100, roll / 100 % 100);
     let post = |path: &str, body: &Value| ask(true, format!("/v1/{path}"), body);
     let other = |path: String| Follow::Ask(Errand::Other, post(&path, &json!({})));
@@ -69,13 +76,13 @@ pub(crate) fn decide(server: usize, mac: &str, view: &Value, roll: u64) -> Follo
         if coin < 50 {
             body["erase"] = view["fingerprints"].clone();
         }
-        let errand = Errand::Order { server, press: coin % 10 < 8 };
+        let errand = Errand::Order { node, press: coin % 10 < 8 };
         Follow::Ask(errand, post(&format!("nodes/{mac}/jobs"), &body))
     };
     if let Some(job) = view["job"].as_str() {
         return match dice {
             0..18 => other(format!("jobs/{job}/cancel")),
-            18..30 => Follow::Press(server),
+            18..30 => Follow::Press(node),
             30..40 => {
                 Follow::Ask(Errand::Other, post(&format!("nodes/{mac}/power"), &json!({"observed": "on"})))
             }
@@ -84,7 +91,7 @@ pub(crate) fn decide(server: usize, mac: &str, view: &Value, roll: u64) -> Follo
     }
     match (view["state"].as_str().unwrap_or_default(), dice) {
         ("expected", 0..30) => order("deploy"),
-        ("expected", 30..70) => Follow::Press(server),
+        ("expected", 30..70) => Follow::Press(node),
         ("discovered", 0..70) => other(format!("nodes/{mac}/accept")),
         ("available", 0..60) | ("allocated", 0..50) => order("deploy"),
         ("allocated", 50..65) | ("releasing", 0..70) => order("release"),
@@ -97,7 +104,7 @@ pub(crate) fn decide(server: usize, mac: &str, view: &Value, roll: u64) -> Follo
 }
 
 /// What an operator does who wants all jobs to end: their machines must be on.
-pub(crate) fn check(server: usize, view: &Value) -> Follow {
+pub(crate) fn check(node: usize, view: &Value) -> Follow {
     let waits = view["headline"].as_str().is_some_and(|headline| headline.starts_with("waiting"));
-    if waits { Follow::Press(server) } else { Follow::Nothing }
+    if waits { Follow::Press(node) } else { Follow::Nothing }
 }

@@ -1,12 +1,13 @@
 //! What goes wrong, and what operators do: drawn from a seed beforehand, so that parts of it can be left out.
 
+use crate::cluster::Cut;
 use crate::rng::Rng;
 use std::fmt;
 
 /// How long things go wrong, in milliseconds.
 pub(crate) const CHAOS: u64 = 90 * MINUTE;
 /// Machines with firmware and disks.
-pub(crate) const SERVERS: usize = 4;
+pub(crate) const NODES: usize = 4;
 /// Machines that only want an address.
 pub(crate) const LAPTOPS: usize = 3;
 
@@ -16,18 +17,26 @@ pub(crate) const MINUTE: u64 = 60_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
     /// An operator looks at a machine, and does something that fits.
-    Operate { server: usize, roll: u64 },
+    Operate { node: usize, roll: u64 },
+    /// All operators do so at once.
+    Rush { roll: u64 },
     /// Somebody resets a machine, or switches it on.
     Press { machine: usize },
     /// The power of a machine fails for so long.
     PowerCut { machine: usize, ms: u64 },
     /// For so long, packets and requests are lost, doubled and late.
     Network { ms: u64, loss: u64, double: u64, late: u64 },
-    /// The server crashes, at once or when it has written so many times, before what follows from that; and is down
+    /// A server crashes, at once or when it has written so many times, before what follows from that; and is down
     /// for so long.
-    Crash { writes: Option<u32>, ms: u64 },
-    /// For so long the server hears nothing, and then everything at once.
+    Crash { server: usize, writes: Option<u32>, ms: u64 },
+    /// For so long the servers hear nothing, and then everything at once.
     Stall { ms: u64 },
+    /// For so long a server has no way to the database it shares, from now on or within the write after so many.
+    Cut { server: usize, within: Option<(u32, Cut)>, ms: u64 },
+    /// For so long nothing passes between a server and the machines and operators.
+    Part { server: usize, ms: u64 },
+    /// For so long a server hears up to so many milliseconds late of what others store.
+    Lag { server: usize, ms: u64, most: u64 },
     /// Somebody sets the server's clock.
     Clock { by: i64 },
     /// Somebody copies the database: as the product does it, or its files.
@@ -35,7 +44,7 @@ pub(crate) enum What {
     /// Somebody puts the last copy in its place.
     Restore,
     /// Somebody puts another disk into a machine, when its agent asks for work the next time.
-    Disk { server: usize, foreign: bool },
+    Disk { node: usize, foreign: bool },
 }
 
 /// One thing, and when.
@@ -60,28 +69,73 @@ pub(crate) fn clock(ms: u64) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
+    /// How many servers share a database; one has its own.
+    pub(crate) servers: usize,
     pub(crate) items: Vec<Item>,
 }
 
 impl What {
-    /// Whether it is the server that fails, if anything does.
-    fn is_of_the_server(&self) -> bool {
-        matches!(self, Self::Operate { .. } | Self::Crash { .. } | Self::Stall { .. })
+    /// Whether it is a server that fails, if anything does.
+    const fn is_of_a_server(&self) -> bool {
+        matches!(
+            self,
+            Self::Operate { .. }
+                | Self::Crash { .. }
+                | Self::Stall { .. }
+                | Self::Cut { .. }
+                | Self::Lag { .. }
+        )
     }
 }
 
+/// Whether the servers of that seed meet all machines at once, before they know of each other's decisions.
+const fn is_rough(seed: u64, servers: usize) -> bool {
+    servers > 1 && (seed / 3).is_multiple_of(2)
+}
+
 impl Plan {
+    /// Within how many milliseconds the machines are switched on at first.
+    pub(crate) const fn switched_on_within(&self) -> u64 {
+        if is_rough(self.seed, self.servers) { 4_000 } else { 4 * MINUTE }
+    }
+
     /// That of a seed.
     pub(crate) fn new(seed: u64) -> Self {
+        Self::with(seed, [1, 2, 3][(seed % 3) as usize])
+    }
+
+    /// That of a seed, with so many servers.
+    pub(crate) fn with(seed: u64, servers: usize) -> Self {
         let mut rng = Rng::new(seed, 2);
         let mut items = Vec::new();
-        let machines = (SERVERS + LAPTOPS) as u64;
+        let machines = (NODES + LAPTOPS) as u64;
         let mut add = |at: u64, what: What| items.push(Item { at, what });
-        for server in 0..SERVERS {
+        for node in 0..NODES {
             let mut at = rng.between(1, 3 * MINUTE);
             while at < CHAOS {
-                add(at, What::Operate { server, roll: rng.next() });
+                add(at, What::Operate { node, roll: rng.next() });
                 at += rng.between(MINUTE, 5 * MINUTE);
+            }
+        }
+        if is_rough(seed, servers) {
+            for server in 0..servers {
+                add(0, What::Lag { server, ms: 10 * MINUTE, most: 20_000 });
+            }
+            add(0, What::Network { ms: 5 * MINUTE, loss: 30, double: 30, late: 4_000 });
+            if rng.percent(40) {
+                add(0, What::Cut { server: 0, within: None, ms: 10 * MINUTE });
+            }
+        }
+        if servers > 1 {
+            // Who has a system orders another one, or gives it up.
+            let rush = |rng: &mut Rng| What::Rush { roll: rng.below(100) * 100 + rng.below(55) };
+            for _ in 0..rng.below(5) {
+                add(rng.below(CHAOS), rush(&mut rng));
+            }
+            if is_rough(seed, servers) {
+                // All want a system, and soon after another one.
+                add(6 * MINUTE, What::Rush { roll: 10 });
+                add(14 * MINUTE, What::Rush { roll: 10 });
             }
         }
         // A seed is calm in some ways and wild in others.
@@ -93,7 +147,8 @@ impl Plan {
             }
         };
         let machine = move |rng: &mut Rng| rng.below(machines) as usize;
-        let server = |rng: &mut Rng| rng.below(SERVERS as u64) as usize;
+        let server = move |rng: &mut Rng| if servers > 1 { rng.below(servers as u64) as usize } else { 0 };
+        let node = |rng: &mut Rng| rng.below(NODES as u64) as usize;
         often(&mut rng, 8, Box::new(move |rng| What::Press { machine: machine(rng) }));
         often(
             &mut rng,
@@ -116,13 +171,15 @@ impl Plan {
         often(
             &mut rng,
             10,
-            Box::new(|rng| What::Crash {
+            Box::new(move |rng| What::Crash {
+                server: server(rng),
                 writes: rng.percent(80).then(|| rng.between(1, 4) as u32),
                 ms: if rng.percent(80) { rng.between(100, 60_000) } else { rng.between(MINUTE, 40 * MINUTE) },
             }),
         );
         often(&mut rng, 6, Box::new(|rng| What::Stall { ms: rng.between(500, 15_000) }));
-        if rng.percent(40) {
+        // Several servers want one clock: if theirs were set, it would be at once, and on all.
+        if rng.percent(40) && servers == 1 {
             const DAY: u64 = 24 * 60 * MINUTE;
             often(
                 &mut rng,
@@ -133,7 +190,35 @@ impl Plan {
                 }),
             );
         }
-        often(&mut rng, 3, Box::new(move |rng| What::Disk { server: server(rng), foreign: rng.percent(60) }));
+        if servers > 1 {
+            often(
+                &mut rng,
+                8,
+                Box::new(move |rng| What::Cut {
+                    server: server(rng),
+                    within: rng.percent(75).then(|| {
+                        let cut = if rng.percent(60) { Cut::Answer } else { Cut::Write };
+                        (rng.between(1, 5) as u32, cut)
+                    }),
+                    ms: if rng.percent(70) { rng.below(20_000) } else { rng.between(MINUTE, 20 * MINUTE) },
+                }),
+            );
+            often(
+                &mut rng,
+                4,
+                Box::new(move |rng| What::Part { server: server(rng), ms: rng.between(1_000, 20 * MINUTE) }),
+            );
+            often(
+                &mut rng,
+                4,
+                Box::new(move |rng| What::Lag {
+                    server: server(rng),
+                    ms: rng.between(MINUTE, 20 * MINUTE),
+                    most: rng.between(50, 30_000),
+                }),
+            );
+        }
+        often(&mut rng, 3, Box::new(move |rng| What::Disk { node: node(rng), foreign: rng.percent(60) }));
         if rng.percent(35) {
             for _ in 0..rng.between(1, 2) {
                 let at = rng.below(CHAOS - 20 * MINUTE);
@@ -141,16 +226,16 @@ impl Plan {
                 add(at + rng.between(MINUTE, 20 * MINUTE), What::Restore);
             }
         }
-        let mut plan = Self { seed, items };
-        if plan.only_the_server_fails() {
-            plan.items.retain(|item| item.what.is_of_the_server());
+        let mut plan = Self { seed, servers, items };
+        if plan.only_servers_fail() {
+            plan.items.retain(|item| item.what.is_of_a_server());
         }
         plan.items.sort_by_key(|item| item.at);
         plan
     }
 
-    /// Whether nothing fails but the server: then no job may fail once its agent works.
-    pub(crate) fn only_the_server_fails(&self) -> bool {
+    /// Whether nothing fails but servers: then no job may fail once its agent works, if there is one that all wait for.
+    pub(crate) fn only_servers_fail(&self) -> bool {
         self.seed.is_multiple_of(4)
     }
 }

@@ -16,7 +16,7 @@ pub(crate) fn shrink(
 ) -> (Plan, Report) {
     let began = Instant::now();
     let breaks = |items: &[Item]| {
-        let plan = Plan { seed: plan.seed, items: items.to_vec() };
+        let plan = Plan { items: items.to_vec(), ..*plan };
         let report = live(&plan, mutant, false);
         let same = report.violation.as_ref().is_some_and(|found| found.invariant == invariant);
         same.then_some((plan, report))

@@ -12,8 +12,6 @@ use std::path::Path;
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
-/// The server's address on the simulated network.
-pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The first and the last address that is lent: as many as there are machines without a reservation, so that none is spare.
 pub(crate) const POOL: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 77, 0, 10), Ipv4Addr::new(10, 77, 0, 15));
 /// How long an address is lent, in seconds.
@@ -22,6 +20,16 @@ const LEASE_SECONDS: u32 = 900;
 pub(crate) const LOSSES: u32 = 2;
 /// The profile that is laid down.
 pub(crate) const PROFILE: &str = "system";
+
+/// The address of a server on the simulated network.
+pub(crate) const fn address(server: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, 1 + server as u8)
+}
+
+/// The server with that address.
+pub(crate) fn server_at(address: Ipv4Addr) -> usize {
+    usize::from(address.octets()[3]) - 1
+}
 
 /// The files that all servers share, in memory where there is room.
 pub(crate) struct Site {
@@ -84,15 +92,16 @@ impl Site {
     }
 
     /// The configuration of a server whose data lies in `data`, and which lets so many machines lose data in an hour.
-    pub(crate) fn config(&self, data: &Path, losses: u32) -> Config {
+    pub(crate) fn config(&self, data: &Path, losses: u32, server: usize) -> Config {
         let (dir, key, (first, last)) = (self.dir.path(), &self.image_key, POOL);
+        let address = address(server);
         let text = format!(
             "data_dir = {data:?}\n\
-             [http]\nlisten = \"{SERVER}:8080\"\n[tftp]\nlisten = \"{SERVER}:69\"\n\
+             [http]\nlisten = \"{address}:8080\"\n[tftp]\nlisten = \"{address}:69\"\n\
              [boot]\nkernel = {:?}\nramdisk = {:?}\ndiscovery = {:?}\nloaders = {:?}\n\
              [images]\ndir = {:?}\nkeys = [{key:?}]\n\
              [wipe]\nmachines_per_hour = {losses}\n\
-             [[dhcp]]\ninterface = \"sim0\"\nsubnet = \"10.77.0.0/24\"\naddress = \"{SERVER}\"\n\
+             [[dhcp]]\ninterface = \"sim0\"\nsubnet = \"10.77.0.0/24\"\naddress = \"{address}\"\n\
              pool = [\"{first}\", \"{last}\"]\nlease_seconds = {LEASE_SECONDS}\nallow_other_servers = true\n\
              [[profile]]\nname = {PROFILE:?}\nimage = \"tiny\"\ndisk = {{ pick = \"smallest\" }}\n",
             dir.join("vmlinuz"),

@@ -1,5 +1,6 @@
 //! An installed system: has an address by the agent's DHCP client, and reports itself until that is noted.
 
+use crate::firmware::split;
 use crate::machine::{Body, Effect, Line, Next, Timer};
 use crate::server::{Answer, Ask};
 use kaltstart_agent::backoff::Policy;
@@ -16,7 +17,7 @@ pub(crate) fn drive(client: &mut Client, body: &mut Body<'_>) {
     loop {
         let now = Duration::from_millis(crate::time::now());
         match client.poll(now, body.rng.u32()) {
-            Step::Send { packet, .. } => body.effects.push(Effect::Dhcp(packet)),
+            Step::Send { packet, to } => body.effects.push(Effect::Dhcp(packet, to)),
             Step::WaitUntil(then) => {
                 let wait = then.saturating_sub(now).as_millis();
                 body.timer(u64::try_from(wait).unwrap_or(u64::MAX).max(1), Timer::Dhcp);
@@ -92,10 +93,10 @@ impl Os {
             boot_order: BootOrder::None,
         };
         let sent = serde_json::to_vec(&report).expect("JSON");
-        let path = String::from("/node/v1/report");
+        let Some((to, path)) = config.urls.first().and_then(|url| split(url)) else { return };
         body.ask(
             Line::Control,
-            Ask { post: true, path, body: sent, bearer: None, from, tls: true, waits: false },
+            Ask { post: true, path, body: sent, bearer: None, from, to, tls: true, waits: false },
         );
     }
 

@@ -1,21 +1,26 @@
-//! The world: one server, some machines, the network between them, and what is to happen next.
+//! The world: one server or several, some machines, the network between them, and what is to happen next.
 
 mod end;
+mod servers;
 
+use crate::cluster::{Cluster, Faults};
+use crate::database::Copy;
 use crate::dhcp::{Sent, locked};
 use crate::disk::Disk;
-use crate::invariants::{Audit, Invariant, Violation};
+use crate::invariants::{Audit, Invariant, Violation, knows_all};
 use crate::machine::{Effect, Hardware, Line, Machine, Timer};
 use crate::mutants::Mutant;
 use crate::network::Network;
 use crate::operator::{self, Errand, Follow};
-use crate::plan::{CHAOS, LAPTOPS, MINUTE, Plan, SERVERS, What, clock};
+use crate::plan::{CHAOS, LAPTOPS, MINUTE, NODES, Plan, What, clock};
 use crate::rng::Rng;
-use crate::server::{Answer, Ask, Copy, Input, Server};
+use crate::server::{Answer, Ask, Input};
+use crate::site::{address, server_at};
 use kaltstart_protocol::ids::Mac;
 use serde_json::Value;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Once nothing fails any more, all must be settled after so long.
@@ -31,13 +36,20 @@ const TASK_LIMIT: u64 = 50_000;
 const TASK_WAIT: u64 = 30_000;
 /// How long the server takes when somebody is in haste, in milliseconds.
 const HASTE: u64 = 4_000;
+/// How soon a server hears of what others store, and how soon it looks again when its database was out of reach.
+const HEARS_WITHIN: u64 = 50;
+const LOOKS_AGAIN: u64 = 1_000;
+/// How long a server that could not start is left alone.
+const START_AGAIN: u64 = 5_000;
+/// In so many of a hundred cases what a machine says reaches two servers while the network is in trouble.
+const ECHO: u64 = 20;
 /// Lines of the log that are kept.
 const LOG_MAX: usize = 4_000;
 
 enum Event {
     Plan(usize),
-    /// A packet or request reaches the server.
-    In(Input),
+    /// A packet or request reaches a server.
+    In(usize, Input),
     /// A packet reaches a machine.
     Packet(Mac, Vec<u8>),
     Answer(u64, Answer),
@@ -47,22 +59,35 @@ enum Event {
     Held(u64),
     Timer(usize, u64, Timer),
     PowerOn(usize),
-    ServerUp,
+    ServerUp(usize),
+    /// A server looks what others have stored.
+    Learn(usize),
+    /// A server's way to the database is there again.
+    Mended(usize),
     Deadlines,
     /// Operators look whether all has settled.
     Check,
 }
 
 enum Caller {
-    Machine { machine: usize, boot: u64, line: Line, waits: bool },
+    Machine {
+        machine: usize,
+        boot: u64,
+        line: Line,
+        waits: bool,
+    },
     Operator(Errand),
+    /// The same from a machine once more, whose answer nobody hears.
+    Echo {
+        machine: usize,
+    },
 }
 
 /// Everything there is.
 pub(crate) struct World {
     plan: Plan,
     mutant: Option<Mutant>,
-    server: Server,
+    cluster: Cluster,
     machines: Vec<Machine>,
     network: Network,
     audit: Audit,
@@ -72,10 +97,16 @@ pub(crate) struct World {
     timers: BTreeMap<(usize, u8), u64>,
     /// Which start of each machine its timers are of.
     boots: Vec<u64>,
-    calls: BTreeMap<u64, Caller>,
-    crash_in: Option<u32>,
-    down_for: u64,
+    /// Who asked, and which server.
+    calls: BTreeMap<u64, (usize, Caller)>,
+    faults: Vec<Faults>,
+    /// How long each server is down after its next crash, and cut off after its next cut.
+    down_for: Vec<u64>,
+    cut_for: Vec<u64>,
     stalled_until: u64,
+    /// Servers that will learn of what others stored, and until when each does how late.
+    learning: BTreeSet<usize>,
+    late: Vec<(u64, u64)>,
     copy: Option<Copy>,
     restored: bool,
     calm: bool,
@@ -107,37 +138,40 @@ fn mac(index: usize) -> Mac {
 
 impl World {
     fn new(plan: Plan, mutant: Option<Mutant>, verbose: bool, alone: MutexGuard<'static, ()>) -> Self {
-        let seed = plan.seed;
+        let (seed, servers) = (plan.seed, plan.servers);
         crate::time::begin(seed);
         let mut rng = Rng::new(seed, 3);
         let mut machine = |index: usize| {
-            let is_server = index < SERVERS;
-            let name = if is_server { format!("n{}", index + 1) } else { format!("laptop-{index}") };
+            let is_node = index < NODES;
+            let name = if is_node { format!("n{}", index + 1) } else { format!("laptop-{index}") };
             let serial = format!("S{index}-0");
             let first = match rng.below(3) {
                 0 => Disk::foreign(serial, 20, "pci/0"),
                 _ => Disk::blank(serial, 20, "pci/0"),
             };
             let second = (index == 1).then(|| Disk::blank(format!("S{index}-1"), 40, "pci/1"));
-            let disks = if is_server { std::iter::once(first).chain(second).collect() } else { Vec::new() };
+            let disks = if is_node { std::iter::once(first).chain(second).collect() } else { Vec::new() };
             let hardware = Hardware { name, mac: mac(index), disks, changed: false, next_disk: None };
-            Machine::new(hardware, is_server, Rng::new(seed, 100 + index as u64))
+            Machine::new(hardware, is_node, Rng::new(seed, 100 + index as u64))
         };
-        let machines = (0..SERVERS + LAPTOPS).map(&mut machine).collect();
+        let machines = (0..NODES + LAPTOPS).map(&mut machine).collect();
         Self {
-            server: Server::new(mutant),
+            cluster: Cluster::new(servers, mutant),
             machines,
             network: Network::new(seed),
-            audit: Audit::new(plan.only_the_server_fails()),
+            audit: Audit::new(servers == 1 && plan.only_servers_fail()),
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             next: 0,
             timers: BTreeMap::new(),
-            boots: vec![0; SERVERS + LAPTOPS],
+            boots: vec![0; NODES + LAPTOPS],
             calls: BTreeMap::new(),
-            crash_in: None,
-            down_for: 0,
+            faults: vec![Faults::default(); servers],
+            down_for: vec![0; servers],
+            cut_for: vec![0; servers],
             stalled_until: 0,
+            learning: BTreeSet::new(),
+            late: vec![(0, 0); servers],
             copy: None,
             restored: false,
             calm: false,
@@ -168,8 +202,8 @@ impl World {
     }
 
     fn run(mut self) -> Report {
-        self.start_server();
-        for index in 0..SERVERS - 1 {
+        self.start_all();
+        for index in 0..NODES - 1 {
             let address = (index == 0).then_some("10.77.0.50");
             let name = self.machines[index].hardware.name.clone();
             self.operate(Errand::Other, operator::declare(&name, &mac(index).to_string(), address));
@@ -179,7 +213,8 @@ impl World {
             self.at(item.at, Event::Plan(index));
         }
         for machine in 0..self.machines.len() {
-            let after = Rng::new(self.plan.seed, 200 + machine as u64).between(500, 4 * MINUTE);
+            let after =
+                Rng::new(self.plan.seed, 200 + machine as u64).between(500, self.plan.switched_on_within());
             self.at(after, Event::PowerOn(machine));
         }
         self.at(DEADLINES_EVERY, Event::Deadlines);
@@ -208,18 +243,20 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Plan(index) => self.planned(self.plan.items[index].what),
-            Event::In(input) => self.reach_server(input),
+            Event::In(server, input) => self.reach_server(server, input),
             Event::Packet(to, bytes) => self.reach_machine(to, &bytes),
             Event::Answer(id, answer) => self.answered(id, Some(answer)),
             Event::GiveUp(id) => {
-                self.server.hang_up(id);
+                if let Some((server, _)) = self.calls.get(&id) {
+                    self.cluster.servers[*server].hang_up(id);
+                }
                 self.answered(id, None);
             }
             Event::Held(id) => {
-                if matches!(self.calls.get(&id), Some(Caller::Machine { waits: true, .. }))
-                    && self.server.is_up()
+                if let Some((server, Caller::Machine { waits: true, .. })) = self.calls.get(&id)
+                    && self.cluster.servers[*server].is_up()
                 {
-                    self.server.hang_up(id);
+                    self.cluster.servers[*server].hang_up(id);
                     let body = br#"{"kind":"wait"}"#.to_vec();
                     self.send_answer(id, Answer { status: 200, body });
                 }
@@ -235,12 +272,20 @@ impl World {
                     self.press(machine);
                 }
             }
-            Event::ServerUp => self.start_server(),
+            Event::ServerUp(server) => self.start_server(server),
+            Event::Learn(server) => self.learn(server),
+            Event::Mended(server) => self.mend(server),
             Event::Deadlines => {
                 self.at(DEADLINES_EVERY, Event::Deadlines);
-                self.server.look_at_deadlines();
-                self.server.meddle();
-                self.turn(Vec::new());
+                self.cluster.servers[0].meddle();
+                let look = || {
+                    if self.mutant == Some(Mutant::DeadlinesIgnored) {
+                        vec![]
+                    } else {
+                        vec![Input::Deadlines]
+                    }
+                };
+                self.turn((0..self.plan.servers).map(|server| (server, look())).collect());
             }
             Event::Check => self.check(),
         }
@@ -254,8 +299,14 @@ impl World {
             self.say(&format!("{what:?}"));
         }
         match what {
-            What::Operate { server, roll } => {
-                self.operate(Errand::Look { server, roll }, operator::look(&mac(server).to_string()));
+            What::Operate { node, roll } => {
+                self.operate(Errand::Look { node, roll }, operator::look(&mac(node).to_string()));
+            }
+            What::Rush { roll } => {
+                for node in 0..NODES {
+                    self.operate(Errand::Look { node, roll }, operator::look(&mac(node).to_string()));
+                }
+                self.stalled_until = self.stalled_until.max(crate::time::now() + HASTE);
             }
             What::Press { machine } => self.press(machine),
             What::PowerCut { machine, ms } => {
@@ -266,157 +317,61 @@ impl World {
             What::Network { ms, loss, double, late } => {
                 self.network.trouble(crate::time::now() + ms, loss, double, late);
             }
-            What::Crash { writes, ms } => {
-                self.down_for = ms;
+            What::Crash { server, writes, ms } => {
+                self.down_for[server] = ms;
                 match writes {
-                    Some(writes) => self.crash_in = Some(writes),
-                    None => self.crash(),
+                    Some(writes) => self.faults[server].crash_in = Some(writes),
+                    None => self.crash(server),
                 }
             }
+            What::Cut { server, within, ms } => {
+                self.cut_for[server] = ms;
+                self.faults[server].cut_in = within;
+                if let Some(road) = self.cluster.database.road(server).filter(|_| within.is_none()) {
+                    road.cut();
+                    self.at(ms, Event::Mended(server));
+                }
+            }
+            What::Part { server, ms } => self.network.part(server, crate::time::now() + ms),
+            What::Lag { server, ms, most } => self.late[server] = (crate::time::now() + ms, most),
             What::Stall { ms } => self.stalled_until = crate::time::now() + ms,
             What::Clock { by } => {
                 crate::time::set_wall_clock(by);
                 self.audit.hour_is_lost();
             }
             What::Backup { plain } => {
-                if self.server.is_up() {
-                    self.copy = Some(self.server.back_up(plain));
+                if self.cluster.eye().is_some() {
+                    self.copy = Some(self.cluster.database.back_up(plain));
                 }
             }
             What::Restore => {
                 if let Some(copy) = self.copy.clone() {
-                    self.server.crash();
-                    self.server.restore(&copy);
+                    (0..self.plan.servers).for_each(|server| self.cluster.crash(server));
+                    self.cluster.database.restore(&copy);
                     self.restored = true;
-                    self.at(5_000, Event::ServerUp);
+                    for server in 0..self.plan.servers {
+                        self.at(5_000 * (server as u64 + 1), Event::ServerUp(server));
+                    }
                 }
             }
-            What::Disk { server, foreign } => self.machines[server].hardware.next_disk = Some(foreign),
+            What::Disk { node, foreign } => self.machines[node].hardware.next_disk = Some(foreign),
         }
     }
 
-    // The server.
-
-    fn start_server(&mut self) {
-        if self.server.is_up() {
-            return;
-        }
-        self.use_addresses();
-        self.server.start();
-        self.say(if self.restored { "the server starts with a copy" } else { "the server starts" });
-        let restored = std::mem::take(&mut self.restored);
-        if let Some(app) = self.server.app() {
-            self.audit.started(app, restored);
-        }
-        self.turn(Vec::new());
-    }
-
-    fn crash(&mut self) {
-        self.say("the server crashes");
-        self.server.crash();
-        let after = self.down_for.max(1);
-        self.at(after, Event::ServerUp);
-    }
-
-    /// What reaches the server now, and what else does at the same time.
-    fn reach_server(&mut self, input: Input) {
-        let now = crate::time::now();
-        if self.stalled_until > now {
-            self.at(self.stalled_until - now, Event::In(input));
-            return;
-        }
-        let mut inputs = vec![input];
-        let mut later = Vec::new();
-        while let Some(Reverse((at, number))) =
-            self.queue.peek().copied().filter(|Reverse((at, _))| *at <= now + AT_ONCE)
-        {
-            self.queue.pop();
-            match self.events.remove(&number) {
-                Some(Event::In(input)) => inputs.push(input),
-                Some(other) => {
-                    self.events.insert(number, other);
-                    later.push(Reverse((at, number)));
-                }
-                None => {}
-            }
-        }
-        self.queue.extend(later);
-        self.turn(inputs);
-    }
-
-    fn turn(&mut self, inputs: Vec<Input>) {
-        let ids: Vec<u64> = inputs
-            .iter()
-            .filter_map(|input| if let Input::Ask(id, _) = input { Some(*id) } else { None })
-            .collect();
-        if !self.server.is_up() {
-            // Nobody listens: that is told at once.
-            for id in ids {
-                self.at(200, Event::GiveUp(id));
-            }
-            return;
-        }
-        self.use_addresses();
-        let output = self.server.turn(inputs, &mut self.crash_in);
-        let success = output.answers.iter().any(|(_, answer)| answer.is_good());
-        for sent in &output.replies {
-            self.audit.replied(sent, &locked(&self.server.neighbours.used));
-        }
-        for (id, answer) in &output.answers {
-            if let Some(Caller::Machine { machine, waits: true, .. }) = self.calls.get(id) {
-                let node = self.machines[*machine].hardware.mac.to_string();
-                self.audit.tasked(&node, &answer.body);
-            }
-        }
-        if let Some(app) = self.server.app() {
-            self.audit.look(app);
-            if success {
-                self.audit.acknowledge();
-            }
-        }
-        if success {
-            self.audit.acknowledge_at(output.answered_for);
-        }
-        output.answers.into_iter().for_each(|(id, answer)| self.send_answer(id, answer));
-        output.replies.into_iter().for_each(|sent| self.send_reply(sent));
-        if output.crashed {
-            self.say("the server crashes between a write and what follows");
-            // Connections are reset, those of questions that it held back, too.
-            let open: Vec<u64> = self.calls.keys().copied().collect();
-            for id in open {
-                self.at(500, Event::GiveUp(id));
-            }
-            let after = self.down_for.max(1);
-            self.at(after, Event::ServerUp);
-        }
-    }
-
-    /// Tells who would answer for which address.
-    fn use_addresses(&self) {
-        let used: BTreeSet<_> = self.machines.iter().filter_map(Machine::address).collect();
-        *locked(&self.server.neighbours.used) = used;
-    }
-
-    fn send_answer(&mut self, id: u64, answer: Answer) {
-        let who = self.who(id);
-        if let Some(delay) = self.network.request(who) {
-            self.at(delay, Event::Answer(id, answer));
-        }
-    }
-
-    fn send_reply(&mut self, sent: Sent) {
-        let from = 1_000 + u64::from(sent.to.0[5]);
-        for delay in self.network.packet(from) {
-            self.at(delay, Event::Packet(sent.to, sent.bytes.clone()));
-        }
-    }
-
-    /// Whose request that is, as the network tells them apart.
-    fn who(&self, id: u64) -> u64 {
+    /// Whose request that is, as the network tells them apart, and to which server.
+    fn who(&self, id: u64) -> (u64, usize) {
         match self.calls.get(&id) {
-            Some(Caller::Machine { machine, .. }) => *machine as u64,
-            _ => 500,
+            Some((server, Caller::Machine { machine, .. } | Caller::Echo { machine })) => {
+                (*machine as u64, *server)
+            }
+            Some((server, Caller::Operator(_))) => (500, *server),
+            None => (500, 0),
         }
+    }
+
+    /// Dice for now: what happened before says nothing about them.
+    fn toss(&self, purpose: u64) -> Rng {
+        Rng::new(self.plan.seed ^ (crate::time::now() << 20), purpose)
     }
 
     // Machines.
@@ -445,9 +400,14 @@ impl World {
                     let name = self.machines[machine].hardware.name.clone();
                     self.say(&format!("{name} {text}"));
                 }
-                Effect::Dhcp(bytes) => {
-                    for delay in self.network.packet(machine as u64) {
-                        self.at(delay, Event::In(Input::Dhcp(bytes.clone())));
+                Effect::Dhcp(bytes, to) => {
+                    for server in 0..self.plan.servers {
+                        if !to.is_broadcast() && to != address(server) {
+                            continue;
+                        }
+                        for delay in self.network.packet(machine as u64, server) {
+                            self.at(delay, Event::In(server, Input::Dhcp(bytes.clone())));
+                        }
                     }
                 }
                 Effect::Timer(after, timer) => {
@@ -473,31 +433,52 @@ impl World {
     // Requests.
 
     fn operate(&mut self, errand: Errand, ask: Ask) {
-        self.call(Caller::Operator(errand), ask);
+        let to = self.chosen(&errand, 0);
+        self.call(Caller::Operator(errand), Ask { to, ..ask });
+    }
+
+    /// The server that an operator asks; a second time at once, another.
+    fn chosen(&self, errand: &Errand, time: usize) -> Ipv4Addr {
+        let node = match errand {
+            Errand::Look { node, .. } | Errand::Check { node } | Errand::Order { node, .. } => *node,
+            Errand::Other => NODES,
+        };
+        let servers = self.plan.servers;
+        let first = self.toss(6 + 10 * node as u64).below(servers as u64) as usize;
+        address((first + time) % servers)
     }
 
     fn call(&mut self, caller: Caller, ask: Ask) {
-        let (id, waits) = (self.next, ask.waits);
+        let (id, waits, server) = (self.next, ask.waits, server_at(ask.to));
         self.next += 1;
-        self.calls.insert(id, caller);
-        let who = self.who(id);
-        if let Some(delay) = self.network.request(who) {
+        if let Caller::Machine { machine, .. } = caller
+            && ask.post
+            && self.plan.servers > 1
+            && self.network.is_in_trouble()
+            && self.toss(7).percent(ECHO)
+        {
+            let to = address((server + 1) % self.plan.servers);
+            self.call(Caller::Echo { machine }, Ask { to, ..ask.clone() });
+        }
+        self.calls.insert(id, (server, caller));
+        let (who, _) = self.who(id);
+        if let Some(delay) = self.network.request(who, server) {
             if waits {
                 self.at(delay + TASK_WAIT, Event::Held(id));
             }
-            self.at(delay, Event::In(Input::Ask(id, ask)));
+            self.at(delay, Event::In(server, Input::Ask(id, ask)));
         }
         self.at(if waits { TASK_LIMIT } else { CALL_LIMIT }, Event::GiveUp(id));
     }
 
     fn answered(&mut self, id: u64, answer: Option<Answer>) {
         match self.calls.remove(&id) {
-            Some(Caller::Machine { machine, boot, line, .. }) if self.machines[machine].boot == boot => {
+            Some((_, Caller::Machine { machine, boot, line, .. })) if self.machines[machine].boot == boot => {
                 let effects =
                     self.machines[machine].answer(line, answer.as_ref(), &mut self.audit, self.mutant);
                 self.effects(machine, effects);
             }
-            Some(Caller::Operator(errand)) => {
+            Some((_, Caller::Operator(errand))) => {
                 if let Some(answer) = answer {
                     self.operated(errand, &answer);
                 }
@@ -513,14 +494,14 @@ impl World {
             _ => 1,
         };
         let follow = match errand {
-            Errand::Look { server, roll } if answer.is_good() => {
-                operator::decide(server, &mac(server).to_string(), &view, roll)
+            Errand::Look { node, roll } if answer.is_good() => {
+                operator::decide(node, &mac(node).to_string(), &view, roll)
             }
-            Errand::Check { server } if answer.is_good() => operator::check(server, &view),
-            Errand::Order { server, press } => {
+            Errand::Check { node } if answer.is_good() => operator::check(node, &view),
+            Errand::Order { node, press } => {
                 let what = view["kind"].as_str().or(view["detail"].as_str()).unwrap_or_default().to_owned();
-                self.say(&format!("order for n{}: {} {what}", server + 1, answer.status));
-                operator::ordered(server, press, answer, &view)
+                self.say(&format!("order for n{}: {} {what}", node + 1, answer.status));
+                operator::ordered(node, press, answer, &view)
             }
             _ => Follow::Nothing,
         };
@@ -528,13 +509,14 @@ impl World {
             Follow::Nothing => {}
             Follow::Press(machine) => self.press(machine),
             Follow::Ask(errand, ask) => {
-                for _ in 0..haste {
-                    if let Errand::Order { server, .. } = errand {
-                        self.audit.ordered(&mac(server).to_string());
+                for time in 0..haste as usize {
+                    if let Errand::Order { node, .. } = errand {
+                        self.audit.ordered(&mac(node).to_string());
                     } else {
                         self.say(&format!("operator: {}", ask.path));
                     }
-                    self.operate(errand.clone(), ask.clone());
+                    let ask = Ask { to: self.chosen(&errand, time), ..ask.clone() };
+                    self.call(Caller::Operator(errand.clone()), ask);
                 }
                 if haste > 1 && !self.calm {
                     // The server is slow just now: what the machine says meanwhile comes with it.

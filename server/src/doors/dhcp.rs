@@ -48,10 +48,11 @@ pub async fn dhcp_service<B: Backend>(
     pinger: Option<Arc<dyn Ping>>,
 ) -> Result<Arc<Service<B>>, StoreError> {
     let subnets = app.config.subnets();
-    let resumed = LeaseTable::resume(app.store.leases()?, clock::now());
+    let mut resumed = LeaseTable::resume(app.store.leases()?, clock::now());
     // What another server renews meanwhile must not become shorter again: then this one alone waits longer.
     if !app.store.is_shared() {
         app.store.put_leases(resumed.writes).await?;
+        resumed.table.is_stored();
     }
     let restored = app.restored;
     let longest_ms = subnets.iter().map(|subnet| subnet.looking.longest_ms).max().unwrap_or(0);

@@ -30,7 +30,7 @@ use crate::clock::Steady;
 use crate::net::rarely::Rarely;
 use flight::{Batch, Flight};
 use kaltstart_core::dhcp::client::Client;
-use kaltstart_core::dhcp::lease::{LeaseTable, LeaseWrite, Usage};
+use kaltstart_core::dhcp::lease::{Lease, LeaseTable, LeaseWrite, Usage};
 use kaltstart_core::dhcp::ping_check::Check;
 use kaltstart_core::dhcp::subnet::{Network, Subnet};
 use kaltstart_core::dhcp::{Contact, Decision, Drop, Known, Reply, Seen, View, decide, proxy, triage};
@@ -184,6 +184,12 @@ impl<B: Backend> Service<B> {
     #[must_use]
     pub fn now(&self) -> Millis {
         self.clock.now()
+    }
+
+    /// The hold on an address, as far as is known here.
+    #[must_use]
+    pub fn held(&self, address: Ipv4Addr) -> Option<Lease> {
+        self.table().get(address).cloned()
     }
 
     /// Learns of leases that another server has given.

@@ -167,7 +167,7 @@ impl Connection {
     /// Begins a transaction. Until its end nobody else writes, here or on another server.
     pub(super) fn begin(&mut self) -> Result<()> {
         match self {
-            Self::Sqlite(_) => self.run("BEGIN IMMEDIATE"),
+            Self::Sqlite(sqlite) => sqlite.begin(),
             Self::Postgres(postgres) => postgres.begin(),
         }
     }

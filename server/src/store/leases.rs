@@ -142,16 +142,16 @@ pub(super) const fn state_number(state: LeaseState) -> i64 {
     }
 }
 
-/// Stores a lease, unless another client, by key and hardware address, is bound to the address meanwhile: the
-/// decision of another server stands. Who uses an address that nobody was given shows when it is renewed.
+/// Stores a lease, unless another client, by key and hardware address, holds the address meanwhile: the decision of
+/// another server stands, also when it has not been heard of and its client was found at the address. Who uses an address
+/// that nobody was given shows when it is renewed.
 pub(super) fn put_lease(connection: &mut Connection, write: &LeaseWrite) -> Result<()> {
     let Lease { key, mac, state, since, expires } = &write.lease;
     let stored = connection.execute(
         "INSERT INTO leases (address, client, mac, state, since, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
          ON CONFLICT (address) DO UPDATE SET client = excluded.client, mac = excluded.mac, \
          state = excluded.state, since = excluded.since, expires = excluded.expires \
-         WHERE excluded.state <> 1 OR leases.state = 4 OR leases.expires <= excluded.since \
-         OR leases.client = excluded.client OR (leases.mac = excluded.mac AND length(excluded.mac) > 0)",
+         WHERE leases.state = 4 OR leases.expires <= excluded.since OR leases.client = excluded.client OR (leases.mac = excluded.mac AND length(excluded.mac) > 0)",
         &[
             i64::from(write.address.to_bits()).into(),
             key.as_bytes().into(),

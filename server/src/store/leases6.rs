@@ -94,7 +94,7 @@ pub(super) fn put_lease(connection: &mut Connection, write: &LeaseWrite<Ipv6Addr
         "INSERT INTO leases6 (address, duid, identity, mac, state, since, expires) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (address) DO UPDATE SET duid = excluded.duid, \
          identity = excluded.identity, mac = excluded.mac, state = excluded.state, since = excluded.since, \
-         expires = excluded.expires WHERE excluded.state <> 1 OR leases6.state = 4 OR leases6.expires <= excluded.since \
+         expires = excluded.expires WHERE leases6.state = 4 OR leases6.expires <= excluded.since \
          OR (leases6.duid = excluded.duid AND leases6.identity = excluded.identity) \
          OR leases6.mac = excluded.mac",
         &[

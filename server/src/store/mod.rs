@@ -16,6 +16,7 @@ mod migrate;
 mod others;
 mod postgres;
 mod rows;
+mod simulated;
 mod sqlite;
 mod transaction;
 mod transfer;
@@ -29,6 +30,7 @@ pub use leases::Wanted;
 pub use logs::StoredLine;
 pub use others::{Changed, Turn};
 pub use postgres::Server;
+pub use simulated::Way;
 pub use transaction::Transaction;
 pub use transfer::{export, import};
 pub use writer::WriteError;
@@ -39,7 +41,7 @@ use kaltstart_core::machine::{Job, Machine};
 use kaltstart_core::observing::Restored;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
-use others::Shared;
+use others::{Place, Shared};
 use postgres::Postgres;
 use rows::{job, to_i64};
 use sqlite::Sqlite;
@@ -48,6 +50,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{oneshot, watch};
 use writer::Writer;
@@ -237,7 +240,7 @@ impl Store {
         let [mut writer, reader] =
             [writer, Postgres::connect(server, me)?].map(|one| Connection::Postgres(Box::new(one)));
         // Before anything else is read: what changes meanwhile is heard of again.
-        let shared = Shared::new(server, me, &mut writer)?;
+        let shared = Shared::new(Place::Postgres(Box::new(server.clone())), me, &mut writer)?;
         Self::of(identity, writer, reader, Some(shared))
     }
 
@@ -319,12 +322,16 @@ impl Store {
         D: FnOnce(Result<T, WriteError>) + Send + 'static,
     {
         let (index, newest_event) = (self.index.clone(), self.newest_event.clone());
+        let uncertain = self.shared.as_ref().map(Shared::uncertain);
         let write = move |connection: &mut Connection| {
             let mut transaction = Transaction::new(connection);
             let value = work(&mut transaction)?;
             Ok((value, transaction.changed, transaction.newest_event))
         };
         let tell = move |outcome: Result<(T, Vec<Versioned>, Option<i64>), WriteError>| {
+            if let (Some(uncertain), Err(WriteError::Database(_))) = (uncertain, &outcome) {
+                uncertain.store(true, Ordering::Relaxed);
+            }
             done(outcome.map(|(value, changed, newest)| {
                 if !changed.is_empty() {
                     let mut index = index.write().unwrap_or_else(PoisonError::into_inner);

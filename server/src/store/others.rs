@@ -9,13 +9,14 @@ use super::leases::{lease, leases};
 use super::leases6::{lease as lease6, leases6};
 use super::postgres::{Postgres, Server};
 use super::rows::{machines, versioned};
+use super::simulated::Way;
 use super::{Store, StoreError, tell_newest};
 use kaltstart_core::dhcp::lease::LeaseWrite;
 use std::collections::BTreeSet;
 use std::mem;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -31,9 +32,16 @@ pub struct Changed {
     pub leases6: Vec<LeaseWrite<Ipv6Addr>>,
 }
 
+/// Where the database is that others use too.
+pub(super) enum Place {
+    Postgres(Box<Server>),
+    /// A file of simulated servers.
+    Simulated(Arc<dyn Way>),
+}
+
 /// How what others store is heard of.
 pub(super) struct Shared {
-    server: Server,
+    place: Place,
     /// The name under which this server writes.
     me: String,
     /// The number of the newest change that was read.
@@ -42,22 +50,30 @@ pub(super) struct Shared {
     is_lost: AtomicBool,
     /// Addresses whose leases are to be read once more.
     doubtful: Mutex<BTreeSet<IpAddr>>,
+    /// Whether a commit of this server has failed, and may have become durable all the same.
+    uncertain: Arc<AtomicBool>,
 }
 
 /// The number of the newest change.
-const NEWEST: &str = "SELECT greatest((SELECT max(change) FROM nodes), (SELECT max(change) FROM leases), \
-                      (SELECT max(change) FROM leases6))";
+const NEWEST: &str = "SELECT max(change) FROM (SELECT max(change) AS change FROM nodes \
+                      UNION ALL SELECT max(change) FROM leases UNION ALL SELECT max(change) FROM leases6) AS newest";
 
 impl Shared {
-    pub(super) fn new(server: &Server, me: &str, connection: &mut Connection) -> Result<Self, StoreError> {
+    pub(super) fn new(place: Place, me: &str, connection: &mut Connection) -> Result<Self, StoreError> {
         let seen = newest(connection).map_err(|error| StoreError::Read(error.to_string()))?;
         Ok(Self {
-            server: server.clone(),
+            place,
             me: me.to_owned(),
             seen: AtomicI64::new(seen),
             is_lost: AtomicBool::new(false),
             doubtful: Mutex::default(),
+            uncertain: Arc::default(),
         })
+    }
+
+    /// Is told that a commit of this server has failed.
+    pub(super) fn uncertain(&self) -> Arc<AtomicBool> {
+        self.uncertain.clone()
     }
 
     fn doubtful(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
@@ -67,8 +83,8 @@ impl Shared {
 
 /// As long as it lives no other server has one: see [`Store::take_turn`].
 pub struct Turn(
-    // The lock ends with the connection.
-    #[expect(dead_code, reason = "it is held, not used")] Option<Postgres>,
+    // The lock ends with the connection that is in it.
+    #[expect(dead_code, reason = "it is held, not used")] Option<Box<dyn Send>>,
 );
 
 fn newest(connection: &mut Connection) -> Result<i64> {
@@ -94,9 +110,18 @@ impl Store {
     /// When the database cannot be reached, or somebody keeps the turn for long.
     pub fn take_turn(&self) -> Result<Turn, StoreError> {
         let Some(shared) = &self.shared else { return Ok(Turn(None)) };
-        let mut connection = Postgres::connect(&shared.server, &shared.me)?;
-        connection.lock_turn().map_err(|error| StoreError::Read(error.to_string()))?;
-        Ok(Turn(Some(connection)))
+        match &shared.place {
+            Place::Postgres(server) => {
+                let mut connection = Postgres::connect(server, &shared.me)?;
+                connection.lock_turn().map_err(|error| StoreError::Read(error.to_string()))?;
+                Ok(Turn(Some(Box::new(connection))))
+            }
+            Place::Simulated(way) => {
+                let turn = way.take_turn();
+                turn.map(|turn| Turn(Some(turn)))
+                    .ok_or_else(|| StoreError::Read("another has the turn".into()))
+            }
+        }
     }
 
     /// The leases of these addresses are not as this server believed: what is stored of them is learned anew.
@@ -109,8 +134,9 @@ impl Store {
     /// Hears of what others store until it is told to stop, and lets `learn` know of their leases. Blocks its thread.
     pub fn follow(&self, learn: impl Fn(Changed), stop: &CancellationToken) {
         let Some(shared) = &self.shared else { return };
+        let Place::Postgres(server) = &shared.place else { return };
         while !stop.is_cancelled() {
-            let Err(error) = self.hear(shared, &learn, stop) else { return };
+            let Err(error) = self.hear(shared, server, &learn, stop) else { return };
             if !shared.is_lost.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     %error,
@@ -125,18 +151,19 @@ impl Store {
     fn hear(
         &self,
         shared: &Shared,
+        server: &Server,
         learn: &impl Fn(Changed),
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let failed = |error: super::DatabaseError| StoreError::Read(error.to_string());
-        let mut listening = Postgres::connect(&shared.server, &shared.me)?;
+        let mut listening = Postgres::connect(server, &shared.me)?;
         listening.listen().map_err(failed)?;
-        let mut reading = Connection::Postgres(Box::new(Postgres::connect(&shared.server, &shared.me)?));
+        let mut reading = Connection::Postgres(Box::new(Postgres::connect(server, &shared.me)?));
         if shared.is_lost.swap(false, Ordering::Relaxed) {
             tracing::info!("the shared database is back");
         }
         while !stop.is_cancelled() {
-            let changed = self.catch_up(shared, &mut reading).map_err(failed)?;
+            let changed = self.catch_up_by(shared, &mut reading).map_err(failed)?;
             if !changed.leases.is_empty() || !changed.leases6.is_empty() {
                 learn(changed);
             }
@@ -145,17 +172,53 @@ impl Store {
         Ok(())
     }
 
+    /// Learns what others have stored since the last time, as [`follow`](Self::follow) does by itself, and tells of their
+    /// leases.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn catch_up(&self) -> Result<Changed, StoreError> {
+        let Some(shared) = &self.shared else { return Ok(Changed::default()) };
+        self.read(|connection| self.catch_up_by(shared, connection))
+    }
+
     /// Reads what others have stored since the last time, and what is in doubt.
-    fn catch_up(&self, shared: &Shared, connection: &mut Connection) -> Result<Changed> {
+    fn catch_up_by(&self, shared: &Shared, connection: &mut Connection) -> Result<Changed> {
+        let uncertain = shared.uncertain.swap(false, Ordering::Relaxed);
+        let doubtful = mem::take(&mut *shared.doubtful());
+        let changed = self.read_changes(shared, connection, uncertain, &doubtful);
+        if changed.is_err() {
+            shared.uncertain.fetch_or(uncertain, Ordering::Relaxed);
+            shared.doubtful().extend(doubtful);
+        }
+        changed
+    }
+
+    fn read_changes(
+        &self,
+        shared: &Shared,
+        connection: &mut Connection,
+        uncertain: bool,
+        doubtful: &BTreeSet<IpAddr>,
+    ) -> Result<Changed> {
         let (seen, newest) = (shared.seen.load(Ordering::Relaxed), newest(connection)?);
         let values = [seen.into(), newest.into(), shared.me.as_str().into()];
         let nodes = machines!(" WHERE nodes.change > ?1 AND nodes.change <= ?2 AND nodes.writer <> ?3");
-        let nodes = connection.all(nodes, &values, versioned)?;
+        let mut nodes = connection.all(nodes, &values, versioned)?;
         let leases = leases!(" WHERE change > ?1 AND change <= ?2 AND writer <> ?3 ORDER BY change");
         let mut leases = connection.all(leases, &values, lease)?;
         let leases6 = leases6!(" WHERE change > ?1 AND change <= ?2 AND writer <> ?3 ORDER BY change");
         let mut leases6 = connection.all(leases6, &values, lease6)?;
-        for address in mem::take(&mut *shared.doubtful()) {
+        if uncertain {
+            // What was said on a connection that is lost is decided once nobody writes any more.
+            connection.begin()?;
+            connection.run("ROLLBACK")?;
+            let me = [shared.me.as_str().into()];
+            nodes.extend(connection.all(machines!(" WHERE nodes.writer = ?1"), &me, versioned)?);
+            leases.extend(connection.all(leases!(" WHERE writer = ?1 ORDER BY change"), &me, lease)?);
+            leases6.extend(connection.all(leases6!(" WHERE writer = ?1 ORDER BY change"), &me, lease6)?);
+        }
+        for address in doubtful {
             match address {
                 IpAddr::V4(address) => leases.extend(connection.first(
                     leases!(" WHERE address = ?1"),

@@ -1,25 +1,58 @@
 //! The database as a file of this machine: SQLite in WAL mode.
 
 use super::connection::{DatabaseError, Result, Row, Value};
+use super::simulated::{Way, cut_off};
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{ErrorCode, params_from_iter};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a statement waits for another program, as one that makes a backup.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 /// A connection.
-pub(super) struct Sqlite(rusqlite::Connection);
+pub(super) struct Sqlite {
+    file: rusqlite::Connection,
+    /// That of a simulated server.
+    way: Option<Arc<dyn Way>>,
+}
 
 impl Sqlite {
-    pub(super) const fn new(connection: rusqlite::Connection) -> Self {
-        Self(connection)
+    pub(super) const fn new(file: rusqlite::Connection) -> Self {
+        Self { file, way: None }
+    }
+
+    /// One that may fail on its way.
+    pub(super) const fn reached_by(file: rusqlite::Connection, way: Arc<dyn Way>) -> Self {
+        Self { file, way: Some(way) }
+    }
+
+    pub(super) fn begin(&self) -> Result<()> {
+        if let Some(way) = &self.way {
+            way.begins();
+        }
+        self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
     }
 
     pub(super) fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64> {
-        let changed = self.0.prepare_cached(sql)?.execute(params_from_iter(values))?;
+        self.arrive()?;
+        let changed = self.file.prepare_cached(sql)?.execute(params_from_iter(values))?;
+        if sql == "COMMIT" && self.way.as_ref().is_some_and(|way| !way.hears_commit()) {
+            return Err(cut_off());
+        }
         Ok(changed as u64)
+    }
+
+    /// Fails when the way is cut off; the other end takes back then what it was told.
+    fn arrive(&self) -> Result<()> {
+        if self.way.as_ref().is_none_or(|way| way.is_open()) {
+            return Ok(());
+        }
+        if self.is_in_transaction() {
+            self.file.execute_batch("ROLLBACK")?;
+        }
+        Err(cut_off())
     }
 
     pub(super) fn each(
@@ -28,7 +61,8 @@ impl Sqlite {
         values: &[Value<'_>],
         take: &mut dyn FnMut(&dyn Row) -> Result<()>,
     ) -> Result<()> {
-        let mut statement = self.0.prepare_cached(sql)?;
+        self.arrive()?;
+        let mut statement = self.file.prepare_cached(sql)?;
         let mut rows = statement.query(params_from_iter(values))?;
         while let Some(row) = rows.next()? {
             take(row)?;
@@ -37,7 +71,7 @@ impl Sqlite {
     }
 
     pub(super) fn is_in_transaction(&self) -> bool {
-        !self.0.is_autocommit()
+        !self.file.is_autocommit()
     }
 }
 

@@ -263,11 +263,18 @@ async fn p31_an_address_that_somebody_holds_is_not_promised_to_another(place: Pl
     store.put_leases(vec![renewed.clone()]).await.expect("renewed");
     let later = renewed.lease.expires;
     store.put_leases(vec![bound(1, 2, later)]).await.expect("free again");
-    // That it is in use by nobody knows whom may be noted at any time.
-    let mut in_use = bound(1, 2, later);
-    in_use.lease = Lease { key: ClientKey::nobody(), mac: None, state: LeaseState::InUse, ..in_use.lease };
-    store.put_leases(vec![in_use.clone()]).await.expect("noted");
-    assert_eq!(store.leases().expect("read"), [in_use]);
+    // Whoever answers there is its holder, as long as there is one.
+    let in_use = |since| {
+        let mut write = bound(1, 2, since);
+        write.lease = Lease { key: ClientKey::nobody(), mac: None, state: LeaseState::InUse, ..write.lease };
+        write
+    };
+    let refused = store.put_leases(vec![in_use(later.plus(1))]).await;
+    assert!(matches!(refused, Err(StoreError::Write(WriteError::Refused(_)))), "{refused:?}");
+    assert_eq!(store.leases().expect("read"), [bound(1, 2, later)]);
+    let later = bound(1, 2, later).lease.expires;
+    store.put_leases(vec![in_use(later)]).await.expect("noted");
+    assert_eq!(store.leases().expect("read"), [in_use(later)]);
     // Who that is shows when it is renewed.
     let renewed = bound(1, 3, later.plus(1));
     store.put_leases(vec![renewed.clone()]).await.expect("renewed");

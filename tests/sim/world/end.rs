@@ -1,9 +1,10 @@
 //! How a world ends: nothing fails any more, and each job and each machine must come to its goal.
 
 use super::{Event, World};
+use crate::cluster::Faults;
 use crate::invariants::{Invariant, label};
 use crate::operator::{self, Errand};
-use crate::plan::{MINUTE, SERVERS};
+use crate::plan::{MINUTE, NODES};
 use kaltstart_core::machine::{JobKind, JobState, State};
 
 /// How often operators look whether a machine has to be switched on.
@@ -15,24 +16,26 @@ impl World {
         if !self.calm {
             self.say("nothing fails any more");
             self.calm = true;
-            self.crash_in = None;
+            self.faults.fill(Faults::default());
+            self.late.fill((0, 0));
             self.stalled_until = 0;
             self.network.calm();
-            self.start_server();
+            (0..self.plan.servers).for_each(|server| self.mend(server));
+            self.start_all();
             for machine in 0..self.machines.len() {
                 self.happen(Event::PowerOn(machine));
             }
         }
-        for server in 0..SERVERS {
-            self.operate(Errand::Check { server }, operator::look(&super::mac(server).to_string()));
+        for node in 0..NODES {
+            self.operate(Errand::Check { node }, operator::look(&super::mac(node).to_string()));
         }
         self.at(CHECK_EVERY, Event::Check);
     }
 
     /// Jobs that go on.
     pub(super) fn unsettled(&self) -> Vec<String> {
-        let Some(app) = self.server.app() else { return vec!["the server is down".into()] };
-        let machines = app.store.machines().expect("readable");
+        let Some(store) = self.cluster.eye() else { return vec!["the server is down".into()] };
+        let machines = store.machines().expect("readable");
         let open = machines.iter().filter_map(|found| {
             let job = found.machine.job.as_ref().filter(|job| !job.state.ended())?;
             Some(format!(
@@ -52,8 +55,8 @@ impl World {
 
     /// What each machine came to is what its last job says.
     pub(super) fn check_goals(&mut self) {
-        let Some(app) = self.server.app().cloned() else { return };
-        for found in app.store.machines().expect("readable") {
+        let machines = self.cluster.eye().map(|store| store.machines().expect("readable"));
+        for found in machines.unwrap_or_default() {
             let (node, Some(job)) = (&found.machine.node, &found.machine.job) else { continue };
             // A restored copy tells what was once; what differs is an operator's business.
             if !self.audit.is_of_now(&job.id) {

@@ -281,7 +281,7 @@ impl Case<'_> {
 
     /// For how many seconds the client may have the address. While nothing can be stored, that
     /// rests on what is: the reservation of a hardware address keeps the address free of others, and
-    /// a lease has the rest of its time. (On the port of a switch there may be two machines.)
+    /// a lease has the rest of its stored time. (On the port of a switch there may be two machines.)
     fn term(&self, address: Ipv4Addr) -> Option<u32> {
         let View { table, now, node, storable, .. } = self.view;
         let asked = self.terms.lease_seconds(self.seen.message.lease_seconds());
@@ -289,7 +289,8 @@ impl Case<'_> {
             return Some(asked);
         }
         let lease = table.get(address).filter(|lease| lease.state == LeaseState::Bound)?;
-        let seconds = u32::try_from(lease.expires.since(now) / 1_000).unwrap_or(u32::MAX).min(asked);
+        let seconds =
+            u32::try_from(table.stored_until(lease).since(now) / 1_000).unwrap_or(u32::MAX).min(asked);
         (seconds > 0 && self.asker.holds(address, lease)).then_some(seconds)
     }
 

@@ -186,12 +186,14 @@ pub struct LeaseTable<A = Ipv4Addr> {
     by_expiry: BTreeSet<(Millis, A)>,
     /// The addresses in `leases`.
     used: Runs<A>,
+    /// Holds since then end so many milliseconds later than is stored.
+    longer: Option<(Millis, u64)>,
 }
 
 impl<A> Default for LeaseTable<A> {
     fn default() -> Self {
         let (leases, by_key, by_expiry) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { leases, by_key, by_expiry, used: Runs::default() }
+        Self { leases, by_key, by_expiry, used: Runs::default(), longer: None }
     }
 }
 
@@ -222,7 +224,20 @@ impl<A: Address> LeaseTable<A> {
         for write in &writes {
             table.apply(write.clone());
         }
+        table.longer = (gap > 0).then_some((now, gap));
         Resumed { table, now, writes }
+    }
+
+    /// Hears that the writes with which it was taken up are stored.
+    pub const fn is_stored(&mut self) {
+        self.longer = None;
+    }
+
+    /// Until when a hold is certain to be stored: others who look there may give the address away afterwards.
+    #[must_use]
+    pub fn stored_until(&self, lease: &Lease) -> Millis {
+        let longer = self.longer.filter(|(since, _)| *since == lease.since);
+        lease.expires.minus(longer.map_or(0, |(_, ms)| ms))
     }
 
     /// The hold on an address.
@@ -273,9 +288,14 @@ impl<A: Address> LeaseTable<A> {
         Undo { address, before, key, last }
     }
 
-    /// Takes over a hold that another server has stored, unless its client has had a later one from here.
+    /// Takes over a hold that another server has stored, unless there is a later one from here: a stored one of the same
+    /// client, or any that began when the other had ended.
     pub fn learn(&mut self, write: LeaseWrite<A>) {
-        let later = |held: &Lease| held.key == write.lease.key && held.since > write.lease.since;
+        let LeaseWrite { lease, .. } = &write;
+        let renewed = |held: &Lease| {
+            held.state != LeaseState::Offered && held.key == lease.key && held.since > lease.since
+        };
+        let later = |held: &Lease| renewed(held) || held.since >= lease.expires;
         if !self.get(write.address).is_some_and(later) {
             self.apply(write);
         }

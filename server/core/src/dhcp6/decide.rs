@@ -269,14 +269,14 @@ impl Case<'_> {
 
     /// For how many seconds the client may have the address; none when that cannot be stored. While
     /// nothing can be stored it rests on what is: the reservation of a hardware address, or what
-    /// is left of a lease.
+    /// is left of a stored lease.
     fn term(&self, key: &ClientKey, address: Ipv6Addr) -> Option<u32> {
         let asked = self.subnet().lease_seconds;
         if self.view.storable || (self.by_mac && self.reservation == Some(address)) {
             return Some(asked);
         }
         let lease = self.table.get(address).filter(|lease| lease.state == LeaseState::Bound)?;
-        let left = lease.expires.since(self.view.now) / 1_000;
+        let left = self.table.stored_until(lease).since(self.view.now) / 1_000;
         let seconds = u32::try_from(left).unwrap_or(u32::MAX).min(asked);
         (seconds > 0 && self.asker(key).holds(address, lease)).then_some(seconds)
     }

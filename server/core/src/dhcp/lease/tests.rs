@@ -234,6 +234,26 @@ fn lent_is_what_nobody_else_may_have_of_the_pools() {
 }
 
 #[test]
+fn p31_what_is_kept_longer_after_a_start_is_not_taken_for_stored() {
+    let address = Ipv4Addr::new(10, 77, 0, 9);
+    let lease = |since, expires| Lease {
+        key: ClientKey::from(vec![1]),
+        mac: None,
+        state: LeaseState::Bound,
+        since: Millis(since),
+        expires: Millis(expires),
+    };
+    let stored = [LeaseWrite { address, lease: lease(10, 30) }];
+    let Resumed { mut table, .. } = LeaseTable::resume(stored, Millis(15));
+    let kept = table.get(address).expect("held").clone();
+    assert_eq!((kept.expires, table.stored_until(&kept)), (Millis(35), Millis(30)));
+    // One that was given since is stored as it is; and so are all once the writes are.
+    assert_eq!(table.stored_until(&lease(16, 36)), Millis(36));
+    table.is_stored();
+    assert_eq!(table.stored_until(&kept), Millis(35));
+}
+
+#[test]
 fn p31_what_another_server_gave_is_learned_and_takes_back_no_later_renewal() {
     let address = Ipv4Addr::new(10, 77, 0, 9);
     let lease = |client, since| {
@@ -250,4 +270,16 @@ fn p31_what_another_server_gave_is_learned_and_takes_back_no_later_renewal() {
     // Another client's counts whenever it was given: it is stored, and what was believed here is not.
     table.learn(lease(2, 7));
     assert_eq!(table.get(address), Some(&lease(2, 7).lease));
+    // So does one that its client was offered again before the first was heard of, and not one that had ended by then.
+    let offered = |since| {
+        let mut write = lease(2, since);
+        write.lease.state = LeaseState::Offered;
+        write
+    };
+    table.apply(offered(9));
+    table.learn(lease(2, 7));
+    assert_eq!(table.get(address), Some(&lease(2, 7).lease));
+    table.apply(offered(17));
+    table.learn(lease(2, 7));
+    assert_eq!(table.get(address), Some(&offered(17).lease));
 }
