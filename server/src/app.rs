@@ -4,6 +4,7 @@ mod boot;
 pub(crate) mod observing;
 mod recall;
 mod rescue;
+mod told;
 pub(crate) mod unlock;
 mod wipe;
 
@@ -113,6 +114,8 @@ pub struct App {
     pub restored: Option<Millis>,
     /// What DHCP clients have said since.
     observed: observing::Observed,
+    /// The newest events, for whoever watches.
+    newest: told::Newest,
     /// Held by whoever lets a machine lose data: [`App::turn_to_lose`].
     losing: Mutex<()>,
     /// Keys of encrypted disks.
@@ -148,6 +151,7 @@ impl App {
             tls,
             restored,
             observed: observing::Observed::default(),
+            newest: told::Newest::default(),
             losing: Mutex::new(()),
             disk_keys,
             shells,

@@ -29,6 +29,7 @@ pub mod serve;
 pub mod shell;
 mod sockets;
 pub mod store;
+pub mod summary;
 pub mod tls;
 pub mod trace;
 pub mod usage;

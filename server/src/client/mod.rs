@@ -20,6 +20,7 @@ use crate::http::api::{Declare, NodeView, PowerState, RefusedImage};
 use crate::http::diagnosis::DiagnosisView;
 use crate::http::jobs::{JobView, OrderJob};
 use crate::image_import::Import;
+use crate::summary::NodeSummary;
 use api::{Api, ClientError};
 use clap::{Args, Subcommand, ValueEnum};
 use kaltstart_core::boot::UefiLoader;
@@ -412,7 +413,7 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
 async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, ClientError> {
     let (node, wanted) = match command {
         NodeCommand::List => {
-            let nodes: Vec<NodeView> = api.get("/v1/nodes").await?;
+            let nodes: Vec<NodeSummary> = api.get("/v1/nodes").await?;
             restored::warn(api).await?;
             return output::list(&nodes, format);
         }
@@ -505,10 +506,10 @@ async fn log(api: &Api, target: &str, follow: bool, format: Format) -> Result<Ex
 /// Refuses an order that loses data unless it names the node a second time.
 async fn ensure_meant(api: &Api, node: &str, confirm: &str) -> Result<(), ClientError> {
     let node: NodeView = api.get(&Api::path(&["v1", "nodes", node])).await?;
-    if confirm == node.name {
+    if confirm == node.summary.name {
         return Ok(());
     }
-    let say = format!("--confirm={confirm} does not name the node; type --confirm={}", node.name);
+    let say = format!("--confirm={confirm} does not name the node; type --confirm={}", node.summary.name);
     Err(ClientError::Usage(say))
 }
 
@@ -547,6 +548,7 @@ async fn find_job(api: &Api, target: Option<&str>) -> Result<JobView, ClientErro
         Some(id) if id.starts_with("job_") => id.to_owned(),
         Some(node) => {
             let node: NodeView = api.get(&Api::path(&["v1", "nodes", node])).await?;
+            let node = node.summary;
             let job = node.job.or(node.last_job).ok_or_else(|| {
                 ClientError::NotFound(format!(
                     "{} has had no job; order one with: ks deploy {0} --profile PROFILE",

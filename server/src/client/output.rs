@@ -7,6 +7,7 @@ use crate::exit::Exit;
 use crate::http::api::{Change, DisksChanged, FindingView, NodeView, ProfileView, rfc3339};
 use crate::http::jobs::JobView;
 use crate::store::StoredLine;
+use crate::summary::NodeSummary;
 use comfy_table::{Table, presets};
 use kaltstart_core::machine::{JobKind, JobState};
 use kaltstart_protocol::erasure::{Erasure, Reach};
@@ -26,7 +27,7 @@ pub(super) trait Row: Serialize {
     fn cells(&self) -> Vec<String>;
 }
 
-impl Row for NodeView {
+impl Row for NodeSummary {
     const HEADER: &'static [&'static str] = &["NAME", "STATE", "HEADLINE", "MAC", "ADDRESS"];
 
     fn name(&self) -> String {
@@ -38,6 +39,18 @@ impl Row for NodeView {
         let address = self.address.or(self.reservation.map(Into::into));
         let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());
         vec![self.name.clone(), self.state.to_string(), self.headline.clone(), macs.join(","), address]
+    }
+}
+
+impl Row for NodeView {
+    const HEADER: &'static [&'static str] = NodeSummary::HEADER;
+
+    fn name(&self) -> String {
+        self.summary.name()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        self.summary.cells()
     }
 }
 
@@ -170,11 +183,11 @@ pub(super) fn burned_in(job: &JobView) -> Vec<String> {
 /// Everything worth reading about a node, a line each.
 pub(super) fn describe(node: &NodeView) -> String {
     let mut lines: Vec<(&str, String)> =
-        <NodeView as Row>::HEADER.iter().zip(node.cells()).map(|(name, cell)| (*name, cell)).collect();
+        NodeView::HEADER.iter().zip(node.cells()).map(|(name, cell)| (*name, cell)).collect();
     let job = |id: &Option<kaltstart_protocol::ids::JobId>| id.as_ref().map(ToString::to_string);
-    lines.extend(job(&node.job).map(|id| ("JOB", id)));
-    lines.extend(job(&node.last_job).map(|id| ("LAST JOB", id)));
-    lines.extend(node.last_seen.map(|time| ("LAST SEEN", rfc3339(time))));
+    lines.extend(job(&node.summary.job).map(|id| ("JOB", id)));
+    lines.extend(job(&node.summary.last_job).map(|id| ("LAST JOB", id)));
+    lines.extend(node.summary.last_seen.map(|time| ("LAST SEEN", rfc3339(time))));
     lines.extend(node.class.clone().map(|class| ("CLASS", class)));
     for view in &node.findings {
         lines.push(("FINDING", format!("{} {}: {}", view.finding.code, view.title, view.finding.detail)));

@@ -61,7 +61,7 @@ pub struct Shell {
 
 /// Orders a rescue, unless one runs, and has a new code made for its shell.
 pub(super) async fn order(api: &Api, wanted: &Rescue, format: Format) -> Result<Exit, ClientError> {
-    let node: NodeView = api.get(&Api::path(&["v1", "nodes", &wanted.node])).await?;
+    let NodeView { summary: node, .. } = api.get(&Api::path(&["v1", "nodes", &wanted.node])).await?;
     let running = match &node.job {
         Some(id) => Some(api.get::<JobView>(&format!("/v1/jobs/{id}")).await?),
         None => None,

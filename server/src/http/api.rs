@@ -6,6 +6,7 @@ use super::extract::{Body, Path, Query};
 use crate::app::App;
 use crate::config::{self, is_host_name};
 use crate::store::Key;
+use crate::summary::NodeSummary;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,43 +15,23 @@ use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
 use kaltstart_core::hardware;
 use kaltstart_core::lifecycle::event::{Event, Move};
-use kaltstart_core::machine::{
-    ErasureRecord, Job, JobKind, JobState, Machine, Node, State as NodeState, System,
-};
-use kaltstart_core::recall::Via;
+use kaltstart_core::machine::{ErasureRecord, Machine, Node, State as NodeState, System};
 use kaltstart_core::trace::What;
 use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::Finding;
-use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
+use kaltstart_protocol::ids::{Fingerprint, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// A node as clients see it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeView {
-    /// Never changes.
-    pub id: NodeId,
-    /// Host name.
-    pub name: String,
-    /// What it is.
-    pub state: NodeState,
-    /// What it is and does, for people.
-    pub headline: String,
-    /// Hardware addresses.
-    pub macs: Vec<Mac>,
-    /// Address it was given last.
-    pub address: Option<IpAddr>,
-    /// Reserved address.
-    pub reservation: Option<Ipv4Addr>,
-    /// Its job, while one is queued or running.
-    pub job: Option<JobId>,
-    /// The job that ended last.
-    pub last_job: Option<JobId>,
-    /// When it was heard last.
-    pub last_seen: Option<Millis>,
+    /// What lists tell of it too.
+    #[serde(flatten)]
+    pub summary: NodeSummary,
     /// What the agent saw last.
     pub facts: Option<Facts>,
     /// When that was.
@@ -124,46 +105,6 @@ impl From<Finding> for FindingView {
     }
 }
 
-/// What a node is and does, for people.
-pub(super) fn headline(machine: &Machine) -> String {
-    let node = &machine.node;
-    let why = |job: &Job| {
-        let last = job.findings.last();
-        last.map_or_else(String::new, |finding| format!(" · {} {}", finding.code, finding.code.title()))
-    };
-    match &machine.job {
-        Some(job) if job.state == JobState::Queued => match job.order.via() {
-            Via::Kexec => "waiting for its system to ask".to_owned(),
-            Via::Network => "waiting for the machine".to_owned(),
-        },
-        Some(job) if job.kind == JobKind::Rescue => match job.state.ended() {
-            false => format!("{} · rescue · {}", node.state, job.phase.name()),
-            true => node.state.to_string(),
-        },
-        Some(job) if job.kind == JobKind::BurnIn => match job.state {
-            JobState::Queued | JobState::Running => {
-                format!("{} · burn-in · {}", node.state, job.phase.name())
-            }
-            JobState::Failed => format!("{} · burn-in failed{}", node.state, why(job)),
-            JobState::Succeeded | JobState::Cancelled => node.state.to_string(),
-        },
-        Some(job) if !job.state.ended() && job.kind == JobKind::Release => {
-            format!("releasing · {}", job.phase.name())
-        }
-        Some(job) if !job.state.ended() => format!("deploying · {}", job.phase.name()),
-        Some(job) if job.state == JobState::Failed => {
-            let failed = match (node.state, job.kind) {
-                (NodeState::Allocated, _) => "deploy failed",
-                (NodeState::Releasing, JobKind::Release) => "release failed",
-                // It is what it was before.
-                _ => return format!("{} · {} failed{}", node.state, job.kind.name(), why(job)),
-            };
-            format!("{failed}{}", why(job))
-        }
-        _ => node.state.to_string(),
-    }
-}
-
 fn node_view(app: &App, machine: &Machine) -> NodeView {
     let node = &machine.node;
     let facts = node.facts.as_ref();
@@ -172,16 +113,7 @@ fn node_view(app: &App, machine: &Machine) -> NodeView {
     let locked = node.locked.as_ref().map(|locked| locked.finding.clone());
     let findings = hardware::findings(node).into_iter().chain(differs).chain(locked);
     NodeView {
-        id: node.id.clone(),
-        name: node.name.clone(),
-        state: node.state,
-        headline: headline(machine),
-        macs: node.macs.clone(),
-        address: node.address,
-        reservation: node.reservation,
-        job: node.job.clone(),
-        last_job: node.last_job.clone(),
-        last_seen: node.last_seen,
+        summary: NodeSummary::of(machine),
         facts: node.facts.clone(),
         facts_at: node.facts_at,
         changed_since: changed_since(node),
@@ -226,13 +158,11 @@ pub(super) struct NodeFilter {
 }
 
 /// `GET /v1/nodes?state=`
-pub(super) async fn nodes(
-    State(app): State<Arc<App>>,
-    Query(filter): Query<NodeFilter>,
-) -> Result<Json<Vec<NodeView>>, Problem> {
-    let machines = app.store.machines()?;
-    let wanted = machines.iter().filter(|found| filter.state.is_none_or(|s| found.machine.node.state == s));
-    Ok(Json(wanted.map(|found| node_view(&app, &found.machine)).collect()))
+pub(super) async fn nodes(State(app): State<Arc<App>>, Query(filter): Query<NodeFilter>) -> Response {
+    let mut nodes = app.store.index().summaries();
+    nodes.retain(|node| filter.state.is_none_or(|state| node.state == state));
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    Json(nodes.iter().map(|node| &**node).collect::<Vec<_>>()).into_response()
 }
 
 /// Body of `POST /v1/nodes`.

@@ -6,6 +6,7 @@ use super::error::Problem;
 use super::extract::Path;
 use crate::app::App;
 use crate::clock;
+use crate::summary::headline;
 use axum::Json;
 use axum::extract::State;
 use kaltstart_core::machine::Machine;
@@ -97,7 +98,7 @@ pub(super) async fn diagnosis(
         cause.commands.insert(0, format!("ks job log {name}"));
     }
     Ok(Json(DiagnosisView {
-        headline: machine.as_ref().map(api::headline),
+        headline: machine.as_ref().map(headline),
         causes,
         last: now,
         ruled_out,

@@ -15,9 +15,12 @@ use kaltstart_protocol::ids::JobId;
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Events read from the store at once.
-const BATCH_MAX: usize = 500;
+/// Shortest time between two answers to one watcher: what happens meanwhile is told together, so that many watchers of a
+/// busy site cost little.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Where to begin.
 #[derive(Debug, Deserialize)]
@@ -60,36 +63,34 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
 
 fn stream(app: Arc<App>, after: i64, job: Option<JobId>) -> Events {
     let (newest, idle_max) = (app.store.newest_event(), app.config.http.timeout());
-    let batches = stream::unfold((app, newest, after, job), |(app, mut newest, mut after, job)| async move {
+    let begin = (app, newest, after, job, Instant::now());
+    let batches = stream::unfold(begin, |(app, mut newest, mut after, job, mut not_before)| async move {
         loop {
             newest.mark_unchanged();
-            let batch = match app.store.events(after, job.as_ref(), BATCH_MAX) {
-                Ok(batch) => batch,
+            tokio::time::sleep_until(not_before).await;
+            let (batch, read) = match app.told(after, job.as_ref()) {
+                Ok(told) => told,
                 Err(error) => {
                     tracing::error!(%error, "events");
                     return None;
                 }
             };
-            if let Some(last) = batch.last() {
-                after = last.id;
-                return Some((stream::iter(batch), (app, newest, after, job)));
+            let more = read > after;
+            after = read;
+            if !batch.is_empty() {
+                not_before = Instant::now() + PAUSE;
+                return Some((stream::iter(batch), (app, newest, after, job, not_before)));
             }
-            newest.changed().await.ok()?;
+            if !more {
+                newest.changed().await.ok()?;
+            }
         }
     });
-    let events: EventStream = Box::pin(batches.flatten().map(|stored| {
-        let data = serde_json::json!({
-            "specversion": "1.0",
-            "id": stored.id.to_string(),
-            "source": "kaltstart",
-            "type": format!("dev.kaltstart.{}", stored.kind),
-            "subject": stored.job.as_ref().unwrap_or(&stored.node),
-            "time": crate::http::api::rfc3339(stored.time),
-            "datacontenttype": "application/json",
-            "data": serde_json::from_str::<serde_json::Value>(&stored.data).unwrap_or_default(),
-        });
-        Ok(Event::default().id(stored.id.to_string()).event(stored.kind).data(data.to_string()))
-    }));
+    let events: EventStream = Box::pin(
+        batches
+            .flatten()
+            .map(|told| Ok(Event::default().id(told.id.to_string()).event(&told.kind).data(&told.text))),
+    );
     // A client that is there takes something before it counts as gone.
     let often = KeepAlive::new().interval(idle_max / 2);
     Sse::new(events).keep_alive(often)

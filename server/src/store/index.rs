@@ -3,6 +3,7 @@
 //! The index follows the commits: a change is in it before its caller hears that it is durable.
 
 use super::Store;
+use crate::summary::NodeSummary;
 use kaltstart_core::dhcp::Known;
 use kaltstart_core::lifecycle::HEARD_EVERY_MS;
 use kaltstart_core::machine::{Machine, State};
@@ -24,9 +25,9 @@ pub struct Brief {
     pub has_no_system: bool,
     /// The machine's version.
     version: i64,
+    summary: Arc<NodeSummary>,
+    /// By which it is found.
     macs: Box<[Mac]>,
-    address: Option<IpAddr>,
-    last_seen: Option<Millis>,
     /// Whether a job is queued or running.
     works: bool,
 }
@@ -42,8 +43,7 @@ impl Brief {
             has_no_system: has_no_system(node),
             version,
             macs: if retired { Box::default() } else { node.macs.clone().into() },
-            address: node.address,
-            last_seen: node.last_seen,
+            summary: Arc::new(NodeSummary::of(machine)),
             works: machine.job.as_ref().is_some_and(|job| !job.state.ended()),
         }
     }
@@ -52,8 +52,9 @@ impl Brief {
     /// of the machine. `lifecycle::step` has the last word.
     #[must_use]
     pub fn may_change(&self, address: Option<IpAddr>, now: Millis) -> bool {
-        let lately = self.last_seen.is_some_and(|last| now.since(last) < HEARD_EVERY_MS);
-        self.works || !lately || (address.is_some() && address != self.address)
+        let NodeSummary { address: last_address, last_seen, .. } = &*self.summary;
+        let lately = last_seen.is_some_and(|last| now.since(last) < HEARD_EVERY_MS);
+        self.works || !lately || (address.is_some() && address != *last_address)
     }
 }
 
@@ -71,6 +72,12 @@ impl Index {
     #[must_use]
     pub fn get(&self, mac: Mac) -> Option<&Arc<Brief>> {
         self.by_mac.get(&mac)
+    }
+
+    /// What is listed of all machines, in no order.
+    #[must_use]
+    pub fn summaries(&self) -> Vec<Arc<NodeSummary>> {
+        self.machines.values().map(|brief| brief.summary.clone()).collect()
     }
 
     /// The addresses reserved for any machine.

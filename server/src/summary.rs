@@ -1,0 +1,93 @@
+//! What a list of nodes tells of each: kept in memory, as a site has thousands.
+
+use kaltstart_core::machine::{Job, JobKind, JobState, Machine, State};
+use kaltstart_core::recall::Via;
+use kaltstart_protocol::ids::{JobId, Mac, NodeId};
+use kaltstart_protocol::time::Millis;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// A node in brief.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// Never changes.
+    pub id: NodeId,
+    /// Host name.
+    pub name: String,
+    /// What it is.
+    pub state: State,
+    /// What it is and does, for people.
+    pub headline: String,
+    /// Hardware addresses.
+    pub macs: Vec<Mac>,
+    /// Address it was given last.
+    pub address: Option<IpAddr>,
+    /// Reserved address.
+    pub reservation: Option<Ipv4Addr>,
+    /// Its job, while one is queued or running.
+    pub job: Option<JobId>,
+    /// The job that ended last.
+    pub last_job: Option<JobId>,
+    /// When it was heard last.
+    pub last_seen: Option<Millis>,
+}
+
+impl NodeSummary {
+    /// The node of that machine.
+    #[must_use]
+    pub fn of(machine: &Machine) -> Self {
+        let node = &machine.node;
+        Self {
+            id: node.id.clone(),
+            name: node.name.clone(),
+            state: node.state,
+            headline: headline(machine),
+            macs: node.macs.clone(),
+            address: node.address,
+            reservation: node.reservation,
+            job: node.job.clone(),
+            last_job: node.last_job.clone(),
+            last_seen: node.last_seen,
+        }
+    }
+}
+
+/// What a node is and does, for people.
+pub(crate) fn headline(machine: &Machine) -> String {
+    let node = &machine.node;
+    let why = |job: &Job| {
+        let last = job.findings.last();
+        last.map_or_else(String::new, |finding| format!(" · {} {}", finding.code, finding.code.title()))
+    };
+    match &machine.job {
+        Some(job) if job.state == JobState::Queued => match job.order.via() {
+            Via::Kexec => "waiting for its system to ask".to_owned(),
+            Via::Network => "waiting for the machine".to_owned(),
+        },
+        Some(job) if job.kind == JobKind::Rescue => match job.state.ended() {
+            false => format!("{} · rescue · {}", node.state, job.phase.name()),
+            true => node.state.to_string(),
+        },
+        Some(job) if job.kind == JobKind::BurnIn => match job.state {
+            JobState::Queued | JobState::Running => {
+                format!("{} · burn-in · {}", node.state, job.phase.name())
+            }
+            JobState::Failed => format!("{} · burn-in failed{}", node.state, why(job)),
+            JobState::Succeeded | JobState::Cancelled => node.state.to_string(),
+        },
+        Some(job) if !job.state.ended() && job.kind == JobKind::Release => {
+            format!("releasing · {}", job.phase.name())
+        }
+        Some(job) if !job.state.ended() => format!("deploying · {}", job.phase.name()),
+        Some(job) if job.state == JobState::Failed => {
+            let failed = match (node.state, job.kind) {
+                (State::Allocated, _) => "deploy failed",
+                (State::Releasing, JobKind::Release) => "release failed",
+                // It is what it was before.
+                _ => return format!("{} · {} failed{}", node.state, job.kind.name(), why(job)),
+            };
+            format!("{failed}{}", why(job))
+        }
+        _ => node.state.to_string(),
+    }
+}
