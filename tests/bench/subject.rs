@@ -78,6 +78,14 @@ impl Subject {
         Ok(kib / 1024.0)
     }
 
+    /// Bytes that it let the kernel write to disks (`proc_pid_io(5)`, `write_bytes`).
+    pub(crate) fn written_bytes(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/io", self.process.id()))?;
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("write_bytes:")).context("no write_bytes")?;
+        line.trim().parse().context("write_bytes")
+    }
+
     /// UDP packets its namespace has lost because a socket's buffer was full.
     pub(crate) fn lost_in_buffers(&self) -> Result<u64> {
         self.process.lost_in_buffers()

@@ -61,6 +61,9 @@ pub const FILE: &str = "kaltstart.db";
 /// Events that are kept.
 const EVENTS_MAX: i64 = 200_000;
 
+/// How many more there are before the oldest are removed.
+const EVENTS_REMOVED_AT_ONCE: i64 = 100;
+
 /// Jobs of a node that are kept.
 const JOBS_OF_A_NODE_MAX: i64 = 50;
 

@@ -1,7 +1,7 @@
 //! Machines, jobs and events: the statements that read and write them. Documents are JSON.
 
 use super::connection::{Connection, Result, Row, from_json, to_json};
-use super::{Commit, EVENTS_MAX, JOBS_OF_A_NODE_MAX, Key, Versioned};
+use super::{Commit, EVENTS_MAX, EVENTS_REMOVED_AT_ONCE, JOBS_OF_A_NODE_MAX, Key, Versioned};
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{Job, JobState, Machine, Node, State};
 use kaltstart_protocol::ids::JobId;
@@ -64,16 +64,30 @@ pub(super) fn put_machine(connection: &mut Connection, machine: &Machine, expect
     if written == 0 {
         return Ok(Commit::Conflict);
     }
-    connection.execute("DELETE FROM node_keys WHERE node = ?1", &[id.into()])?;
-    for key in keys(machine) {
-        let (kind, text) = key.columns();
-        let sql = "INSERT INTO node_keys (kind, key, node) VALUES (?1, ?2, ?3)";
-        connection.execute(sql, &[kind.into(), (&text).into(), id.into()])?;
-    }
+    put_keys(connection, id, machine)?;
     if let Some(job) = &machine.job {
         put_job(connection, id, job)?;
     }
     Ok(Commit::Done)
+}
+
+/// Stores by what `machine` is found; most changes leave all of it as it is.
+fn put_keys(connection: &mut Connection, id: &str, machine: &Machine) -> Result<()> {
+    let read = |row: &dyn Row| Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned()));
+    let before = connection.all("SELECT kind, key FROM node_keys WHERE node = ?1", &[id.into()], read)?;
+    let now: Vec<(&str, String)> = keys(machine).iter().map(Key::columns).collect();
+    let is = |(kind, key): &(&str, String), (other_kind, other): &(String, String)| {
+        kind == other_kind && key == other
+    };
+    for old in before.iter().filter(|old| !now.iter().any(|new| is(new, old))) {
+        let sql = "DELETE FROM node_keys WHERE kind = ?1 AND key = ?2";
+        connection.execute(sql, &[old.0.as_str().into(), old.1.as_str().into()])?;
+    }
+    for new in now.iter().filter(|new| !before.iter().any(|old| is(new, old))) {
+        let sql = "INSERT INTO node_keys (kind, key, node) VALUES (?1, ?2, ?3)";
+        connection.execute(sql, &[new.0.into(), new.1.as_str().into(), id.into()])?;
+    }
+    Ok(())
 }
 
 fn put_job(connection: &mut Connection, node: &str, job: &Job) -> Result<()> {
@@ -157,7 +171,10 @@ pub(super) fn put_events(
         let sql = "INSERT INTO events (time, kind, node, job, data) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id";
         newest = connection.first(sql, &values, |row| row.int(0))?;
     }
-    connection
-        .execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?1", &[EVENTS_MAX.into()])?;
+    let (told, most) = (happenings.len() as i64, EVENTS_REMOVED_AT_ONCE);
+    if newest.is_some_and(|newest| newest / most != (newest - told) / most) {
+        let sql = "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?1";
+        connection.execute(sql, &[EVENTS_MAX.into()])?;
+    }
     Ok(newest)
 }

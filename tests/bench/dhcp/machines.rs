@@ -40,6 +40,8 @@ pub(crate) struct Load {
     pub(crate) limit: Duration,
     /// Whether they say that they are firmware that wants to boot.
     pub(crate) firmware: bool,
+    /// Whether they have the hardware addresses of nodes.
+    pub(crate) nodes: bool,
 }
 
 /// What came of it.
@@ -104,7 +106,8 @@ pub(crate) fn run(load: &Load) -> Result<Outcome> {
 pub(crate) fn first_answer(started: Instant, limit: Duration, every: Duration) -> Result<f64> {
     let socket = client_socket()?;
     socket.set_read_timeout(Some(every))?;
-    let discover = message(1, &[53, 1, 1], false);
+    let stranger = Load { first: 1, machines: 1, at_once: 1, limit: every, firmware: false, nodes: false };
+    let discover = message(&stranger, 1, &[53, 1, 1]);
     let mut buffer = [0; 1500];
     while started.elapsed() < limit {
         socket.send_to(&discover, (Ipv4Addr::BROADCAST, DHCP_SERVER_PORT))?;
@@ -123,12 +126,12 @@ fn client_socket() -> Result<UdpSocket> {
 }
 
 /// The message of the machine `number`; its number is also the transaction's.
-fn message(number: u32, options: &[u8], firmware: bool) -> Vec<u8> {
+fn message(load: &Load, number: u32, options: &[u8]) -> Vec<u8> {
     let xid = number.to_be_bytes();
-    let mac = [2, 0, xid[0], xid[1], xid[2], xid[3]];
+    let mac = [if load.nodes { 6 } else { 2 }, 0, xid[0], xid[1], xid[2], xid[3]];
     let mut options = options.to_vec();
     options.extend([55, 4, 1, 3, 6, 51]);
-    if firmware {
+    if load.firmware {
         options.extend([93, 2, 0, 7]);
         options.extend([60, 32]);
         options.extend(b"PXEClient:Arch:00007:UNDI:003000");
@@ -143,7 +146,7 @@ impl Storm<'_> {
             && self.waiting.len() < self.load.at_once
             && self.begun.elapsed() < self.load.limit
         {
-            let message = message(self.next, &[53, 1, 1], self.load.firmware);
+            let message = message(self.load, self.next, &[53, 1, 1]);
             let machine = Machine { message, sent: Instant::now(), tries: 1, requesting: false };
             send(&self.socket, &machine)?;
             self.waiting.insert(self.next, machine);
@@ -181,7 +184,7 @@ impl Storm<'_> {
                     options.extend([54, 4]);
                     options.extend(server);
                 }
-                let message = message(number, &options, self.load.firmware);
+                let message = message(self.load, number, &options);
                 let machine = Machine { message, sent: Instant::now(), tries: 1, requesting: true };
                 send(&self.socket, &machine)?;
                 self.waiting.insert(number, machine);

@@ -156,7 +156,8 @@ fn storms(bench: &Bench, samples: &mut Samples) -> Result<()> {
 
 /// What perfdhcp cannot: clients without relay and address.
 fn broadcast(bench: &Bench, samples: &mut Samples) -> Result<()> {
-    let steady = Load { first: 1, machines: 40_000, at_once: 64, limit: secs(4), firmware: false };
+    let steady =
+        Load { first: 1, machines: 40_000, at_once: 64, limit: secs(4), firmware: false, nodes: false };
     for _ in 0..bench.repeats(3) {
         for subject in [OURS, KEA, KEA_2, NULL_FSYNC, NULL, ISC, DNSMASQ] {
             bench.ensure_wanted()?;
@@ -171,7 +172,8 @@ fn broadcast(bench: &Bench, samples: &mut Samples) -> Result<()> {
             latency(samples, "dhcp_broadcast_ack", subject, &outcome.ack_ms);
         }
     }
-    let storm = Load { first: 1, machines: 1_000, at_once: 1_000, limit: secs(60), firmware: true };
+    let storm =
+        Load { first: 1, machines: 1_000, at_once: 1_000, limit: secs(60), firmware: true, nodes: false };
     for _ in 0..bench.repeats(3) {
         let server = peers::start(bench, OURS, Reach::Broadcast)?;
         let lost = server.lost_in_buffers()?;

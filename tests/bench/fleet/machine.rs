@@ -37,10 +37,20 @@ impl Machine {
         Self { mac: Mac([6, 0, a, b, c, d]), session, task: None, times: Times::new() }
     }
 
+    /// Its hardware address.
+    pub(super) const fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Its loader gets its script.
+    pub(super) fn script(&mut self, connection: &mut Connection) -> Result<String> {
+        let path = format!("/boot/{}/script.ipxe", self.mac);
+        Ok(String::from_utf8(self.ask(connection, "script", "GET", &path, "")?)?)
+    }
+
     /// Its loader gets script and ramdisk, its agent says hello and gets its task.
     pub(super) fn start(&mut self, connection: &mut Connection) -> Result<()> {
-        let script = self.ask(connection, "script", "GET", &format!("/boot/{}/script.ipxe", self.mac), "")?;
-        let script = String::from_utf8(script)?;
+        let script = self.script(connection)?;
         let token =
             script.split_whitespace().find_map(|word| word.strip_prefix(ARG_TOKEN)?.strip_prefix('='));
         let token = token.with_context(|| format!("no token in {script}"))?.to_owned();

@@ -5,6 +5,7 @@
 
 mod machine;
 mod postgres;
+mod power_on;
 
 use crate::bench::Bench;
 use crate::connection::Connection;
@@ -13,6 +14,7 @@ use crate::ours::{self, HTTP_PORT, Site};
 use crate::report::{Aim, Better, Metric, OURS, Report, Samples, median, percentile};
 use crate::subject::{Port, Subject};
 use anyhow::{Context as _, Result, bail, ensure};
+use kaltstart_protocol::ids::Digest;
 use kaltstart_tests::pair::SERVER;
 use kaltstart_tests::signing::sign;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
@@ -20,6 +22,7 @@ use machine::{Machine, Times};
 use postgres::Postgres;
 use std::fs;
 use std::net::SocketAddrV4;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -54,6 +57,10 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
             }
         }
     }
+    for _ in 0..bench.repeats(3) {
+        bench.ensure_wanted()?;
+        power_on::power_on(bench, &mut samples)?;
+    }
     tell(report, &samples);
     Ok(())
 }
@@ -66,7 +73,7 @@ fn storm(
 ) -> Result<()> {
     let database = if subject == POSTGRES { Some(Postgres::start(bench)?) } else { None };
     let images = bench.dir().join("images");
-    let key = image(&images)?;
+    let key = image_of(&images, b"nobody unpacks it")?;
     let mut more = String::from("[[profile]]\nname = \"good\"\nimage = \"tiny\"\n");
     if let Some(database) = &database {
         more += &format!("[database]\nurl = {:?}\n", database.url);
@@ -182,14 +189,14 @@ fn deployed(token: &str) -> Result<usize> {
 }
 
 /// An image that nobody lays down; its key.
-fn image(images: &std::path::Path) -> Result<String> {
+fn image_of(images: &Path, bytes: &[u8]) -> Result<String> {
     let dir = images.join("tiny");
     fs::remove_dir_all(&dir).ok();
     fs::create_dir_all(&dir)?;
-    fs::write(dir.join("tiny.tar"), b"nobody unpacks it")?;
-    let digest = kaltstart_protocol::ids::Digest::of(b"nobody unpacks it");
+    fs::write(dir.join("tiny.tar"), bytes)?;
+    let digest = Digest::of(bytes);
     let manifest = serde_json::json!({
-        "schema": 1, "name": "tiny", "version": "1", "digest": digest, "size": 17, "unpacked_size": 17,
+        "schema": 1, "name": "tiny", "version": "1", "digest": digest, "size": bytes.len(), "unpacked_size": 17,
         "format": "tar", "compression": "none", "file": "tiny.tar", "min_disk": 1,
         "boot": {"kernel": "/vmlinuz", "initrd": "/initrd.img", "cmdline": "", "efi": [], "bios": null},
     });
@@ -213,6 +220,20 @@ fn tell(report: &mut Report, samples: &Samples) {
             row(name(&format!("{what}_p50")), "ms", Lower, Aim::None);
             row(name(&format!("{what}_p99")), "ms", Lower, Aim::None);
         }
+    }
+    for (what, unit, better, aim) in [
+        ("dhcp_time", "s", Lower, Aim::None),
+        ("dhcp_failed", "machines", Lower, Aim::Value(0.0)),
+        ("dhcp_lost", "packets", Lower, Aim::None),
+        ("tftp_time", "s", Lower, Aim::None),
+        ("tftp_failed", "machines", Lower, Aim::Value(0.0)),
+        ("scripts_time", "s", Lower, Aim::None),
+        ("script_p99_beside_images", "ms", Lower, Aim::None),
+        ("images_rate", "MB/s", Higher, Aim::None),
+        ("written", "B", Lower, Aim::Value(0.0)),
+        ("jobs_time", "s", Lower, Aim::None),
+    ] {
+        row(format!("power_on_{what}"), unit, better, aim);
     }
     row("fleet_cost_growth".into(), "times", Lower, Aim::Value(FLAT_AIM));
 }

@@ -61,6 +61,7 @@ pub(super) fn leases(bench: &Bench, first: u32, count: u32) -> Result<u32> {
         at_once: CLIENTS_AT_ONCE,
         limit: FILL_LIMIT,
         firmware: false,
+        nodes: false,
     };
     let outcome = bench.pair().in_client(|| machines::run(&load))?;
     if outcome.failed > 0 {

@@ -10,15 +10,15 @@ const OACK: u16 = 6;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
-    pub(super) file: &'static str,
-    pub(super) block_bytes: usize,
-    pub(super) window: u16,
+pub(crate) struct Request {
+    pub(crate) file: &'static str,
+    pub(crate) block_bytes: usize,
+    pub(crate) window: u16,
 }
 
 impl Request {
     /// The read request.
-    pub(super) fn packet(&self) -> Vec<u8> {
+    pub(crate) fn packet(&self) -> Vec<u8> {
         let (block, window) = (self.block_bytes.to_string(), self.window.to_string());
         let mut options = vec![("blksize", block.as_str())];
         if self.window > 1 {
@@ -30,7 +30,7 @@ impl Request {
 
 /// How far a transfer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(crate) enum Progress {
     /// Nothing but an answer to the request has arrived, if that.
     Waiting,
     /// Data comes.
@@ -43,7 +43,7 @@ pub(super) enum Progress {
 
 /// A transfer.
 #[derive(Debug)]
-pub(super) struct Transfer {
+pub(crate) struct Transfer {
     block_bytes: usize,
     window: u64,
     /// Blocks that have arrived, all in order.
@@ -52,12 +52,12 @@ pub(super) struct Transfer {
     acked: Option<u64>,
     /// Whether the gap that is open was told of.
     gap_told: bool,
-    pub(super) bytes: u64,
-    pub(super) progress: Progress,
+    pub(crate) bytes: u64,
+    pub(crate) progress: Progress,
 }
 
 impl Transfer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Without options, RFC 1350 holds.
         Self {
             block_bytes: 512,
@@ -71,7 +71,7 @@ impl Transfer {
     }
 
     /// Takes a packet; the acknowledgement to send, if any.
-    pub(super) fn receive(&mut self, packet: &[u8]) -> Option<[u8; 4]> {
+    pub(crate) fn receive(&mut self, packet: &[u8]) -> Option<[u8; 4]> {
         let field = |at: usize| Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?));
         match field(0) {
             Some(DATA) => self.data(field(2)?, packet.len() - 4),
@@ -94,7 +94,7 @@ impl Transfer {
     }
 
     /// The acknowledgement to repeat when nothing comes; none: repeat the request.
-    pub(super) fn repeat(&mut self) -> Option<[u8; 4]> {
+    pub(crate) fn repeat(&mut self) -> Option<[u8; 4]> {
         self.acked.map(|_| self.acknowledge())
     }
 

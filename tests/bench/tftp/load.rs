@@ -20,21 +20,21 @@ const PACKET_BYTES_MAX: usize = 65_536;
 
 /// What is asked of the server.
 #[derive(Debug, Clone)]
-pub(super) struct Load {
-    pub(super) request: Request,
+pub(crate) struct Load {
+    pub(crate) request: Request,
     /// Size of the file; a transfer with another one has failed.
-    pub(super) file_bytes: u64,
-    pub(super) clients: u16,
+    pub(crate) file_bytes: u64,
+    pub(crate) clients: u16,
     /// A transfer that takes longer has failed.
-    pub(super) limit: Duration,
+    pub(crate) limit: Duration,
 }
 
 /// How a client fared.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// From its request to its last block; the limit if it failed.
-    pub(super) seconds: f64,
-    pub(super) failed: Option<String>,
+    pub(crate) seconds: f64,
+    pub(crate) failed: Option<String>,
 }
 
 struct Client {
@@ -48,7 +48,7 @@ struct Client {
 }
 
 /// Runs the load once: every client asks at the same time. To be called on the clients' side.
-pub(super) fn run(load: &Load) -> Result<Vec<Outcome>> {
+pub(crate) fn run(load: &Load) -> Result<Vec<Outcome>> {
     let request = load.request.packet();
     let server = SocketAddrV4::new(SERVER, TFTP_SERVER_PORT);
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -170,7 +170,7 @@ impl Client {
 
 /// Jain's index of fairness of the clients' rates: 1 = all the same, 1/n = one has everything.
 /// Who failed had nothing.
-pub(super) fn jain(outcomes: &[Outcome]) -> f64 {
+pub(crate) fn jain(outcomes: &[Outcome]) -> f64 {
     let rates: Vec<f64> = outcomes
         .iter()
         .map(|outcome| if outcome.failed.is_some() { 0.0 } else { 1.0 / outcome.seconds })

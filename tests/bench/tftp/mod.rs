@@ -1,7 +1,7 @@
 //! `tftp`: transfers per second, their cost, fairness and loss, beside tftpd-hpa, atftpd, dnsmasq.
 
-mod client;
-mod load;
+pub(crate) mod client;
+pub(crate) mod load;
 mod peers;
 
 use crate::bench::Bench;
