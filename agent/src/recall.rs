@@ -116,10 +116,11 @@ impl System<'_> {
     }
 
     fn question(&self) -> Result<Recall, String> {
-        let ReportConfig { token, authority, not_before, .. } = &self.config;
+        let ReportConfig { token, job, authority, not_before, .. } = &self.config;
         let http =
             http::pinned(*authority, *not_before).map_err(|error| format!("there is no TLS: {error}"))?;
-        let question = RecallQuestion { token: token.clone(), refused: self.refused.clone() };
+        let question =
+            RecallQuestion { token: token.clone(), job: job.clone(), refused: self.refused.clone() };
         let answer = questions::ask(&http, &self.config, &question, CALL_LIMIT);
         let answer = answer.map_err(|error| format!("cannot ask: {error}"))?;
         serde_json::from_slice(&answer).map_err(|error| format!("unusable answer: {error}"))

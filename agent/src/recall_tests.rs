@@ -26,6 +26,7 @@ fn system<'a>(server: &Server, path: &'a Path) -> System<'a> {
     let config = ReportConfig {
         urls: vec![server.url("/node/v1/recall")],
         token: Secret::new("kst_recall_1".into()),
+        job: None,
         authority: server.authority(),
         not_before: 0,
     };

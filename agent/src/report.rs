@@ -102,6 +102,7 @@ fn gather(config: &ReportConfig, root: &Path) -> NodeReport {
     let (root_device, numbers) = root_device(root);
     NodeReport {
         token: config.token.clone(),
+        job: config.job.clone(),
         hostname: text(&root.join("proc/sys/kernel/hostname")),
         kernel: text(&root.join("proc/sys/kernel/osrelease")),
         root_uuid: root_uuid(root, &root_device, &numbers),

@@ -37,6 +37,7 @@ fn config(url: &str) -> ReportConfig {
     ReportConfig {
         urls: vec![url.into()],
         token: Secret::new("ksr_1".into()),
+        job: None,
         authority: Digest([0; 32]),
         not_before: 0,
     }

@@ -49,7 +49,11 @@ fn p08_a_machine_of_which_a_copy_knows_nothing_keeps_its_system() -> Result<()> 
         let refused = ordered.server.ks(&deploy, secs(10))?;
         let words = String::from_utf8_lossy(&refused.stderr).into_owned();
         ensure!(refused.status.code() == Some(6) && words.contains("KS-2117"), "{refused:?}");
-        told(&ordered.server, "system", "whether a job calls it back")?;
+        let asks = told(&ordered.server, "system", "whether a job calls it back")?;
+        ensure!(
+            asks.contains(&ordered.job) && asks.contains("KS-2110"),
+            "it names the job that laid it down: {asks}"
+        );
 
         // As nothing is known of its hardware it is looked at, and goes on with its system.
         let mark = ordered.guest.console().mark();

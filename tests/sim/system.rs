@@ -81,6 +81,7 @@ impl Os {
         let Some(from) = self.address() else { return body.timer(1_000, Timer::Resend(Line::Control)) };
         let report = NodeReport {
             token: config.token.clone(),
+            job: config.job.clone(),
             hostname: system.hostname.clone(),
             kernel: "6.1".into(),
             root_device: "/dev/sda3".into(),

@@ -228,7 +228,8 @@ fn seal_to_tpm(key: &Secret) -> Option<Vec<u8>> {
 /// The server's answer, for which it is asked until it gives it; `useless` is the key of the one before.
 fn ask(config: &UnlockConfig, authority: Option<Digest>, useless: Option<Digest>) -> UnlockAnswer {
     let host = HostIdentity::of(&inventory::facts(Path::new("/"), None));
-    let question = UnlockQuestion { token: config.ask.token.clone(), host, useless };
+    let question =
+        UnlockQuestion { token: config.ask.token.clone(), job: config.ask.job.clone(), host, useless };
     let mut failures = 0;
     loop {
         let finding = match ask_once(config, authority, &question) {

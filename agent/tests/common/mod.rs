@@ -359,6 +359,7 @@ pub fn order(packed: &[u8], unpacked_size: u64, compression: Compression) -> Ord
             report: ReportConfig {
                 urls: vec!["https://10.77.0.1:8443/node/v1/report".into()],
                 token: Secret::new("ksn_x".into()),
+                job: None,
                 authority: Digest([7; 32]),
                 not_before: 1_800_000_000,
             },

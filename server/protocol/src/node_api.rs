@@ -1,7 +1,7 @@
 //! What the installed system says: JSON body of `POST /node/v1/report`.
 
 use crate::finding::{Code, Finding};
-use crate::ids::Digest;
+use crate::ids::{Digest, JobId};
 use crate::secret::Secret;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -20,6 +20,9 @@ pub struct ReportConfig {
     pub urls: Vec<String>,
     /// Says which system it is; that of the report is valid for one job only.
     pub token: Secret,
+    /// The job that laid the system down; none of one that was laid down before this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
     /// Fingerprint of the authority whose certificate the server shows.
     pub authority: Digest,
     /// The server's clock at the installation, in seconds since 1970: the system's own may stand
@@ -33,6 +36,9 @@ pub struct ReportConfig {
 pub struct NodeReport {
     /// Proves the report.
     pub token: Secret,
+    /// The job that laid the system down; none of one that was laid down before this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
     /// Host name.
     pub hostname: String,
     /// Kernel release.

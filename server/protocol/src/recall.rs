@@ -4,7 +4,7 @@
 //! Its token allows nothing but this question. The answer lets it start the agent of a job that was
 //! ordered for it, as a start over the network would.
 
-use crate::ids::Digest;
+use crate::ids::{Digest, JobId};
 use crate::secret::Secret;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -18,6 +18,9 @@ pub const RECALL_CONFIG: &str = "/var/lib/kaltstart/recall.json";
 pub struct RecallQuestion {
     /// Says which system asks.
     pub token: Secret,
+    /// The job that laid the system down; none of one that was laid down before this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
     /// Why the start that was given last cannot be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,

@@ -3,7 +3,7 @@
 //!
 //! Its token allows nothing but this question, and only the machine that it was given to is answered with the key.
 
-use crate::ids::{Digest, Mac};
+use crate::ids::{Digest, JobId, Mac};
 use crate::node_api::ReportConfig;
 use crate::secret::Secret;
 use crate::wipe::HostIdentity;
@@ -30,6 +30,9 @@ pub struct UnlockConfig {
 pub struct UnlockQuestion {
     /// Says which system asks.
     pub token: Secret,
+    /// The job that laid the system down; none of one that was laid down before this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
     /// The machine that it runs on.
     pub host: HostIdentity,
     /// Fingerprint of the key that it was given before and that opens nothing.

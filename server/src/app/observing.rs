@@ -146,30 +146,24 @@ impl App {
         Ok(())
     }
 
-    /// Notes that an agent works on a job of which the copy knows nothing, or something else.
-    pub(crate) async fn agent_works(&self, who: Speaker, job: &JobId, does: &str) {
+    /// Notes what somebody says, perhaps of a job, of which the copy knows nothing, or something else.
+    pub(crate) async fn unknown(&self, kind: Kind, said: impl FnOnce() -> (Speaker, Option<JobId>, String)) {
         if self.store.observing().is_none() {
             return;
         }
-        let has = match self.store.job(job) {
+        let (who, job, does) = said();
+        let has = match job.as_ref().map(|job| self.store.job(job)) {
+            None => "the copy does not know it".into(),
+            Some(Ok(None)) => "the copy does not know that job".into(),
             // It was ordered since, and has ended since.
-            Ok(Some(known)) if known.epoch == self.epoch() => return,
-            Ok(Some(known)) => {
-                let codes = known.findings.last().map(|finding| format!(" ({})", finding.code));
-                format!("the copy has that job as {}{}", known.state.name(), codes.unwrap_or_default())
+            Some(Ok(Some(known))) if known.epoch == self.epoch() => return,
+            Some(Ok(Some(known))) => {
+                let code = known.findings.last().map(|finding| format!(" ({})", finding.code));
+                format!("the copy has that job as {}{}", known.state.name(), code.unwrap_or_default())
             }
-            Ok(None) => "the copy does not know that job".into(),
-            Err(error) => return tracing::error!(%error, "what differs from the copy"),
+            Some(Err(error)) => return tracing::error!(%error, "what differs from the copy"),
         };
-        self.note(who.says(Kind::Agent, Some(job.clone()), &format!("{does}; {has}"))).await;
-    }
-
-    /// Notes what somebody says, perhaps of a job, of which the copy knows nothing.
-    pub(crate) async fn unknown(&self, kind: Kind, said: impl FnOnce() -> (Speaker, Option<JobId>, String)) {
-        if self.store.observing().is_some() {
-            let (who, job, detail) = said();
-            self.note(who.says(kind, job, &detail)).await;
-        }
+        self.note(who.says(kind, job, &format!("{does}; {has}"))).await;
     }
 
     async fn note(&self, difference: Difference) {

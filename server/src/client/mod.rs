@@ -414,7 +414,7 @@ async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, C
     let (node, wanted) = match command {
         NodeCommand::List => {
             let nodes: Vec<NodeSummary> = api.get("/v1/nodes").await?;
-            restored::warn(api).await?;
+            restored::warn(api).await;
             return output::list(&nodes, format);
         }
         NodeCommand::Show { node } => {

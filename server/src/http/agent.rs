@@ -122,7 +122,8 @@ impl<T: OfJob + DeserializeOwned + Send> FromRequest<Arc<App>> for Says<T> {
                     && let (Some(door), Ok(Body(said))) = (door, said.await)
                 {
                     let (job, does) = said.of_job();
-                    app.agent_works(speaker(app, &door, &[]), job, &does).await;
+                    let job = Some(job.clone());
+                    app.unknown(Kind::Agent, || (speaker(app, &door, &[]), job, does)).await;
                 }
                 Err(unknown)
             }
@@ -178,9 +179,8 @@ pub(super) async fn hello(
         Err(AppError::NotFound(_) | AppError::Refused(_)) => {
             tracing::warn!("an agent's hello was refused: its boot token is unknown, used or expired");
             app.unknown(Kind::Agent, || {
-                let detail =
-                    format!("its agent was started to {}; the copy does not know it", hello.mode.name());
-                (speaker(&app, &door, &macs), None, detail)
+                let does = format!("its agent was started to {}", hello.mode.name());
+                (speaker(&app, &door, &macs), None, does)
             })
             .await;
             Err(Problem::unauthorized("the boot token is unknown, used or expired; restart the machine"))
@@ -324,6 +324,7 @@ async fn hand_out_system(
     let talk = |path: &str, token| ReportConfig {
         urls: app.config.https_bases().into_iter().map(|base| base + path).collect(),
         token,
+        job: Some(job.id.clone()),
         authority: app.tls.authority(),
         not_before: clock::now().0 / 1000,
     };
@@ -420,7 +421,7 @@ async fn told_of_job<T: OfJob>(
     let job = job.clone();
     let outcome = app.apply(Key::Session(agent.session), &event(said)).await;
     if matches!(outcome, Err(AppError::Refused(_))) {
-        app.agent_works(Speaker::node(&agent.found.machine.node), &job, &does).await;
+        app.unknown(Kind::Agent, || (Speaker::node(&agent.found.machine.node), Some(job), does)).await;
     }
     directive(outcome)
 }
@@ -501,8 +502,8 @@ pub(super) async fn system_report(
     Body(report): Body<NodeReport>,
 ) -> Result<StatusCode, Problem> {
     let token: Secret = report.token;
-    let key = Key::ReportToken(token.fingerprint());
-    let detail = format!(
+    let (key, job) = (Key::ReportToken(token.fingerprint()), report.job);
+    let does = format!(
         "its system reports itself as {:?}, {:?} on the root file system {:?}",
         report.hostname, report.os, report.root_uuid
     );
@@ -522,10 +523,8 @@ pub(super) async fn system_report(
             app.unknown(Kind::System, || {
                 let found = app.store.machine(key).ok().flatten().map(|found| found.machine);
                 match found.and_then(|machine| Some((Speaker::node(&machine.node), machine.job?.id))) {
-                    Some((who, job)) => (who, Some(job), format!("{detail}; by the copy its job has ended")),
-                    None => {
-                        (speaker(&app, &door, &[]), None, format!("{detail}; the copy does not know its job"))
-                    }
+                    Some((who, known)) => (who, Some(known), does),
+                    None => (speaker(&app, &door, &[]), job, does),
                 }
             })
             .await;

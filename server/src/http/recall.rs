@@ -20,8 +20,8 @@ pub(super) async fn ask(
     match app.recall(&question).await {
         Ok(answer) => Ok(Json(answer)),
         Err(AppError::NotFound(_)) => {
-            let detail = "its system asks whether a job calls it back; the copy does not know that system";
-            app.unknown(Kind::System, || (speaker(&app, &door, &[]), None, detail.into())).await;
+            let does = "its system asks whether a job calls it back";
+            app.unknown(Kind::System, || (speaker(&app, &door, &[]), question.job, does.into())).await;
             Err(Problem::unauthorized("no system that may be called back has this token (any more)"))
         }
         Err(error) => Err(error.into()),

@@ -22,9 +22,9 @@ pub(super) async fn ask(
     match app.unlock(&question, door.peer.address()).await {
         Ok(answer) => Ok(Json(answer)),
         Err(Withheld::App(AppError::NotFound(_))) => {
-            let detail = "its system asks for the key of its disks; the copy does not know that system";
+            let does = "its system asks for the key of its disks";
             let who = || speaker(&app, &door, &question.host.macs);
-            app.unknown(Kind::System, || (who(), None, detail.into())).await;
+            app.unknown(Kind::System, || (who(), question.job.clone(), does.into())).await;
             Err(Problem::unauthorized("no system with encrypted disks has this token (any more)"))
         }
         Err(Withheld::App(error)) => Err(error.into()),

@@ -191,6 +191,7 @@ pub(crate) fn erased(task: &EraseTask) -> Erased {
 pub(crate) fn system_report(token: &Secret, root: &str) -> NodeReport {
     NodeReport {
         token: token.clone(),
+        job: None,
         hostname: "n1".into(),
         kernel: "6".into(),
         root_device: "/dev/vda3".into(),

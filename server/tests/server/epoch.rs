@@ -286,7 +286,7 @@ async fn restored_after_the_fleet_moved_on(mut site: Site, keep: impl FnOnce(&mu
         let does = agent.post("installed", &installed(&laid_down.job, 1)).await;
         assert_eq!(does.status, StatusCode::UNAUTHORIZED);
         for path in ["/node/v1/recall", "/node/v1/unlock"] {
-            let body = json!({"token": "kst_of_later", "host": {"uuid": "", "serial": "", "macs": [mac(9)]}});
+            let body = json!({"token": "kst_of_later", "job": laid_down.job, "host": {"uuid": "", "serial": "", "macs": [mac(9)]}});
             let answer = site.ask(Method::POST, path, None, Some(&body)).await.expect("answered");
             assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{answer:?}");
         }
@@ -315,8 +315,8 @@ async fn restored_after_the_fleet_moved_on(mut site: Site, keep: impl FnOnce(&mu
         has(Some("n4"), "system", Some(&jobs[3]), "reports itself as \"n4\"");
         has(Some("n2"), "agent", None, "started to install");
         has(None, "agent", Some(&new), "the copy does not know that job");
-        has(None, "system", None, "whether a job calls it back");
-        has(None, "system", None, "the key of its disks");
+        has(None, "system", Some(&new), "whether a job calls it back; the copy does not know that job");
+        has(None, "system", Some(&new), "the key of its disks");
         has(Some("n1"), "disks", None, "holds gpt of-later");
         assert_eq!(said(&view, Some("n5")), []);
         let silent: Vec<&str> =

@@ -41,7 +41,7 @@ async fn deployed(site: &Site, name: &str, n: u32) -> Secret {
 }
 
 async fn ask(site: &Site, token: &Secret, refused: Option<&str>) -> Answer {
-    let question = RecallQuestion { token: token.clone(), refused: refused.map(Into::into) };
+    let question = RecallQuestion { token: token.clone(), job: None, refused: refused.map(Into::into) };
     site.ask(Method::POST, "/node/v1/recall", None, Some(&question)).await.expect("answered")
 }
 

@@ -36,7 +36,8 @@ async fn ask(site: &Site, token: &Secret, host: HostIdentity) -> Answer {
 
 /// The same after the key before has opened nothing.
 async fn ask_again(site: &Site, token: &Secret, host: HostIdentity, useless: Option<&Secret>) -> Answer {
-    let question = UnlockQuestion { token: token.clone(), host, useless: useless.map(Secret::fingerprint) };
+    let question =
+        UnlockQuestion { token: token.clone(), job: None, host, useless: useless.map(Secret::fingerprint) };
     site.ask(Method::POST, "/node/v1/unlock", None, Some(&question)).await.expect("answered")
 }
 

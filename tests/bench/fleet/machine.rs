@@ -112,6 +112,7 @@ impl Machine {
         let task = self.task.as_ref().context("it has no task")?;
         let report = NodeReport {
             token: task.identity.report.token.clone(),
+            job: task.identity.report.job.clone(),
             hostname: task.identity.hostname.clone(),
             kernel: "6".into(),
             root_device: "/dev/vda3".into(),
