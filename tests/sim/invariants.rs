@@ -2,7 +2,6 @@
 //! server says of it.
 
 use crate::dhcp::Sent;
-use crate::site::LOSSES;
 use kaltstart_core::dhcp::Known;
 use kaltstart_core::dhcp::lease::{Lease, LeaseState, LeaseWrite};
 use kaltstart_core::machine::{JobState, Machine, State};
@@ -125,6 +124,7 @@ pub(crate) struct Audit {
     losses: Vec<(u64, String)>,
     restores: u32,
     only_one_server_fails: bool,
+    losses_max: u32,
     /// Orders that reached the server.
     orders: BTreeMap<String, u32>,
     /// Jobs that the server took.
@@ -134,8 +134,8 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    pub(crate) fn new(only_one_server_fails: bool) -> Self {
-        Self { only_one_server_fails, ..Self::default() }
+    pub(crate) fn new(only_one_server_fails: bool, losses_max: u32) -> Self {
+        Self { only_one_server_fails, losses_max, ..Self::default() }
     }
 
     pub(crate) fn violate(&mut self, invariant: Invariant, what: impl Into<String>) {
@@ -201,8 +201,11 @@ impl Audit {
             let since = now.saturating_sub(LOSS_WINDOW - 60_000);
             let recent = self.losses.iter().filter(|(at, _)| *at >= since);
             let nodes: BTreeSet<&str> = recent.map(|(_, node)| node.as_str()).collect();
-            if nodes.len() > LOSSES as usize {
-                let what = format!("{nodes:?} were granted to lose data within an hour, and {LOSSES} may");
+            if nodes.len() > self.losses_max as usize {
+                let what = format!(
+                    "{nodes:?} were granted to lose data within an hour, and {} may",
+                    self.losses_max
+                );
                 self.violate(Invariant::Losses, what);
             }
         }
@@ -345,9 +348,11 @@ impl Audit {
             found.machine.job.as_ref().and_then(|job| job.loses_at).is_some_and(|at| at > since)
         });
         let nodes: BTreeSet<String> = lose.map(|found| label(&found.machine)).collect();
-        if nodes.len() > LOSSES as usize {
-            let what =
-                format!("{nodes:?} were ordered or granted to lose data within an hour, and {LOSSES} may");
+        if nodes.len() > self.losses_max as usize {
+            let what = format!(
+                "{nodes:?} were ordered or granted to lose data within an hour, and {} may",
+                self.losses_max
+            );
             self.violate(Invariant::Losses, what);
         }
     }

@@ -41,11 +41,13 @@ pub(crate) enum Mutant {
     LeasesNotGuarded,
     /// A server that has no way to its database acknowledges new leases.
     CutOffPromises,
+    /// Servers count the machines that lose data without waiting for each other.
+    NoTurn,
 }
 
 impl Mutant {
     /// All of them, and which invariant sees each first.
-    pub(crate) const ALL: [(Self, Invariant); 18] = [
+    pub(crate) const ALL: [(Self, Invariant); 19] = [
         (Self::AckBeforeCommit, Invariant::AckIsStored),
         (Self::LeaseNotStored, Invariant::AckIsStored),
         (Self::LeasesForgotten, Invariant::OneHolder),
@@ -64,6 +66,7 @@ impl Mutant {
         (Self::OthersNotHeard, Invariant::KnownToOthers),
         (Self::LeasesNotGuarded, Invariant::OneHolder),
         (Self::CutOffPromises, Invariant::AckIsStored),
+        (Self::NoTurn, Invariant::Losses),
     ];
 
     /// A seed at which it was seen: where the search begins.
@@ -77,7 +80,7 @@ impl Mutant {
     /// How many servers it takes.
     pub(crate) const fn servers(self) -> usize {
         match self {
-            Self::OthersNotHeard | Self::LeasesNotGuarded | Self::CutOffPromises => 2,
+            Self::OthersNotHeard | Self::LeasesNotGuarded | Self::CutOffPromises | Self::NoTurn => 2,
             _ => 1,
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::cluster::Cut;
 use crate::rng::Rng;
+use crate::site::LOSSES;
 use std::fmt;
 
 /// How long things go wrong, in milliseconds.
@@ -94,6 +95,11 @@ const fn is_rough(seed: u64, servers: usize) -> bool {
 }
 
 impl Plan {
+    /// How many machines may lose data within an hour: of servers that meet all at once, fewer than there are of them.
+    pub(crate) const fn losses(&self) -> u32 {
+        if is_rough(self.seed, self.servers) { 1 } else { LOSSES }
+    }
+
     /// Within how many milliseconds the machines are switched on at first.
     pub(crate) const fn switched_on_within(&self) -> u64 {
         if is_rough(self.seed, self.servers) { 4_000 } else { 4 * MINUTE }

@@ -5,7 +5,7 @@ use crate::cluster::Gate;
 use crate::database::{Database, Road};
 use crate::dhcp::{Door, Handle, Neighbours, Sent, Wire};
 use crate::mutants::Mutant;
-use crate::site::{LOSSES, Site, address, admin};
+use crate::site::{Site, address, admin};
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use kaltstart_core::dhcp::lease::{Lease, LeaseTable};
@@ -123,6 +123,7 @@ pub(crate) struct Server {
     pub(crate) runtime: Runtime,
     tls: Arc<Tls>,
     pub(crate) neighbours: Arc<Neighbours>,
+    losses: u32,
     mutant: Option<Mutant>,
     /// While it decides, it is elsewhere.
     pub(crate) up: Option<Running>,
@@ -130,14 +131,14 @@ pub(crate) struct Server {
 
 impl Server {
     /// Servers of one site that were never started.
-    pub(crate) fn site(count: usize, database: &Database, mutant: Option<Mutant>) -> Vec<Self> {
+    pub(crate) fn site(count: usize, database: &Database, losses: u32, mutant: Option<Mutant>) -> Vec<Self> {
         let data = database.directory_of(0);
-        let names = Site::get().config(&data, LOSSES, 0).names();
+        let names = Site::get().config(&data, losses, 0).names();
         // Copied from the first one to the others, as the product's documentation says.
         let tls = Arc::new(Tls::open(tls::dir(&data), names, crate::time::wall()).expect("keys"));
         let server = |number| {
             let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-            Self { number, runtime, tls: tls.clone(), neighbours: Arc::default(), mutant, up: None }
+            Self { number, runtime, tls: tls.clone(), neighbours: Arc::default(), losses, mutant, up: None }
         };
         (0..count).map(server).collect()
     }
@@ -152,7 +153,7 @@ impl Server {
 
     /// Starts it, as `serve` does; false when its database cannot be reached.
     pub(crate) fn start(&mut self, database: &Database) -> bool {
-        let losses = if self.mutant == Some(Mutant::LossesUnlimited) { 50 } else { LOSSES };
+        let losses = if self.mutant == Some(Mutant::LossesUnlimited) { 50 } else { self.losses };
         let config = Site::get().config(&database.directory_of(self.number), losses, self.number);
         let (tls, mutant, number) = (self.tls.clone(), self.mutant, self.number);
         let ping = self.neighbours.clone() as Arc<dyn Ping>;

@@ -156,10 +156,10 @@ impl World {
         };
         let machines = (0..NODES + LAPTOPS).map(&mut machine).collect();
         Self {
-            cluster: Cluster::new(servers, mutant),
+            cluster: Cluster::new(servers, plan.losses(), mutant),
             machines,
             network: Network::new(seed),
-            audit: Audit::new(servers == 1 && plan.only_servers_fail()),
+            audit: Audit::new(servers == 1 && plan.only_servers_fail(), plan.losses()),
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             next: 0,
