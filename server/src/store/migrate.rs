@@ -6,10 +6,10 @@
 use rusqlite::{Connection, Row, TransactionBehavior, params};
 
 /// Brings a database from one version to the next.
-type Migration = fn(&Connection) -> rusqlite::Result<()>;
+pub(super) type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
 /// From version 0, an empty database, on.
-const MIGRATIONS: [Migration; 5] = [tables, lease_columns, dhcp6, losses, jobs_by_node];
+pub(super) const MIGRATIONS: [Migration; 5] = [tables, lease_columns, dhcp6, losses, jobs_by_node];
 
 /// Version of the schema this program reads and writes.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;

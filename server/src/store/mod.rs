@@ -448,6 +448,10 @@ fn make(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+mod cuts;
+#[cfg(test)]
+mod relay;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod torn;

@@ -264,15 +264,16 @@ impl Postgres {
 
     pub(super) fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<u64> {
         outside_of_the_runtime(|| {
-            let open = self.client()?;
             if values.is_empty() && is_control(sql) {
-                let done = open.client.batch_execute(sql);
+                let done = self.client().and_then(|open| Ok(open.client.batch_execute(sql)?));
                 self.in_transaction = match sql {
+                    // Over, also when the connection was lost before: the next call may have a new one.
                     "COMMIT" | "ROLLBACK" => false,
                     _ => self.in_transaction || sql.starts_with("BEGIN"),
                 };
-                return Ok(done.map(|()| 0)?);
+                return done.map(|()| 0);
             }
+            let open = self.client()?;
             let statement = open.prepared(sql)?;
             let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
             Ok(open.client.execute(&statement, &values)?)

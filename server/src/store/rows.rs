@@ -121,7 +121,7 @@ fn put_job(connection: &mut Connection, node: &str, job: &Job) -> Result<()> {
 }
 
 /// Everything by which `machine` is found, besides its identifier.
-fn keys(machine: &Machine) -> Vec<Key<'_>> {
+pub(super) fn keys(machine: &Machine) -> Vec<Key<'_>> {
     let node = &machine.node;
     if node.state == State::Retired {
         // Kept for the record; its name, addresses and hardware are free again.

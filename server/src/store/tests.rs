@@ -1,7 +1,7 @@
 //! What every store keeps to, shown with both databases; and what only one of them has.
 
 #[path = "../../tests/support/postgres.rs"]
-mod server;
+pub(super) mod server;
 
 use super::*;
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
@@ -161,8 +161,27 @@ fn p37_a_newer_database_is_refused_clearly() {
     drop(store);
     let connection = rusqlite::Connection::open(dir.path().join("kaltstart.db")).expect("opened");
     connection.pragma_update(None, "user_version", 99).expect("written");
-    let error = Store::open(dir.path()).err().expect("refused").to_string();
-    assert!(error.contains("99") && error.contains("newer"), "{error}");
+    drop(connection);
+    // The writing thread ends by itself; with the last connection SQLite takes the log away.
+    let (wal, began) = (dir.path().join("kaltstart.db-wal"), Instant::now());
+    while wal.exists() {
+        assert!(began.elapsed().as_secs() < 10, "the database is not closed");
+        std::thread::yield_now();
+    }
+    let file = dir.path().join(FILE);
+    let (before, copied) = (std::fs::read(&file).expect("read"), dir.path().join("copied"));
+    let url = server::database();
+    let shared = Server::parse(&url).expect("parameters");
+    for refused in [Store::open(dir.path()).err(), copy(&file, &copied).err(), import(&file, &shared).err()] {
+        let error = refused.expect("refused").to_string();
+        assert!(error.contains("99") && error.contains("newer"), "{error}");
+    }
+    assert!(std::fs::read(&file).expect("read") == before, "something was changed");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("read").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let mut client = ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connected");
+    let tables = client.query("SELECT FROM pg_tables WHERE schemaname = 'public'", &[]).expect("read");
+    assert!(tables.is_empty(), "what was refused was begun");
 }
 
 async fn p31_dhcpv6_leases_and_the_servers_duid_outlive_it(place: Place) {
@@ -398,10 +417,29 @@ fn p37_a_shared_database_of_another_version_is_refused_clearly() {
     let url = server::database();
     drop(connect(&url, "one").expect("a new database"));
     let mut client = ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connected");
+    // Each row with the transaction that wrote it, and everything that has a name.
+    let mut look = || {
+        let sql = "SELECT coalesce(string_agg(xmin || key || value, ' ' ORDER BY key), '') || (SELECT \
+                   string_agg(oid || relname || xmin, ' ' ORDER BY oid) FROM pg_class) FROM meta";
+        client.query_one(sql, &[]).expect("read").get::<_, String>(0)
+    };
+    let (dir, server) = (tempfile::tempdir().expect("a directory"), Server::parse(&url).expect("parameters"));
+    let made = Store::open(dir.path()).expect("a new database");
+    drop(made);
+    let mut admin = ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connected");
     for (version, words) in [("99", "newer"), ("1", "version 1")] {
-        client.execute("UPDATE meta SET value = $1 WHERE key = 'version'", &[&version]).expect("written");
-        let error = connect(&url, "one").err().expect("refused").to_string();
-        assert!(error.contains(version) && error.contains(words), "{error}");
+        admin.execute("UPDATE meta SET value = $1 WHERE key = 'version'", &[&version]).expect("written");
+        let (before, to) = (look(), dir.path().join("to"));
+        for refused in [
+            connect(&url, "one").err(),
+            export(&server, &to).err(),
+            import(&dir.path().join(FILE), &server).err(),
+        ] {
+            let error = refused.expect("refused").to_string();
+            assert!(error.contains(version) && error.contains(words), "{error}");
+        }
+        assert_eq!(look(), before, "something was changed");
+        assert!(!to.exists(), "what was refused was begun");
     }
 }
 

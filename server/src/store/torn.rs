@@ -2,8 +2,13 @@
 //! them could have left it.
 //!
 //! `strace` tells the writes and syncs of a process that commits and says what was acknowledged. What was not synced at
-//! the cut is there, is not, or is there in part: any of its sectors may be missing.
+//! the cut is there, is not, or is there in part: any of its sectors may be missing. Promise 37 in the same way: a database
+//! of each older version is opened, and its migration cut.
 
+use super::connection::to_json;
+use super::cuts::Matter;
+use super::migrate::{MIGRATIONS, SCHEMA_VERSION};
+use super::rows::keys;
 use super::tests::{bound, machine};
 use super::*;
 use std::collections::BTreeMap;
@@ -64,21 +69,131 @@ async fn commits_and_says_so() {
 #[test]
 fn p13_no_power_cut_takes_away_what_was_acknowledged() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let data = dir.path().join("data");
     fs::create_dir(&data).expect("made");
+    let deeds = record("commits_and_says_so", &data);
+    let acknowledged = deeds.iter().filter(|deed| matches!(deed, Deed::Acknowledged(_)));
+    assert_eq!(acknowledged.count(), usize::from(MACHINES));
+    let tried = cut_everywhere(&deeds, None, dir.path(), check);
+    assert!(tried > 200, "{tried} cuts were tried");
+}
+
+/// A part of the test below: does something only when that starts it.
+#[test]
+fn opens_and_says_so() {
+    let Some(dir) = std::env::var_os(DIRECTORY) else { return };
+    let store = Store::open(Path::new(&dir)).expect("a database");
+    let mut acknowledge = File::options().append(true).open("/dev/null").expect("opened");
+    acknowledge.write_all(&[1]).expect("written");
+    drop(store);
+    closed(Path::new(&dir), "the database");
+}
+
+#[test]
+fn p37_no_power_cut_during_a_migration_takes_anything_away() {
+    for version in 0..SCHEMA_VERSION {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = dir.path().join("data");
+        fs::create_dir(&data).expect("made");
+        if version > 0 {
+            make_older(&data, version);
+        }
+        let before = fs::read(data.join(FILE)).ok();
+        let deeds = record("opens_and_says_so", &data);
+        assert!(deeds.iter().any(|deed| matches!(deed, Deed::Acknowledged(_))), "it is not opened");
+        let check = |deeds: &[Deed], place: &Path, what: &str| check_migrated(version, deeds, place, what);
+        let tried = cut_everywhere(&deeds, before.as_deref(), dir.path(), check);
+        assert!(tried > 20, "{tried} cuts of version {version} were tried");
+    }
+}
+
+/// A database as the program of `version` left it, with something of all that it knew.
+fn make_older(data: &Path, version: i64) {
+    let mut connection = sqlite::connect(&data.join(FILE)).expect("made");
+    let transaction = connection.transaction().expect("begun");
+    for migration in &MIGRATIONS[..usize::try_from(version).expect("a version")] {
+        migration(&transaction).expect("an older version");
+    }
+    transaction.pragma_update(None, "user_version", version).expect("written");
+    let machine = Matter::new(1).ordered();
+    let id = machine.node.id.as_str();
+    let nodes = "INSERT INTO nodes VALUES (?1, 2, ?2)";
+    transaction.execute(nodes, [id, &to_json(&machine.node).expect("JSON")]).expect("written");
+    for key in keys(&machine) {
+        let (kind, key) = key.columns();
+        transaction.execute("INSERT INTO node_keys VALUES (?1, ?2, ?3)", [kind, &key, id]).expect("written");
+    }
+    let job = machine.job.as_ref().expect("ordered");
+    let jobs = "INSERT INTO jobs (id, node, profile, state, doc) VALUES (?1, ?2, 'none', 'queued', ?3)";
+    transaction.execute(jobs, [job.id.as_str(), id, &to_json(job).expect("JSON")]).expect("written");
+    let events = "INSERT INTO events (time, kind, node, data) VALUES (7, 'node.expected', ?1, '{}')";
+    transaction.execute(events, [id]).expect("written");
+    let lines = "INSERT INTO log_lines (node, job, boot, line, time, level, text) VALUES (?1, ?2, 'b', 1, 7, 'info', 'a')";
+    transaction.execute(lines, [id, job.id.as_str()]).expect("written");
+    let lease = bound(1, 1, Millis(7));
+    match version {
+        1 => {
+            let doc = r#"{"address":"10.77.0.1","lease":{"key":[1,1],"mac":"02:00:00:00:00:01","state":"bound","since":7,"expires":3600007}}"#;
+            transaction.execute("INSERT INTO leases VALUES ('10.77.0.1', ?1)", [doc]).expect("written");
+        }
+        _ => {
+            let row =
+                rusqlite::params![lease.address.to_bits(), lease.lease.key.as_bytes(), [2, 0, 0, 0, 0, 1u8]];
+            let sql = "INSERT INTO leases VALUES (?1, ?2, ?3, 1, 7, 3600007)";
+            transaction.execute(sql, row).expect("written");
+        }
+    }
+    transaction.commit().expect("written");
+}
+
+/// The database is of its version or of this program's, whole, becomes this program's, and goes on.
+fn check_migrated(version: i64, deeds: &[Deed], place: &Path, what: &str) {
+    let what = format!("from version {version}, {what}");
+    if place.join(FILE).exists() {
+        let raw = rusqlite::Connection::open(place.join(FILE)).expect("opened");
+        let found: i64 = raw.pragma_query_value(None, "user_version", |row| row.get(0)).expect("read");
+        let acknowledged = deeds.iter().any(|deed| matches!(deed, Deed::Acknowledged(_)));
+        assert!(found == SCHEMA_VERSION || found == version && !acknowledged, "{what}: version {found}");
+        let sound: String = raw.pragma_query_value(None, "integrity_check", |row| row.get(0)).expect("read");
+        assert_eq!(sound, "ok", "{what}");
+    }
+    let store = Store::open(place).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    if version > 0 {
+        let machine = Matter::new(1).ordered();
+        let found = store.machine(Key::Name(&machine.node.name)).expect("readable").expect("there");
+        assert_eq!((&found.machine, found.version), (&machine, 2), "{what}");
+        assert_eq!(store.leases().expect("readable"), [bound(1, 1, Millis(7))], "{what}");
+        assert_eq!(store.events(0, None, 9).expect("readable").len(), 1, "{what}");
+        let job = machine.job.expect("ordered").id;
+        assert_eq!(store.job_log(&job, 0, 9).expect("readable").len(), 1, "{what}");
+    }
+    store.duid().unwrap_or_else(|error| panic!("{what}: {error}"));
+    goes_on(store, place, &what);
+}
+
+/// What a test of this file does that finds the directory `data`.
+fn record(test: &str, data: &Path) -> Vec<Deed> {
+    let log = data.with_extension("log");
     let calls = "trace=pwrite64,write,ftruncate,unlink,fsync,fdatasync";
     let output = Command::new("strace")
         .args(["-f", "-y", "-xx", "-s", "1000000", "-e", calls, "-o"])
         .arg(&log)
         .arg(std::env::current_exe().expect("this program"))
-        .args(["--exact", "store::torn::commits_and_says_so"])
-        .env(DIRECTORY, &data)
+        .args(["--exact", &format!("store::torn::{test}")])
+        .env(DIRECTORY, data)
         .output()
         .expect("the Debian package strace is installed");
     assert!(output.status.success(), "{output:?}");
-    let deeds = deeds(&fs::read_to_string(&log).expect("a log"), &data);
-    let acknowledged = deeds.iter().filter(|deed| matches!(deed, Deed::Acknowledged(_)));
-    assert_eq!(acknowledged.count(), usize::from(MACHINES));
+    deeds(&fs::read_to_string(&log).expect("a log"), data)
+}
+
+/// Leaves what was in the file `before` as each cut does, in every way, for `check`; how often.
+fn cut_everywhere(
+    deeds: &[Deed],
+    before: Option<&[u8]>,
+    dir: &Path,
+    check: impl Fn(&[Deed], &Path, &str),
+) -> usize {
     let mut random = 7;
     let mut tried = 0;
     for cut in 0..=deeds.len() {
@@ -90,8 +205,8 @@ fn p13_no_power_cut_takes_away_what_was_acknowledged() {
             continue;
         }
         for part in 0..PARTS {
-            let place = dir.path().join("cut");
-            leave(&deeds[..cut], &place, &mut |_| match part {
+            let place = dir.join("cut");
+            leave(&deeds[..cut], before, &place, &mut |_| match part {
                 0 => false,
                 1 => true,
                 _ => {
@@ -104,7 +219,7 @@ fn p13_no_power_cut_takes_away_what_was_acknowledged() {
             tried += 1;
         }
     }
-    assert!(tried > 200, "{tried} cuts were tried");
+    tried
 }
 
 /// What the log tells of the files in `data`.
@@ -178,10 +293,12 @@ fn unhex(text: &str) -> Vec<u8> {
     text.split("\\x").skip(1).filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect()
 }
 
-/// Makes the directory `place` as it is after `deeds`; of what was not synced, sectors are there for which `keep` says so.
-fn leave(deeds: &[Deed], place: &Path, keep: &mut dyn FnMut(usize) -> bool) {
+/// Makes the directory `place` as it is after `deeds`, with `before` in the database's file at first; of what was not
+/// synced, sectors are there for which `keep` says so.
+fn leave(deeds: &[Deed], before: Option<&[u8]>, place: &Path, keep: &mut dyn FnMut(usize) -> bool) {
     fs::create_dir(place).expect("made");
     let mut files: BTreeMap<&str, (Vec<u8>, Vec<&Deed>)> = BTreeMap::new();
+    files.extend(before.map(|before| (FILE, (before.to_owned(), Vec::new()))));
     let mut removed = Vec::new();
     for deed in deeds {
         match deed {
@@ -251,11 +368,19 @@ fn check(deeds: &[Deed], place: &Path, what: &str) {
     }
     let events = store.events(0, None, 99).expect("readable").len();
     assert_eq!(events, store.machines().expect("readable").len(), "{what}: events and machines differ");
+    goes_on(store, place, what);
+}
+
+fn goes_on(store: Store, place: &Path, what: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let stored = runtime.block_on(store.commit(&machine(200), 0, &[], Millis(8)));
     assert_eq!(stored.expect("it goes on"), Commit::Done, "{what}");
-    // The writing thread ends by itself, and takes SQLite's log away: not before the directory goes.
     drop(store);
+    closed(place, what);
+}
+
+/// Waits until the writing thread has ended by itself, and SQLite has taken its log away: not before may the directory go.
+fn closed(place: &Path, what: &str) {
     let began = std::time::Instant::now();
     while fs::read_dir(place)
         .expect("readable")

@@ -135,7 +135,8 @@ pub fn export(from: &Server, to: &Path) -> std::result::Result<Snapshot, StoreEr
 /// Fills an empty shared database with what is in the file `from`.
 ///
 /// # Errors
-/// When one cannot be read, or the other is not empty or cannot be written; then nothing is in it.
+/// When one cannot be read, or the other is not empty or cannot be written; then nothing is in it. Everything is if the
+/// connection was lost in the moment of the commit.
 pub fn import(from: &Path, to: &Server) -> std::result::Result<Snapshot, StoreError> {
     let open = |source| StoreError::Open { path: from.to_owned(), source };
     let mut file = sqlite::connect(from).map_err(open)?;
