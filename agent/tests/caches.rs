@@ -1,9 +1,13 @@
-//! Images through caches, laid down on loop devices: nginx as Debian has it, two deep, and caches as nobody wants them.
+//! Images through caches, laid down on loop devices: nginx as Debian has it, two deep, a store of objects, and caches as
+//! nobody wants them.
 
 mod common;
 
 #[path = "../../server/tests/support/nginx.rs"]
 mod nginx;
+
+#[path = "../../server/tests/support/object_store.rs"]
+mod object_store;
 
 use common::{Loop, Ordered, Watch, archive, install, order, root, run};
 use kaltstart_agent::http_source::HttpSource;
@@ -13,6 +17,7 @@ use kaltstart_protocol::finding::Code;
 use kaltstart_protocol::image::Compression;
 use kaltstart_protocol::layout::{Partition, Role};
 use nginx::Nginx;
+use object_store::ObjectStore;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -125,6 +130,40 @@ fn p11_an_image_comes_through_two_caches_and_from_the_server_once() {
     for line in [at_origin, hall.seen(), row.seen()].concat() {
         assert!(line.ends_with("auth=\"-\" cookie=\"-\""), "{line}");
     }
+}
+
+#[test]
+fn p11_an_image_comes_out_of_a_store_of_objects_or_from_the_server() {
+    if !root() {
+        return;
+    }
+    let origin = Origin::new();
+    let store = ObjectStore::start();
+    store.put(origin.files.path());
+    let row = Nginx::cache_of(&format!("{}/images/", store.base));
+    let mut before = 0;
+    for base in [&store.base, &row.base] {
+        origin.install(&[base]).expect("installs");
+        assert_eq!(origin.asked(&mut before), Vec::<String>::new(), "{base}");
+    }
+    for line in row.seen() {
+        assert!(line.ends_with("auth=\"-\" cookie=\"-\""), "{line}");
+    }
+    // Who can write to the bucket can put anything under that name.
+    let wrong = tempfile::tempdir().expect("directory");
+    fs::create_dir(wrong.path().join("images")).expect("made");
+    fs::write(wrong.path().join(&origin.path[1..]), flipped(&origin.packed)).expect("written");
+    store.put(wrong.path());
+    let base = store.base.clone();
+    let mut from_the_server = |what: &str| {
+        origin.install(&[&base]).unwrap_or_else(|stop| panic!("{what}: {stop:?}"));
+        let asked = origin.asked(&mut before);
+        let [one] = &asked[..] else { panic!("{what}: {asked:#?}") };
+        assert!(one.contains("range=\"-\""), "{what}: {one}");
+    };
+    from_the_server("another object under that name");
+    drop(store);
+    from_the_server("no store");
 }
 
 /// What an odd cache does with a request.

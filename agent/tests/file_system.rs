@@ -2,16 +2,21 @@
 
 mod common;
 
+#[path = "../../server/tests/support/object_store.rs"]
+mod object_store;
+
 use common::{DISK_BYTES, Loop, Ordered, Watch, archive, install, measured, order, root, run};
+use kaltstart_agent::http_source::HttpSource;
 use kaltstart_agent::image::fetch::{FetchError, ImageSource, Part};
 use kaltstart_agent::install::{Observer, Stop};
-use kaltstart_protocol::agent_api::ReportState;
+use kaltstart_protocol::agent_api::{ImagePlace, ReportState};
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::blocks::{Chunk, ChunkList, DataMap, ListFile};
 use kaltstart_protocol::image::{Compression, Format};
 use kaltstart_protocol::layout::Role;
 use kaltstart_protocol::phase::{Phase, Progress};
+use object_store::ObjectStore;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
@@ -349,6 +354,37 @@ fn p11_what_a_cache_gave_wrong_is_fetched_from_the_server() {
     let files = Cached { cache, server, distrusted: AtomicBool::new(false) };
     install(&ordered, std::slice::from_ref(&disk.disk), &files, &disk.paths(), &Watch::default())
         .expect("installs");
+}
+
+#[test]
+fn p11_chunks_come_out_of_a_store_of_objects() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("directory");
+    let (mut ordered, files) = packed(&file_system(&directory), true);
+    let named = |bytes: &[u8]| format!("images/{}", Digest::of(bytes));
+    fs::create_dir(directory.path().join("images")).expect("made");
+    for bytes in [&files.image, &files.list] {
+        fs::write(directory.path().join(named(bytes)), bytes).expect("written");
+    }
+    let store = ObjectStore::start();
+    store.put(directory.path());
+    let url = |base: &str, bytes: &[u8]| format!("{base}/{}", named(bytes));
+    let (image_url, chunks_url) = (url(&store.base, &files.image), Some(url(&store.base, &files.list)));
+    ordered.task.caches = vec![ImagePlace { image_url, chunks_url }];
+    // The server has none of it.
+    let nobody = "http://127.0.0.1:1";
+    ordered.task.image_url = url(nobody, &files.image);
+    ordered.task.chunks_url = Some(url(nobody, &files.list));
+    let disk = Loop::new(512);
+    soil(&disk);
+    let source = HttpSource::of(&ordered.task);
+    install(&ordered, std::slice::from_ref(&disk.disk), &source, &disk.paths(), &Watch::default())
+        .expect("installs");
+    assert!(disk.is_tidy());
+    let state = in_root(&disk, |mount, _| fs::read_to_string(mount.join("var/lib/state")));
+    assert_eq!(state.expect("a file of the image"), "state");
 }
 
 #[test]

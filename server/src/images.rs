@@ -4,8 +4,10 @@
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::{Manifest, SignedManifest};
 use kaltstart_trust::images::{ImageTrust, Untrusted};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -76,6 +78,12 @@ pub struct Image {
 }
 
 impl Image {
+    /// Its files, by digest.
+    fn files(self) -> impl Iterator<Item = (Digest, PathBuf)> {
+        let list = self.manifest.format.chunks().map(|list| list.digest).zip(self.list);
+        [(self.manifest.digest, self.file)].into_iter().chain(list)
+    }
+
     /// Its file with that digest.
     fn with_digest(&self, digest: &Digest) -> Option<&PathBuf> {
         let of_list = self.manifest.format.chunks().is_some_and(|list| list.digest == *digest);
@@ -186,6 +194,12 @@ impl Catalog {
         self.names().into_iter().filter_map(|name| self.find(&name).ok())
     }
 
+    /// The files of all usable images, by digest. What is in them was not looked at.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<Digest, PathBuf> {
+        self.usable().flat_map(Image::files).collect()
+    }
+
     /// The file with that digest.
     #[must_use]
     pub fn file(&self, digest: &Digest) -> Option<PathBuf> {
@@ -203,6 +217,21 @@ impl Catalog {
         let file = image.with_digest(digest)?.clone();
         known.insert(*digest, Known { file: file.clone(), manifest, stamp });
         Some(file)
+    }
+}
+
+/// Size in bytes and digest of what is in a file, which is read for that.
+pub(crate) fn size_and_digest(path: &Path) -> io::Result<(u64, Digest)> {
+    let (mut file, mut hash, mut size) = (File::open(path)?, Sha256::new(), 0);
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok((size, Digest(hash.finalize().into()))),
+            count => {
+                hash.update(&piece[..count]);
+                size += count as u64;
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ pub mod doors;
 pub mod exit;
 pub mod explain;
 pub mod http;
+pub mod image_export;
 pub mod image_import;
 pub mod images;
 pub mod metrics;

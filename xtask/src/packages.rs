@@ -54,8 +54,11 @@ const HOST_PACKAGES: &[&str] = &[
     // a registry of images, started by tests alone, and what puts images there
     "docker-registry",
     "skopeo",
-    // caches of images, started by tests alone
+    // caches of images and a store of objects behind them, started by tests alone; of Swift the library, without its
+    // services
     "nginx-light",
+    "python3-swift",
+    "s3cmd",
     // the reader of the screens' QR codes
     "zbar-tools",
     // the static agent and the tests

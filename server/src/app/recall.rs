@@ -2,6 +2,7 @@
 
 use super::{App, AppError};
 use crate::clock;
+use crate::images::size_and_digest;
 use crate::store::Key;
 use kaltstart_core::boot::{self, Door};
 use kaltstart_core::lifecycle::GRANT_LIFETIME_MS;
@@ -9,12 +10,9 @@ use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::machine::{Grant, Machine};
 use kaltstart_core::recall::{pause_secs, wanted};
 use kaltstart_core::trace::{Start, What};
-use kaltstart_protocol::ids::{Digest, Mac};
+use kaltstart_protocol::ids::Mac;
 use kaltstart_protocol::recall::{BootFile, Recall, RecallQuestion, RecallStart};
-use sha2::{Digest as _, Sha256};
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::io;
 
 impl App {
     /// Answers a system's question.
@@ -77,19 +75,5 @@ impl App {
             AppError::BootFile
         })?;
         Ok(BootFile { url, size, digest })
-    }
-}
-
-fn size_and_digest(path: &Path) -> io::Result<(u64, Digest)> {
-    let (mut file, mut hash, mut size) = (File::open(path)?, Sha256::new(), 0);
-    let mut piece = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok((size, Digest(hash.finalize().into()))),
-            count => {
-                hash.update(&piece[..count]);
-                size += count as u64;
-            }
-        }
     }
 }

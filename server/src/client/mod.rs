@@ -19,6 +19,7 @@ use crate::exit::Exit;
 use crate::http::api::{Declare, NodeView, PowerState, RefusedImage};
 use crate::http::diagnosis::DiagnosisView;
 use crate::http::jobs::{JobView, OrderJob};
+use crate::image_export::Export;
 use crate::image_import::Import;
 use crate::summary::NodeSummary;
 use api::{Api, ClientError};
@@ -319,6 +320,8 @@ pub enum ImageCommand {
     List,
     /// Make an image of a root file system; needs no server
     Import(Import),
+    /// Lay out the files of all images as a bucket or a web server has them; needs no server
+    Export(Export),
 }
 
 /// `ks profile …`
@@ -331,8 +334,10 @@ pub enum ListCommand {
 /// Does one command.
 #[must_use]
 pub fn run(command: ClientCommand, connection: &Connection) -> Exit {
-    if let ClientCommand::Image(ImageCommand::Import(import)) = &command {
-        return told(import.run());
+    match &command {
+        ClientCommand::Image(ImageCommand::Import(import)) => return told(import.run()),
+        ClientCommand::Image(ImageCommand::Export(export)) => return told(export.run()),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
@@ -357,8 +362,8 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
             let profiles: Vec<crate::http::api::ProfileView> = api.get("/v1/profiles").await?;
             output::list(&profiles, format)
         }
-        // An import is done before anybody is asked.
-        ClientCommand::Image(ImageCommand::List | ImageCommand::Import(_)) => {
+        // The others are done before anybody is asked.
+        ClientCommand::Image(_) => {
             let images: Vec<kaltstart_protocol::image::Manifest> = api.get("/v1/images").await?;
             let refused: Vec<RefusedImage> = api.get("/v1/images/refused").await?;
             let listed = output::list(&images, format)?;

@@ -9,25 +9,25 @@ use reqwest::StatusCode;
 use std::process::{Child, Command, Stdio};
 
 /// Of several pieces, the last of them not whole.
-fn image() -> Vec<u8> {
+pub(crate) fn image() -> Vec<u8> {
     (0..1_400_003_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
 }
 
 /// Starts to fetch.
-fn fetch(url: &str, more: &[&str]) -> Child {
+pub(crate) fn fetch(url: &str, more: &[&str]) -> Child {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "60"]).args(more).arg(url);
     curl.stdout(Stdio::piped()).spawn().expect("curl")
 }
 
-fn fetched(child: Child) -> Vec<u8> {
+pub(crate) fn fetched(child: Child) -> Vec<u8> {
     let output = child.wait_with_output().expect("curl");
     assert!(output.status.success(), "{output:?}");
     output.stdout
 }
 
 /// Bytes of files that the server has sent.
-async fn sent(site: &Site) -> u64 {
+pub(crate) async fn sent(site: &Site) -> u64 {
     let metrics = site.get("/metrics").await.text;
     let line = metrics.lines().find_map(|line| line.strip_prefix("kaltstart_http_boot_bytes_total "));
     line.expect("a counter").parse().expect("a number")

@@ -6,6 +6,9 @@ mod postgres_server;
 #[path = "../support/nginx.rs"]
 mod nginx;
 
+#[path = "../support/object_store.rs"]
+mod object_store;
+
 mod agent;
 mod api;
 mod backup;
@@ -19,6 +22,7 @@ mod http;
 mod images;
 mod keep;
 mod layout;
+mod objects;
 mod privileges;
 mod recall;
 mod registry;
