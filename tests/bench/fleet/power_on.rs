@@ -5,7 +5,7 @@
 use super::machine::Machine;
 use super::{all, connect, deployed, image_of};
 use crate::bench::Bench;
-use crate::dhcp::machines::{self, Load};
+use crate::dhcp::machines::{self, Load, Outcome};
 use crate::ours::{self, HTTP_PORT, Site};
 use crate::report::{OURS, Samples, percentile};
 use crate::subject::{Port, Subject};
@@ -62,24 +62,27 @@ pub(super) fn power_on(bench: &Bench, samples: &mut Samples) -> Result<()> {
         all(installed, |_, machine, connection| machine.report(connection))?;
         all(with_a_job, |number, _, connection| order(number, connection))
     })?;
-    drop::<Subject>(server);
-
-    let server = started(bench, &site)?;
-    let lost = server.lost_in_buffers()?;
-    let storm = Load {
-        first: 0,
-        machines: MACHINES,
+    // Their addresses are known then.
+    let storm = |first| Load {
+        first,
+        machines: MACHINES - first,
         at_once: MACHINES as usize,
         limit: secs(60),
         firmware: true,
         nodes: true,
     };
+    broadcast(bench, &storm(0))?;
+    drop::<Subject>(server);
+
+    let server = started(bench, &site)?;
     let written = server.written_bytes()?;
-    bench.pair().unaddress_client()?;
-    let outcome = bench.pair().in_client(|| machines::run(&storm));
-    bench.pair().address_client()?;
-    let outcome = outcome?;
+    broadcast(bench, &storm(WITH_A_JOB))?;
     let mut add = |name: &str, value: f64| samples.add(&format!("power_on_{name}"), OURS, value);
+    let scripts = bench.pair().in_server(|| installed_ask(installed))?;
+    add("scripts_time", scripts);
+    add("written", (server.written_bytes()? - written) as f64 / installed.len() as f64);
+    let lost = server.lost_in_buffers()?;
+    let outcome = broadcast(bench, &storm(0))?;
     add("dhcp_time", outcome.seconds);
     add("dhcp_failed", outcome.failed.into());
     add("dhcp_lost", (server.lost_in_buffers()? - lost) as f64);
@@ -91,28 +94,12 @@ pub(super) fn power_on(bench: &Bench, samples: &mut Samples) -> Result<()> {
     add("tftp_time", loaders.iter().map(|one| one.seconds).fold(0.0, f64::max));
     add("tftp_failed", loaders.iter().filter(|one| one.failed.is_some()).count() as f64);
 
-    // Their scripts, while as many as have a job fetch their image over and over.
+    // Scripts once more, while as many as have a job fetch their image.
     let digest = kaltstart_protocol::ids::Digest::of(&vec![7; IMAGE_BYTES]);
-    let began = Instant::now();
-    let times = bench.pair().in_server(|| {
-        all(installed, |_, machine, connection| {
-            let script = machine.script(connection)?;
-            ensure!(!script.contains(ARG_TOKEN), "an installed machine shall start an agent: {script}");
-            Ok(())
-        })?;
-        Ok(began.elapsed().as_secs_f64())
-    })?;
-    add("scripts_time", times);
-    add("written", (server.written_bytes()? - written) as f64 / f64::from(MACHINES));
     let mut scripts = Vec::new();
     let (fetched, asked) = thread::scope(|scope| {
         let images = scope.spawn(|| bench.pair().in_client(|| images_at_once(&digest.to_string())));
-        let asked = bench.pair().in_server(|| {
-            all(installed, |_, machine, connection| {
-                machine.times.clear();
-                machine.script(connection).map(|_| ())
-            })
-        });
+        let asked = bench.pair().in_server(|| installed_ask(installed));
         (images.join(), asked)
     });
     asked?;
@@ -135,6 +122,26 @@ pub(super) fn power_on(bench: &Bench, samples: &mut Samples) -> Result<()> {
     })?;
     add("jobs_time", began.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Lets machines ask by DHCP that have no address yet.
+fn broadcast(bench: &Bench, load: &Load) -> Result<Outcome> {
+    bench.pair().unaddress_client()?;
+    let outcome = bench.pair().in_client(|| machines::run(load));
+    bench.pair().address_client()?;
+    outcome
+}
+
+/// Seconds until all machines with a system were told to start it.
+fn installed_ask(installed: &[Mutex<(u32, Machine)>]) -> Result<f64> {
+    let began = Instant::now();
+    all(installed, |_, machine, connection| {
+        machine.times.clear();
+        let script = machine.script(connection)?;
+        ensure!(!script.contains(ARG_TOKEN), "an installed machine shall start an agent: {script}");
+        Ok(())
+    })?;
+    Ok(began.elapsed().as_secs_f64())
 }
 
 /// A server that answers by DHCP, TFTP and HTTP.
