@@ -19,8 +19,8 @@ use std::time::Duration;
 
 /// Messages from one loss that is tried to the next. A run has some 900, and takes a tenth of a second: all of them are to
 /// be tried, with 1 here, when the store speaks in another way.
-const CUT_EVERY: usize = 5;
-const TERMINATED_EVERY: usize = 13;
+const CUT_EVERY: usize = 2;
+const TERMINATED_EVERY: usize = 7;
 const COPY_CUT_EVERY: usize = 5;
 /// Longest time of a run, in which nothing waits.
 const RUN_MAX: Duration = Duration::from_secs(20);
