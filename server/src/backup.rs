@@ -2,12 +2,14 @@
 //! the server runs, also of a shared database: so it is the way from the one kind to the other, too.
 
 use crate::config::Config;
+use crate::confinement;
 use crate::data_dir;
 use crate::store::{self, Snapshot};
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::geteuid;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// What a backup that is not whole yet is called besides its name.
@@ -90,12 +92,23 @@ pub(crate) fn restore(config: &Config, from: &Path) -> Result<String> {
             }
         }
     }
+    if copied.is_ok() && geteuid().is_root() {
+        let owner = owner(config).with_context(|| cannot("give away", to))?;
+        confinement::give(to, owner).with_context(|| cannot("give away", to))?;
+    }
     Ok(format!(
         "{} are in {}. What was ordered before the backup and is not done ends with KS-2110 when the server starts; \
          what became of the machines since then it does not know: until you accept that it only observes (`ks restored`)",
         copied?,
         to.display()
     ))
+}
+
+/// Whose the data directory is: the one that was there, else the user's that the server becomes.
+fn owner(config: &Config) -> Result<(u32, u32)> {
+    let found = fs::metadata(&config.data_dir)?;
+    let user = if found.uid() == 0 { confinement::user(config.user.as_deref())? } else { None };
+    Ok(user.map_or((found.uid(), found.gid()), |user| (user.uid.as_raw(), user.gid.as_raw())))
 }
 
 /// Copies the database as `database` does and the files of the directory `from` into `to`; tells how many.

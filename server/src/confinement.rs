@@ -136,7 +136,8 @@ pub(crate) fn user(configured: Option<&str>) -> Result<Option<User>> {
 
 /// Changes user and group of all threads at once; the data directory goes along.
 fn become_user(user: &User, data_dir: &Path) -> Result<()> {
-    give(data_dir, user).with_context(|| format!("cannot give {} away", data_dir.display()))?;
+    give(data_dir, (user.uid.as_raw(), user.gid.as_raw()))
+        .with_context(|| format!("cannot give {} away", data_dir.display()))?;
     unistd::setgroups(&[]).context("setgroups")?;
     unistd::setresgid(user.gid, user.gid, user.gid).context("setresgid")?;
     unistd::setresuid(user.uid, user.uid, user.uid).context("setresuid")?;
@@ -144,15 +145,15 @@ fn become_user(user: &User, data_dir: &Path) -> Result<()> {
 }
 
 /// Gives `path` and all below it to `user`; links are not followed.
-fn give(path: &Path, user: &User) -> std::io::Result<()> {
+pub(crate) fn give(path: &Path, owner: (u32, u32)) -> std::io::Result<()> {
     let found = path.symlink_metadata()?;
     if found.is_dir() {
         for entry in path.read_dir()? {
-            give(&entry?.path(), user)?;
+            give(&entry?.path(), owner)?;
         }
     }
-    if (found.uid(), found.gid()) != (user.uid.as_raw(), user.gid.as_raw()) {
-        lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    if (found.uid(), found.gid()) != owner {
+        lchown(path, Some(owner.0), Some(owner.1))?;
     }
     Ok(())
 }

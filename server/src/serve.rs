@@ -173,9 +173,15 @@ async fn open_doors(
     if app.store.is_shared() {
         let (app, stop) = (app.clone(), stop.clone());
         doors.spawn_blocking(move || {
-            let learn = |Changed { leases, leases6 }| {
+            let learn = |Changed { leases, leases6, is_back }| {
+                if is_back {
+                    dhcp.may_store();
+                }
                 dhcp.learn(leases);
                 if let Some(dhcp6) = &dhcp6 {
+                    if is_back {
+                        dhcp6.may_store();
+                    }
                     dhcp6.learn(leases6);
                 }
             };

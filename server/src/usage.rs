@@ -4,10 +4,11 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::path::Path;
 
 /// Where to find what is missing.
-const FOUND: [(&str, &str); 6] = [
+const FOUND: [(&str, &str); 7] = [
     ("<NODE>", "`ks node list` shows the nodes"),
     ("--profile", "`ks profile list` shows the profiles"),
-    ("--confirm", "--confirm takes the node's name once more"),
+    ("--confirm <NODE>", "--confirm takes the node's name once more"),
+    ("--confirm <NUMBER>", "--confirm takes the number of differences that `ks restored` shows"),
     ("--mac", "the MAC is that of the interface it boots from, as 52:54:00:12:34:56"),
     ("--config", "the file is the one that the server is started with, as /etc/kaltstart/kaltstart.toml"),
     ("--about", "images/README.md has such a file"),

@@ -127,7 +127,7 @@ impl App {
             return Err(refused());
         };
         let differences = comparison.differences.len() as u64;
-        if differences > known {
+        if differences != known {
             return Err(AppError::Refused(format!(
                 "there are {differences} differences, and not {known}: look at them (`ks restored`), then accept all of them \
                  (`ks restored accept --confirm {differences}`)"

@@ -69,6 +69,15 @@ pub(crate) enum ClientError {
 }
 
 impl ClientError {
+    /// Whether the same question may be answered later.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Server(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+            _ => false,
+        }
+    }
+
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Local(_) | Self::Unreachable { .. } | Self::NotBelieved { .. } | Self::Strange { .. } => {
@@ -235,7 +244,7 @@ impl Api {
         let mut told = false;
         loop {
             match self.get(path).await {
-                Err(error @ ClientError::Unreachable { .. }) => {
+                Err(error) if error.may_pass() => {
                     if !told {
                         eprintln!("{error}; trying on");
                         told = true;

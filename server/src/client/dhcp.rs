@@ -84,7 +84,7 @@ impl Row for SubnetView {
                 format!("{} {} (last seen {last_seen})", one.finding.code, one.finding.detail)
             })
             .collect();
-        let servers = if servers.is_empty() { "-".to_owned() } else { servers.join("\n") };
+        let servers = if servers.is_empty() { "-".to_owned() } else { servers.join("; ") };
         vec![
             self.subnet.clone(),
             self.interface.clone(),
@@ -95,7 +95,7 @@ impl Row for SubnetView {
                 |it| {
                     let lent = format!("{} of {}", it.lent, it.pool);
                     let wait =
-                        it.waits_until.map(|until| format!("\nnew ones from {} (KS-1027)", rfc3339(until)));
+                        it.waits_until.map(|until| format!(", new ones from {} (KS-1027)", rfc3339(until)));
                     lent + &wait.unwrap_or_default()
                 },
             ),

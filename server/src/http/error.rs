@@ -78,7 +78,7 @@ impl From<AppError> for Problem {
             AppError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             AppError::Store(error) => {
                 tracing::error!(%error, "store");
-                (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+                (StatusCode::SERVICE_UNAVAILABLE, "store")
             }
         };
         Self::new(status, code, error.to_string())

@@ -192,6 +192,11 @@ impl<B: Backend> Service<B> {
         self.table().get(address).cloned()
     }
 
+    /// Hears that leases can be stored again, as far as anybody knows.
+    pub fn may_store(&self) {
+        self.stats.set_storing(true);
+    }
+
     /// Learns of leases that another server has given.
     pub fn learn(&self, leases: Vec<LeaseWrite>) {
         let mut table = self.table();

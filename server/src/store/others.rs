@@ -30,6 +30,8 @@ pub struct Changed {
     pub leases: Vec<LeaseWrite>,
     /// IPv6.
     pub leases6: Vec<LeaseWrite<Ipv6Addr>>,
+    /// Whether the database was out of reach until now.
+    pub is_back: bool,
 }
 
 /// Where the database is that others use too.
@@ -159,13 +161,14 @@ impl Store {
         let mut listening = Postgres::connect(server, &shared.me)?;
         listening.listen().map_err(failed)?;
         let mut reading = Connection::Postgres(Box::new(Postgres::connect(server, &shared.me)?));
-        if shared.is_lost.swap(false, Ordering::Relaxed) {
+        let mut is_back = shared.is_lost.swap(false, Ordering::Relaxed);
+        if is_back {
             tracing::info!("the shared database is back");
         }
         while !stop.is_cancelled() {
             let changed = self.catch_up_by(shared, &mut reading).map_err(failed)?;
-            if !changed.leases.is_empty() || !changed.leases6.is_empty() {
-                learn(changed);
+            if is_back || !changed.leases.is_empty() || !changed.leases6.is_empty() {
+                learn(Changed { is_back: mem::take(&mut is_back), ..changed });
             }
             listening.wait(LOOK_EVERY).map_err(failed)?;
         }
@@ -239,6 +242,6 @@ impl Store {
         drop(index);
         tell_newest(&self.newest_event, newest_event.flatten().unwrap_or(0));
         shared.seen.store(newest, Ordering::Relaxed);
-        Ok(Changed { leases, leases6 })
+        Ok(Changed { leases, leases6, is_back: false })
     }
 }

@@ -257,9 +257,18 @@ impl Postgres {
 
     pub(super) fn begin(&mut self) -> Result<()> {
         self.in_transaction = false;
-        self.client()?.client.batch_execute(&format!("BEGIN; {WRITERS}"))?;
-        self.in_transaction = true;
-        Ok(())
+        let had_one = self.open.is_some();
+        let mut outcome = self.begin_once();
+        if outcome.is_err() && had_one && self.open.as_ref().is_some_and(|open| open.client.is_closed()) {
+            // It was lost while nobody used it, and nothing was begun.
+            outcome = self.begin_once();
+        }
+        self.in_transaction = outcome.is_ok();
+        outcome
+    }
+
+    fn begin_once(&mut self) -> Result<()> {
+        Ok(self.client()?.client.batch_execute(&format!("BEGIN; {WRITERS}"))?)
     }
 
     pub(super) fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<u64> {

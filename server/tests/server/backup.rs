@@ -147,3 +147,24 @@ async fn a_damaged_or_newer_backup_is_refused_and_leaves_nothing() {
     site.power_on().await;
     assert_eq!(site.get("/v1/nodes/n1").await.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn p08_what_root_restores_belongs_to_the_owner_of_the_data_directory() {
+    use std::os::unix::fs::MetadataExt as _;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mut site = Site::start().await;
+    assert_eq!(site.declare("n1", mac(1)).await.status, StatusCode::CREATED);
+    let backup = site.dir.path().join("backup");
+    done(&site, "backup", &backup);
+    site.kill();
+    std::fs::remove_dir_all(site.data()).expect("moved away");
+    std::fs::create_dir(site.data()).expect("made");
+    let nobody = nix::unistd::User::from_name("nobody").expect("readable").expect("it exists");
+    nix::unistd::chown(&site.data(), Some(nobody.uid), Some(nobody.gid)).expect("given away");
+    done(&site, "restore", &backup);
+    for path in all_in(&site.data()) {
+        assert_eq!(path.metadata().expect("there").uid(), nobody.uid.as_raw(), "{}", path.display());
+    }
+}

@@ -119,6 +119,11 @@ impl<B: Backend> Service<B> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Hears that leases can be stored again, as far as anybody knows.
+    pub fn may_store(&self) {
+        self.failing.store(false, Ordering::Relaxed);
+    }
+
     /// Learns of leases that another server has given.
     pub fn learn(&self, leases: Vec<LeaseWrite<Ipv6Addr>>) {
         let mut table = self.table();
