@@ -20,18 +20,16 @@ use crate::tls::Tls;
 use crate::trace::Recorder;
 use crate::whereabouts::Claims;
 use kaltstart_core::lifecycle::event::{Event, Happening};
-use kaltstart_core::lifecycle::{self, Step, phases};
+use kaltstart_core::lifecycle::{self, Step};
 use kaltstart_core::losses;
-use kaltstart_core::machine::{Job, JobKind, JobState, Machine, Node, Order, SystemOrder};
+use kaltstart_core::machine::{Job, JobKind, Machine, Node, Order, SystemOrder};
 use kaltstart_core::recall::Via;
-use kaltstart_core::rescue::Rescue;
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::finding::Finding;
 use kaltstart_protocol::ids::{Fingerprint, JobId, Mac, NodeId};
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::keep;
 use kaltstart_protocol::layout::{Layout, fit};
-use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
@@ -408,29 +406,11 @@ impl App {
         let _turn = if loses { Some(self.turn_to_lose().await?) } else { None };
         let applied = self
             .apply_with(key, |machine| {
+                let node = &machine.node;
                 let job = Job {
-                    id: id.clone(),
-                    node: machine.node.id.clone(),
-                    kind,
-                    order: order.clone(),
                     approver: approver.to_owned(),
                     epoch: self.epoch(),
-                    from: machine.node.state,
-                    state: JobState::Queued,
-                    attempt: 1,
-                    phase: Phase::Queued,
-                    phases: phases::queued(now),
-                    deadline: None,
-                    created_at: now,
-                    ended_at: None,
-                    findings: Vec::new(),
-                    wipe: Vec::new(),
-                    loses_at: None,
-                    report_token: None,
-                    recall_token: None,
-                    unlock_token: None,
-                    installed: None,
-                    rescue: Rescue::default(),
+                    ..Job::queued(id.clone(), node.id.clone(), node.state, kind, order.clone(), now)
                 };
                 if loses {
                     self.admit_order(&job, now)?;

@@ -6,6 +6,7 @@ pub use order::{BurnInOrder, Order, ReleaseOrder, RescueOrder, SystemOrder};
 
 use crate::boot::UefiLoader;
 use crate::hardware::Part;
+use crate::lifecycle::phases;
 use crate::rescue::Rescue;
 use crate::unlock::Locked;
 use alloc::collections::BTreeMap;
@@ -386,6 +387,36 @@ pub struct Job {
 }
 
 impl Job {
+    /// Work that has just been ordered at `now` for a node that is `from` until then; on the word of the administrator
+    /// and in the first epoch, unless told otherwise.
+    #[must_use]
+    pub fn queued(id: JobId, node: NodeId, from: State, kind: JobKind, order: Order, now: Millis) -> Self {
+        Self {
+            id,
+            node,
+            kind,
+            order,
+            approver: administrator(),
+            epoch: 0,
+            from,
+            state: JobState::Queued,
+            attempt: 1,
+            phase: Phase::Queued,
+            phases: phases::queued(now),
+            deadline: None,
+            created_at: now,
+            ended_at: None,
+            findings: Vec::new(),
+            wipe: Vec::new(),
+            loses_at: None,
+            report_token: None,
+            recall_token: None,
+            unlock_token: None,
+            installed: None,
+            rescue: Rescue::default(),
+        }
+    }
+
     /// The record of a phase.
     #[must_use]
     pub fn record(&self, phase: Phase) -> Option<&PhaseRecord> {

@@ -2,7 +2,7 @@
 //! that the copy does not know.
 
 use super::connection::{Connection, Result, from_json, to_json};
-use super::rows::to_i64;
+use super::rows::put_event;
 use super::{Store, StoreError, Transaction};
 use kaltstart_core::observing::{Accepted, Difference, Restored};
 use kaltstart_protocol::time::Millis;
@@ -162,10 +162,8 @@ impl Transaction<'_> {
             "differences": accepted.differences,
             "not_heard": accepted.not_heard,
         });
-        let data = data.to_string();
-        let sql = "INSERT INTO events (time, kind, node, job, data) VALUES (?1, 'restored.accepted', 'restored', NULL, ?2) RETURNING id";
-        let values = [to_i64(accepted.at.0).into(), (&data).into()];
-        let newest = self.connection().first(sql, &values, |row| row.int(0))?;
+        let about = ("restored", None);
+        let newest = put_event(self.connection(), accepted.at, "restored.accepted", about, &data)?;
         self.newest_event = newest.or(self.newest_event);
         Ok(())
     }

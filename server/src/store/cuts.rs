@@ -7,12 +7,9 @@ use super::relay::{Loss, Relay};
 use super::tests::server;
 use super::*;
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
-use kaltstart_core::lifecycle::phases::queued;
-use kaltstart_core::machine::{BurnInOrder, JobKind, JobState, Node, Order, Session, State};
+use kaltstart_core::machine::{BurnInOrder, JobKind, Node, Order, Session, State};
 use kaltstart_core::observing::{Difference, Kind};
-use kaltstart_core::rescue::Rescue;
 use kaltstart_protocol::agent_api::{LogLine, Mode};
-use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::syslog::Line;
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -83,30 +80,9 @@ impl Matter {
 
     pub(super) fn ordered(&self) -> Machine {
         let mut machine = self.machine(1);
-        machine.job = Some(Job {
-            id: self.job(),
-            node: machine.node.id.clone(),
-            kind: JobKind::BurnIn,
-            order: Order::BurnIn(BurnInOrder { minutes: 1 }),
-            approver: "administrator".into(),
-            epoch: 0,
-            from: State::Expected,
-            state: JobState::Queued,
-            attempt: 1,
-            phase: Phase::Queued,
-            phases: queued(self.now),
-            deadline: None,
-            created_at: self.now,
-            ended_at: None,
-            findings: Vec::new(),
-            wipe: Vec::new(),
-            loses_at: None,
-            report_token: None,
-            recall_token: None,
-            unlock_token: None,
-            installed: None,
-            rescue: Rescue::default(),
-        });
+        let (node, order) = (&machine.node, Order::BurnIn(BurnInOrder { minutes: 1 }));
+        machine.job =
+            Some(Job::queued(self.job(), node.id.clone(), node.state, JobKind::BurnIn, order, self.now));
         machine.node.job = Some(self.job());
         machine
     }

@@ -160,16 +160,8 @@ pub(super) fn put_events(
             "approver": happening.approver(),
             "progress": happening.phase().and_then(|phase| job?.record(phase)?.progress),
         });
-        let data = data.to_string();
-        let values = [
-            to_i64(now.0).into(),
-            happening.kind().into(),
-            machine.node.id.as_str().into(),
-            job.map(|job| job.id.as_str()).into(),
-            (&data).into(),
-        ];
-        let sql = "INSERT INTO events (time, kind, node, job, data) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id";
-        newest = connection.first(sql, &values, |row| row.int(0))?;
+        let (node, job) = (machine.node.id.as_str(), job.map(|job| job.id.as_str()));
+        newest = put_event(connection, now, happening.kind(), (node, job), &data)?;
     }
     let (told, most) = (happenings.len() as i64, EVENTS_REMOVED_AT_ONCE);
     if newest.is_some_and(|newest| newest / most != (newest - told) / most) {
@@ -177,4 +169,18 @@ pub(super) fn put_events(
         connection.execute(sql, &[EVENTS_MAX.into()])?;
     }
     Ok(newest)
+}
+
+/// Stores an event about a node, and perhaps a job of it; its number.
+pub(super) fn put_event(
+    connection: &mut Connection,
+    now: Millis,
+    kind: &str,
+    (node, job): (&str, Option<&str>),
+    data: &serde_json::Value,
+) -> Result<Option<i64>> {
+    let data = data.to_string();
+    let values = [to_i64(now.0).into(), kind.into(), node.into(), job.into(), (&data).into()];
+    let sql = "INSERT INTO events (time, kind, node, job, data) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id";
+    connection.first(sql, &values, |row| row.int(0))
 }

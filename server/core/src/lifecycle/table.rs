@@ -4,14 +4,14 @@
 //! change of behaviour to review.
 
 use super::event::{Asker, Event, Hello, Move, SystemReport};
-use super::{Step, phases, step};
+use super::{Step, step};
 use crate::boot;
 use crate::machine::{
     ADMINISTRATOR, BurnInOrder, Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder,
     RescueOrder, State, SystemOrder,
 };
 use crate::recall::Via;
-use crate::rescue::{Code as OneTimeCode, Rescue};
+use crate::rescue::Code as OneTimeCode;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
@@ -89,29 +89,11 @@ pub(crate) fn job(kind: JobKind) -> Job {
         JobKind::Rescue => Order::Rescue(RescueOrder::default()),
         JobKind::BurnIn => Order::BurnIn(BurnInOrder { minutes: 10 }),
     };
+    let node = NodeId::new(Millis(1), 1);
     Job {
-        id: job_id(1),
-        node: NodeId::new(Millis(1), 1),
-        kind,
-        order,
         approver: ADMINISTRATOR.into(),
         epoch: EPOCH,
-        from: State::Expected,
-        state: JobState::Queued,
-        attempt: 1,
-        phase: Phase::Queued,
-        phases: phases::queued(Millis(0)),
-        deadline: None,
-        created_at: Millis(0),
-        ended_at: None,
-        findings: Vec::new(),
-        wipe: Vec::new(),
-        loses_at: None,
-        report_token: None,
-        recall_token: None,
-        unlock_token: None,
-        installed: None,
-        rescue: Rescue::default(),
+        ..Job::queued(job_id(1), node, State::Expected, kind, order, Millis(0))
     }
 }
 
