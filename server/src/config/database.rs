@@ -57,8 +57,14 @@ impl OtherServer {
 
 impl Database {
     pub(super) fn problems(&self, own: &Http, all: &mut Vec<String>) {
-        if let Err(error) = Server::parse(&self.url) {
-            all.push(format!("database.url: {error}"));
+        match Server::parse(&self.url) {
+            Ok(server) if self.authority.is_none() => all.extend(server.unprotected().map(|host| {
+                format!(
+                    "database.authority: {host} is another machine; name the authority that vouches for it"
+                )
+            })),
+            Ok(_) => {}
+            Err(error) => all.push(format!("database.url: {error}")),
         }
         let others = self.servers.iter().flat_map(|server| [server.listen, server.tls_listen()]);
         let mut unusable =

@@ -370,6 +370,9 @@ impl Config {
             subnet.problems(&mut all);
         }
         for address in self.siblings() {
+            if self.dhcp.iter().any(|dhcp| dhcp.address == address) {
+                all.push(format!("database.server: {address} is an address of this server, not of another"));
+            }
             if let Some(dhcp) = self.dhcp.iter().find(|dhcp| dhcp.gives(address)) {
                 let whose = dhcp.title();
                 all.push(format!("dhcp {whose}: the pool contains {address}, another server's; see exclude"));

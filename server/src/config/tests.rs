@@ -306,6 +306,7 @@ fn servers_that_share_the_database_are_named_once_and_by_addresses_nobody_else_h
         ("listen = \"0.0.0.0:8080\"", "machines can reach"),
         ("listen = \"10.77.0.1:8080\"", "occurs twice"),
         ("listen = \"10.77.0.2:8080\"\ntls_listen = \"10.77.0.1:8443\"", "occurs twice"),
+        ("listen = \"10.77.0.2:8080\"\naddresses = [\"10.77.0.1\"]", "an address of this server"),
         ("listen = \"10.77.0.150:8080\"", "the pool contains 10.77.0.150"),
         ("tls_listen = \"10.77.0.2:8443\"", "listen"),
     ] {

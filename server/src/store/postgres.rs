@@ -89,7 +89,7 @@ impl Server {
     }
 
     /// The first of its hosts that is neither a socket nor this machine, if nothing protects what is said.
-    fn unprotected(&self) -> Option<String> {
+    pub(crate) fn unprotected(&self) -> Option<String> {
         if self.tls.is_some() {
             return None;
         }
