@@ -150,6 +150,12 @@ fn p31_clients_keep_their_addresses_without_the_server_that_gave_them_and_withou
         })?;
         ensure!(!newcomer.has_heard(Event::Bound), "an address was promised that nobody remembers");
         site.open_database(true);
+        for server in [&site.first, &site.second] {
+            wait_for("a server that has its database again", secs(20), || {
+                let health = server.get("/healthz")?;
+                Ok(if health.status == 200 { Poll::Ready(()) } else { Poll::pending(health.text()) })
+            })?;
+        }
         let given = newcomer.hears(Event::Bound)?;
         ensure!(given.address != bound.address, "{given:?} is somebody else's");
         Ok(())

@@ -112,10 +112,10 @@ impl App {
         Ok(Some(Comparison { restored, nodes: nodes.len(), not_heard, differences, truncated }))
     }
 
-    /// Takes the copy as it is on the word of `by`, who knows of so many differences: from now on orders are carried out.
+    /// Takes the copy as it is on the word of `by`, who knows of exactly so many differences: from now on orders are carried out.
     ///
     /// # Errors
-    /// When the server does not only observe, there are more differences, or the store fails.
+    /// When the server does not only observe, the number of differences is another, or the store fails.
     pub(crate) async fn accept_copy(&self, by: &str, known: u64) -> Result<(), AppError> {
         let refused = || {
             AppError::Refused(

@@ -158,12 +158,14 @@ fn said<'a>(view: &'a Value, node: Option<&str>) -> Vec<(&'a str, Option<&'a str
         .collect()
 }
 
-/// Takes the copy as it is; who knows of fewer differences than there are is refused.
+/// Takes the copy as it is; who knows of fewer or more differences than there are is refused.
 async fn accept(site: &Site) {
     let view = site.get("/v1/restored").await.json;
     let known = view["differences"].as_array().expect("a list").len();
-    let few = format!("restored accept --confirm {}", known - 1);
-    assert!(refused(site, &few, CONFLICT).await.contains(&format!("there are {known} differences")));
+    for wrong in [known - 1, known + 1] {
+        let said = refused(site, &format!("restored accept --confirm {wrong}"), CONFLICT).await;
+        assert!(said.contains(&format!("there are {known} differences")), "{said}");
+    }
     let shown = done(site, "restored").await;
     let command = shown.err.trim().rsplit_once("ks ").expect("it says how").1.to_owned();
     assert_eq!(command, format!("restored accept --confirm {known}"));
