@@ -47,6 +47,12 @@ pub(super) async fn run(
                 eprintln!("there may be more: of machines that are no nodes only so many are listed");
             }
             if view.observing {
+                if !view.not_heard.is_empty() {
+                    eprintln!(
+                        "{} nodes were not heard of yet: the list grows as systems start and renew their addresses",
+                        view.not_heard.len()
+                    );
+                }
                 eprintln!(
                     "orders are carried out again after: ks restored accept --confirm {}",
                     view.differences.len()
