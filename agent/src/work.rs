@@ -7,7 +7,7 @@ use kaltstart_protocol::burn_in::BurnInTask;
 use kaltstart_protocol::ids::JobId;
 use kaltstart_protocol::rescue::RescueTask;
 
-use crate::backoff::{Policy, SERVER};
+use crate::backoff::Policy;
 use crate::link::{CallError, Link};
 use crate::sys::kernel::random_u32;
 use crate::{log, pid1};
@@ -117,5 +117,5 @@ pub const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 /// The same pause with up to half of it added, so that a thousand machines come back spread out.
 #[must_use]
 pub fn unknown_pause() -> Duration {
-    UNKNOWN_PAUSE + SERVER.cap.mul_f64(f64::from(random_u32()) / f64::from(u32::MAX))
+    UNKNOWN_PAUSE + (UNKNOWN_PAUSE / 2).mul_f64(f64::from(random_u32()) / f64::from(u32::MAX))
 }
