@@ -18,6 +18,7 @@ use nix::unistd::{self, User};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
+use socket2::{Domain, Socket, Type};
 use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -28,6 +29,10 @@ const DEFAULT_USER: &str = "kaltstart";
 /// What serving needs: entries in the table of neighbours for clients that have no address yet, and
 /// the DHCP client port for the search for other servers.
 const KEPT: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_BIND_SERVICE];
+
+/// An address family that no kernel has. That a socket of it is forbidden, not unknown, shows that [`refused_calls`] is in
+/// force, which is the last thing a thread is confined by.
+const MARK: i32 = 0x4b53;
 
 /// Landlock's version whose rights are handled, as far as the kernel knows them.
 const LANDLOCK: ABI = ABI::V6;
@@ -43,10 +48,14 @@ impl Gate {
         let _ = self.0.set(confinement);
     }
 
-    /// Waits for [`open`](Self::open) and confines the calling thread. A thread that cannot be
-    /// confined ends the process: it would serve with rights that all others have given up.
+    /// Waits for [`open`](Self::open) and confines the calling thread, unless it was started by one that is. A thread
+    /// that cannot be confined ends the process: it would serve with rights that all others have given up.
     pub(crate) fn enter(&self) {
         let Some(confinement) = self.0.wait() else { return };
+        // The kernel stacks only so many rule sets (`LANDLOCK_MAX_NUM_LAYERS`), and threads of the runtime start others.
+        if is_confined() {
+            return;
+        }
         if let Err(error) = confinement.confine_thread() {
             tracing::error!("cannot confine a thread: {error:#}");
             std::process::abort();
@@ -79,7 +88,7 @@ impl Confinement {
                 ),
             }
         }
-        let filters = [refused_calls()?, unfilterable_calls()?];
+        let filters = [unfilterable_calls()?, refused_calls()?];
         let confinement = Self { data_dir: config.data_dir.clone(), ports, filters };
         let status = confinement.confine_thread()?;
         if status != RulesetStatus::FullyEnforced {
@@ -98,6 +107,12 @@ impl Confinement {
         }
         Ok(status)
     }
+}
+
+/// Whether the calling thread is confined.
+fn is_confined() -> bool {
+    let refused = Socket::new(Domain::from(MARK), Type::STREAM, None).err();
+    refused.is_some_and(|refused| refused.raw_os_error() == Some(libc::EPERM))
 }
 
 /// To be called before there are threads, which take it over: capabilities outlive the change of
@@ -244,7 +259,8 @@ fn refused_calls() -> Result<BpfProgram> {
         rule(&[(0, SeccompCmpOp::Eq, family as u64), kind])
     };
     let packet = rule(&[(0, SeccompCmpOp::Eq, libc::AF_PACKET as u64)])?;
-    rules.push((libc::SYS_socket, vec![packet, raw(libc::AF_INET)?, raw(libc::AF_INET6)?]));
+    let mark = rule(&[(0, SeccompCmpOp::Eq, MARK as u64)])?;
+    rules.push((libc::SYS_socket, vec![packet, raw(libc::AF_INET)?, raw(libc::AF_INET6)?, mark]));
     compile(rules, libc::EPERM)
 }
 
@@ -272,14 +288,18 @@ fn compile(rules: Vec<(libc::c_long, Vec<SeccompRule>)>, errno: libc::c_int) -> 
 mod tests {
     use super::*;
     use nix::errno::Errno;
-    use socket2::{Domain, Protocol, Socket, Type};
+    use socket2::Protocol;
     use std::fs;
     use std::io::ErrorKind;
 
+    fn confinement(data_dir: &Path) -> Confinement {
+        let filters = [unfilterable_calls().expect("compiles"), refused_calls().expect("compiles")];
+        Confinement { data_dir: data_dir.to_owned(), ports: vec![], filters }
+    }
+
     /// What a thread that is confined to `data_dir` says of what it tries.
     fn confined<T: Send>(data_dir: &Path, attempt: impl FnOnce() -> T + Send) -> T {
-        let filters = [refused_calls().expect("compiles"), unfilterable_calls().expect("compiles")];
-        let confinement = Confinement { data_dir: data_dir.to_owned(), ports: vec![], filters };
+        let confinement = confinement(data_dir);
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
                 confinement.confine_thread().expect("the kernel confines");
@@ -303,6 +323,23 @@ mod tests {
             linked.expect_err("not its directory");
         });
         assert_eq!(fs::read_dir(foreign.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn p35_threads_are_confined_however_many_started_one_another() {
+        fn start(gate: &Gate, more: u32) {
+            gate.enter();
+            assert!(is_confined());
+            if more > 0 {
+                std::thread::scope(|scope| scope.spawn(|| start(gate, more - 1)).join().expect("it goes on"));
+            }
+        }
+        let dir = tempfile::tempdir().expect("made");
+        assert!(!is_confined());
+        let gate = Gate::default();
+        gate.open(Some(confinement(dir.path())));
+        // More than the kernel stacks rule sets.
+        std::thread::scope(|scope| scope.spawn(|| start(&gate, 40)).join().expect("it goes on"));
     }
 
     #[test]

@@ -31,9 +31,14 @@ impl App {
     /// # Errors
     /// When the store cannot be read.
     pub fn who_has(&self, address: IpAddr) -> Result<Option<Mac>, StoreError> {
-        let IpAddr::V4(address) = address else { return self.store.lessee(address) };
+        let lessee = || match self.store.lessee(address) {
+            // What the wire says is known without the database.
+            Err(_) if self.store.is_lost() => Ok(None),
+            found => found,
+        };
+        let IpAddr::V4(address) = address else { return lessee() };
         if self.watches.gives(address)
-            && let Some(mac) = self.store.lessee(address.into())?
+            && let Some(mac) = lessee()?
         {
             return Ok(Some(mac));
         }

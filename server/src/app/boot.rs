@@ -65,11 +65,18 @@ impl App {
         let granted = match outcome {
             Ok(_) => granted.map(|mode| self.agent_start(mac, mode, token, trust)),
             Err(AppError::Refused(_) | AppError::NotFound(_)) => None,
+            // Its own disk is nothing that would have to be stored.
+            Err(_) if self.store.is_lost() && self.may_start_its_disk_alone(mac) => None,
             Err(error) => return Err(error),
         };
         let start = granted.as_ref().map_or(Start::Local, |start| Start::Agent { mode: start.mode });
         self.trace.note(mac, What::Script(start));
         Ok(granted)
+    }
+
+    /// Whether nothing but its own disk is what a known machine may start, as far as this server has heard.
+    fn may_start_its_disk_alone(&self, mac: Mac) -> bool {
+        self.store.index().get(mac).is_some_and(|node| !node.known.boot.is_network())
     }
 
     /// What an agent that may do that, with that boot token and those wipe grants, has to know.

@@ -5,7 +5,7 @@ use crate::app::{App, AppError};
 use crate::metrics::Metrics;
 use crate::net::tftp::{Content, Directory, Event, Observer, Outcome, Refusal, Resolver};
 use crate::render::{self, RenderError};
-use crate::store::{Key, StoreError};
+use crate::store::StoreError;
 use kaltstart_core::boot::{Door, File, Offer};
 use kaltstart_core::trace::{Loading, Protocol, TftpTransfer, What};
 use kaltstart_protocol::ids::Mac;
@@ -25,10 +25,10 @@ impl TftpDoor {
         let holder = self.app.who_has(client)?;
         let Some(named) = file.mac() else { return Ok(holder) };
         if let Some(holder) = holder.filter(|holder| *holder != named) {
-            let node =
-                |mac| self.app.store.machine(Key::Mac(mac)).map(|found| found.map(|it| it.machine.node.id));
-            let theirs = node(holder)?;
-            if theirs.is_some() && theirs != node(named)? {
+            let index = self.app.store.index();
+            if let Some(theirs) = index.get(holder)
+                && index.get(named).is_none_or(|node| !Arc::ptr_eq(node, theirs))
+            {
                 return Err(Refused::Another(holder));
             }
         }

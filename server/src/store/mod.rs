@@ -14,6 +14,7 @@ mod logs;
 mod losses;
 mod migrate;
 mod others;
+mod outage;
 mod postgres;
 mod rows;
 mod simulated;
@@ -42,7 +43,8 @@ use kaltstart_core::observing::Restored;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
 use others::{Place, Shared};
-use postgres::Postgres;
+use outage::Outage;
+use postgres::{Postgres, outside_of_the_runtime};
 use rows::{job, to_i64};
 use sqlite::Sqlite;
 use std::fs::File;
@@ -237,13 +239,14 @@ impl Store {
     /// # Errors
     /// When it cannot be reached, or was written by a newer program.
     pub fn connect(server: &Server, me: &str) -> Result<Self, StoreError> {
-        let mut writer = Postgres::connect(server, me)?;
+        let outage = Outage::default();
+        let mut writer = Postgres::connect(server, me, Some(&outage))?;
         writer.migrate()?;
         let identity = writer.identity()?;
-        let [mut writer, reader] =
-            [writer, Postgres::connect(server, me)?].map(|one| Connection::Postgres(Box::new(one)));
+        let [mut writer, reader] = [writer, Postgres::connect(server, me, Some(&outage))?]
+            .map(|one| Connection::Postgres(Box::new(one)));
         // Before anything else is read: what changes meanwhile is heard of again.
-        let shared = Shared::new(Place::Postgres(Box::new(server.clone())), me, &mut writer)?;
+        let shared = Shared::new(Place::Postgres(Box::new(server.clone())), me, outage, &mut writer)?;
         Self::of(identity, writer, reader, Some(shared))
     }
 
@@ -263,8 +266,12 @@ impl Store {
     }
 
     fn read<T>(&self, read: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T, StoreError> {
-        let mut connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        read(&mut connection).map_err(|error| StoreError::Read(error.to_string()))
+        let read = || {
+            let mut connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            read(&mut connection).map_err(|error| StoreError::Read(error.to_string()))
+        };
+        // A file answers at once; for a server one waits, and for whoever asks it.
+        if self.is_shared() { outside_of_the_runtime(read) } else { read() }
     }
 
     /// The machine found by `key`.

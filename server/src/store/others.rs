@@ -3,10 +3,11 @@
 //! Each learns of it within moments: PostgreSQL tells that something has changed, and the changed rows are
 //! read by their numbers.
 
-use super::connection::{Connection, Result};
+use super::connection::{Connection, DatabaseError, Result};
 use super::copied;
 use super::leases::{lease, leases};
 use super::leases6::{lease as lease6, leases6};
+use super::outage::Outage;
 use super::postgres::{Postgres, Server};
 use super::rows::{machines, versioned};
 use super::simulated::Way;
@@ -48,8 +49,8 @@ pub(super) struct Shared {
     me: String,
     /// The number of the newest change that was read.
     seen: AtomicI64,
-    /// Whether what others store cannot be heard of now.
-    is_lost: AtomicBool,
+    /// Whether the database is out of reach.
+    outage: Outage,
     /// Addresses whose leases are to be read once more.
     doubtful: Mutex<BTreeSet<IpAddr>>,
     /// Whether a commit of this server has failed, and may have become durable all the same.
@@ -61,13 +62,18 @@ const NEWEST: &str = "SELECT max(change) FROM (SELECT max(change) AS change FROM
                       UNION ALL SELECT max(change) FROM leases UNION ALL SELECT max(change) FROM leases6) AS newest";
 
 impl Shared {
-    pub(super) fn new(place: Place, me: &str, connection: &mut Connection) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        place: Place,
+        me: &str,
+        outage: Outage,
+        connection: &mut Connection,
+    ) -> Result<Self, StoreError> {
         let seen = newest(connection).map_err(|error| StoreError::Read(error.to_string()))?;
         Ok(Self {
             place,
             me: me.to_owned(),
             seen: AtomicI64::new(seen),
-            is_lost: AtomicBool::new(false),
+            outage,
             doubtful: Mutex::default(),
             uncertain: Arc::default(),
         })
@@ -103,7 +109,7 @@ impl Store {
     /// Whether the database is shared, and out of reach.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.shared.as_ref().is_some_and(|shared| shared.is_lost.load(Ordering::Relaxed))
+        self.shared.as_ref().is_some_and(|shared| shared.outage.is_on())
     }
 
     /// Waits until no server has a turn, and takes it: for what is counted first and stored afterwards.
@@ -114,7 +120,7 @@ impl Store {
         let Some(shared) = &self.shared else { return Ok(Turn(None)) };
         match &shared.place {
             Place::Postgres(server) => {
-                let mut connection = Postgres::connect(server, &shared.me)?;
+                let mut connection = Postgres::connect(server, &shared.me, Some(&shared.outage))?;
                 connection.lock_turn().map_err(|error| StoreError::Read(error.to_string()))?;
                 Ok(Turn(Some(Box::new(connection))))
             }
@@ -139,13 +145,7 @@ impl Store {
         let Place::Postgres(server) = &shared.place else { return };
         while !stop.is_cancelled() {
             let Err(error) = self.hear(shared, server, &learn, stop) else { return };
-            if !shared.is_lost.swap(true, Ordering::Relaxed) {
-                tracing::error!(
-                    %error,
-                    "the shared database is lost: nodes, reservations and leases that are known are answered for, \
-                     and nothing new is promised"
-                );
-            }
+            shared.outage.begin(&DatabaseError::Failed(error.to_string()));
             std::thread::sleep(LOOK_EVERY);
         }
     }
@@ -157,18 +157,15 @@ impl Store {
         learn: &impl Fn(Changed),
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
-        let failed = |error: super::DatabaseError| StoreError::Read(error.to_string());
-        let mut listening = Postgres::connect(server, &shared.me)?;
+        let failed = |error: DatabaseError| StoreError::Read(error.to_string());
+        let mut listening = Postgres::connect(server, &shared.me, None)?;
         listening.listen().map_err(failed)?;
-        let mut reading = Connection::Postgres(Box::new(Postgres::connect(server, &shared.me)?));
-        let mut is_back = shared.is_lost.swap(false, Ordering::Relaxed);
-        if is_back {
-            tracing::info!("the shared database is back");
-        }
+        let mut reading = Connection::Postgres(Box::new(Postgres::connect(server, &shared.me, None)?));
         while !stop.is_cancelled() {
             let changed = self.catch_up_by(shared, &mut reading).map_err(failed)?;
+            let is_back = shared.outage.end();
             if is_back || !changed.leases.is_empty() || !changed.leases6.is_empty() {
-                learn(Changed { is_back: mem::take(&mut is_back), ..changed });
+                learn(Changed { is_back, ..changed });
             }
             listening.wait(LOOK_EVERY).map_err(failed)?;
         }

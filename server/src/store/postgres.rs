@@ -4,33 +4,45 @@
 //! in the file of a single server, nobody else writes between a transaction's reads and its commit.
 
 use super::connection::{DatabaseError, Result, Row, Value};
+use super::outage::Outage;
 use super::{StoreError, migrate};
 use anyhow::ensure;
 use bytes::BytesMut;
-use fallible_iterator::FallibleIterator as _;
+use futures_util::TryStreamExt as _;
 use kaltstart_protocol::secret::Secret;
-use postgres::config::{Host, SslMode};
-use postgres::types::{FromSql, IsNull, ToSql, Type};
-use postgres::{Client, Config, NoTls, Statement};
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::error::Error;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Where it is if nothing else is said.
 const POSTGRES_PORT: u16 = 5432;
 
-/// Longest wait for a connection, and pause after one that failed: callers must not wait for a dead server.
+/// Longest wait for each of its addresses.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Longest time of a statement, in which another server may be writing.
 const STATEMENT_MAX: Duration = Duration::from_secs(5);
+/// Longest silence; the database has told before that a statement took too long, if it can.
+const SILENCE_MAX: Duration = Duration::from_secs(6);
+/// When an idle connection is tried, how often, and how many times.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 /// The advisory lock of whoever writes: "ks" in ASCII.
 const WRITERS: &str = "SELECT pg_advisory_xact_lock(27507)";
 /// That of whoever counts before it stores.
@@ -104,32 +116,68 @@ impl Server {
         far.or_else(|| address.map(IpAddr::to_string))
     }
 
-    fn connect(&self) -> std::result::Result<Client, postgres::Error> {
-        match &self.tls {
-            Some(tls) => self.config.connect(MakeRustlsConnect::new(tls.clone())),
-            None => self.config.connect(NoTls),
+    /// A connection, and the task that drives it on `runtime`.
+    async fn connect(&self) -> std::result::Result<Session, tokio_postgres::Error> {
+        let told = Arc::new(Notify::new());
+        let (client, driver) = match &self.tls {
+            Some(tls) => {
+                let (client, connection) = self.config.connect(MakeRustlsConnect::new(tls.clone())).await?;
+                (client, tokio::spawn(drive(connection, told.clone())))
+            }
+            None => {
+                let (client, connection) = self.config.connect(NoTls).await?;
+                (client, tokio::spawn(drive(connection, told.clone())))
+            }
+        };
+        Ok(Session { client, driver, told, statements: HashMap::new() })
+    }
+}
+
+/// Moves what is said on a connection until it ends; `told` hears of each notification, and of the end.
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, told: Arc<Notify>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    // Why it ended is told to whoever waits for an answer.
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if matches!(message, AsyncMessage::Notification(_)) {
+            told.notify_one();
         }
     }
+    drop(connection);
+    told.notify_one();
 }
 
 /// A connection that is made anew when it was lost.
 pub(super) struct Postgres {
     server: Server,
-    open: Option<Open>,
-    /// When it last could not be made, and why.
-    failed: Option<(Instant, DatabaseError)>,
+    /// Where it lives; it goes on only while somebody waits for an answer. None once this is dropped.
+    runtime: Option<Runtime>,
+    open: Option<Session>,
+    /// Who else is to know when it is out of reach.
+    outage: Option<Outage>,
+    /// How long the database may be silent; for ever when none.
+    patience: Option<Duration>,
     /// Whether a transaction was begun: what is left of it must not go to a new connection.
     in_transaction: bool,
 }
 
-struct Open {
+struct Session {
     client: Client,
+    driver: JoinHandle<()>,
+    told: Arc<Notify>,
     statements: HashMap<&'static str, Statement>,
 }
 
 impl Postgres {
-    /// Connects to the database of `server` under the name `me`.
-    pub(super) fn connect(server: &Server, me: &str) -> std::result::Result<Self, StoreError> {
+    /// Connects to the database of `server` under the name `me`. When it is out of reach `outage` begins, and
+    /// as long as that lasts nothing is asked; without one every question is.
+    pub(super) fn connect(
+        server: &Server,
+        me: &str,
+        outage: Option<&Outage>,
+    ) -> std::result::Result<Self, StoreError> {
         if let Some(host) = server.unprotected() {
             let why = format!(
                 "{host} is another machine: name the authority that vouches for it (database.authority)"
@@ -137,54 +185,59 @@ impl Postgres {
             return Err(StoreError::Connect { why });
         }
         let mut server = server.clone();
+        let (idle, interval, retries) = KEEPALIVE;
         server
             .config
             .application_name(me)
             .connect_timeout(CONNECT_MAX)
             .tcp_user_timeout(STATEMENT_MAX)
-            .keepalives_idle(Duration::from_secs(10))
-            .options(&format!(
+            .keepalives_idle(idle)
+            .keepalives_interval(interval)
+            .keepalives_retries(retries)
+            .options(format!(
                 "-c statement_timeout={} -c lock_timeout={0} -c synchronous_commit=on",
                 STATEMENT_MAX.as_millis()
             ));
-        let mut postgres = Self { server, open: None, failed: None, in_transaction: false };
-        outside_of_the_runtime(|| postgres.client().map(drop))
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut postgres = Self {
+            server,
+            runtime: Some(runtime),
+            open: None,
+            outage: outage.cloned(),
+            patience: Some(SILENCE_MAX),
+            in_transaction: false,
+        };
+        outside_of_the_runtime(|| postgres.session().map(drop))
             .map_err(|error| StoreError::Connect { why: error.to_string() })?;
         Ok(postgres)
     }
 
     /// Makes the tables if there are none.
     pub(super) fn migrate(&mut self) -> std::result::Result<(), StoreError> {
-        let failed = |why: DatabaseError| StoreError::Connect { why: why.to_string() };
-        outside_of_the_runtime(|| {
-            let open = self.client().map_err(failed)?;
-            let mut work = || -> std::result::Result<i64, postgres::Error> {
-                let mut transaction = open.client.transaction()?;
-                transaction.batch_execute(WRITERS)?;
-                transaction.batch_execute(
-                    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-                )?;
-                let found = transaction.query_opt("SELECT value FROM meta WHERE key = 'version'", &[])?;
-                let found = found.and_then(|row| row.get::<_, String>(0).parse().ok()).unwrap_or(0);
-                if found == 0 {
-                    transaction.batch_execute(include_str!("postgres.sql"))?;
-                    transaction.execute(
-                        "INSERT INTO meta VALUES ('version', $1)",
-                        &[&migrate::SCHEMA_VERSION.to_string()],
-                    )?;
-                }
-                transaction.commit()?;
-                Ok(found)
-            };
-            match work().map_err(|error| failed(error.into()))? {
-                0 | migrate::SCHEMA_VERSION => Ok(()),
-                found if found > migrate::SCHEMA_VERSION => {
-                    Err(StoreError::Newer { path: "PostgreSQL".into(), found })
-                }
-                // The first version that PostgreSQL had; a change of its tables belongs here.
-                found => Err(StoreError::Connect { why: format!("its tables have version {found}") }),
+        let found = self.ask(async |session| {
+            let transaction = session.client.transaction().await?;
+            transaction.batch_execute(WRITERS).await?;
+            transaction
+                .batch_execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+                .await?;
+            let found = transaction.query_opt("SELECT value FROM meta WHERE key = 'version'", &[]).await?;
+            let found = found.and_then(|row| row.get::<_, String>(0).parse().ok()).unwrap_or(0);
+            if found == 0 {
+                transaction.batch_execute(include_str!("postgres.sql")).await?;
+                let version = migrate::SCHEMA_VERSION.to_string();
+                transaction.execute("INSERT INTO meta VALUES ('version', $1)", &[&version]).await?;
             }
-        })
+            transaction.commit().await?;
+            Ok(found)
+        });
+        match found.map_err(|why| StoreError::Connect { why: why.to_string() })? {
+            0 | migrate::SCHEMA_VERSION => Ok(()),
+            found if found > migrate::SCHEMA_VERSION => {
+                Err(StoreError::Newer { path: "PostgreSQL".into(), found })
+            }
+            // The first version that PostgreSQL had; a change of its tables belongs here.
+            found => Err(StoreError::Connect { why: format!("its tables have version {found}") }),
+        }
     }
 
     /// What tells the database from every other, and from its copies.
@@ -202,57 +255,79 @@ impl Postgres {
 
     /// Lets the statements of the open transaction take as long as they need: they are about everything there is.
     pub(super) fn take_long(&mut self) -> Result<()> {
-        outside_of_the_runtime(|| {
-            Ok(self.client()?.client.batch_execute("SET LOCAL statement_timeout = 0")?)
-        })
+        self.ask(async |session| session.client.batch_execute("SET LOCAL statement_timeout = 0").await)?;
+        self.patience = None;
+        Ok(())
     }
 
     /// Waits for the lock of who counts before it stores; it ends with the connection.
     pub(super) fn lock_turn(&mut self) -> Result<()> {
-        outside_of_the_runtime(|| Ok(self.client()?.client.batch_execute(TURN)?))
+        self.ask(async |session| session.client.batch_execute(TURN).await)
     }
 
     /// Hears from now on when somebody has changed something.
     pub(super) fn listen(&mut self) -> Result<()> {
-        outside_of_the_runtime(|| Ok(self.client()?.client.batch_execute("LISTEN kaltstart")?))
+        self.ask(async |session| session.client.batch_execute("LISTEN kaltstart").await)
     }
 
     /// Waits until somebody has changed something, but not longer than `most`.
     pub(super) fn wait(&mut self, most: Duration) -> Result<()> {
         outside_of_the_runtime(|| {
-            let open = self.open.as_mut().ok_or_else(|| DatabaseError::Failed("no connection".into()))?;
-            let mut told = open.client.notifications();
-            told.timeout_iter(most).next()?;
-            // Several are one reason to look.
-            while told.iter().next()?.is_some() {}
-            Ok(())
+            let (Some(runtime), Some(session)) = (&self.runtime, &self.open) else { return Err(lost()) };
+            // That nothing was told is no error.
+            runtime.block_on(async { timeout(most, session.told.notified()).await }).ok();
+            if session.client.is_closed() { Err(lost()) } else { Ok(()) }
         })
     }
 
-    /// The open connection; a lost one is made anew, but not at once after that has failed.
-    fn client(&mut self) -> Result<&mut Open> {
+    /// The open session; a lost one is made anew.
+    fn session(&mut self) -> Result<&mut Session> {
+        if let Some(why) = self.outage.as_ref().and_then(Outage::why) {
+            return Err(why);
+        }
         if self.open.as_ref().is_some_and(|open| open.client.is_closed()) {
             if self.in_transaction {
-                return Err(DatabaseError::Failed("the connection was lost".into()));
+                return Err(lost());
             }
             self.open = None;
         }
         if self.open.is_none() {
-            if let Some((at, why)) = &self.failed
-                && at.elapsed() < CONNECT_MAX
-            {
-                return Err(why.clone());
-            }
-            match self.server.connect() {
-                Ok(client) => self.open = Some(Open { client, statements: HashMap::new() }),
-                Err(error) => {
-                    let why = DatabaseError::from(error);
-                    self.failed = Some((Instant::now(), why.clone()));
-                    return Err(why);
-                }
-            }
+            let Some(runtime) = &self.runtime else { return Err(lost()) };
+            let connected = runtime.block_on(async { timeout(SILENCE_MAX, self.server.connect()).await });
+            let connected = connected.map_err(|_| silent()).and_then(|connected| Ok(connected?));
+            self.open = Some(connected.inspect_err(|why| self.is_out_of_reach(why))?);
+            self.patience = Some(SILENCE_MAX);
         }
-        self.open.as_mut().ok_or_else(|| DatabaseError::Failed("no connection".into()))
+        self.open.as_mut().ok_or_else(lost)
+    }
+
+    /// What comes of `work`. A database that stays silent is left: its connection is closed, and an outage begins.
+    fn ask<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Session) -> std::result::Result<T, tokio_postgres::Error>,
+    ) -> Result<T> {
+        outside_of_the_runtime(|| {
+            self.session()?;
+            let (Some(runtime), Some(session)) = (&self.runtime, &mut self.open) else { return Err(lost()) };
+            let answer = match self.patience {
+                Some(patience) => runtime.block_on(async { timeout(patience, work(session)).await }),
+                None => Ok(runtime.block_on(work(session))),
+            };
+            if let Ok(answer) = answer {
+                return Ok(answer?);
+            }
+            // What it may still say belongs to a question that nobody waits for.
+            session.driver.abort();
+            runtime.block_on(&mut session.driver).ok();
+            self.is_out_of_reach(&silent());
+            Err(silent())
+        })
+    }
+
+    fn is_out_of_reach(&self, why: &DatabaseError) {
+        if let Some(outage) = &self.outage {
+            outage.begin(why);
+        }
     }
 
     pub(super) fn begin(&mut self) -> Result<()> {
@@ -268,24 +343,24 @@ impl Postgres {
     }
 
     fn begin_once(&mut self) -> Result<()> {
-        Ok(self.client()?.client.batch_execute(&format!("BEGIN; {WRITERS}"))?)
+        self.ask(async |session| session.client.batch_execute(&format!("BEGIN; {WRITERS}")).await)
     }
 
     pub(super) fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<u64> {
-        outside_of_the_runtime(|| {
-            if values.is_empty() && is_control(sql) {
-                let done = self.client().and_then(|open| Ok(open.client.batch_execute(sql)?));
-                self.in_transaction = match sql {
-                    // Over, also when the connection was lost before: the next call may have a new one.
-                    "COMMIT" | "ROLLBACK" => false,
-                    _ => self.in_transaction || sql.starts_with("BEGIN"),
-                };
-                return done.map(|()| 0);
+        if values.is_empty() && is_control(sql) {
+            let done = self.ask(async |session| session.client.batch_execute(sql).await);
+            if matches!(sql, "COMMIT" | "ROLLBACK") {
+                // Over, also when the connection was lost before: the next call may have a new one.
+                (self.in_transaction, self.patience) = (false, Some(SILENCE_MAX));
+            } else {
+                self.in_transaction |= sql.starts_with("BEGIN");
             }
-            let open = self.client()?;
-            let statement = open.prepared(sql)?;
-            let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
-            Ok(open.client.execute(&statement, &values)?)
+            return done.map(|()| 0);
+        }
+        let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
+        self.ask(async |session| {
+            let statement = session.prepared(sql).await?;
+            session.client.execute(&statement, &values).await
         })
     }
 
@@ -296,10 +371,12 @@ impl Postgres {
         take: &mut dyn FnMut(&dyn Row) -> Result<()>,
     ) -> Result<()> {
         outside_of_the_runtime(|| {
-            let open = self.client()?;
-            let statement = open.prepared(sql)?;
-            let mut rows = open.client.query_raw(&statement, values)?;
-            while let Some(row) = rows.next()? {
+            let rows = self.ask(async |session| {
+                let statement = session.prepared(sql).await?;
+                session.client.query_raw(&statement, values).await
+            })?;
+            let mut rows = pin!(rows);
+            while let Some(row) = self.ask(async |_| rows.try_next().await)? {
                 take(&row)?;
             }
             Ok(())
@@ -313,19 +390,32 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        outside_of_the_runtime(|| self.open = None);
+        self.open = None;
+        if let Some(runtime) = self.runtime.take() {
+            // It may be dropped where nobody may wait, and the look for a name may still be under way.
+            runtime.shutdown_background();
+        }
     }
 }
 
-impl Open {
-    fn prepared(&mut self, sql: &'static str) -> Result<Statement> {
+impl Session {
+    async fn prepared(&mut self, sql: &'static str) -> std::result::Result<Statement, tokio_postgres::Error> {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());
         }
-        let statement = self.client.prepare(&sql.replace('?', "$"))?;
+        let statement = self.client.prepare(&sql.replace('?', "$")).await?;
         self.statements.insert(sql, statement.clone());
         Ok(statement)
     }
+}
+
+fn lost() -> DatabaseError {
+    DatabaseError::Failed("the connection was lost".into())
+}
+
+fn silent() -> DatabaseError {
+    let seconds = SILENCE_MAX.as_secs();
+    DatabaseError::Failed(format!("the database server has not answered for {seconds} s"))
 }
 
 /// Whether it is no statement that is planned.
@@ -334,7 +424,7 @@ fn is_control(sql: &str) -> bool {
 }
 
 /// Does what waits for the network. The runtime's other tasks go on meanwhile.
-fn outside_of_the_runtime<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn outside_of_the_runtime<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current() {
         Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
@@ -396,7 +486,7 @@ impl<'a> FromSql<'a> for Raw<'a> {
     }
 }
 
-impl Row for postgres::Row {
+impl Row for tokio_postgres::Row {
     fn number(&self, column: usize) -> Result<Option<i64>> {
         Ok(self.try_get(column)?)
     }
@@ -412,8 +502,8 @@ impl Row for postgres::Row {
     }
 }
 
-impl From<postgres::Error> for DatabaseError {
-    fn from(error: postgres::Error) -> Self {
+impl From<tokio_postgres::Error> for DatabaseError {
+    fn from(error: tokio_postgres::Error) -> Self {
         let Some(told) = error.as_db_error() else {
             // The way to it, or a value that does not fit its column.
             let text =

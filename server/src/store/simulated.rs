@@ -5,6 +5,7 @@
 
 use super::connection::{Connection, DatabaseError, Result};
 use super::others::{Place, Shared};
+use super::outage::Outage;
 use super::sqlite::{Sqlite, connect};
 use super::{FILE, Store, StoreError, copied, make, migrate};
 use rusqlite::Connection as File;
@@ -79,7 +80,7 @@ impl Store {
         let reader = connect(&path).map_err(open)?;
         let mut writer = Connection::Sqlite(Sqlite::reached_by(writer, way.clone()));
         let reader = Connection::Sqlite(Sqlite::reached_by(reader, Arc::new(Reading(way.clone()))));
-        let shared = Shared::new(Place::Simulated(way), me, &mut writer)?;
+        let shared = Shared::new(Place::Simulated(way), me, Outage::default(), &mut writer)?;
         Self::of(identity, writer, reader, Some(shared))
     }
 }

@@ -117,7 +117,7 @@ impl Table {
 pub fn export(from: &Server, to: &Path) -> std::result::Result<Snapshot, StoreError> {
     let open = |source| StoreError::Open { path: to.to_owned(), source };
     let access = |source| StoreError::Access { path: to.to_owned(), source };
-    let mut from = Postgres::connect(from, "kaltstart backup")?;
+    let mut from = Postgres::connect(from, "kaltstart backup", None)?;
     from.migrate()?;
     make(to).map_err(access)?;
     let mut file = sqlite::connect(to).map_err(open)?;
@@ -143,7 +143,7 @@ pub fn import(from: &Path, to: &Server) -> std::result::Result<Snapshot, StoreEr
     if let Err(found) = migrate::migrate(&mut file).map_err(open)? {
         return Err(StoreError::Newer { path: from.to_owned(), found });
     }
-    let mut to = Postgres::connect(to, "kaltstart restore")?;
+    let mut to = Postgres::connect(to, "kaltstart restore", None)?;
     to.migrate()?;
     let copied = copy(&mut Connection::Sqlite(Sqlite::new(file)), &mut Connection::Postgres(Box::new(to)));
     copied.map_err(|error| StoreError::Connect { why: error.to_string() })

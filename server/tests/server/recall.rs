@@ -31,7 +31,7 @@ async fn up(site: &Site, agent: &Agent<'_>, task: &InstallTask) -> Secret {
 }
 
 /// Deploys `name`; the token with which its system asks.
-async fn deployed(site: &Site, name: &str, n: u32) -> Secret {
+pub(crate) async fn deployed(site: &Site, name: &str, n: u32) -> Secret {
     site.declare(name, mac(n)).await;
     order(site, name, "deploy", "network").await;
     let agent = Agent::boot(site, n, n, Mode::Install).await;

@@ -2,9 +2,11 @@
 
 use crate::agent::{self, Agent, installed, stopped, system_report, tell};
 use crate::backup::done;
-use crate::postgres_server::{self, execute};
+use crate::postgres_server::{self, Own, execute};
+use crate::recall::deployed;
 use crate::site::{LIMIT, Site, mac};
 use crate::wipe::order_to_erase;
+use futures_util::future::join_all;
 use kaltstart_protocol::agent_api::{ImagePlace, ReportState, Task};
 use kaltstart_protocol::phase::Phase;
 use reqwest::StatusCode;
@@ -102,6 +104,59 @@ async fn p13_a_server_that_is_cut_off_from_the_database_says_so_and_goes_on_when
 }
 
 #[tokio::test]
+async fn p13_a_database_that_falls_silent_stops_no_server() {
+    let database = Own::start("silent");
+    let mut site = Site::start_sharing(&database.url(), "", None).await;
+    deployed(&site, "n1", 1).await;
+    assert_eq!(site.declare("n2", mac(2)).await.status, StatusCode::CREATED);
+    let frozen = database.freeze();
+    // More of each kind than the runtime has threads.
+    let reads = (0..20).map(|_| site.get("/v1/nodes/n1"));
+    let names: Vec<String> = (10..30).map(|n| format!("n{n}")).collect();
+    let writes = (10..30).zip(&names).map(|(n, name)| site.declare(name, mac(n)));
+    let starts = (0..20).map(|_| agent::script(&site, 1));
+    let health = async {
+        let began = Instant::now();
+        let mut health = site.get("/healthz").await;
+        while health.status != StatusCode::SERVICE_UNAVAILABLE {
+            assert!(began.elapsed() < LIMIT, "{health:?}");
+            health = site.get("/healthz").await;
+        }
+        health.json["status"].as_str().expect("a text").to_owned()
+    };
+    let (reads, writes, starts, health) =
+        tokio::join!(join_all(reads), join_all(writes), join_all(starts), health);
+    for answer in reads.iter().chain(&writes) {
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    }
+    assert_eq!(health, "the shared database is lost");
+    for script in starts {
+        assert_eq!(agent::token(&script), None, "it starts from its disk");
+    }
+    assert_eq!(site.get("/v1/nodes").await.json.as_array().map(Vec::len), Some(2), "lists are in memory");
+    drop(frozen);
+    let began = Instant::now();
+    while site.get("/healthz").await.status != StatusCode::OK {
+        assert!(began.elapsed() < LIMIT, "{}", site.log());
+    }
+    assert_eq!(site.get("/v1/nodes/n1").await.json["state"], "deployed");
+    // What was not acknowledged may be there or not, but not in part; and it can be said again.
+    for (n, name) in (10..30).zip(&names) {
+        let answer = site.declare(name, mac(n)).await;
+        assert!(answer.status.is_success(), "{answer:?}");
+    }
+    let listed = site.get("/v1/nodes").await.json;
+    site.kill();
+    site.power_on().await;
+    assert_eq!(site.get("/v1/nodes").await.json, listed);
+
+    // And a start is refused in time.
+    let _frozen = database.freeze();
+    let refused = Site::refused(&database.url());
+    assert!(refused.contains("has not answered for"), "{refused}");
+}
+
+#[tokio::test]
 async fn p08_a_backup_of_a_shared_database_is_restored_into_another() {
     let site = Site::start_sharing(&postgres_server::database(), "", None).await;
     assert_eq!(site.declare("n1", mac(1)).await.status, StatusCode::CREATED);
@@ -138,7 +193,7 @@ async fn p09_no_more_machines_lose_data_than_may_whichever_server_is_asked() {
     }
     let sites = [&one, &two];
     let orders = (1..=10).map(|n| order_to_erase(sites[n as usize % 2], n));
-    let orders = futures_util::future::join_all(orders).await;
+    let orders = join_all(orders).await;
     let (good, bad): (Vec<_>, Vec<_>) =
         orders.iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
     assert_eq!((good.len(), bad.len()), (3, 7));
