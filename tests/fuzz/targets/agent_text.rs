@@ -18,7 +18,12 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     match cmdline::parse(text) {
         Ok(settings) => {
-            assert!(settings.server.starts_with("https://") && !settings.server.ends_with('/'));
+            assert!(
+                settings
+                    .servers
+                    .iter()
+                    .all(|server| server.starts_with("https://") && !server.ends_with('/'))
+            );
             assert!(!settings.token.expose().is_empty());
         }
         Err(error) => assert!(!error.to_string().is_empty()),
