@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 /// How long nothing is asked of a database that was found out of reach. Who follows it finds it again before.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Begins when a connection cannot be made or an answer does not come, and ends when who follows the database has
-/// heard it again. Meanwhile nobody else waits for it: a question that is asked all the same would take as long as
+/// Begins when an answer or a connection does not come, or who follows the database cannot hear it, and ends when that one
+/// has heard it again. Meanwhile nobody else waits for it: a question that is asked all the same would take as long as
 /// the one before.
 #[derive(Clone, Default)]
 pub(super) struct Outage(Arc<Mutex<Option<(Instant, DatabaseError)>>>);

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -37,6 +37,8 @@ const POSTGRES_PORT: u16 = 5432;
 
 /// Longest wait for each of its addresses.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// How long a connection that is refused takes at most; others fail because nobody is there.
+const REFUSAL_MAX: Duration = Duration::from_secs(1);
 /// Longest time of a statement, in which another server may be writing.
 const STATEMENT_MAX: Duration = Duration::from_secs(5);
 /// Longest silence; the database has told before that a statement took too long, if it can.
@@ -293,9 +295,15 @@ impl Postgres {
         }
         if self.open.is_none() {
             let Some(runtime) = &self.runtime else { return Err(lost()) };
+            let began = Instant::now();
             let connected = runtime.block_on(async { timeout(SILENCE_MAX, self.server.connect()).await });
             let connected = connected.map_err(|_| silent()).and_then(|connected| Ok(connected?));
-            self.open = Some(connected.inspect_err(|why| self.is_out_of_reach(why))?);
+            self.open = Some(connected.inspect_err(|why| {
+                // To be refused costs nobody any time.
+                if began.elapsed() >= REFUSAL_MAX {
+                    self.is_out_of_reach(why);
+                }
+            })?);
             self.patience = Some(SILENCE_MAX);
         }
         self.open.as_mut().ok_or_else(lost)

@@ -2,9 +2,7 @@
 
 #![no_main]
 
-use kaltstart_protocol::agent_api::{
-    Directive, Hello, Installed, LogBatch, Report, Task, TaskRequest, Welcome,
-};
+use kaltstart_protocol::agent_api::{Directive, Hello, Installed, LogBatch, Report, Task, TaskRequest, Welcome};
 use kaltstart_protocol::image::Manifest;
 use kaltstart_protocol::node_api::{NodeReport, ReportConfig};
 use kaltstart_protocol::recall::{Recall, RecallQuestion};

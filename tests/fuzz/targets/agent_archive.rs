@@ -52,8 +52,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!error.to_string().is_empty());
     }
     let names = |path: PathBuf| {
-        let mut names: Vec<_> =
-            fs::read_dir(path).expect("it is there").flatten().map(|e| e.file_name()).collect();
+        let mut names: Vec<_> = fs::read_dir(path).expect("it is there").flatten().map(|e| e.file_name()).collect();
         names.sort();
         names
     };

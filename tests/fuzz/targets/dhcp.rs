@@ -39,17 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
     // Twice: the second time it is known.
     for now in [Millis(1), Millis(2)] {
         let role = Role::Authoritative;
-        let view = View {
-            table: &table,
-            reserved: &reserved,
-            node: &node,
-            role,
-            now,
-            running_ms: 0,
-            restored_ms: None,
-            port: 68,
-            storable: true,
-        };
+        let view = View { table: &table, reserved: &reserved, node: &node, role, now, running_ms: 0, restored_ms: None, port: 68, storable: true };
         let decision = decide(&seen, view);
         if let Ok(Some(reply)) = &decision.reply {
             Message::decode(&reply.message.encode()).expect("our own answer");
