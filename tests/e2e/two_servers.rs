@@ -1,10 +1,10 @@
-//! Two servers with one PostgreSQL on one wire, of which one dies; and both when the database does.
+//! Two servers with one PostgreSQL on one wire, of which one dies; and both when the database falls silent.
 
 use crate::common::machine;
 use crate::common::{
     ADDRESS, DEPLOY_LIMIT, IMAGE, NODE, Ordered, config, ensure_deployed, half_of_the_image,
 };
-use crate::postgres_server::{self, execute};
+use crate::postgres_server::Own;
 use anyhow::{Context as _, Result, ensure};
 use kaltstart_tests::artefacts::Artefacts;
 use kaltstart_tests::clients::{DhcpClient, Event, Maker};
@@ -29,8 +29,7 @@ const SOON: &str = "renew_seconds = 2\nrebind_seconds = 5\n";
 struct Site<'a> {
     first: Server<'a>,
     second: Server<'a>,
-    /// The name of their database.
-    database: String,
+    database: Own,
 }
 
 impl<'a> Site<'a> {
@@ -39,7 +38,8 @@ impl<'a> Site<'a> {
         station: &'a Station,
         (artefacts, config): (Artefacts, ServerConfig),
     ) -> Result<Self> {
-        let url = postgres_server::database();
+        let database = Own::start(lab.name());
+        let url = database.url();
         let sharing = |address: Ipv4Addr, other: Ipv4Addr| {
             let sections = format!(
                 "\n[database]\nurl = {url:?}\n[[database.server]]\nlisten = \"{other}:{HTTP_PORT}\"\n{}",
@@ -51,7 +51,7 @@ impl<'a> Site<'a> {
         station.address(SECOND)?;
         let config = ServerConfig { interface: Station::INTERFACE, ..sharing(SECOND, SERVER) };
         let second = first.start_another(station, &artefacts, &config)?;
-        let site = Self { first, second, database: url.rsplit('=').next().unwrap_or_default().to_owned() };
+        let site = Self { first, second, database };
         site.ensure_both_serve()?;
         Ok(site)
     }
@@ -64,15 +64,6 @@ impl<'a> Site<'a> {
             ensure!(subnets[0]["servers"].as_array().is_some_and(Vec::is_empty), "a stranger: {subnets}");
         }
         Ok(())
-    }
-
-    /// Lets nobody into the database any more, or everybody again.
-    fn open_database(&self, open: bool) {
-        execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS {open}", self.database));
-        if !open {
-            let of = format!("FROM pg_stat_activity WHERE datname = '{}'", self.database);
-            execute(&format!("SELECT pg_terminate_backend(pid) {of}"));
-        }
     }
 }
 
@@ -108,7 +99,7 @@ fn p36_a_machine_is_deployed_though_the_server_that_started_it_dies() -> Result<
     })
 }
 
-/// A client keeps its address when the server dies that gave it, and while the database is gone; who is new then
+/// A client keeps its address when the server dies that gave it, and while the database is silent; who is new then
 /// gets one when it is back.
 #[test]
 fn p31_clients_keep_their_addresses_without_the_server_that_gave_them_and_without_the_database() -> Result<()>
@@ -133,7 +124,7 @@ fn p31_clients_keep_their_addresses_without_the_server_that_gave_them_and_withou
         dead.restart()?;
         site.ensure_both_serve()?;
 
-        site.open_database(false);
+        let frozen = site.database.freeze();
         for server in [&site.first, &site.second] {
             wait_for("a server that misses its database", secs(20), || {
                 let health = server.get("/healthz")?;
@@ -149,7 +140,7 @@ fn p31_clients_keep_their_addresses_without_the_server_that_gave_them_and_withou
             Ok(if log.matches("select for").count() > 1 { Poll::Ready(()) } else { Poll::pending(log) })
         })?;
         ensure!(!newcomer.has_heard(Event::Bound), "an address was promised that nobody remembers");
-        site.open_database(true);
+        drop(frozen);
         for server in [&site.first, &site.second] {
             wait_for("a server that has its database again", secs(20), || {
                 let health = server.get("/healthz")?;
