@@ -11,6 +11,7 @@ mod wipe;
 use crate::clock;
 use crate::config::{self, Config};
 use crate::disk_keys::DiskKeys;
+use crate::http::pace::Pace;
 use crate::images::{Catalog, ImageError};
 use crate::metrics::Metrics;
 use crate::net::dhcp::Watches;
@@ -96,6 +97,8 @@ pub struct App {
     pub store: Store,
     /// Images it can lay down.
     pub images: Catalog,
+    /// How fast they leave; none: as fast as they can.
+    pub(crate) pace: Option<Arc<Pace>>,
     /// Counters.
     pub metrics: Metrics,
     /// What the doors saw of the machines lately.
@@ -131,6 +134,7 @@ impl App {
     /// When a machine cannot be declared, or the store fails.
     pub async fn new(config: Config, store: Store, admin: Secret, tls: Arc<Tls>) -> Result<Self, AppError> {
         let images = Catalog::new(config.images.dir.clone(), config.images.trust());
+        let pace = config.images.max_mbit.map(|mbit| Arc::new(Pace::new(mbit)));
         let trace = Recorder::open(&config.data_dir);
         let restored = store.restored(clock::now()).await?;
         let disk_keys = DiskKeys::new(&config.data_dir);
@@ -141,6 +145,7 @@ impl App {
             config,
             store,
             images,
+            pace,
             metrics: Metrics::default(),
             trace,
             watches: Arc::new(watches),

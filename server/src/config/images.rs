@@ -7,6 +7,7 @@ use kaltstart_trust::images::{ImageKey, ImageTrust, KEYS_MAX};
 use reqwest::Url;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddrV4};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 /// `[images]`
@@ -20,6 +21,8 @@ pub struct Images {
     pub keys: Vec<ImageKey>,
     /// Images that were signed before are refused.
     pub signed_since: Option<Timestamp>,
+    /// Million bits a second that all images together may take of the server's network; none: what there is.
+    pub max_mbit: Option<NonZeroU32>,
     /// Where agents look for the files of images before they ask the server, in this order.
     #[serde(default, rename = "cache")]
     pub caches: Vec<Cache>,

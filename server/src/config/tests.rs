@@ -49,6 +49,16 @@ fn a_good_file_is_accepted() {
 }
 
 #[test]
+fn the_smallest_file_of_the_documentation_is_good() {
+    let documented = include_str!("../../../docs/configuration.md");
+    let smallest = documented.split("```toml").nth(1).and_then(|rest| rest.split("```").next());
+    let key = GOOD.lines().find_map(|line| line.trim().strip_prefix("keys = ")).expect("it has one");
+    let text = smallest.expect("it begins with one").replace(r#"["RW…"]"#, key);
+    let config = parse(&text, Path::new("c.toml")).expect("it is good");
+    assert_eq!((config.dhcp.len(), config.profile.len()), (1, 1));
+}
+
+#[test]
 fn dhcp_levels_pools_and_keys_come_out_as_they_were_meant() {
     let text = GOOD.replace(
         "[[profile]]",

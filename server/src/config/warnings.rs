@@ -31,6 +31,13 @@ impl Config {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut all = self.absent_interfaces();
+        let loaders = &self.boot.loaders;
+        if !loaders.is_dir() {
+            all.push(format!(
+                "boot.loaders: {} is no directory, and the server does not start without it",
+                loaders.display()
+            ));
+        }
         let becomes = confinement::user(self.user.as_deref());
         all.extend(becomes.as_ref().err().map(|error| format!("{error:#}")));
         // Root reads everything; anybody else cannot become another user.

@@ -15,6 +15,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use kaltstart_core::http_head::{self, Plain};
 use nix::sys::sendfile::sendfile64;
 use socket2::SockRef;
+use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, Interest};
@@ -153,7 +154,7 @@ impl Direct {
         let Some(mut content) = content else { return self.send(&bytes, 0).await };
         if content.left() <= COPIED_MAX {
             while content.left() > 0 {
-                bytes.extend(content.read()?);
+                bytes.extend(content.read(COPIED_MAX)?);
             }
             return self.send(&bytes, 0).await;
         }
@@ -182,7 +183,8 @@ impl Direct {
 
     async fn send_file(&self, mut content: Content) -> io::Result<()> {
         while content.left() > 0 {
-            let count = usize::try_from(content.left().min(SEND_BYTES)).unwrap_or(usize::MAX);
+            let most = poll_fn(|context| content.poll_turn(context)).await;
+            let count = usize::try_from(most.min(SEND_BYTES)).unwrap_or(usize::MAX);
             let from = i64::try_from(content.next).map_err(io::Error::other)?;
             let file = &content.file;
             let sent = self.patiently(|| {

@@ -1,6 +1,7 @@
 //! Files over HTTP: which answer, which bytes, and who hears that all of them were sent.
 
 use super::error::Problem;
+use super::pace::Pace;
 use crate::app::App;
 use axum::body::Body;
 use axum::extract::Request;
@@ -20,6 +21,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, UNIX_EPOCH};
+use tokio::time::{Sleep, sleep_until};
 
 /// Bytes read at once where the kernel cannot send the file by itself.
 const READ_BYTES: usize = 128 << 10;
@@ -87,8 +89,10 @@ pub(super) fn serve(
     }
     let sent = (answer == Answer::Whole).then(|| Box::new(sent) as Sent);
     let counter = app.metrics.http_bytes.clone();
-    let content =
-        Shared(Arc::new(Mutex::new(Some(Content { file, next, end, counter, sent, done: 0, ended: None }))));
+    // What is found by its digest is an image's.
+    let pace = served.digest.and(app.pace.clone());
+    let content = Content { file, next, end, pace, turn: None, counter, sent, done: 0, ended: None };
+    let content = Shared(Arc::new(Mutex::new(Some(content))));
     let mut response = (status, headers, Body::new(content.clone())).into_response();
     response.extensions_mut().insert(content);
     response
@@ -144,6 +148,10 @@ pub(super) struct Content {
     pub(super) next: u64,
     /// The first byte not to send.
     end: u64,
+    /// By what its turns to be sent come.
+    pace: Option<Arc<Pace>>,
+    /// Bytes of the turn it has, or waits for, and when that begins.
+    turn: Option<(u64, Pin<Box<Sleep>>)>,
     counter: Counter,
     /// Who hears that all was sent.
     sent: Option<Sent>,
@@ -167,8 +175,23 @@ impl Content {
         self.end - self.next
     }
 
+    /// How many bytes may be sent now, once there are any.
+    pub(super) fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<u64> {
+        let Some(pace) = &self.pace else { return Poll::Ready(self.left()) };
+        let left = self.end - self.next;
+        let (bytes, begins) = self.turn.get_or_insert_with(|| {
+            let (bytes, begins) = pace.reserve(left);
+            (bytes, Box::pin(sleep_until(begins)))
+        });
+        begins.as_mut().poll(context).map(|()| *bytes)
+    }
+
     /// Notes that `bytes` more were handed over.
     pub(super) fn advance(&mut self, bytes: u64) {
+        if let Some((left, _)) = &mut self.turn {
+            *left = left.saturating_sub(bytes);
+        }
+        self.turn.take_if(|(left, _)| *left == 0);
         self.next += bytes;
         self.done += bytes;
         self.counter.inc_by(bytes);
@@ -177,9 +200,9 @@ impl Content {
         }
     }
 
-    /// The next bytes; counted as handed over.
-    pub(super) fn read(&mut self) -> io::Result<Bytes> {
-        let wanted = usize::try_from(self.left()).unwrap_or(READ_BYTES).min(READ_BYTES);
+    /// The next bytes, `most` at most; counted as handed over.
+    pub(super) fn read(&mut self, most: u64) -> io::Result<Bytes> {
+        let wanted = usize::try_from(self.left().min(most)).unwrap_or(READ_BYTES).min(READ_BYTES);
         let mut bytes = Vec::with_capacity(wanted);
         match rustix::io::pread(&self.file, spare_capacity(&mut bytes), self.next)? {
             0 => Err(shrunk()),
@@ -221,11 +244,13 @@ impl HttpBody for Shared {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let mut content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match content.as_mut() {
-            Some(content) if content.left() > 0 => Poll::Ready(Some(content.read().map(Frame::data))),
+            Some(content) if content.left() > 0 => {
+                content.poll_turn(context).map(|most| Some(content.read(most).map(Frame::data)))
+            }
             _ => Poll::Ready(None),
         }
     }

@@ -18,6 +18,7 @@ pub mod grant_key;
 pub mod jobs;
 pub mod layout;
 pub mod listen;
+pub(crate) mod pace;
 mod patience;
 mod recall;
 pub mod rescue;

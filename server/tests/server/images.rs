@@ -1,8 +1,9 @@
 //! `kaltstart image import`, and the image as machines get it.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, script};
 use crate::client::{USAGE, done};
-use crate::site::{PROGRAM, Site, mac, sign_image};
+use crate::site::{PROGRAM, Site, mac, put_image, sign_image};
+use futures_util::future::join_all;
 use kaltstart_protocol::agent_api::{Mode, Task};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::image::blocks::{Chunk, ChunkList};
@@ -12,6 +13,7 @@ use reqwest::StatusCode;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const SIZE: usize = 16 << 20;
 const ABOUT: &str = r#"
@@ -373,4 +375,43 @@ fn the_root_is_cut_out_of_a_disk_in_any_format() {
     place.refused("disk.raw", "no partition of Linux");
     run("qemu-img", &["create", "-f", "qcow2", "-F", "raw", "-b", &disk, &place.at("based.qcow2")]);
     place.refused("based.qcow2", "based on another file");
+}
+
+#[tokio::test]
+async fn p36_images_keep_to_their_rate_and_scripts_do_not_wait_for_them() {
+    const MBIT: u64 = 16;
+    let mut site = Site::start().await;
+    let image: Vec<u8> = (0..2_u32 << 20).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
+    put_image(site.dir.path(), &image);
+    let config = site.dir.path().join("server.toml");
+    let text = fs::read_to_string(&config).expect("read");
+    fs::write(&config, text.replace("[images]\n", &format!("[images]\nmax_mbit = {MBIT}\n")))
+        .expect("written");
+    site.kill();
+    site.power_on().await;
+    assert_eq!(site.declare("n1", mac(1)).await.status, StatusCode::CREATED);
+
+    let began = Instant::now();
+    // By the kernel; and by the library, which is given whatever is not plain.
+    let fetches = ["", "a body"].map(|body| {
+        let request = site.http.get(format!("{}/images/{}", site.base, Digest::of(&image))).body(body);
+        let image = &image;
+        async move {
+            let got = request.send().await.expect("answered").bytes().await.expect("whole");
+            assert!(got == *image);
+            began.elapsed()
+        }
+    });
+    let scripts = async {
+        for _ in 0..100 {
+            script(&site, 1).await;
+        }
+        began.elapsed()
+    };
+    let (images, scripts) = tokio::join!(join_all(fetches), scripts);
+    let last = images.into_iter().max().expect("two");
+    // Of the last one a part may wait in buffers.
+    let due = Duration::from_micros(2 * image.len() as u64 * 8 / MBIT);
+    assert!(last > due.mul_f64(0.9), "two images in {last:?} instead of {due:?}");
+    assert!(scripts < last, "scripts after {scripts:?}, images after {last:?}");
 }
