@@ -156,16 +156,11 @@ impl<'a> Server<'a> {
 
     /// The machine with that hardware address, if the server knows it.
     pub fn node_by_mac(&self, mac: &str) -> Result<Option<NodeView>> {
-        let list: Value = self.get("/v1/nodes")?.json().context("cannot list the nodes")?;
-        // A list is an array, or an object that holds it beside a cursor.
-        let items = list.as_array().or_else(|| list["items"].as_array()).context("no list of nodes")?;
-        for item in items {
-            let node: NodeView = serde_json::from_value(item.clone())?;
-            if node.macs.iter().any(|other| other.eq_ignore_ascii_case(mac)) {
-                return Ok(Some(node));
-            }
+        let found = self.get(&format!("/v1/nodes/{mac}"))?;
+        if found.status == 404 {
+            return Ok(None);
         }
-        Ok(None)
+        found.json().map(Some).with_context(|| format!("cannot read node {mac}"))
     }
 
     /// Waits until it serves DHCP in that role: for other servers it looks before it answers, and some clients
