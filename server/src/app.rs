@@ -17,8 +17,9 @@ use crate::metrics::Metrics;
 use crate::net::dhcp::Watches;
 use crate::shell::Shells;
 use crate::store::{Commit, Key, Store, StoreError, Versioned, WriteError};
-use crate::tls::Tls;
+use crate::tls::{self, Tls};
 use crate::trace::Recorder;
+use crate::vault::{Vault, VaultError};
 use crate::whereabouts::Claims;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, Step};
@@ -61,6 +62,9 @@ pub enum AppError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A secret cannot be kept or opened.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The server only observes.
     #[error("{finding}. {next}", finding = .0, next = .0.code.next())]
     Observing(Finding),
@@ -137,7 +141,8 @@ impl App {
         let pace = config.images.max_mbit.map(|mbit| Arc::new(Pace::new(mbit)));
         let trace = Recorder::open(&config.data_dir);
         let restored = store.restored(clock::now()).await?;
-        let disk_keys = DiskKeys::new(&config.data_dir);
+        let vault = Vault::open(&tls::dir(&config.data_dir), &store).await?;
+        let disk_keys = DiskKeys::new(vault, &config.data_dir, &store).await?;
         let shells = Shells::new(&config.data_dir);
         let subjects = config.dhcp.iter().map(config::Dhcp::watched);
         let watches = Watches::new(subjects, config.siblings(), clock::now());

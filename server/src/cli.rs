@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::dhcp_options::OtherServer;
 use crate::exit::Exit;
 use crate::explain::{self, Explain};
-use crate::{backup, clock, config, demo, dhcp_options, serve, tls};
+use crate::{backup, clock, config, demo, dhcp_options, disk_keys, serve, tls};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -54,6 +54,16 @@ enum Command {
         config: PathBuf,
         /// The backup's directory
         from: PathBuf,
+    },
+    /// Write the keys of a node's encrypted disks into files of a new directory, to open them by hand
+    DiskKeys {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// The node, by name or identifier
+        node: String,
+        /// The directory to make
+        to: PathBuf,
     },
     /// Print what another DHCP server must be told so that its clients boot from here
     DhcpOptions {
@@ -118,6 +128,9 @@ impl Cli {
             },
             Command::Backup { config, to } => on(&config, |config| backup::backup(config, &to)),
             Command::Restore { config, from } => on(&config, |config| backup::restore(config, &from)),
+            Command::DiskKeys { config, node, to } => {
+                on(&config, |config| disk_keys::export(config, &node, &to))
+            }
             Command::DhcpOptions { other, config, interface } => {
                 let text = config::load(&config).map_err(anyhow::Error::from).and_then(|config| {
                     Ok(dhcp_options::text(other, &config, config.dhcp_on(interface.as_deref())?)?)

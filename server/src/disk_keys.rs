@@ -1,11 +1,14 @@
-//! Keys of encrypted disks: one for each installation, in a file of its own that the server's user alone can read.
+//! Keys of encrypted disks: one for each installation, sealed in the store.
 //!
-//! They are not in the database, which holds nothing that opens anything: its copies may lie where these must not. Whoever
-//! copies the data directory copies the keys; without them the disks stay closed for ever. A node's keys are
-//! destroyed when all its disks were erased; one that is laid down anew keeps those of before, since they may be of
-//! a disk that was left alone.
+//! A node's keys are destroyed when all its disks were erased; one that is laid down anew keeps those of before, since
+//! they may be of a disk that was left alone.
 
 use crate::clock;
+use crate::config::Config;
+use crate::store::{FILE, Key, Store, StoreError};
+use crate::tls;
+use crate::vault::{Vault, VaultError};
+use anyhow::{Context as _, Result, ensure};
 use kaltstart_protocol::ids::NodeId;
 use kaltstart_protocol::secret::Secret;
 use std::fs::{self, DirBuilder, File};
@@ -14,119 +17,143 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// Their directory in the data directory, with one for each node.
-const DIRECTORY: &str = "disk-keys";
-
-/// A key cannot be kept, read or destroyed.
-#[derive(Debug, thiserror::Error)]
-#[error("key of a disk, {}: {source}", path.display())]
-pub(crate) struct KeyError {
-    path: PathBuf,
-    source: io::Error,
-}
+/// Where earlier versions kept them: a file for each, in a directory of its node.
+const EARLIER: &str = "disk-keys";
 
 /// The keys.
-#[derive(Debug)]
-pub(crate) struct DiskKeys {
-    directory: PathBuf,
-}
+pub(crate) struct DiskKeys(Vault);
 
 impl DiskKeys {
-    pub(crate) fn new(data_dir: &Path) -> Self {
-        Self { directory: data_dir.join(DIRECTORY) }
+    /// Keys that `vault` seals; those that an earlier version has left in files of `data_dir` are moved into `store`.
+    ///
+    /// # Errors
+    /// When one of them cannot be read, or not be stored.
+    pub(crate) async fn new(vault: Vault, data_dir: &Path, store: &Store) -> Result<Self, VaultError> {
+        let earlier = data_dir.join(EARLIER);
+        if earlier.exists() {
+            let moved = take_over(&vault, &earlier, store).await?;
+            tracing::info!(moved, "keys of encrypted disks were moved from files into the database, sealed");
+        }
+        Ok(Self(vault))
     }
 
-    /// The key of an installation, by the UUID of its partition table; a new one if it has none yet, which is on the
-    /// medium before this returns.
-    pub(crate) fn keep(&self, node: &NodeId, installation: &str) -> Result<Secret, KeyError> {
-        let path = self.path(node, installation);
-        match self.read(node, installation) {
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
-            outcome => return outcome,
-        }
-        let key = clock::token("kst_disk_");
-        let kept = (|| {
-            let directory = path.parent().unwrap_or(&self.directory);
-            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            // Written aside: a crash in between leaves no half of a key.
-            let new = path.with_extension("new");
-            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            // Without a line break it is a key file for cryptsetup.
-            file.write_all(key.expose().as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            for directory in [directory, &self.directory] {
-                File::open(directory)?.sync_all()?;
-            }
-            Ok(())
-        })();
-        kept.map(|()| key).map_err(|source| KeyError { path, source })
+    /// The key of an installation, by the UUID of its partition table; a new one if it has none yet, which is durable
+    /// before this returns.
+    ///
+    /// # Errors
+    /// When it cannot be stored or opened.
+    pub(crate) async fn keep(
+        &self,
+        store: &Store,
+        node: &NodeId,
+        installation: &str,
+    ) -> Result<Secret, VaultError> {
+        // Without a line break it is a key file for cryptsetup.
+        self.0.keep(store, node.as_str(), &name(installation), || clock::token("kst_disk_")).await
     }
 
     /// The key of an installation.
-    pub(crate) fn read(&self, node: &NodeId, installation: &str) -> Result<Secret, KeyError> {
-        let path = self.path(node, installation);
-        match fs::read_to_string(&path) {
-            Ok(text) if !text.is_empty() => Ok(Secret::new(text)),
-            Ok(_) => Err(KeyError { path, source: io::Error::other("it is empty") }),
-            Err(source) => Err(KeyError { path, source }),
-        }
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be opened.
+    pub(crate) fn read(
+        &self,
+        store: &Store,
+        node: &NodeId,
+        installation: &str,
+    ) -> Result<Secret, VaultError> {
+        self.0.read(store, node.as_str(), &name(installation))
     }
 
     /// Destroys all keys of a node.
-    pub(crate) fn destroy(&self, node: &NodeId) -> Result<(), KeyError> {
-        let path = self.directory.join(node.as_str());
-        let destroyed = (|| {
-            let entries = match fs::read_dir(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                entries => entries?,
-            };
-            for entry in entries {
-                let file = File::options().write(true).open(entry?.path())?;
-                // As far as the file system writes to the same place.
-                let zeros = Zeroizing::new(vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)]);
-                file.write_all_at(&zeros, 0)?;
-                file.sync_all()?;
-            }
-            fs::remove_dir_all(&path)?;
-            File::open(&self.directory)?.sync_all()
-        })();
-        destroyed.map_err(|source| KeyError { path, source })
-    }
-
-    fn path(&self, node: &NodeId, installation: &str) -> PathBuf {
-        self.directory.join(node.as_str()).join(installation)
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn destroy(&self, store: &Store, node: &NodeId) -> Result<(), StoreError> {
+        store.remove_secrets(node.to_string()).await
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kaltstart_protocol::time::Millis;
-    use std::os::unix::fs::PermissionsExt as _;
+/// What the names of the secrets that open disks begin with; the installation follows.
+const NAME: &str = "disk ";
 
-    #[test]
-    fn p22_a_key_is_kept_for_the_servers_user_alone_until_its_node_is_empty() {
-        let data = tempfile::tempdir().expect("a folder");
-        let keys = DiskKeys::new(data.path());
-        let (node, other) = (NodeId::new(Millis(1), 1), NodeId::new(Millis(1), 2));
-        assert!(keys.read(&node, "a").is_err(), "none is made by asking");
-        let key = keys.keep(&node, "a").expect("kept");
-        assert_eq!(key.expose().len(), "kst_disk_".len() + 64);
-        assert_eq!(keys.keep(&node, "a").expect("kept").expose(), key.expose(), "the same job started again");
-        assert_eq!(keys.read(&node, "a").expect("kept").expose(), key.expose());
-        assert_ne!(keys.keep(&node, "b").expect("kept").expose(), key.expose());
-        keys.keep(&other, "a").expect("kept");
-        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o7777;
-        let file = data.path().join("disk-keys").join(node.as_str()).join("a");
-        assert_eq!((mode(&file), mode(file.parent().expect("a folder"))), (0o600, 0o700));
-        assert_eq!(mode(&data.path().join("disk-keys")), 0o700);
-        fs::write(&file, "").expect("cut off");
-        assert!(keys.keep(&node, "a").is_err(), "a key that is lost is not replaced");
+fn name(installation: &str) -> String {
+    format!("{NAME}{installation}")
+}
 
-        keys.destroy(&node).expect("destroyed");
-        keys.destroy(&node).expect("nothing is left to do");
-        assert!(!file.exists() && keys.read(&node, "b").is_err());
-        assert!(keys.read(&other, "a").is_ok());
+/// Writes the keys of `node`, by name or identifier, into files of the new directory `to`, for `cryptsetup --key-file`;
+/// a server may run meanwhile.
+///
+/// # Errors
+/// When there is no such node, it has none, or `to` is there already.
+pub(crate) fn export(config: &Config, node: &str, to: &Path) -> Result<String> {
+    let store = match &config.database {
+        Some(database) => Store::connect(&database.server()?, "kaltstart disk-keys")?,
+        None => {
+            let file = config.data_dir.join(FILE);
+            ensure!(file.exists(), "no server was started with data_dir: there is no {}", file.display());
+            Store::open(&config.data_dir)?
+        }
+    };
+    let id = node.parse().ok();
+    let found = store.machine(id.as_ref().map_or(Key::Name(node), Key::Id))?;
+    let id = found.with_context(|| format!("there is no node {node:?}"))?.machine.node.id;
+    let keys = DiskKeys(Vault::existing(&tls::dir(&config.data_dir), &store)?);
+    let names = store.secrets_of(id.as_str())?;
+    let installations: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix(NAME)).collect();
+    ensure!(!installations.is_empty(), "{node} has no encrypted disks");
+    DirBuilder::new().mode(0o700).create(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for installation in &installations {
+        let key = keys.read(&store, &id, installation)?;
+        let path = to.join(installation);
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| file.write_all(key.expose().as_bytes()));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
     }
+    Ok(format!(
+        "{} of {node} in {}, named by the UUID of the partition table that they were made for",
+        installations.len(),
+        to.display()
+    ))
+}
+
+/// Moves the keys in files of `directory` into `store`, and removes it; tells how many there were.
+async fn take_over(vault: &Vault, directory: &Path, store: &Store) -> Result<usize, VaultError> {
+    let failed = |path: &Path, source| VaultError::Earlier { path: path.to_owned(), source };
+    let files = files(directory).map_err(|source| failed(directory, source))?;
+    for file in &files {
+        let text = fs::read_to_string(file).map_err(|source| failed(file, source))?;
+        if text.is_empty() {
+            return Err(failed(file, io::Error::other("it is empty")));
+        }
+        let part = |path: Option<&Path>| path?.file_name()?.to_str().map(str::to_owned);
+        let (Some(node), Some(installation)) = (part(file.parent()), part(Some(file))) else { continue };
+        vault.keep(store, &node, &name(&installation), || Secret::new(text)).await?;
+    }
+    for file in &files {
+        overwrite(file).map_err(|source| failed(file, source))?;
+    }
+    fs::remove_dir_all(directory).map_err(|source| failed(directory, source))?;
+    Ok(files.len())
+}
+
+/// The files of all nodes.
+fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for node in fs::read_dir(directory)? {
+        for file in fs::read_dir(node?.path())? {
+            files.push(file?.path());
+        }
+    }
+    // Half a key, from before a crash.
+    files.retain(|file| file.extension().is_none_or(|extension| extension != "new"));
+    Ok(files)
+}
+
+/// Overwrites a file, as far as the file system writes to the same place.
+fn overwrite(path: &Path) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let zeros = Zeroizing::new(vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)]);
+    file.write_all_at(&zeros, 0)?;
+    file.sync_all()
 }

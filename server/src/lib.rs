@@ -34,4 +34,5 @@ pub mod summary;
 pub mod tls;
 pub mod trace;
 pub mod usage;
+mod vault;
 mod whereabouts;

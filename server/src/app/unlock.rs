@@ -1,8 +1,8 @@
 //! Systems that ask for the key of their disks when they start.
 
 use super::{App, AppError};
-use crate::disk_keys::KeyError;
 use crate::store::Key;
+use crate::vault::VaultError;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::unlock;
 use kaltstart_protocol::finding::Finding;
@@ -20,7 +20,7 @@ pub(crate) enum Withheld {
     App(#[from] AppError),
     /// The key cannot be read.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] VaultError),
 }
 
 impl App {
@@ -37,7 +37,7 @@ impl App {
         let mut decided = None;
         self.apply_with(Key::UnlockToken(token), |machine| {
             let answer = unlock::decide(machine, &token, &question.host)
-                .map(|uuids| self.disk_keys.read(&machine.node.id, &uuids.disk));
+                .map(|uuids| self.disk_keys.read(&self.store, &machine.node.id, &uuids.disk));
             let refused = answer.as_ref().err().cloned();
             // A key that was put right since is another.
             let useless = matches!(&answer, Ok(Ok(key)) if question.useless == Some(key.fingerprint()));

@@ -330,7 +330,7 @@ async fn hand_out_system(
     };
     let encryption = match unlock_token {
         Some(token) => {
-            let key = disk_key(app, &machine.node.id, &order.uuids.disk)?;
+            let key = disk_key(app, &machine.node.id, &order.uuids.disk).await?;
             Some(Encryption { key, unlock: talk("/node/v1/unlock", token) })
         }
         None => None,
@@ -370,8 +370,8 @@ fn fits(machine: &Machine, order: &SystemOrder, image: Image) -> Result<Image, F
 }
 
 /// The key of an installation's disks.
-fn disk_key(app: &App, node: &NodeId, installation: &str) -> Result<Secret, Problem> {
-    app.disk_keys.keep(node, installation).map_err(|error| {
+async fn disk_key(app: &App, node: &NodeId, installation: &str) -> Result<Secret, Problem> {
+    app.disk_keys.keep(&app.store, node, installation).await.map_err(|error| {
         tracing::error!(%error, "a job with encrypted disks cannot be handed out");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the key of its disks cannot be kept")
     })
@@ -442,7 +442,7 @@ pub(super) async fn erased(
     let node = says.agent.found.machine.node.id.clone();
     let directive = told_of_job(&app, says, Event::DisksErased).await?;
     if directive.0 == Directive::Continue
-        && let Err(error) = app.disk_keys.destroy(&node)
+        && let Err(error) = app.disk_keys.destroy(&app.store, &node).await
     {
         // The agent tells it again.
         tracing::error!(%error, "keys of erased disks are left");

@@ -75,6 +75,10 @@ impl From<AppError> for Problem {
             AppError::BootFile | AppError::GrantKey | AppError::Recording => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal")
             }
+            AppError::Vault(error) => {
+                tracing::error!(%error, "secrets");
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+            }
             AppError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             AppError::Store(error) => {
                 tracing::error!(%error, "store");

@@ -16,7 +16,7 @@ use std::time::UNIX_EPOCH;
 /// Keys in the table `meta`.
 const FILE: &str = "file";
 /// The epoch.
-const RESTORED: &str = "restored";
+pub(super) const RESTORED: &str = "restored";
 /// The copy of which the epoch began, as [`Restored`].
 const COPY: &str = "copy";
 /// Differences, each behind its subject.
@@ -188,12 +188,12 @@ fn begin_epoch(connection: &mut Connection, now: Millis) -> Result<()> {
     put(connection, COPY, &to_json(&Restored { since, copied, accepted: None })?)
 }
 
-fn get(connection: &mut Connection, key: &str) -> Result<Option<String>> {
+pub(super) fn get(connection: &mut Connection, key: &str) -> Result<Option<String>> {
     let sql = "SELECT value FROM meta WHERE key = ?1";
     connection.first(sql, &[key.into()], |row| row.text(0).map(str::to_owned))
 }
 
-fn put(connection: &mut Connection, key: &str, value: &str) -> Result<()> {
+pub(super) fn put(connection: &mut Connection, key: &str, value: &str) -> Result<()> {
     let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
     connection.execute(sql, &[key.into(), value.into()]).map(|_| ())
 }

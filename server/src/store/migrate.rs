@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, TransactionBehavior, params};
 pub(super) type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
 /// From version 0, an empty database, on.
-pub(super) const MIGRATIONS: [Migration; 5] = [tables, lease_columns, dhcp6, losses, jobs_by_node];
+pub(super) const MIGRATIONS: [Migration; 6] = [tables, lease_columns, dhcp6, losses, jobs_by_node, secrets];
 
 /// Version of the schema this program reads and writes.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -110,6 +110,18 @@ fn losses(connection: &Connection) -> rusqlite::Result<()> {
 /// A node's jobs, of which the newest are kept.
 fn jobs_by_node(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("CREATE INDEX jobs_by_node ON jobs (node, id);")
+}
+
+/// Secrets as they were sealed, each of its owner's.
+fn secrets(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "CREATE TABLE secrets (
+             owner TEXT NOT NULL,
+             name TEXT NOT NULL,
+             sealed BLOB NOT NULL,
+             PRIMARY KEY (owner, name)
+         ) STRICT, WITHOUT ROWID;",
+    )
 }
 
 #[cfg(test)]

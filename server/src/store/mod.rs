@@ -17,6 +17,7 @@ mod others;
 mod outage;
 mod postgres;
 mod rows;
+mod secrets;
 mod simulated;
 mod sqlite;
 mod transaction;

@@ -50,6 +50,15 @@ const WRITERS: &str = "SELECT pg_advisory_xact_lock(27507)";
 /// That of whoever counts before it stores.
 const TURN: &str = "SELECT pg_advisory_lock(27508)";
 
+/// The first version of the tables that PostgreSQL had.
+const FIRST_VERSION: i64 = 5;
+/// From that version on, one step each; `postgres.sql` has what they lead to.
+const MIGRATIONS: [&str; migrate::SCHEMA_VERSION as usize - FIRST_VERSION as usize] = [
+    // Secrets as they were sealed, each of its owner's.
+    "CREATE TABLE secrets (owner TEXT COLLATE \"C\" NOT NULL, name TEXT COLLATE \"C\" NOT NULL, \
+     sealed BYTEA NOT NULL, PRIMARY KEY (owner, name))",
+];
+
 /// Where a shared database is, and how it is spoken to.
 #[derive(Clone)]
 pub struct Server {
@@ -214,7 +223,7 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Makes the tables if there are none.
+    /// Makes the tables if there are none, and changes those of an earlier version.
     pub(super) fn migrate(&mut self) -> std::result::Result<(), StoreError> {
         let found = self.ask(async |session| {
             let transaction = session.client.transaction().await?;
@@ -224,20 +233,26 @@ impl Postgres {
                 .await?;
             let found = transaction.query_opt("SELECT value FROM meta WHERE key = 'version'", &[]).await?;
             let found = found.and_then(|row| row.get::<_, String>(0).parse().ok()).unwrap_or(0);
-            if found == 0 {
-                transaction.batch_execute(include_str!("postgres.sql")).await?;
+            let steps = match found {
+                0 => &[include_str!("postgres.sql")][..],
+                _ => usize::try_from(found - FIRST_VERSION).ok().and_then(|done| MIGRATIONS.get(done..)).unwrap_or(&[]),
+            };
+            for step in steps {
+                transaction.batch_execute(step).await?;
+            }
+            if !steps.is_empty() {
                 let version = migrate::SCHEMA_VERSION.to_string();
-                transaction.execute("INSERT INTO meta VALUES ('version', $1)", &[&version]).await?;
+                let sql = "INSERT INTO meta VALUES ('version', $1) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+                transaction.execute(sql, &[&version]).await?;
             }
             transaction.commit().await?;
             Ok(found)
         });
         match found.map_err(|why| StoreError::Connect { why: why.to_string() })? {
-            0 | migrate::SCHEMA_VERSION => Ok(()),
+            0 | FIRST_VERSION..=migrate::SCHEMA_VERSION => Ok(()),
             found if found > migrate::SCHEMA_VERSION => {
                 Err(StoreError::Newer { path: "PostgreSQL".into(), found })
             }
-            // The first version that PostgreSQL had; a change of its tables belongs here.
             found => Err(StoreError::Connect { why: format!("its tables have version {found}") }),
         }
     }

@@ -56,6 +56,13 @@ CREATE TABLE leases6 (
 );
 CREATE INDEX leases6_by_change ON leases6 (change);
 
+CREATE TABLE secrets (
+    owner TEXT COLLATE "C" NOT NULL,
+    name TEXT COLLATE "C" NOT NULL,
+    sealed BYTEA NOT NULL,
+    PRIMARY KEY (owner, name)
+);
+
 CREATE TABLE dhcp6_server (uuid BYTEA NOT NULL);
 INSERT INTO dhcp6_server VALUES (uuid_send(gen_random_uuid()));
 

@@ -77,11 +77,34 @@ contracts! {
     p31_an_address_that_somebody_holds_is_not_promised_to_another
     what_a_loader_says_is_numbered_and_events_are_read_on
     a_refused_change_takes_nothing_else_with_it
+    a_secret_is_stored_once_and_goes_with_its_owner
 }
 
 pub(super) fn machine(n: u8) -> Machine {
     let id = NodeId::new(NOW, u128::from(n));
     Machine { node: Node::new(id, format!("n{n}"), Mac([2, 0, 0, 0, 0, n]), true), job: None }
+}
+
+async fn a_secret_is_stored_once_and_goes_with_its_owner(place: Place) {
+    let store = place.open();
+    assert_eq!(store.sealed_by().expect("read"), None);
+    for id in ["one", "two"] {
+        assert_eq!(store.seal_by(id.into()).await.expect("stored"), "one", "whoever was first");
+    }
+    let keep = |owner: &str, name: &str, sealed: u8| {
+        store.keep_secret(owner.into(), name.into(), vec![sealed, 0, 255])
+    };
+    assert_eq!(keep("a", "x", 1).await.expect("stored"), [1, 0, 255]);
+    assert_eq!(keep("a", "x", 2).await.expect("stored"), [1, 0, 255], "it is not replaced");
+    keep("a", "y", 3).await.expect("stored");
+    keep("ab", "x", 4).await.expect("stored");
+    assert_eq!(store.secrets_of("a").expect("read"), ["x", "y"]);
+    store.remove_secrets("a".into()).await.expect("removed");
+    drop(store);
+    let store = place.open();
+    assert_eq!(store.sealed_by().expect("read").as_deref(), Some("one"));
+    assert_eq!(store.secret("a", "x").expect("read"), None);
+    assert_eq!(store.secret("ab", "x").expect("read"), Some(vec![4, 0, 255]));
 }
 
 async fn what_was_committed_is_there_after_reopening(place: Place) {
@@ -443,6 +466,23 @@ fn p37_a_shared_database_of_another_version_is_refused_clearly() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p37_an_older_shared_database_is_brought_up_to_date() {
+    let url = server::database();
+    let one = connect(&url, "one").expect("a new database");
+    one.commit(&machine(1), 0, &[], NOW).await.expect("stored");
+    drop(one);
+    // As version 5 was, the first that it had.
+    let sql = "DROP TABLE secrets; UPDATE meta SET value = '5' WHERE key = 'version'";
+    let admin = || ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connected");
+    tokio::task::block_in_place(|| admin().batch_execute(sql).expect("done"));
+    let one = connect(&url, "one").expect("brought up to date");
+    assert_eq!(one.machines().expect("read").len(), 1);
+    one.keep_secret("a".into(), "x".into(), vec![1]).await.expect("stored");
+    let two = connect(&url, "two").expect("nothing is left to do");
+    assert_eq!(two.secret("a", "x").expect("read"), Some(vec![1]));
+}
+
 #[test]
 fn a_database_server_that_is_not_there_is_named() {
     let error = connect("host=/nonexistent user=nobody dbname=x", "one").err().expect("refused");
@@ -461,9 +501,13 @@ async fn p08_everything_goes_from_one_kind_of_database_to_the_other_and_back() {
     let (node, job) = (NodeId::new(NOW, 1), JobId::new(NOW, 1));
     let line = Line { level: "info", text: "a \"line\" \u{fc}".into() };
     store.put_syslog(node, job.clone(), vec![line], NOW).await.expect("stored");
+    store.seal_by("one".into()).await.expect("stored");
+    store.keep_secret("a".into(), "x".into(), vec![1, 0, 255]).await.expect("stored");
     let everything = |store: &Store| {
         format!(
-            "{:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            store.secret("a", "x").expect("read"),
+            store.sealed_by().expect("read"),
             store.machines().expect("read"),
             store.leases().expect("read"),
             store.events(0, None, 99).expect("read"),

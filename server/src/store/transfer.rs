@@ -1,7 +1,9 @@
 //! Everything out of one database into another: how a backup of a shared one is made and restored.
 
 use super::connection::{Connection, DatabaseError, Result, Row, Value};
+use super::copied::{RESTORED, get, put};
 use super::postgres::{Postgres, Server};
+use super::secrets::SEALED_BY;
 use super::sqlite::{self, Sqlite};
 use super::{Snapshot, StoreError, make, migrate};
 use sha2::{Digest as _, Sha256};
@@ -28,7 +30,7 @@ macro_rules! table {
 }
 
 /// In an order in which what is referred to comes first.
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 9] = [
     table!("nodes", "id, version, doc", "?1, ?2, ?3", "id", "tnt"),
     table!("node_keys", "kind, key, node", "?1, ?2, ?3", "kind, key", "ttt"),
     table!(
@@ -52,6 +54,7 @@ const TABLES: [Table; 8] = [
         "address",
         "bbnbnnn"
     ),
+    table!("secrets", "owner, name, sealed", "?1, ?2, ?3", "owner, name", "ttb"),
     table!("dhcp6_server", "uuid", "?1", "uuid", "b"),
     table!("events", "id, time, kind, node, job, data", "?1, ?2, ?3, ?4, ?5, ?6", "id", "nntttt"),
     table!(
@@ -178,12 +181,12 @@ fn copy_tables(from: &mut Connection, to: &mut Connection) -> Result<Snapshot> {
     }
     to.go_on_counting()?;
     // A server that opens it notices that it is a copy.
-    to.run("DELETE FROM meta WHERE key IN ('file', 'restored')")?;
+    to.run("DELETE FROM meta WHERE key IN ('file', 'restored', 'sealed_by')")?;
     to.run("INSERT INTO meta (key, value) VALUES ('file', 'a copy')")?;
-    if let Some(restored) = from
-        .first("SELECT value FROM meta WHERE key = 'restored'", &[], |row| row.text(0).map(str::to_owned))?
-    {
-        to.execute("INSERT INTO meta (key, value) VALUES ('restored', ?1)", &[(&restored).into()])?;
+    for key in [RESTORED, SEALED_BY] {
+        if let Some(value) = get(from, key)? {
+            put(to, key, &value)?;
+        }
     }
     Ok(Snapshot { nodes: counts[0], jobs: counts[2] })
 }

@@ -8,14 +8,14 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 /// The directory of keys; nobody else changes it while this value lives.
-pub(super) struct Files {
+pub(crate) struct Files {
     dir: PathBuf,
     _lock: Flock<File>,
 }
 
 impl Files {
     /// Waits for others, for the moment they need to write two files.
-    pub(super) fn lock(dir: &Path) -> Result<Self, TlsError> {
+    pub(crate) fn lock(dir: &Path) -> Result<Self, TlsError> {
         let io = |source| TlsError::File { path: dir.into(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let file =
@@ -25,7 +25,7 @@ impl Files {
         Ok(Self { dir: dir.into(), _lock: lock })
     }
 
-    pub(super) fn read(&self, name: &str) -> Result<Option<String>, TlsError> {
+    pub(crate) fn read(&self, name: &str) -> Result<Option<String>, TlsError> {
         let path = self.dir.join(name);
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text)),
@@ -35,7 +35,7 @@ impl Files {
     }
 
     /// Replaces a file as a whole; after a crash there is the old one or the new one.
-    pub(super) fn write(&self, name: &str, text: &str) -> Result<(), TlsError> {
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<(), TlsError> {
         let (path, temporary) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
         let write = || {
             let mut file =

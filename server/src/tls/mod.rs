@@ -13,7 +13,7 @@ pub use authority::About;
 pub use command::{rotate, show};
 
 use authority::{Authority, Server};
-use files::Files;
+pub(crate) use files::Files;
 use kaltstart_protocol::ids::{Digest, PublicKey};
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{SignedGrant, WipeGrant};

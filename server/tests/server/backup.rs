@@ -2,6 +2,7 @@
 
 use crate::agent::Agent;
 use crate::site::{PROGRAM, Site, mac};
+use crate::unlock::exported;
 use kaltstart_protocol::agent_api::{Mode, Task};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -70,6 +71,7 @@ async fn p08_p13_a_backup_of_a_running_server_holds_what_was_acknowledged_and_be
     let agent = Agent::boot(&site, 1, 1, Mode::Install).await;
     agent.hello().await;
     assert!(matches!(agent.task().await, Task::Install(_)), "the key of its disks is drawn");
+    let keys = exported(&site, "n1").expect("kept");
     let queued = site.order("n2", "deploy").await;
     let (fingerprint, token) = (site.get("/v1/grant-key").await.json["key"].clone(), site.token.clone());
 
@@ -105,11 +107,7 @@ async fn p08_p13_a_backup_of_a_running_server_holds_what_was_acknowledged_and_be
     }
     assert_eq!(site.get("/v1/nodes/n1").await.status, StatusCode::OK);
     assert_eq!(site.get("/v1/nodes/late").await.status, StatusCode::NOT_FOUND);
-    let keys = all_in(&site.data())
-        .iter()
-        .filter(|path| path.parent().is_some_and(|dir| dir.ends_with("disk-keys")))
-        .count();
-    assert_eq!(keys, 1, "{:?}", all_in(&site.data()));
+    assert_eq!(exported(&site, "n1").expect("kept"), keys);
 
     // The same database goes on, and is no other copy.
     site.kill();

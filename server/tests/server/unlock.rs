@@ -2,7 +2,8 @@
 
 use crate::agent::{Agent, erased, installed, system_report, tell};
 use crate::client::done;
-use crate::site::{Answer, Site, mac};
+use crate::postgres_server;
+use crate::site::{Answer, PROGRAM, Site, mac};
 use kaltstart_protocol::agent_api::{Directive, Encryption, InstallTask, Mode, Task};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::unlock::UnlockQuestion;
@@ -10,6 +11,7 @@ use kaltstart_protocol::wipe::HostIdentity;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 
 /// Types of events.
 const KEY: &str = "node.key_";
@@ -70,6 +72,77 @@ async fn told(site: &Site, last: &str, count: usize) -> Vec<String> {
     all
 }
 
+/// Installations and keys of a node, as `kaltstart disk-keys` writes them.
+pub(crate) fn exported(site: &Site, node: &str) -> Result<Vec<(String, String)>, String> {
+    let (dir, config) = (tempfile::tempdir().expect("a directory"), site.dir.path().join("server.toml"));
+    let to = dir.path().join("keys");
+    let mut command = Command::new(PROGRAM);
+    let said = command.args(["disk-keys", "--config"]).arg(config).arg(node).arg(&to).output();
+    let said = said.expect("it runs");
+    if !said.status.success() {
+        return Err(String::from_utf8_lossy(&said.stderr).into_owned());
+    }
+    let mut keys = Vec::new();
+    for file in std::fs::read_dir(&to).expect("made") {
+        let path = file.expect("read").path();
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        let key = std::fs::read_to_string(&path).expect("read");
+        assert!(!String::from_utf8_lossy(&said.stdout).contains(&key));
+        keys.push((path.file_name().expect("a name").to_string_lossy().into_owned(), key));
+    }
+    Ok(keys)
+}
+
+#[tokio::test]
+async fn p19_keys_that_an_earlier_version_left_in_files_are_taken_over() {
+    let mut site = Site::start().await;
+    site.declare("n1", mac(1)).await;
+    let (_, task) = begun(&site, "n1", 1, "deploy").await;
+    let node = site.get("/v1/nodes/n1").await.json["id"].as_str().expect("an identifier").to_owned();
+    site.kill();
+    let database = site.data().join("kaltstart.db");
+    let forgotten = rusqlite::Connection::open(&database).expect("opened").execute("DELETE FROM secrets", []);
+    assert_eq!(forgotten.expect("done"), 1);
+    let earlier = site.data().join("disk-keys").join(node);
+    std::fs::create_dir_all(&earlier).expect("made");
+    std::fs::write(earlier.join(&task.uuids.disk), "kst_disk_earlier").expect("written");
+    std::fs::write(earlier.join(&task.uuids.disk).with_extension("new"), "").expect("written");
+    site.power_on().await;
+    assert!(!site.data().join("disk-keys").exists());
+    let kept = [(task.uuids.disk, "kst_disk_earlier".to_owned())];
+    assert_eq!(exported(&site, "n1").expect("kept"), kept);
+    site.kill();
+    site.power_on().await;
+    assert_eq!(exported(&site, "n1").expect("kept"), kept);
+}
+
+#[tokio::test]
+async fn p19_every_server_of_a_site_releases_the_keys_of_all_and_none_without_their_key() {
+    let url = postgres_server::database();
+    let mut one = Site::start_sharing(&url, "", None).await;
+    let mut two = Site::start_sharing(&url, "", Some(&one)).await;
+    one.declare("n1", mac(1)).await;
+    let (agent, task) = begun(&one, "n1", 1, "deploy").await;
+    assert_eq!(agent.twice("installed", &installed(&task.job, task.attempt)).await, Directive::Continue);
+    up(&one, &task).await;
+    one.kill();
+    let Encryption { key, unlock } = encryption(&task);
+    assert_eq!(given(&two, 1, &unlock.token).await.as_deref(), Some(key.expose()));
+
+    two.kill();
+    let file = two.data().join("tls/secrets.key");
+    for (bytes, words) in [(None, "is missing"), (Some("another"), "is another key")] {
+        match bytes {
+            Some(bytes) => std::fs::write(&file, bytes).expect("written"),
+            None => std::fs::remove_file(&file).expect("removed"),
+        }
+        let refused = two.second_server();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(words) && said.contains("copy it"), "{said}");
+        assert!(exported(&two, "n1").expect_err("refused").contains(words));
+    }
+}
+
 #[tokio::test]
 async fn p19_a_key_is_released_to_its_own_system_on_its_own_machine_and_destroyed_with_the_data() {
     let site = Site::start().await;
@@ -80,9 +153,8 @@ async fn p19_a_key_is_released_to_its_own_system_on_its_own_machine_and_destroye
     let Encryption { key, unlock } = encryption(&task);
     assert!(unlock.urls[0].ends_with("/node/v1/unlock"), "{unlock:?}");
     assert_ne!(key.expose(), encryption(&theirs).key.expose());
-    let kept = site.data().join("disk-keys");
-    let mode = std::fs::metadata(&kept).expect("kept").permissions().mode();
-    assert_eq!(mode & 0o777, 0o700);
+    let kept = exported(&site, "n1").expect("kept");
+    assert_eq!(kept, [(task.uuids.disk.clone(), key.expose().to_owned())]);
 
     assert_eq!(given(&site, 1, &unlock.token).await, None, "nothing is installed yet");
     let Task::Install(again) = agent.task().await else { panic!("no task") };
@@ -133,9 +205,10 @@ async fn p19_a_key_is_released_to_its_own_system_on_its_own_machine_and_destroye
     let agent = Agent::boot(&site, 1, 3, Mode::Install).await;
     agent.hello().await;
     let Task::Erase(task) = agent.task().await else { panic!("no task") };
-    assert_eq!(std::fs::read_dir(&kept).expect("kept").count(), 2);
+    assert_eq!(exported(&site, "n1").expect("kept").len(), 2, "of both installations");
     assert_eq!(agent.twice("erased", &erased(&task)).await, Directive::Continue);
-    assert_eq!(std::fs::read_dir(&kept).expect("kept").count(), 1, "the other node's");
+    assert!(exported(&site, "n1").expect_err("destroyed").contains("n1 has no encrypted disks"));
+    assert_eq!(exported(&site, "n2").expect("kept").len(), 1, "the other node's");
     assert_eq!(given(&site, 1, token).await, None);
 
     let (log, database) = (site.log(), std::fs::read(site.data().join("kaltstart.db-wal")).expect("read"));
