@@ -11,11 +11,12 @@ use kaltstart_tests::config::ServerConfig;
 use kaltstart_tests::disk::{self, FileSystem};
 use kaltstart_tests::guest::{Firmware, GuestConfig};
 use kaltstart_tests::lab::Lab;
+use kaltstart_tests::server::Server;
 use kaltstart_tests::ssh;
 use kaltstart_tests::story::story;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -133,14 +134,20 @@ fn finding(ordered: &Ordered<'_>) -> Result<usize> {
     Ok(findings.iter().filter(|finding| finding.code == "KS-5004").count())
 }
 
-/// The only key below the directory of all nodes' keys.
-fn key_file(directory: &Path) -> Result<PathBuf> {
-    let only = |directory: &Path| {
-        let entries: Vec<_> = fs::read_dir(directory)?.collect::<Result<_, _>>()?;
-        ensure!(entries.len() == 1, "{entries:?}");
-        Ok(entries[0].path())
-    };
-    only(&only(directory)?)
+/// Gives the stopped server of `lab` another key of its one encrypted disk, in the way in which earlier versions kept them;
+/// the key that it had.
+fn replace_key(lab: &Lab, server: &Server<'_>, key: &str) -> Result<String> {
+    let (data, to) = (lab.dir().join("data"), tempfile::tempdir()?);
+    let to = to.path().join("keys");
+    server.on_its_machine(&["disk-keys", NODE, &to.to_string_lossy()])?;
+    let database = rusqlite::Connection::open(data.join("kaltstart.db"))?;
+    let one = "DELETE FROM secrets RETURNING owner, substr(name, 6)";
+    let (node, installation): (String, String) =
+        database.query_row(one, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let earlier = data.join("disk-keys").join(node);
+    fs::create_dir_all(&earlier)?;
+    fs::write(earlier.join(&installation), key)?;
+    Ok(fs::read_to_string(to.join(installation))?)
 }
 
 #[test]
@@ -175,16 +182,18 @@ fn p19_without_a_tpm_the_server_is_waited_for_and_no_other_machine_gets_the_key(
 
         // The server has another key than the disk.
         ordered.guest.power_off();
-        let kept = key_file(&lab.dir().join("data/disk-keys"))?;
-        let key = fs::read(&kept)?;
-        fs::write(&kept, "kst_disk_of_another")?;
+        ordered.server.kill();
+        let key = replace_key(lab, &ordered.server, "kst_disk_of_another")?;
+        ordered.server.restart()?;
         let said = starts(&mut ordered, "does not open", &[UP, BY_SERVER])?;
         ensure!(said == [BY_SERVER], "{said:?}");
         wait_for("what the server knows of it", AGENT_LIMIT, || {
             Ok(if finding(&ordered)? == 1 { Poll::Ready(()) } else { Poll::pending("no finding") })
         })?;
         let mark = ordered.guest.console().mark();
-        fs::write(&kept, key)?;
+        ordered.server.kill();
+        replace_key(lab, &ordered.server, &key)?;
+        ordered.server.restart()?;
         ordered.guest.console().wait(UP, mark, DEPLOY_LIMIT)?;
         ensure!(finding(&ordered)? == 0, "the node still says that its disks are closed");
         Ok(())

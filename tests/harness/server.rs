@@ -298,8 +298,13 @@ impl<'a> Server<'a> {
     }
 
     fn tls(&self, args: &[&str]) -> Result<String> {
+        self.on_its_machine(&[&["tls"], args].concat())
+    }
+
+    /// Runs one of the server's own commands, which know its configuration, and tells what it says.
+    pub fn on_its_machine(&self, args: &[&str]) -> Result<String> {
         let mut command = self.lab.command(&self.program);
-        command.arg("tls").args(args).arg("--config").arg(self.dir.join("server.toml"));
+        command.args(args).arg("--config").arg(self.dir.join("server.toml"));
         run(&mut command, secs(10))
     }
 
