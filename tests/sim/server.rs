@@ -18,6 +18,7 @@ use kaltstart_server::http::listen::Routes;
 use kaltstart_server::net::dhcp::{Ping, Service};
 use kaltstart_server::store::Store;
 use kaltstart_server::tls::{self, Tls};
+use std::fs;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::{Arc, mpsc};
@@ -157,6 +158,11 @@ impl Server {
         let config = Site::get().config(&database.directory_of(self.number), losses, self.number);
         let (tls, mutant, number) = (self.tls.clone(), self.mutant, self.number);
         let ping = self.neighbours.clone() as Arc<dyn Ping>;
+        // In backups too.
+        let keys = tls::dir(&config.data_dir);
+        fs::create_dir_all(&keys)
+            .and_then(|()| fs::write(keys.join("secrets.key"), "simulated"))
+            .expect("copied");
         let (eye, road) = (database.eye().cloned(), database.road(number).cloned());
         let Ok(store) = database.open(number) else { return false };
         let running = self.runtime.block_on(async move {
