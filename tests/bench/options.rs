@@ -46,7 +46,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads the arguments; `--lay-down`, `--archive`, `--raw`, `--chunked`, `--server`, `--peers` and `--check` come from `cargo xtask`.
+    /// Reads the arguments; `--lay-down`, `--archive`, `--raw`, `--chunked`, `--larger`, `--server`, `--peers` and `--check` come from `cargo xtask`.
     pub(crate) fn parse(args: &[String]) -> Result<Self> {
         let (server, peers) = (PathBuf::new(), PathBuf::new());
         let lay_down = LayDown::default();
@@ -66,6 +66,7 @@ impl Options {
                 "--archive" => options.lay_down.archive = value()?,
                 "--raw" => options.lay_down.raw = value()?,
                 "--chunked" => options.lay_down.chunked = value()?,
+                "--larger" => options.lay_down.larger = value()?,
                 "--lay-down" => {
                     options.lay_down.program = value()?;
                     options.parts.push(Part::LayDown);
@@ -81,9 +82,9 @@ impl Options {
         }
         options.parts.sort();
         options.parts.dedup();
-        let LayDown { archive, raw, chunked, .. } = &options.lay_down;
+        let LayDown { archive, raw, chunked, larger, .. } = &options.lay_down;
         let needed = match options.parts[..] {
-            [Part::LayDown] => vec![&options.peers, archive, raw, chunked],
+            [Part::LayDown] => vec![&options.peers, archive, raw, chunked, larger],
             _ => vec![&options.peers, &options.server],
         };
         if !options.check && needed.iter().any(|path| path.as_os_str().is_empty()) {

@@ -18,7 +18,8 @@ pub struct Region {
 
 impl Region {
     /// `file` was opened with `O_DIRECT`.
-    pub(super) fn new(file: File) -> Self {
+    #[must_use]
+    pub fn new(file: File) -> Self {
         Self { file }
     }
 

@@ -5,7 +5,8 @@
 
 use super::disk::Disk;
 use super::{
-    FLOOR, LayDown, OurWords, PEAK_AIM_BYTES, floor, image_file, measure, metric, ours, run_quietly,
+    FLOOR, LayDown, OurWords, PEAK_AIM_BYTES, floor, image_file, measure, metric, ours, ours_alone,
+    run_quietly,
 };
 use crate::bench::Bench;
 use crate::report::{Aim, Better, Metric, OURS, Report, Samples};
@@ -19,7 +20,7 @@ use std::process::Command;
 const CARELESS: [&str; 4] = ["dd-dense", "dd-direct", "dd-sparse", "qemu-img"];
 const CAREFUL: [&str; 2] = ["dd+sha256sum", "bmaptool"];
 /// Times as fast as the best peer that checks nothing, and as the best that checks.
-const RAW_AIMS: (f64, f64) = (1.5, 4.0);
+const RAW_AIMS: [f64; 2] = [1.5, 4.0];
 /// Of the disk's own speed.
 pub(super) const CHUNKED_AIM: f64 = 0.9;
 
@@ -98,7 +99,7 @@ fn bmaptool(bench: &Bench) -> Command {
 pub(super) fn run(bench: &Bench, lay_down: &LayDown, report: &mut Report) -> Result<u64> {
     let sources = Sources::prepare(bench, lay_down)?;
     let allocated = fs::metadata(&sources.plain).context("the plain file system")?.blocks() * 512;
-    let (mut raw, mut chunked) = (Samples::default(), Samples::default());
+    let (mut raw, mut chunked, mut alone) = (Samples::default(), Samples::default(), Samples::default());
     for _ in 0..bench.repeats(5) {
         for subject in CARELESS.into_iter().chain(CAREFUL).chain([FLOOR]) {
             bench.ensure_wanted()?;
@@ -110,6 +111,7 @@ pub(super) fn run(bench: &Bench, lay_down: &LayDown, report: &mut Report) -> Res
             // The peers' figures stand beside both of ours.
             measure("raw", subject, &command, &disk, &mut raw)?;
             chunked.copy("chunked", subject, &raw, "raw");
+            alone.copy("alone", subject, &raw, "raw");
         }
         for (name, image, samples) in
             [("raw", &lay_down.raw, &mut raw), ("chunked", &lay_down.chunked, &mut chunked)]
@@ -119,21 +121,27 @@ pub(super) fn run(bench: &Bench, lay_down: &LayDown, report: &mut Report) -> Res
             let words = measure(name, OURS, &ours(lay_down, image, &disk), &disk, samples)?;
             samples.add(&format!("{name}_peak"), OURS, OurWords::parse(&words)?.peak);
         }
+        let disk = Disk::new(bench.dir())?;
+        measure("alone", OURS, &ours_alone(lay_down, &lay_down.raw, &disk), &disk, &mut alone)?;
     }
     eprintln!("the file system: {:.0} MB that are not zeros", allocated as f64 / 1e6);
     tell(report, "raw", &raw, allocated);
     tell(report, "chunked", &chunked, allocated);
+    // What the peers do, and no more; besides it is checked.
+    let time = metric("alone_time".to_owned(), "s", Better::Lower);
+    beside_peers(report, &alone, &time, RAW_AIMS.map(|aim| Aim::Times(1.0 / aim)));
     Ok(allocated)
+}
+
+fn beside_peers(report: &mut Report, samples: &Samples, time: &Metric, [careless, careful]: [Aim; 2]) {
+    report.against_all(samples, time, &CARELESS, time.best(samples, &CARELESS), careless);
+    report.against_all(samples, time, &CAREFUL, time.best(samples, &CAREFUL), careful);
 }
 
 fn tell(report: &mut Report, name: &str, samples: &Samples, allocated: u64) {
     let time = metric(format!("{name}_time"), "s", Better::Lower);
-    let (careless, careful) = match name {
-        "raw" => (Aim::Times(1.0 / RAW_AIMS.0), Aim::Times(1.0 / RAW_AIMS.1)),
-        _ => (Aim::None, Aim::None),
-    };
-    report.against_all(samples, &time, &CARELESS, time.best(samples, &CARELESS), careless);
-    report.against_all(samples, &time, &CAREFUL, time.best(samples, &CAREFUL), careful);
+    let aims = if name == "raw" { RAW_AIMS.map(|aim| Aim::Times(1.0 / aim)) } else { [Aim::None; 2] };
+    beside_peers(report, samples, &time, aims);
     report.against(samples, &time, FLOOR, Aim::None);
     let cpu = metric(format!("{name}_cpu"), "s", Better::Lower);
     report.against_all(samples, &cpu, &CARELESS, None, Aim::None);

@@ -34,6 +34,8 @@ pub(crate) struct LayDown {
     pub(crate) raw: PathBuf,
     /// The same in chunks.
     pub(crate) chunked: PathBuf,
+    /// In chunks too, of more data.
+    pub(crate) larger: PathBuf,
     /// Our program.
     pub(crate) program: PathBuf,
 }
@@ -62,6 +64,24 @@ fn ours(lay_down: &LayDown, dir: &Path, disk: &Disk) -> Command {
     let mut command = Command::new(&lay_down.program);
     command.args([dir, &disk.node, &disk.mount]);
     command
+}
+
+/// The same of the image alone, without table, boot files and identity.
+fn ours_alone(lay_down: &LayDown, dir: &Path, disk: &Disk) -> Command {
+    let mut command = Command::new(&lay_down.program);
+    command.args([dir, &disk.node]).arg("--alone");
+    command
+}
+
+/// How many bytes the chunks have that are not zeros, of the image in `dir`.
+fn bytes_in_chunks(dir: &Path) -> Result<u64> {
+    let manifest = manifest(dir)?;
+    let list = dir.join(manifest["format"]["chunked"]["file"].as_str().context("it is not in chunks")?);
+    let text = fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+    let list: Value = serde_json::from_str(&text)?;
+    let (size, chunks) = (list["chunk_size"].as_u64(), list["chunks"].as_array());
+    let chunks = chunks.context("no chunks")?.iter().filter(|chunk| !chunk.is_null()).count();
+    Ok(size.context("no size")? * chunks as u64)
 }
 
 /// What our program says of itself: its most memory, and what it fetched and kept, in bytes.

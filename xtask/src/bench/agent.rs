@@ -12,6 +12,8 @@ use crate::image::{self, Compression};
 use crate::{SaidNo, packages};
 
 const IMAGE: &str = "debian-12";
+/// What the image has more where the disk is slow: as much as that of a server with its application.
+const LARGER_MIB: u64 = 1536;
 
 /// `cargo xtask bench agent [--quick] [--json FILE]`
 pub(super) fn task(args: &[String]) -> Result<()> {
@@ -33,6 +35,8 @@ pub(super) fn task(args: &[String]) -> Result<()> {
     command.arg("--archive").arg(image::build(IMAGE, Compression::Zstd)?);
     command.arg("--raw").arg(file_system::build(IMAGE, Packing::Raw, &server)?);
     command.arg("--chunked").arg(file_system::build(IMAGE, Packing::Chunked, &server)?);
+    let larger = file_system::build_larger(IMAGE, Packing::Chunked, LARGER_MIB, &server)?;
+    command.arg("--larger").arg(larger);
     // In place of this process: Ctrl-C and the exit status are the program's own.
     let error = command.args(args).exec();
     bail!("cannot start {}: {error}", bench.display())

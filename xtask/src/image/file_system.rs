@@ -2,6 +2,7 @@
 //! packs as a user would.
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -50,13 +51,19 @@ struct About<'a> {
 /// Returns a directory like [`super::build`], of the same image in another form. `kaltstart` is the server's
 /// program.
 pub(crate) fn build(name: &str, packing: Packing, kaltstart: &Path) -> Result<PathBuf> {
+    build_larger(name, packing, 0, kaltstart)
+}
+
+/// The same with so many MiB more in it, which cannot be compressed.
+pub(crate) fn build_larger(name: &str, packing: Packing, more: u64, kaltstart: &Path) -> Result<PathBuf> {
     let archive = super::build(name, Compression::Zstd)?;
     let manifest = read_manifest(&archive)?;
     let key = cache::key(&[CODE_VERSION, &manifest.digest]);
-    cache::entry(&format!("image-{name}-{}", packing.name()), &key, |out| {
+    let larger = if more > 0 { format!("-{more}-mib-more") } else { String::new() };
+    cache::entry(&format!("image-{name}-{}{larger}", packing.name()), &key, |out| {
         eprintln!("packing the image {name}: {}", packing.name());
         let work = out.join("work");
-        let root = root_file_system(name, &archive.join(&manifest.file), &work)?;
+        let root = root_file_system(name, &archive.join(&manifest.file), more, &work)?;
         import(&manifest, &root, packing, kaltstart, &work)?;
         for file in fs::read_dir(work.join("images").join(name))? {
             let file = file?;
@@ -67,7 +74,7 @@ pub(crate) fn build(name: &str, packing: Packing, kaltstart: &Path) -> Result<Pa
 }
 
 /// Makes the file system in `work`; its file.
-fn root_file_system(name: &str, archive: &Path, work: &Path) -> Result<PathBuf> {
+fn root_file_system(name: &str, archive: &Path, more: u64, work: &Path) -> Result<PathBuf> {
     let (tree, root) = (work.join("tree"), work.join("root.ext4"));
     fs::create_dir_all(&tree)?;
     run(Command::new("tar")
@@ -75,6 +82,10 @@ fn root_file_system(name: &str, archive: &Path, work: &Path) -> Result<PathBuf> 
         .arg(archive)
         .args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls", "-C"])
         .arg(&tree))?;
+    if more > 0 {
+        let noise = fs::File::open("/dev/urandom").context("/dev/urandom")?;
+        io::copy(&mut noise.take(more * MIB), &mut fs::File::create(tree.join("var/noise"))?)?;
+    }
     let used = output(Command::new("du").args(["-s", "--block-size=1M"]).arg(&tree))?;
     let used: u64 = used.split_whitespace().next().unwrap_or_default().parse().context("du said no size")?;
     // With room for what the first start writes, should the partition give no more.
