@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Longest an answer may take: longer than the server holds one back.
@@ -123,9 +124,12 @@ fn is_loopback(server: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
 }
 
-/// A server and the right to speak to it.
+/// The servers of a site and the right to speak to them.
 pub(crate) struct Api {
-    server: String,
+    /// Base addresses without closing slash, one at least.
+    servers: Vec<String>,
+    /// Which of them is asked: the next one where it cannot be reached.
+    at: AtomicUsize,
     token: String,
     token_file: PathBuf,
     client: reqwest::Client,
@@ -147,33 +151,31 @@ fn encoded(text: &str) -> String {
 
 impl Api {
     pub(crate) fn new(connection: &Connection) -> Result<Self, ClientError> {
-        let Connection { server, token_file, .. } = connection;
+        let Connection { servers, token_file, .. } = connection;
         let token = std::fs::read_to_string(token_file).map_err(|error| {
             ClientError::Login(format!(
                 "cannot read the token file {}: {error}; set --token-file or KS_TOKEN_FILE",
                 token_file.display()
             ))
         })?;
-        let pin = if server.starts_with("https://") {
-            connection.pin()?
-        } else if is_loopback(server) {
-            // Nobody has to be believed.
-            Pin::Certificates(Vec::new())
-        } else {
+        let secure = |server: &String| server.starts_with("https://");
+        if let Some(server) = servers.iter().find(|server| !secure(server) && !is_loopback(server)) {
             let say = format!(
                 "--server {server}: must start with https://, as https://10.77.0.1:8443; \
                  plain http:// would show the token to everybody on the way"
             );
             return Err(ClientError::Usage(say));
-        };
+        }
+        // Where nothing is secured nobody has to be believed.
+        let pin = if servers.iter().any(secure) { connection.pin()? } else { Pin::Certificates(Vec::new()) };
         let config = client_config(&pin, 0).map_err(|error| ClientError::Local(error.to_string()))?;
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
             .tls_backend_preconfigured(config);
         let client = client.build().map_err(|error| ClientError::Local(chain(&error)))?;
-        let server = server.trim_end_matches('/').to_owned();
+        let servers = servers.iter().map(|server| server.trim_end_matches('/').to_owned()).collect();
         let token_file = token_file.clone();
-        Ok(Self { server, token: token.trim().to_owned(), token_file, client })
+        Ok(Self { servers, at: AtomicUsize::new(0), token: token.trim().to_owned(), token_file, client })
     }
 
     /// A path below the server's base; `segments` may hold what a person typed.
@@ -188,12 +190,38 @@ impl Api {
         format!("{}?{}", Self::path(segments), query.join("&"))
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.server)).bearer_auth(&self.token)
+    fn server(&self) -> &str {
+        &self.servers[self.at.load(Ordering::Relaxed)]
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+    /// Asks one server after another until one can be reached: what was not sent was not done. Where nothing is done by
+    /// asking, also until one answers, and has its database.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        more: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, ClientError> {
+        let mut left = self.servers.len();
+        loop {
+            let request = self.client.request(method.clone(), format!("{}{path}", self.server()));
+            let sent = more(request.bearer_auth(&self.token)).send().await;
+            left -= 1;
+            let passes_on = match &sent {
+                Err(error) => error.is_connect() || method == Method::GET,
+                Ok(response) => method == Method::GET && response.status() == StatusCode::SERVICE_UNAVAILABLE,
+            };
+            if left == 0 || !passes_on {
+                return self.succeeded(sent.map_err(|error| self.unreachable(error))?).await;
+            }
+            let before = self.server();
+            let next = (self.at.load(Ordering::Relaxed) + 1) % self.servers.len();
+            self.at.store(next, Ordering::Relaxed);
+            eprintln!("{before} does not answer; {} is asked", self.server());
+        }
+    }
+
+    async fn succeeded(&self, response: Response) -> Result<Response, ClientError> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -205,7 +233,7 @@ impl Api {
         match status {
             StatusCode::UNAUTHORIZED => Err(ClientError::Login(format!(
                 "{} refused the token of {}; its own stands in admin.token of its data directory",
-                self.server,
+                self.server(),
                 self.token_file.display()
             ))),
             StatusCode::NOT_FOUND => Err(ClientError::NotFound(problem.detail)),
@@ -214,7 +242,7 @@ impl Api {
     }
 
     pub(super) fn unreachable(&self, error: reqwest::Error) -> ClientError {
-        let server = self.server.clone();
+        let server = self.server().to_owned();
         match refusal(&error) {
             Some(why) => ClientError::NotBelieved { server, why },
             None => ClientError::Unreachable { server, why: chain(&error.without_url()) },
@@ -223,7 +251,7 @@ impl Api {
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
         response.json().await.map_err(|error| {
-            let (server, strange) = (self.server.clone(), error.is_decode());
+            let (server, strange) = (self.server().to_owned(), error.is_decode());
             let why = chain(&error.without_url());
             if strange {
                 ClientError::Strange { server, why }
@@ -234,8 +262,7 @@ impl Api {
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let request = self.request(Method::GET, path).timeout(ANSWER_MAX);
-        self.read(self.send(request).await?).await
+        self.read(self.send(Method::GET, path, |request| request.timeout(ANSWER_MAX)).await?).await
     }
 
     /// As [`get`](Self::get), but asks for ever while the server is away: what is waited for goes
@@ -261,19 +288,18 @@ impl Api {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
-        let request = self.request(Method::POST, path).timeout(ANSWER_MAX).json(body);
-        self.read(self.send(request).await?).await
+        self.read(self.send(Method::POST, path, |request| request.timeout(ANSWER_MAX).json(body)).await?)
+            .await
     }
 
     /// As [`post`](Self::post), where nothing is answered.
     pub(super) async fn tell(&self, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
-        let request = self.request(Method::POST, path).timeout(ANSWER_MAX).json(body);
-        self.send(request).await.map(drop)
+        self.send(Method::POST, path, |request| request.timeout(ANSWER_MAX).json(body)).await.map(drop)
     }
 
     /// Opens an event stream; its bytes are the caller's to read.
     pub(super) async fn events(&self, path: &str) -> Result<Response, ClientError> {
-        self.send(self.request(Method::GET, path)).await
+        self.send(Method::GET, path, |request| request).await
     }
 }
 

@@ -39,9 +39,16 @@ use std::time::Duration;
 /// How to reach the server, and how to print.
 #[derive(Debug, Args)]
 pub struct Connection {
-    /// Base address of the server
-    #[arg(long, global = true, env = "KS_SERVER", default_value = "https://127.0.0.1:8443")]
-    server: String,
+    /// Base address of the server; of several that share a database, with commas: the next is asked where one is away
+    #[arg(
+        long = "server",
+        value_name = "SERVER",
+        global = true,
+        env = "KS_SERVER",
+        default_value = "https://127.0.0.1:8443",
+        value_delimiter = ','
+    )]
+    servers: Vec<String>,
     /// File with the token; the server makes it as admin.token in its data directory
     #[arg(long, global = true, env = "KS_TOKEN_FILE", default_value = "/var/lib/kaltstart/admin.token")]
     token_file: PathBuf,
@@ -59,7 +66,7 @@ pub struct Connection {
 impl Connection {
     /// To the server at `server`, whose data directory has the file with the token.
     pub(crate) fn to(server: String, token_file: PathBuf) -> Self {
-        Self { server, token_file, ca: None, fingerprint: None, output: Format::Table }
+        Self { servers: vec![server], token_file, ca: None, fingerprint: None, output: Format::Table }
     }
 }
 

@@ -12,8 +12,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-const DONE: i32 = 0;
-const FAILED: i32 = 1;
+pub(crate) const DONE: i32 = 0;
+pub(crate) const FAILED: i32 = 1;
 const LOGIN: i32 = 4;
 pub(crate) const NOT_FOUND: i32 = 5;
 pub(crate) const CONFLICT: i32 = 6;
@@ -41,7 +41,7 @@ impl From<Output> for Said {
     }
 }
 
-fn command(program: &Path, words: &str) -> Command {
+pub(crate) fn command(program: &Path, words: &str) -> Command {
     let mut command = Command::new(program);
     command.args(words.split_whitespace()).env_remove("NO_COLOR");
     command

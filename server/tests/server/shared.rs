@@ -2,15 +2,17 @@
 
 use crate::agent::{self, Agent, installed, stopped, system_report, tell};
 use crate::backup::done;
+use crate::client::{DONE, FAILED, Said, command};
 use crate::postgres_server::{self, Own, execute};
 use crate::recall::deployed;
-use crate::site::{LIMIT, Site, mac};
+use crate::site::{LIMIT, PROGRAM, Site, mac};
 use crate::wipe::order_to_erase;
 use futures_util::future::join_all;
 use kaltstart_protocol::agent_api::{ImagePlace, ReportState, Task};
 use kaltstart_protocol::phase::Phase;
 use reqwest::StatusCode;
 use serde_json::json;
+use std::path::Path;
 use std::time::Instant;
 
 #[tokio::test]
@@ -65,6 +67,34 @@ async fn p36_an_agent_goes_on_at_the_server_that_is_left() {
     let told = tell(&two, &system_report(&report.token, &task.uuids.root)).await;
     assert_eq!(told, StatusCode::NO_CONTENT);
     assert_eq!(two.get("/v1/nodes/n1").await.json["state"], "deployed");
+}
+
+#[tokio::test]
+async fn p36_ks_asks_the_server_that_is_left() {
+    let url = postgres_server::database();
+    let mut one = Site::start_sharing(&url, "", None).await;
+    let mut two = Site::start_sharing(&url, "", Some(&one)).await;
+    assert_eq!(one.declare("n1", mac(1)).await.status, StatusCode::CREATED);
+    let both = format!("{},{}", one.tls_base, two.tls_base);
+    let token = one.token_file();
+    let asked = |words: &str| {
+        let mut command = command(Path::new(PROGRAM), words);
+        command.env("KS_SERVER", &both).env("KS_TOKEN_FILE", &token);
+        Said::from(command.output().expect("it runs"))
+    };
+    let said = asked("node list -o name");
+    assert!(said.out.contains("n1") && said.err.is_empty(), "{}", said.err);
+    one.kill();
+    // What is only asked for, and what is to be done.
+    for words in ["node list -o name", "node add n2 --mac 52:54:00:00:00:02", "deploy n1 --profile good"] {
+        let said = asked(words);
+        let told = format!("{} does not answer; {} is asked", one.tls_base, two.tls_base);
+        assert!(said.code == DONE && said.err.contains(&told), "{words}: {}", said.err);
+    }
+    assert_eq!(two.get("/v1/nodes/n1").await.json["state"], "allocated");
+    two.kill();
+    let said = asked("node list");
+    assert!(said.code == FAILED && said.err.contains("cannot reach"), "{}", said.err);
 }
 
 #[tokio::test]
