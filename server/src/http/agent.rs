@@ -46,10 +46,10 @@ const LOG_BATCH_MAX: usize = 1000;
 /// What a machine fetches in its burn-in on average, so that a rack of them leaves room on the network for others.
 const BURN_IN_BYTES_A_MINUTE: u64 = 256 << 20;
 
-/// Characters of a log line that are kept.
+/// Bytes of a log line that are kept.
 const LOG_LINE_MAX: usize = 2000;
 
-/// Characters of a log line's level that are kept.
+/// Bytes of a log line's level that are kept.
 const LOG_LEVEL_MAX: usize = 10;
 
 /// Shortest session secret that is accepted: agents send 64 digits and a prefix, and one that
@@ -482,17 +482,13 @@ pub(super) async fn log(
     let node = &agent.found.machine.node;
     batch.lines.truncate(LOG_BATCH_MAX);
     for line in &mut batch.lines {
-        line.level = cut(&line.level, LOG_LEVEL_MAX);
-        line.text = cut(&line.text, LOG_LINE_MAX);
+        line.level.truncate(line.level.floor_char_boundary(LOG_LEVEL_MAX));
+        line.text.truncate(line.text.floor_char_boundary(LOG_LINE_MAX));
     }
     if let Some(session) = node.session.clone() {
         app.store.put_log(node.id.clone(), session, batch.first, batch.lines).await?;
     }
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn cut(text: &str, max: usize) -> String {
-    text.chars().take(max).collect()
 }
 
 /// `POST /node/v1/report`

@@ -4,7 +4,7 @@
 use super::connection::{Connection, Result, from_json, to_json};
 use super::rows::put_event;
 use super::{Store, StoreError, Transaction};
-use kaltstart_core::observing::{Accepted, Difference, Restored};
+use kaltstart_core::observing::{Accepted, Difference, Kind, Restored};
 use kaltstart_protocol::time::Millis;
 use std::fs;
 use std::io;
@@ -24,6 +24,9 @@ const DIFFERENCE: &str = "difference ";
 
 /// Differences of machines that are no nodes: whoever sends packets can make them up.
 pub const OF_STRANGERS_MAX: usize = 1000;
+
+/// Addresses of a node that are noted, each as a difference of its own: who sends packets in its name can ask for all.
+const ADDRESSES_OF_A_NODE_MAX: i64 = 16;
 
 /// What tells a file from its copies: its number, which a file system may give again, and its birth
 /// where the file system notes it.
@@ -129,8 +132,8 @@ impl Store {
 }
 
 impl Transaction<'_> {
-    /// Notes a difference, if it says anything new of its subject, and unless it is one too many of strangers; whether
-    /// it did.
+    /// Notes a difference, if it says anything new of its subject, and unless it is one too many of strangers or of a
+    /// node's addresses; whether it did.
     ///
     /// # Errors
     /// When the database cannot be read or written.
@@ -146,6 +149,14 @@ impl Transaction<'_> {
                 "SELECT count(*) FROM meta WHERE key LIKE 'difference %' AND value LIKE '%\"node\":null%'";
             let strangers = connection.first(sql, &[], |row| row.int(0))?.unwrap_or(0);
             if strangers >= OF_STRANGERS_MAX as i64 {
+                return Ok(false);
+            }
+        }
+        if let (None, Kind::Address, Some(node)) = (&before, difference.kind, &difference.node) {
+            let of_node = format!("{DIFFERENCE}{} {node} %", difference.kind);
+            let sql = "SELECT count(*) FROM meta WHERE key LIKE ?1";
+            let addresses = connection.first(sql, &[(&of_node).into()], |row| row.int(0))?.unwrap_or(0);
+            if addresses >= ADDRESSES_OF_A_NODE_MAX {
                 return Ok(false);
             }
         }

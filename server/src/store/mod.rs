@@ -458,6 +458,8 @@ fn make(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod cuts;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod relay;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,10 @@ use std::time::Duration;
 /// How long a statement waits for another program, as one that makes a backup.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
 
+/// Bytes that the log of what is not in the file yet keeps on the disk: it grows beyond while somebody reads for long, as
+/// one who makes a backup, and would stay so large.
+const WAL_MAX: u32 = 16 << 20;
+
 /// A connection.
 pub(super) struct Sqlite {
     file: rusqlite::Connection,
@@ -83,10 +87,10 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<rusqlite::Connection> {
     connection.busy_timeout(BUSY)?;
     // FULL: a commit is on the disk before it is acknowledged, also in WAL mode. MEMORY: the server
     // may write nowhere but beneath its data directory, so SQLite makes no temporary files.
-    connection.execute_batch(
+    connection.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-         PRAGMA temp_store = MEMORY;",
-    )?;
+         PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = {WAL_MAX};"
+    ))?;
     Ok(connection)
 }
 
@@ -124,5 +128,29 @@ impl From<rusqlite::Error> for DatabaseError {
             None | Some(ErrorCode::ConstraintViolation) => Self::Refused(error.to_string()),
             Some(_) => Self::Failed(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_that_grew_while_somebody_read_gives_its_room_back() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (file, log) = (dir.path().join("db"), dir.path().join("db-wal"));
+        let length = || log.metadata().expect("there").len();
+        let [writer, reader] = [(); 2].map(|()| connect(&file).expect("opened"));
+        writer.execute_batch("CREATE TABLE t (x BLOB NOT NULL)").expect("made");
+        reader.execute_batch("BEGIN; SELECT * FROM t").expect("read");
+        let write =
+            |bytes: u32| writer.execute("INSERT INTO t VALUES (zeroblob(?1))", [bytes]).expect("stored");
+        write(2 * WAL_MAX);
+        assert!(length() > u64::from(2 * WAL_MAX));
+        reader.execute_batch("COMMIT").expect("read");
+        // The first moves all of it into the file, the second begins it anew.
+        write(1);
+        write(1);
+        assert!(length() <= u64::from(WAL_MAX), "{}", length());
     }
 }

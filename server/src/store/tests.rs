@@ -3,6 +3,9 @@
 #[path = "../../tests/support/postgres.rs"]
 pub(super) mod server;
 
+use super::limits::{
+    p08_what_is_noted_of_a_copy_has_limits_whoever_makes_it_up, the_newest_events_jobs_and_lines_are_kept,
+};
 use super::*;
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
 use kaltstart_core::machine::{Node, Session, State};
@@ -12,10 +15,10 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-const NOW: Millis = Millis(7);
+pub(super) const NOW: Millis = Millis(7);
 
 /// Where a database lies.
-enum Place {
+pub(super) enum Place {
     Directory(tempfile::TempDir),
     Server(String),
 }
@@ -30,7 +33,7 @@ impl Place {
     }
 
     /// Opens it, perhaps for the second time.
-    fn open(&self) -> Store {
+    pub(super) fn open(&self) -> Store {
         self.open_as("one")
     }
 
@@ -78,6 +81,8 @@ contracts! {
     what_a_loader_says_is_numbered_and_events_are_read_on
     a_refused_change_takes_nothing_else_with_it
     a_secret_is_stored_once_and_goes_with_its_owner
+    p08_what_is_noted_of_a_copy_has_limits_whoever_makes_it_up
+    the_newest_events_jobs_and_lines_are_kept
 }
 
 pub(super) fn machine(n: u8) -> Machine {
