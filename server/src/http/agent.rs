@@ -480,15 +480,20 @@ pub(super) async fn log(
     Body(mut batch): Body<LogBatch>,
 ) -> Result<StatusCode, Problem> {
     let node = &agent.found.machine.node;
+    cut(&mut batch);
+    if let Some(session) = node.session.clone() {
+        app.store.put_log(node.id.clone(), session, batch.first, batch.lines).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Leaves of a batch what is kept.
+fn cut(batch: &mut LogBatch) {
     batch.lines.truncate(LOG_BATCH_MAX);
     for line in &mut batch.lines {
         line.level.truncate(line.level.floor_char_boundary(LOG_LEVEL_MAX));
         line.text.truncate(line.text.floor_char_boundary(LOG_LINE_MAX));
     }
-    if let Some(session) = node.session.clone() {
-        app.store.put_log(node.id.clone(), session, batch.first, batch.lines).await?;
-    }
-    Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /node/v1/report`
@@ -527,5 +532,30 @@ pub(super) async fn system_report(
             Err(Problem::new(StatusCode::GONE, "refused", "nobody waits for this report"))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kaltstart_protocol::agent_api::LogLine;
+
+    #[test]
+    fn p29_of_a_log_so_many_bytes_are_kept_whatever_they_mean() {
+        let line =
+            LogLine { uptime_ms: 1, level: "x".repeat(99), text: format!("x{}", "\u{1f4a1}".repeat(2000)) };
+        let mut batch = LogBatch { first: 0, lines: vec![line; 1001] };
+        cut(&mut batch);
+        assert_eq!(batch.lines.len(), 1000);
+        // No character is cut in two.
+        let [level, text] = [&batch.lines[0].level, &batch.lines[0].text].map(String::len);
+        assert_eq!((level, text), (10, 1997));
+        let short = LogBatch {
+            first: 1,
+            lines: vec![LogLine { uptime_ms: 1, level: "info".into(), text: "\u{fc}".into() }],
+        };
+        let mut same = short.clone();
+        cut(&mut same);
+        assert_eq!(same, short);
     }
 }
