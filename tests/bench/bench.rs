@@ -13,6 +13,7 @@ use std::process::Command;
 pub(crate) struct Bench {
     pair: Pair,
     server: PathBuf,
+    store: PathBuf,
     peers: Unpacked,
     quick: bool,
 }
@@ -22,6 +23,7 @@ impl Bench {
         Ok(Self {
             pair: Pair::new()?,
             server: options.server.clone(),
+            store: options.store.clone(),
             peers: Unpacked::at(&options.peers),
             quick: options.quick,
         })
@@ -44,6 +46,11 @@ impl Bench {
     /// Our server's program.
     pub(crate) fn server(&self) -> &Path {
         &self.server
+    }
+
+    /// The load program for its store alone.
+    pub(crate) fn store(&self) -> &Path {
+        &self.store
     }
 
     /// The peers' packages.

@@ -16,6 +16,7 @@ mod memory;
 mod options;
 mod ours;
 mod report;
+mod store;
 mod subject;
 mod tftp;
 
@@ -85,7 +86,9 @@ fn measure_part(part: Part, options: &Options, report: &mut Report) -> Result<()
         Part::Tftp => tftp::run(&bench, report),
         Part::Http => http::run(&bench, report),
         Part::Memory => memory::run(&bench, report),
-        Part::Fleet => fleet::run(&bench, report),
+        Part::Machines => fleet::run(&bench, report),
+        Part::Commits => store::commits(&bench, report),
+        Part::Year => store::year(&bench, report),
         Part::LayDown => lay_down::run(&bench, &options.lay_down, report),
     };
     eprintln!("{part:?}: {} s", started.elapsed().as_secs());

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 pub(crate) const USAGE: &str = "\
 usage: cargo xtask bench boot [PART …] [OPTIONS]
        cargo xtask bench agent [OPTIONS]
-       cargo xtask bench fleet [OPTIONS]
-  PART         dhcp, tftp, http or memory (all of them when none is named)
+       cargo xtask bench fleet [PART …] [OPTIONS]
+  PART         of boot dhcp, tftp, http or memory, of a fleet machines, commits or year (all of them when none is named)
   --quick      measure everything once
   --json FILE  write all rows";
 
@@ -20,13 +20,17 @@ pub(crate) enum Part {
     Tftp,
     Http,
     Memory,
-    Fleet,
+    Machines,
+    Commits,
+    Year,
     LayDown,
 }
 
 impl Part {
     const BOOT: [(&str, Self); 4] =
         [("dhcp", Self::Dhcp), ("tftp", Self::Tftp), ("http", Self::Http), ("memory", Self::Memory)];
+    const FLEET: [(&str, Self); 3] =
+        [("machines", Self::Machines), ("commits", Self::Commits), ("year", Self::Year)];
 }
 
 /// What was asked for.
@@ -39,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) check: bool,
     /// Our server's program.
     pub(crate) server: PathBuf,
+    /// The load program for its store alone.
+    pub(crate) store: PathBuf,
     /// What is laid down, and by what.
     pub(crate) lay_down: LayDown,
     /// The peers' programs.
@@ -46,12 +52,23 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads the arguments; `--lay-down`, `--archive`, `--raw`, `--chunked`, `--larger`, `--server`, `--peers` and `--check` come from `cargo xtask`.
+    /// Reads the arguments; `--lay-down`, `--archive`, `--raw`, `--chunked`, `--larger`, `--fleet`, `--server`, `--store`, `--peers` and `--check` come from
+    /// `cargo xtask`.
     pub(crate) fn parse(args: &[String]) -> Result<Self> {
-        let (server, peers) = (PathBuf::new(), PathBuf::new());
+        let (server, store, peers) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
         let lay_down = LayDown::default();
-        let mut options =
-            Self { parts: Vec::new(), quick: false, json: None, check: false, server, lay_down, peers };
+        let mut options = Self {
+            parts: Vec::new(),
+            quick: false,
+            json: None,
+            check: false,
+            server,
+            store,
+            lay_down,
+            peers,
+        };
+        let is_fleet = args.iter().any(|arg| arg == "--fleet");
+        let known: &[(&str, Part)] = if is_fleet { &Part::FLEET } else { &Part::BOOT };
         let mut args = args.iter();
         while let Some(name) = args.next() {
             let mut value =
@@ -59,9 +76,10 @@ impl Options {
             match name.as_str() {
                 "--quick" => options.quick = true,
                 "--check" => options.check = true,
-                "--fleet" => options.parts.push(Part::Fleet),
+                "--fleet" => {}
                 "--json" => options.json = Some(value()?),
                 "--server" => options.server = value()?,
+                "--store" => options.store = value()?,
                 "--peers" => options.peers = value()?,
                 "--archive" => options.lay_down.archive = value()?,
                 "--raw" => options.lay_down.raw = value()?,
@@ -71,20 +89,21 @@ impl Options {
                     options.lay_down.program = value()?;
                     options.parts.push(Part::LayDown);
                 }
-                other => match Part::BOOT.iter().find(|part| part.0 == other) {
+                other => match known.iter().find(|part| part.0 == other) {
                     Some((_, part)) => options.parts.push(*part),
                     None => bail!("unknown argument {other:?}"),
                 },
             }
         }
         if options.parts.is_empty() {
-            options.parts = Part::BOOT.iter().map(|part| part.1).collect();
+            options.parts = known.iter().map(|part| part.1).collect();
         }
         options.parts.sort();
         options.parts.dedup();
         let LayDown { archive, raw, chunked, larger, .. } = &options.lay_down;
         let needed = match options.parts[..] {
             [Part::LayDown] => vec![&options.peers, archive, raw, chunked, larger],
+            _ if is_fleet => vec![&options.peers, &options.server, &options.store],
             _ => vec![&options.peers, &options.server],
         };
         if !options.check && needed.iter().any(|path| path.as_os_str().is_empty()) {

@@ -83,6 +83,7 @@ const PEERS: &[&str] = &[
     "kea-dhcp4-server",
     "libarchive-tools", // bsdtar
     "nginx-light",
+    "sqlite3",
     "tftpd-hpa",
 ];
 

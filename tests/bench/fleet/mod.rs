@@ -7,6 +7,8 @@ mod machine;
 mod postgres;
 mod power_on;
 
+pub(crate) use postgres::Postgres;
+
 use crate::bench::Bench;
 use crate::connection::Connection;
 use crate::memory::seed;
@@ -19,7 +21,6 @@ use kaltstart_tests::pair::SERVER;
 use kaltstart_tests::signing::sign;
 use kaltstart_tests::wait::{Poll, secs, wait_for};
 use machine::{Machine, Times};
-use postgres::Postgres;
 use std::fs;
 use std::net::SocketAddrV4;
 use std::path::Path;
@@ -71,7 +72,7 @@ fn storm(
     subject: &str,
     (fleet, known, jobs, watchers): (&str, u32, u32, usize),
 ) -> Result<()> {
-    let database = if subject == POSTGRES { Some(Postgres::start(bench)?) } else { None };
+    let database = if subject == POSTGRES { Some(Postgres::start(bench, &[])?) } else { None };
     let images = bench.dir().join("images");
     let key = image_of(&images, b"nobody unpacks it")?;
     let mut more = String::from("[[profile]]\nname = \"good\"\nimage = \"tiny\"\n");

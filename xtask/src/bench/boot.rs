@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::artefacts::{cargo, executable};
 use crate::{SaidNo, packages};
 
-/// `cargo xtask bench boot [PART …] [OPTIONS]`; `--fleet` in place of the parts for the other
+/// `cargo xtask bench boot [PART …] [OPTIONS]`; begins with `--fleet` for the other
 pub(super) fn task(args: &[String]) -> Result<()> {
     packages::ensure()?;
     let build = ["build", "--release", "--package"];
@@ -17,8 +17,17 @@ pub(super) fn task(args: &[String]) -> Result<()> {
     let checked = Command::new(&bench).arg("--check").args(args).status().context("cannot start it")?;
     SaidNo::check(checked)?;
     let server = executable(cargo().args(build).args(["kaltstart-server", "--bin", "kaltstart"]))?;
+    let store = match args {
+        [fleet, ..] if fleet == "--fleet" => {
+            Some(executable(cargo().args(build).args(["kaltstart-server", "--bench", "store"]))?)
+        }
+        _ => None,
+    };
     let peers = packages::peers()?;
     // In place of this process: Ctrl-C and the exit status are the program's own.
-    let error = Command::new(&bench).arg("--server").arg(server).arg("--peers").arg(peers).args(args).exec();
+    let mut command = Command::new(&bench);
+    command.arg("--server").arg(server).arg("--peers").arg(peers);
+    store.map(|store| command.arg("--store").arg(store));
+    let error = command.args(args).exec();
     bail!("cannot start {}: {error}", bench.display())
 }
