@@ -4,16 +4,22 @@
 use crate::config::Config;
 use crate::confinement;
 use crate::data_dir;
+use crate::images::size_and_digest;
 use crate::store::{self, Snapshot};
+use crate::tls;
+use crate::vault::Vault;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::geteuid;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// What a backup that is not whole yet is called besides its name.
 const UNFINISHED: &str = ".unfinished";
+
+/// Digests of all other files of a backup, as `sha256sum --check` reads them.
+const SUMS: &str = "SHA256SUMS";
 
 /// Copies all that the server remembers into `to`, which must not exist yet.
 ///
@@ -39,6 +45,7 @@ pub(crate) fn backup(config: &Config, to: &Path) -> Result<String> {
         None => Ok(store::copy(&config.data_dir.join(store::FILE), &unfinished.join(store::FILE))?),
     };
     let copied = copy(&config.data_dir, &unfinished, database).and_then(|copied| {
+        write_sums(&unfinished)?;
         // What has the name is whole, also after a power cut.
         fs::rename(&unfinished, to).with_context(|| cannot("make", to))?;
         sync(above)?;
@@ -62,6 +69,7 @@ pub(crate) fn restore(config: &Config, from: &Path) -> Result<String> {
         from.display(),
         store::FILE
     );
+    check_sums(from)?;
     data_dir::make(to)?;
     let _alone = data_dir::lock(to)?;
     let there: Vec<PathBuf> =
@@ -73,16 +81,16 @@ pub(crate) fn restore(config: &Config, from: &Path) -> Result<String> {
             there.display()
         );
     }
-    let database = || match &config.database {
+    let database = || {
         // Out of a copy: a backup is not changed, not even by SQLite's own files beside it.
-        Some(database) => {
-            let file = to.join(store::FILE);
-            store::copy(&from.join(store::FILE), &file)?;
-            let snapshot = store::import(&file, &database.server()?)?;
+        let file = to.join(store::FILE);
+        let mut snapshot = store::copy(&from.join(store::FILE), &file)?;
+        Vault::check(&tls::dir(from), &file).context("the backup is not whole")?;
+        if let Some(database) = &config.database {
+            snapshot = store::import(&file, &database.server()?)?;
             fs::remove_file(&file).with_context(|| cannot("remove", &file))?;
-            Ok(snapshot)
         }
-        None => Ok(store::copy(&from.join(store::FILE), &to.join(store::FILE))?),
+        Ok(snapshot)
     };
     let copied = copy(from, to, database);
     if copied.is_err() {
@@ -125,7 +133,10 @@ fn copy_files(from: &Path, to: &Path) -> Result<u64> {
     for path in entries(from)? {
         let name = path.file_name().unwrap_or_default();
         let target = to.join(name);
-        if name == data_dir::LOCK || name.as_encoded_bytes().starts_with(store::FILE.as_bytes()) {
+        if name == data_dir::LOCK
+            || name == SUMS
+            || name.as_encoded_bytes().starts_with(store::FILE.as_bytes())
+        {
             continue;
         }
         let kind = fs::symlink_metadata(&path).with_context(|| cannot("read", &path))?.file_type();
@@ -154,6 +165,47 @@ fn copy_file(from: &Path, to: &Path) -> Result<bool> {
         .and_then(|_| target.sync_all())
         .with_context(|| cannot("copy", from))?;
     Ok(true)
+}
+
+/// Writes the digests of all files in `dir`.
+fn write_sums(dir: &Path) -> Result<()> {
+    let mut lines = String::new();
+    for path in all_files(dir)? {
+        let (_, digest) = size_and_digest(&path).with_context(|| cannot("read", &path))?;
+        let name = path.strip_prefix(dir).unwrap_or(&path).display().to_string();
+        lines += &format!("{}  {name}\n", digest.to_string().trim_start_matches("sha256:"));
+    }
+    let path = dir.join(SUMS);
+    let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
+    let written = file.and_then(|mut file| file.write_all(lines.as_bytes()).and_then(|()| file.sync_all()));
+    written.with_context(|| cannot("write", &path))?;
+    sync(dir)
+}
+
+/// Makes sure that all files of a backup are there and as they were; earlier versions noted no digests.
+fn check_sums(from: &Path) -> Result<()> {
+    let Ok(lines) = fs::read_to_string(from.join(SUMS)) else { return Ok(()) };
+    for line in lines.lines() {
+        let (digest, name) = line.split_once("  ").context("the backup's list of digests is damaged")?;
+        let path = from.join(name);
+        let found = size_and_digest(&path);
+        let (_, found) = found.with_context(|| format!("the backup is not whole: {}", path.display()))?;
+        ensure!(found.to_string() == format!("sha256:{digest}"), "the backup is damaged: {}", path.display());
+    }
+    Ok(())
+}
+
+/// All files in a directory and those in it.
+fn all_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in entries(dir)? {
+        if path.is_dir() {
+            files.extend(all_files(&path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }
 
 /// What is in a directory, in the order of the names.

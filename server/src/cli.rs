@@ -60,10 +60,19 @@ enum Command {
         /// Configuration file
         #[arg(long)]
         config: PathBuf,
-        /// The node, by name or identifier
+        /// Name, identifier or MAC
         node: String,
         /// The directory to make
         to: PathBuf,
+    },
+    /// Give up all keys of encrypted disks, when tls/secrets.key is lost for good; no server may run
+    ForgetSecrets {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// How many there are
+        #[arg(long, default_value_t = -1, hide_default_value = true)]
+        confirm: i64,
     },
     /// Print what another DHCP server must be told so that its clients boot from here
     DhcpOptions {
@@ -118,10 +127,12 @@ impl Cli {
             Command::DemoMachine => told(demo::machine()),
             Command::CheckConfig { config } => match config::load(&config) {
                 Ok(good) => {
-                    for warning in good.warnings() {
+                    let warnings = good.warnings();
+                    for warning in &warnings {
                         eprintln!("warning: {warning}");
                     }
-                    eprintln!("{}: good", config.display());
+                    let but = if warnings.is_empty() { "" } else { ", but for what it warns of" };
+                    eprintln!("{}: good{but}", config.display());
                     Exit::Done
                 }
                 Err(error) => usage(&error.into()),
@@ -130,6 +141,9 @@ impl Cli {
             Command::Restore { config, from } => on(&config, |config| backup::restore(config, &from)),
             Command::DiskKeys { config, node, to } => {
                 on(&config, |config| disk_keys::export(config, &node, &to))
+            }
+            Command::ForgetSecrets { config, confirm } => {
+                on(&config, |config| disk_keys::forget(config, confirm))
             }
             Command::DhcpOptions { other, config, interface } => {
                 let text = config::load(&config).map_err(anyhow::Error::from).and_then(|config| {

@@ -1,7 +1,9 @@
 //! The directory that holds everything the server remembers: made, locked, and the token in it.
 
 use crate::clock;
-use anyhow::{Context, Result};
+use crate::store::Store;
+use crate::{tls, vault};
+use anyhow::{Context, Result, ensure};
 use kaltstart_protocol::secret::Secret;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -12,6 +14,9 @@ use std::path::Path;
 
 /// The file that is locked while somebody uses the directory.
 pub(crate) const LOCK: &str = "lock";
+
+/// The administrator's token.
+const TOKEN: &str = "admin.token";
 
 /// Makes it when there is none: what is remembered of the machines is for the server's own user, who
 /// must be able to reach it through the directories above.
@@ -38,9 +43,34 @@ pub(crate) fn lock(dir: &Path) -> Result<Flock<fs::File>> {
     })
 }
 
+/// Keys are made at a site's first start alone. A server that joins a site, or goes on from a copy, has them or does not
+/// start: with others it would be nobody to the site's agents and systems.
+///
+/// # Errors
+/// Names those that are missing.
+pub(crate) fn ensure_keys(dir: &Path, store: &Store) -> Result<()> {
+    if store.sealed_by()?.is_none() {
+        return Ok(());
+    }
+    let mut needed = [tls::AUTHORITY, vault::FILE].map(|key| tls::dir(dir).join(key)).to_vec();
+    if store.is_shared() {
+        needed.push(dir.join(TOKEN));
+    }
+    let missing: Vec<String> =
+        needed.iter().filter(|path| !path.exists()).map(|path| path.display().to_string()).collect();
+    ensure!(
+        missing.is_empty(),
+        "{} is missing, and the site of this database has it: copy tls/ and admin.token of data_dir from a server that \
+         runs, or out of a backup. What is lost for good: `kaltstart tls rotate --authority` makes another authority, which \
+         agents and systems of before do not believe; `kaltstart forget-secrets` gives up the keys of encrypted disks",
+        missing.join(", ")
+    );
+    Ok(())
+}
+
 /// Reads the administrator's token; makes it at first start, readable by the owner alone.
 pub(crate) fn admin_token(dir: &Path) -> Result<Secret> {
-    let path = dir.join("admin.token");
+    let path = dir.join(TOKEN);
     let context = || format!("admin token {}", path.display());
     match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim().to_owned())),

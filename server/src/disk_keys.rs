@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::config::Config;
+use crate::data_dir;
 use crate::store::{FILE, Key, Store, StoreError};
 use crate::tls;
 use crate::vault::{Vault, VaultError};
@@ -81,30 +82,27 @@ fn name(installation: &str) -> String {
     format!("{NAME}{installation}")
 }
 
-/// Writes the keys of `node`, by name or identifier, into files of the new directory `to`, for `cryptsetup --key-file`;
+/// Writes the keys of `node`, by name, identifier or hardware address, into files of the new directory `to`, for `cryptsetup --key-file`;
 /// a server may run meanwhile.
 ///
 /// # Errors
 /// When there is no such node, it has none, or `to` is there already.
 pub(crate) fn export(config: &Config, node: &str, to: &Path) -> Result<String> {
-    let store = match &config.database {
-        Some(database) => Store::connect(&database.server()?, "kaltstart disk-keys")?,
-        None => {
-            let file = config.data_dir.join(FILE);
-            ensure!(file.exists(), "no server was started with data_dir: there is no {}", file.display());
-            Store::open(&config.data_dir)?
-        }
-    };
-    let id = node.parse().ok();
-    let found = store.machine(id.as_ref().map_or(Key::Name(node), Key::Id))?;
+    let store = open(config)?;
+    let (id, mac) = (node.parse().ok(), node.parse().ok());
+    let key = mac.map_or_else(|| id.as_ref().map_or(Key::Name(node), Key::Id), Key::Mac);
+    let found = store.machine(key)?;
     let id = found.with_context(|| format!("there is no node {node:?}"))?.machine.node.id;
     let keys = DiskKeys(Vault::existing(&tls::dir(&config.data_dir), &store)?);
     let names = store.secrets_of(id.as_str())?;
     let installations: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix(NAME)).collect();
     ensure!(!installations.is_empty(), "{node} has no encrypted disks");
+    let opened: Vec<(&str, Secret)> = installations
+        .iter()
+        .map(|installation| Ok((*installation, keys.read(&store, &id, installation)?)))
+        .collect::<Result<_>>()?;
     DirBuilder::new().mode(0o700).create(to).with_context(|| format!("cannot make {}", to.display()))?;
-    for installation in &installations {
-        let key = keys.read(&store, &id, installation)?;
+    for (installation, key) in opened {
         let path = to.join(installation);
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
         let written = file.and_then(|mut file| file.write_all(key.expose().as_bytes()));
@@ -115,6 +113,30 @@ pub(crate) fn export(config: &Config, node: &str, to: &Path) -> Result<String> {
         installations.len(),
         to.display()
     ))
+}
+
+fn open(config: &Config) -> Result<Store> {
+    match &config.database {
+        Some(database) => Ok(Store::connect(&database.server()?, "kaltstart disk-keys")?),
+        None => {
+            let file = config.data_dir.join(FILE);
+            ensure!(file.exists(), "no server was started with data_dir: there is no {}", file.display());
+            Ok(Store::open(&config.data_dir)?)
+        }
+    }
+}
+
+/// Forgets all secrets of the site whose key is lost, if `count` is how many there are. No server may run.
+///
+/// # Errors
+/// When it is not, and nothing is forgotten.
+pub(crate) fn forget(config: &Config, count: i64) -> Result<String> {
+    let _alone = data_dir::lock(&config.data_dir)?;
+    let store = open(config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
+    let found = runtime.block_on(store.forget_secrets(count))?;
+    ensure!(found == count, "there are {found} secrets, which nothing opens afterwards: --confirm {found}");
+    Ok(format!("{found} secrets are forgotten; the next start makes another key for those to come"))
 }
 
 /// Moves the keys in files of `directory` into `store`, and removes it; tells how many there were.

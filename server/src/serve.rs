@@ -109,6 +109,7 @@ pub(crate) async fn serve_on(
         Some(server) => Store::connect(server, &format!("kaltstart {}", clock::uuid()))?,
         None => Store::open(&config.data_dir)?,
     };
+    data_dir::ensure_keys(&config.data_dir, &store)?;
     let admin = data_dir::admin_token(&config.data_dir)?;
     let tls = Tls::open(tls::dir(&config.data_dir), config.names(), clock::now())
         .context("no certificate for the server")?;

@@ -2,18 +2,19 @@
 //! open anything. All servers of a site have the same one.
 
 use crate::clock::{random, token};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, sealed_in};
 use crate::tls::{Files, TlsError};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::secret::Secret;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest as _, Sha256};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Its file, beside the other keys that the servers of a site have in common.
-const FILE: &str = "secrets.key";
+pub(crate) const FILE: &str = "secrets.key";
 
 /// Why secrets cannot be sealed or opened.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,17 @@ impl Vault {
         Self::of(&text).checked(keys, &store.sealed_by()?.ok_or_else(|| missing(keys))?)
     }
 
+    /// Makes sure that the key among the files of a backup opens all secrets of its database, which is at `file`.
+    ///
+    /// # Errors
+    /// When it is missing, is another one, or something is damaged.
+    pub(crate) fn check(keys: &Path, file: &Path) -> Result<(), VaultError> {
+        let (Some(by), sealed) = sealed_in(file)? else { return Ok(()) };
+        let text = fs::read_to_string(keys.join(FILE)).map_err(|_| missing(keys))?;
+        let vault = Self::of(&text).checked(keys, &by)?;
+        sealed.iter().try_for_each(|one| vault.unseal(&one.owner, &one.name, &one.bytes).map(drop))
+    }
+
     fn of(text: &str) -> Self {
         let derived =
             |purpose: &str| Sha256::new().chain_update(purpose).chain_update(text.trim()).finalize();
@@ -174,7 +186,6 @@ fn subject(owner: &str, name: &str) -> Aad<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[tokio::test]
     async fn p22_a_secret_is_opened_for_its_owner_and_by_the_key_that_sealed_it_alone() {

@@ -2,6 +2,7 @@
 
 use super::Connection;
 use crate::exit::Exit;
+use crate::http::api::STALE;
 use crate::http::error::Problem;
 use crate::tls;
 use kaltstart_trust::authority::{Pin, client_config};
@@ -217,13 +218,17 @@ impl Api {
             let before = self.server();
             let next = (self.at.load(Ordering::Relaxed) + 1) % self.servers.len();
             self.at.store(next, Ordering::Relaxed);
-            eprintln!("{before} does not answer; {} is asked", self.server());
+            let why = if sent.is_ok() { "cannot say now" } else { "does not answer" };
+            eprintln!("{before} {why}; {} is asked", self.server());
         }
     }
 
     async fn succeeded(&self, response: Response) -> Result<Response, ClientError> {
         let status = response.status();
         if status.is_success() {
+            if let Some(why) = response.headers().get(STALE).and_then(|why| why.to_str().ok()) {
+                eprintln!("this may be old: {why}");
+            }
             return Ok(response);
         }
         let problem = response

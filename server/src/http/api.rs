@@ -8,7 +8,7 @@ use crate::config::{self, is_host_name};
 use crate::store::Key;
 use crate::summary::NodeSummary;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use kaltstart_core::boot::UefiLoader;
@@ -157,12 +157,19 @@ pub(super) struct NodeFilter {
     state: Option<NodeState>,
 }
 
+/// Why what is listed may be old.
+pub(crate) const STALE: HeaderName = HeaderName::from_static("kaltstart-stale");
+
 /// `GET /v1/nodes?state=`
 pub(super) async fn nodes(State(app): State<Arc<App>>, Query(filter): Query<NodeFilter>) -> Response {
     let mut nodes = app.store.index().summaries();
     nodes.retain(|node| filter.state.is_none_or(|state| node.state == state));
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
-    Json(nodes.iter().map(|node| &**node).collect::<Vec<_>>()).into_response()
+    let mut response = Json(nodes.iter().map(|node| &**node).collect::<Vec<_>>()).into_response();
+    if app.store.is_lost() {
+        response.headers_mut().insert(STALE, HeaderValue::from_static("the shared database is lost"));
+    }
+    response
 }
 
 /// Body of `POST /v1/nodes`.

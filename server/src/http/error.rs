@@ -1,10 +1,13 @@
 //! Errors as `application/problem+json` (RFC 9457).
 
 use crate::app::AppError;
+use crate::net::rarely::Rarely;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
+use std::time::Instant;
 
 /// A problem as clients get it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -81,7 +84,10 @@ impl From<AppError> for Problem {
             }
             AppError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             AppError::Store(error) => {
-                tracing::error!(%error, "store");
+                static TOLD: LazyLock<Rarely<()>> = LazyLock::new(Rarely::default);
+                if TOLD.is_due((), Instant::now()) {
+                    tracing::error!(%error, "store");
+                }
                 (StatusCode::SERVICE_UNAVAILABLE, "store")
             }
         };

@@ -11,6 +11,8 @@ const TURNS: u64 = 200;
 const TURN_MIN: u64 = 64 << 10;
 /// Bytes of the largest one.
 const TURN_MAX: u64 = 2 << 20;
+/// How late a turn may be taken: on a busy machine nobody wakes up in time.
+const LATE_MAX: Duration = Duration::from_millis(50);
 
 /// Gives turns to send to all who send images, one after another, so that together they keep to a rate.
 #[derive(Debug)]
@@ -32,12 +34,14 @@ impl Pace {
         (self.bytes_per_second / TURNS).clamp(TURN_MIN, TURN_MAX).min(left)
     }
 
-    /// A turn for whoever has `left` bytes to send: how many may go, and when. Turns that nobody took are lost.
+    /// A turn for whoever has `left` bytes to send: how many may go, and when. Turns that nobody took for [`LATE_MAX`] are
+    /// lost.
     pub(super) fn reserve(&self, left: u64) -> (u64, Instant) {
         let bytes = self.turn(left);
         let lasts = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let begins = (*next).max(Instant::now());
+        let now = Instant::now();
+        let begins = (*next).max(now.checked_sub(LATE_MAX).unwrap_or(now));
         *next = begins + lasts;
         (bytes, begins)
     }
@@ -75,7 +79,7 @@ mod tests {
         let pace = at(80);
         tokio::time::advance(Duration::from_secs(60)).await;
         let (bytes, begins) = pace.reserve(u64::MAX);
-        assert_eq!((bytes, begins), (TURN_MIN, Instant::now()));
+        assert_eq!((bytes, begins), (TURN_MIN, Instant::now() - LATE_MAX), "but for a moment");
         assert!(pace.reserve(10).1 > begins);
         assert_eq!(pace.reserve(10).0, 10);
         // A fast one has longer turns, and none is without an end.

@@ -261,6 +261,7 @@ async fn run(url: &str, witness: &Store, n: usize) {
     let store = again("opening", || tokio::task::block_in_place(|| Store::connect(&server, "one")));
     for call in CALLS {
         let mut failures = 0;
+        let before = matter.is_there(call, witness, &witness.events(0, None, 99).expect("read"));
         loop {
             let outcome = matter.make(call, &store).await;
             // Whatever a lost connection has still said is decided when nobody writes any more.
@@ -272,6 +273,11 @@ async fn run(url: &str, witness: &Store, n: usize) {
                 // What a loader says nobody repeats.
                 Err(_) if call == Call::Syslog => {}
                 Err(error) => {
+                    let unknown = matches!(error, StoreError::Write(WriteError::Unknown(_)));
+                    assert!(
+                        failures > 0 || before || !is_there || unknown,
+                        "{call:?} was done, and refused: {error}"
+                    );
                     failures += 1;
                     assert!(failures <= FAILURES_MAX, "{call:?} does not go on: {error}");
                     continue;

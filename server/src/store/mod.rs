@@ -32,6 +32,7 @@ pub use leases::Wanted;
 pub use logs::StoredLine;
 pub use others::{Changed, Turn};
 pub use postgres::Server;
+pub use secrets::sealed_in;
 pub use simulated::Way;
 pub use transaction::Transaction;
 pub use transfer::{export, import};
@@ -114,6 +115,12 @@ pub enum StoreError {
     #[error("the database server cannot be used: {why}; check database.url, that server, and the way to it")]
     Connect {
         /// What it or the network says.
+        why: String,
+    },
+    /// A copy cannot be put into it.
+    #[error("the database takes no copy: {why}")]
+    Copy {
+        /// What stands against it.
         why: String,
     },
     /// No writing thread.
@@ -340,7 +347,9 @@ impl Store {
             Ok((value, transaction.changed, transaction.newest_event))
         };
         let tell = move |outcome: Result<(T, Vec<Versioned>, Option<i64>), WriteError>| {
-            if let (Some(uncertain), Err(WriteError::Database(_))) = (uncertain, &outcome) {
+            if let (Some(uncertain), Err(WriteError::Database(_) | WriteError::Unknown(_))) =
+                (uncertain, &outcome)
+            {
                 uncertain.store(true, Ordering::Relaxed);
             }
             done(outcome.map(|(value, changed, newest)| {

@@ -145,7 +145,7 @@ impl Store {
         let Place::Postgres(server) = &shared.place else { return };
         while !stop.is_cancelled() {
             let Err(error) = self.hear(shared, server, &learn, stop) else { return };
-            shared.outage.begin(&DatabaseError::Failed(error.to_string()));
+            shared.outage.begin(&error);
             std::thread::sleep(LOOK_EVERY);
         }
     }
@@ -156,18 +156,21 @@ impl Store {
         server: &Server,
         learn: &impl Fn(Changed),
         stop: &CancellationToken,
-    ) -> Result<(), StoreError> {
-        let failed = |error: DatabaseError| StoreError::Read(error.to_string());
-        let mut listening = Postgres::connect(server, &shared.me, None)?;
-        listening.listen().map_err(failed)?;
-        let mut reading = Connection::Postgres(Box::new(Postgres::connect(server, &shared.me, None)?));
+    ) -> Result<()> {
+        let connect = || {
+            let made = Postgres::connect(server, &shared.me, None);
+            made.map_err(|error| DatabaseError::Failed(error.to_string()))
+        };
+        let mut listening = connect()?;
+        listening.listen()?;
+        let mut reading = Connection::Postgres(Box::new(connect()?));
         while !stop.is_cancelled() {
-            let changed = self.catch_up_by(shared, &mut reading).map_err(failed)?;
+            let changed = self.catch_up_by(shared, &mut reading)?;
             let is_back = shared.outage.end();
             if is_back || !changed.leases.is_empty() || !changed.leases6.is_empty() {
                 learn(Changed { is_back, ..changed });
             }
-            listening.wait(LOOK_EVERY).map_err(failed)?;
+            listening.wait(LOOK_EVERY)?;
         }
         Ok(())
     }

@@ -195,6 +195,9 @@ impl Postgres {
             );
             return Err(StoreError::Connect { why });
         }
+        if let Some(why) = outage.and_then(Outage::why) {
+            return Err(StoreError::Connect { why: why.to_string() });
+        }
         let mut server = server.clone();
         let (idle, interval, retries) = KEEPALIVE;
         server
@@ -214,12 +217,14 @@ impl Postgres {
             server,
             runtime: Some(runtime),
             open: None,
-            outage: outage.cloned(),
+            // One that cannot be made at first ends whatever wants it.
+            outage: None,
             patience: Some(SILENCE_MAX),
             in_transaction: false,
         };
         outside_of_the_runtime(|| postgres.session().map(drop))
             .map_err(|error| StoreError::Connect { why: error.to_string() })?;
+        postgres.outage = outage.cloned();
         Ok(postgres)
     }
 

@@ -1,13 +1,67 @@
 //! Secrets as they were sealed: what is stored opens nothing without the key of the site's servers, which is elsewhere.
 
-use super::connection::Connection;
+use super::connection::{Connection, DatabaseError, Row};
 use super::copied::{get, put};
+use super::sqlite::{self, Sqlite};
 use super::{Store, StoreError};
+use std::path::Path;
 
 /// Key in the table `meta`: which key seals.
 pub(super) const SEALED_BY: &str = "sealed_by";
 
+/// A secret as it is stored.
+#[derive(Debug)]
+pub struct Sealed {
+    /// Whose it is.
+    pub owner: String,
+    /// Its name.
+    pub name: String,
+    /// What was made of it.
+    pub bytes: Vec<u8>,
+}
+
+/// What sealed the secrets of a database that is a file, and all of them.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sealed_in(file: &Path) -> Result<(Option<String>, Vec<Sealed>), StoreError> {
+    let opened =
+        sqlite::connect(file).map_err(|source| StoreError::Open { path: file.to_owned(), source })?;
+    let mut connection = Connection::Sqlite(Sqlite::new(opened));
+    let mut read = || {
+        let by = get(&mut connection, SEALED_BY)?;
+        if by.is_none() {
+            // Also of versions that had no secrets.
+            return Ok((None, Vec::new()));
+        }
+        let sql = "SELECT owner, name, sealed FROM secrets";
+        let read = |row: &dyn Row| {
+            let text = |column| row.text(column).map(str::to_owned);
+            Ok(Sealed { owner: text(0)?, name: text(1)?, bytes: row.bytes(2)?.to_vec() })
+        };
+        Ok((by, connection.all(sql, &[], read)?))
+    };
+    read().map_err(|error: DatabaseError| StoreError::Read(error.to_string()))
+}
+
 impl Store {
+    /// Forgets all secrets, and what sealed them, if there are `count` of them; how many there are.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written.
+    pub async fn forget_secrets(&self, count: i64) -> Result<i64, StoreError> {
+        self.transact(move |transaction| {
+            let connection = transaction.connection();
+            let found = connection.first("SELECT count(*) FROM secrets", &[], |row| row.int(0))?.unwrap_or(0);
+            if found == count {
+                connection.run("DELETE FROM secrets")?;
+                connection.execute("DELETE FROM meta WHERE key = ?1", &[SEALED_BY.into()])?;
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// Notes that the key `id` seals secrets, unless another does; the one that does.
     ///
     /// # Errors

@@ -156,7 +156,7 @@ mod tests {
         let two = Store::open_simulated(dir.path(), "two", Arc::new(Frail::default())).expect("the same");
         way.breaks.store(true, Ordering::Relaxed);
         let outcome = one.commit(&machine(1), 0, &[], NOW).await;
-        assert!(matches!(outcome, Err(StoreError::Write(WriteError::Database(_)))), "{outcome:?}");
+        assert!(matches!(outcome, Err(StoreError::Write(WriteError::Unknown(_)))), "{outcome:?}");
         assert!(one.catch_up().is_err(), "cut off");
         // Others hear of it at once, and what one of them stores does not let the first forget its own.
         two.catch_up().expect("read");

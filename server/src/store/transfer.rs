@@ -149,7 +149,10 @@ pub fn import(from: &Path, to: &Server) -> std::result::Result<Snapshot, StoreEr
     let mut to = Postgres::connect(to, "kaltstart restore", None)?;
     to.migrate()?;
     let copied = copy(&mut Connection::Sqlite(Sqlite::new(file)), &mut Connection::Postgres(Box::new(to)));
-    copied.map_err(|error| StoreError::Connect { why: error.to_string() })
+    copied.map_err(|error| match error {
+        DatabaseError::Refused(why) => StoreError::Copy { why },
+        DatabaseError::Failed(why) => StoreError::Connect { why },
+    })
 }
 
 /// All rows of all tables in one transaction, which are read back before it ends.
@@ -170,7 +173,8 @@ fn copy_tables(from: &mut Connection, to: &mut Connection) -> Result<Snapshot> {
         let (there, _) = table.each(to, |_| Ok(()))?;
         if there > 0 {
             return Err(refused(
-                "there is something in it already; a copy goes into an empty database alone",
+                "there is something in it already; a copy goes into an empty database alone: make one \
+                 (`createdb --owner`), and name it in database.url",
             ));
         }
         let (count, sent) = table.each(from, |values| to.execute(table.write, values).map(|_| ()))?;

@@ -20,8 +20,11 @@ pub enum WriteError {
     #[error("{0}")]
     Refused(String),
     /// The disk or the database refused; nothing of the whole batch is stored.
-    #[error("the database refused: {0}; check that its disk has space and works")]
+    #[error("the database refused: {0}; check that it is in reach and its disk has space and works")]
     Database(String),
+    /// The database did not say what became of the commit.
+    #[error("the database did not say whether that was stored: {0}; look before you order it again")]
+    Unknown(String),
     /// The writer has ended.
     #[error("the store is closed")]
     Closed,
@@ -87,10 +90,9 @@ impl Writer {
             while let Ok(first) = changes.recv() {
                 let mut batch = vec![first];
                 batch.extend(changes.try_iter().take(BATCH_MAX - 1));
-                let commit = commit(&mut connection, &mut batch)
-                    .map_err(|error| WriteError::Database(error.to_string()));
+                let commit = commit(&mut connection, &mut batch);
                 if let Err(error) = &commit {
-                    tracing::error!(%error, changes = batch.len(), "store: nothing was written");
+                    tracing::error!(%error, changes = batch.len(), "store");
                 }
                 for change in batch {
                     change.answer(commit.clone());
@@ -119,9 +121,13 @@ impl Writer {
     }
 }
 
-fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> Outcome<()> {
-    connection.begin()?;
-    let outcome = apply(connection, batch).and_then(|()| connection.run("COMMIT"));
+fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> Result<(), WriteError> {
+    let refused = |error: DatabaseError| WriteError::Database(error.to_string());
+    connection.begin().map_err(refused)?;
+    let outcome = match apply(connection, batch) {
+        Ok(()) => connection.run("COMMIT").map_err(|error| WriteError::Unknown(error.to_string())),
+        Err(error) => Err(refused(error)),
+    };
     if connection.is_in_transaction() {
         // It failed; and if this fails too, so will the next one.
         connection.run("ROLLBACK").ok();

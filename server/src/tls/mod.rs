@@ -29,7 +29,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-const AUTHORITY: &str = "authority.pem";
+pub(crate) const AUTHORITY: &str = "authority.pem";
 const SERVER: &str = "server.pem";
 const GRANTS: &str = "grants.pem";
 /// What clients may have: the authority's certificate.

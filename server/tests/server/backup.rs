@@ -129,6 +129,10 @@ async fn a_damaged_or_newer_backup_is_refused_and_leaves_nothing() {
     std::fs::remove_dir_all(site.data()).expect("lost");
     let database = backup.join("kaltstart.db");
     let good = std::fs::read(&database).expect("read");
+    // As earlier versions made them.
+    let sums = backup.join("SHA256SUMS");
+    let listed = std::fs::read(&sums).expect("read");
+    std::fs::remove_file(&sums).expect("removed");
     for (bytes, words) in [
         (good[..good.len() / 2].to_vec(), "damaged"),
         (b"no database".to_vec(), "damaged"),
@@ -141,6 +145,18 @@ async fn a_damaged_or_newer_backup_is_refused_and_leaves_nothing() {
         assert!(left.is_empty(), "{left:?}");
     }
     std::fs::write(&database, good).expect("written");
+    // Every file is as it was, and the key is the database's.
+    let key = backup.join("tls/secrets.key");
+    let good = std::fs::read(&key).expect("read");
+    std::fs::write(&key, "another").expect("written");
+    std::fs::write(&sums, listed).expect("written");
+    refused(&site, "restore", &backup, "is damaged");
+    std::fs::remove_file(&sums).expect("removed");
+    refused(&site, "restore", &backup, "is another key");
+    std::fs::remove_file(&key).expect("removed");
+    refused(&site, "restore", &backup, "is missing");
+    assert!(!site.data().join("kaltstart.db").exists(), "{:?}", all_in(&site.data()));
+    std::fs::write(&key, good).expect("written");
     done(&site, "restore", &backup);
     site.power_on().await;
     assert_eq!(site.get("/v1/nodes/n1").await.status, StatusCode::OK);

@@ -2,7 +2,7 @@
 
 use crate::agent::{self, Agent, installed, stopped, system_report, tell};
 use crate::backup::done;
-use crate::client::{DONE, FAILED, Said, command};
+use crate::client::{DONE, FAILED, Said, command, ks};
 use crate::postgres_server::{self, Own, execute};
 use crate::recall::deployed;
 use crate::site::{LIMIT, PROGRAM, Site, mac};
@@ -164,6 +164,8 @@ async fn p13_a_database_that_falls_silent_stops_no_server() {
         assert_eq!(agent::token(&script), None, "it starts from its disk");
     }
     assert_eq!(site.get("/v1/nodes").await.json.as_array().map(Vec::len), Some(2), "lists are in memory");
+    let listed = ks(&site, "node list -o name").await;
+    assert!(listed.out.contains("n2") && listed.err.contains("this may be old"), "{}", listed.err);
     drop(frozen);
     let began = Instant::now();
     while site.get("/healthz").await.status != StatusCode::OK {

@@ -138,9 +138,34 @@ async fn p19_every_server_of_a_site_releases_the_keys_of_all_and_none_without_th
         }
         let refused = two.second_server();
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(!refused.status.success() && said.contains(words) && said.contains("copy it"), "{said}");
+        assert!(!refused.status.success() && said.contains(words) && said.contains("copy"), "{said}");
         assert!(exported(&two, "n1").expect_err("refused").contains(words));
     }
+
+    // One that has nothing of the site makes nothing of its own.
+    std::fs::remove_dir_all(two.data()).expect("removed");
+    let refused = two.second_server();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("tls/authority.pem") && said.contains("admin.token"),
+        "{said}"
+    );
+    assert!(!two.token_file().exists() && !two.data().join("tls/authority.pem").exists());
+
+    // What is lost for good is given up by its number.
+    let forget = |more: &[&str]| {
+        let config = one.dir.path().join("server.toml");
+        let mut command = Command::new(PROGRAM);
+        command.args(["forget-secrets", "--config"]).arg(config).args(more).output().expect("it runs")
+    };
+    std::fs::remove_file(one.data().join("tls/secrets.key")).expect("removed");
+    assert!(!one.second_server().status.success());
+    let refused = forget(&[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("--confirm 1"), "{said}");
+    assert!(forget(&["--confirm", "1"]).status.success());
+    one.power_on().await;
+    assert!(exported(&one, "n1").expect_err("forgotten").contains("no encrypted disks"));
 }
 
 #[tokio::test]
