@@ -220,25 +220,27 @@ impl Resuming<'_> {
             Err(error) if self.elsewhere(&error.to_string()) => Ok(()),
             Err(FetchError::Missing(detail)) => Err(FetchFailure::Missing(detail)),
             Err(FetchError::PastEnd) => Err(FetchFailure::Truncated(self.offset)),
-            Err(FetchError::Transport(detail)) => self.failed(&detail),
+            Err(FetchError::Transport(detail)) => self.pause(&detail),
         }
     }
 
-    /// Goes on at another place, from the same byte; whether there is one.
+    /// Goes on at another place, from the same byte; whether there is one. What was in vain counts on: after the last of
+    /// the servers the first is asked again.
     fn elsewhere(&mut self, why: &str) -> bool {
         let goes_on = self.getting.source.elsewhere(&format!("byte {}: {why}", self.offset));
         if goes_on {
             self.open = None;
-            self.failures = 0;
         }
         goes_on
     }
 
-    /// Goes on at another place, or counts a failure and waits before the next attempt.
+    /// Goes on at another place, or after a pause.
     fn failed(&mut self, detail: &str) -> Result<(), FetchFailure> {
-        if self.elsewhere(detail) {
-            return Ok(());
-        }
+        if self.elsewhere(detail) { Ok(()) } else { self.pause(detail) }
+    }
+
+    /// Counts a failure of all places, and waits before the next attempt.
+    fn pause(&mut self, detail: &str) -> Result<(), FetchFailure> {
         self.open = None;
         self.failures += 1;
         let retry = self.getting.retry;
@@ -297,6 +299,7 @@ mod tests {
     use kaltstart_protocol::image::{Boot, Compression, Format};
     use proptest::prelude::*;
     use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc::sync_channel;
 
     /// A server whose connections each break after a number of bytes.
@@ -401,6 +404,25 @@ mod tests {
         let breaks = Mutex::new(vec![0, 0, 0, 10, 0, 0, 0, 10]);
         let source = Breaking { bytes: vec![1; 100], breaks, clean: false };
         assert_eq!(fetch(&source, 100, &Quiet(None)).0, Ok(Digest::of(&[1; 100])));
+    }
+
+    #[test]
+    fn p36_servers_that_all_stay_away_are_given_up() {
+        /// Two of them: which is asked, and how often each was.
+        #[derive(Default)]
+        struct Away(AtomicUsize, [AtomicUsize; 2]);
+        impl ImageSource for Away {
+            fn open(&self, _: Part, _: u64, _: Option<u64>) -> Result<Box<dyn Read + Send>, FetchError> {
+                self.1[self.0.load(Ordering::Relaxed)].fetch_add(1, Ordering::Relaxed);
+                Err(FetchError::Transport("refused".into()))
+            }
+            fn elsewhere(&self, _: &str) -> bool {
+                self.0.fetch_xor(1, Ordering::Relaxed) == 0
+            }
+        }
+        let away = Away::default();
+        assert!(matches!(fetch(&away, 100, &Quiet(None)).0, Err(FetchFailure::Unfetched(_))));
+        assert_eq!(away.1.map(AtomicUsize::into_inner), [5, 5], "all, before each pause");
     }
 
     #[test]

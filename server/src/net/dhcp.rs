@@ -252,10 +252,14 @@ impl<B: Backend> Service<B> {
         warn!(interface, mac, %address, "DHCP: a host has this free address and not from here; it rests for an hour");
         self.stats.dropped("in-use");
         let mut table = self.table();
-        if let Some(write) = table.found_in_use(address, self.now()) {
-            let undo = vec![table.apply(write.clone())];
-            let batch = Batch { link: link.clone(), answers: vec![], undo };
-            self.hand_over(table, vec![write], vec![], batch);
+        match table.found_in_use(address, self.now()) {
+            Some(write) => {
+                let undo = vec![table.apply(write.clone())];
+                let batch = Batch { link: link.clone(), answers: vec![], undo };
+                self.hand_over(table, vec![write], vec![], batch);
+            }
+            // A client has it by now, and may have answered itself.
+            None => drop(table),
         }
         self.process(vec![Packet { message: answer.message, port: answer.port }], &link);
     }

@@ -352,6 +352,19 @@ fn p31_an_address_that_answers_rests_and_the_client_gets_another() {
 }
 
 #[test]
+fn p31_a_client_that_takes_its_address_while_that_is_looked_for_may_answer_for_it() {
+    let site = Site::checking(ALWAYS, None, Pinged::default());
+    site.arrive([discover(1)]);
+    site.arrive([request(1, FIRST)]);
+    site.land(Ok(()));
+    assert_eq!(site.kinds(), [MessageType::Ack]);
+    site.service.heard_from(FIRST);
+    assert_eq!(site.service.held(FIRST).map(|lease| lease.state), Some(LeaseState::Bound));
+    site.arrive([discover(2)]);
+    assert_eq!(site.ping.looked_for.lock().expect("no panic").len(), 2, "others are served");
+}
+
+#[test]
 fn p31_who_answers_arp_alone_has_the_address_too() {
     let second = Ipv4Addr::new(10, 77, 0, 11);
     let site = Site::checking(ALWAYS, None, Pinged { on_wire: [FIRST].into(), ..Pinged::default() });
