@@ -38,7 +38,6 @@ use kaltstart_protocol::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::Mutex;
 
 /// Decisions on one event before the server gives up against other writers.
 const TRIES_MAX: u32 = 20;
@@ -121,8 +120,6 @@ pub struct App {
     observed: observing::Observed,
     /// The newest events, for whoever watches.
     newest: told::Newest,
-    /// Held by whoever lets a machine lose data: [`App::turn_to_lose`].
-    losing: Mutex<()>,
     /// Keys of encrypted disks.
     pub(crate) disk_keys: DiskKeys,
     /// Shells on machines that people work on.
@@ -160,7 +157,6 @@ impl App {
             restored,
             observed: observing::Observed::default(),
             newest: told::Newest::default(),
-            losing: Mutex::new(()),
             disk_keys,
             shells,
             told_full: AtomicBool::new(false),
@@ -215,7 +211,13 @@ impl App {
                 }
                 Step::Refused(why) => return Err(refused(why, &found.machine)),
                 Step::Changed { machine, happenings } => {
-                    if self.store.commit(&machine, found.version, &happenings, now).await? == Commit::Done {
+                    let commit = if losses::begins(&found.machine, &machine) {
+                        let max = self.config.wipe.machines_per_hour;
+                        self.store.commit_loss(&machine, found.version, &happenings, now, max).await?
+                    } else {
+                        self.store.commit(&machine, found.version, &happenings, now).await?
+                    };
+                    if commit == Commit::Done {
                         self.tell(&machine, &happenings);
                         return Ok(Applied { machine, changed: true, happenings });
                     }
@@ -413,7 +415,6 @@ impl App {
         let now = clock::now();
         let id = JobId::new(now, clock::random_bits());
         let loses = losses::is_ordered(kind, &order);
-        let _turn = if loses { Some(self.turn_to_lose().await?) } else { None };
         let applied = self
             .apply_with(key, |machine| {
                 let node = &machine.node;

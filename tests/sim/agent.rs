@@ -48,23 +48,59 @@ struct Saying {
     path: &'static str,
     body: Vec<u8>,
     waits: bool,
+}
+
+/// The site's servers, in the order in which they are asked.
+///
+/// As the agent's `link` has it, whose calls wait for their answers and so are told again.
+struct Servers {
+    all: Vec<Ipv4Addr>,
+    /// Which of them is asked.
+    at: usize,
+}
+
+/// How often what is said on a line was in vain.
+#[derive(Default)]
+struct Patience {
+    /// The server that was asked last.
+    asked: usize,
+    /// Servers that were asked since the last pause.
+    tried: usize,
     failures: u32,
+}
+
+impl Servers {
+    /// Turns to the next server, as the last one does not answer; after how many milliseconds it is asked: at once,
+    /// unless all were.
+    fn turn(&mut self, patience: &mut Patience, random: u32) -> u64 {
+        // The other line may have turned to it already.
+        if self.at == patience.asked {
+            self.at = (self.at + 1) % self.all.len();
+        }
+        patience.tried += 1;
+        if patience.tried < self.all.len() {
+            return 0;
+        }
+        patience.tried = 0;
+        patience.failures += 1;
+        u64::try_from(SERVER.delay(patience.failures, random).as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// A started agent.
 pub(crate) struct Agent {
     settings: Settings,
-    /// The server that started it, to which it keeps.
-    server: Ipv4Addr,
+    servers: Servers,
     session: Secret,
     gate: Gate,
     dhcp: Client,
     stage: Stage,
     /// What is said on the main line.
     saying: Option<Saying>,
-    /// Reports that were not acknowledged, oldest first, and how often the first was repeated.
+    patience: Patience,
+    /// Reports that were not acknowledged, oldest first.
     reports: VecDeque<Report>,
-    report_failures: u32,
+    report_patience: Patience,
     reporting: bool,
     tried: Option<(JobId, u32)>,
     refusals: u32,
@@ -81,7 +117,7 @@ impl Agent {
     /// Starts with these kernel arguments; none when they are no good.
     pub(crate) fn begin(arguments: &str, body: &mut Body<'_>) -> Option<Self> {
         let settings = cmdline::parse(arguments).ok()?;
-        let (server, _) = split(settings.servers.first()?)?;
+        let all = settings.servers.iter().map(|url| Some(split(url)?.0)).collect::<Option<Vec<_>>>()?;
         let mut random = [0; Secret::RANDOM_BYTES];
         body.rng.fill(&mut random);
         let host = HostIdentity::of(&body.hardware.facts());
@@ -95,13 +131,14 @@ impl Agent {
             session: Secret::from_random("kss_", &random),
             clock: (Millis(settings.time * 1000), began),
             settings,
-            server,
+            servers: Servers { all, at: 0 },
             gate,
             dhcp,
             stage: Stage::Address,
             saying: None,
+            patience: Patience::default(),
             reports: VecDeque::new(),
-            report_failures: 0,
+            report_patience: Patience::default(),
             reporting: false,
             tried: None,
             refusals: 0,
@@ -129,13 +166,16 @@ impl Agent {
             // Between two leases: later.
             return body.timer(1_000, Timer::Resend(line));
         };
-        let (to, waits) = (self.server, saying.waits);
+        let (to, waits) = (self.servers.all[self.servers.at], saying.waits);
+        let patience = if line == Line::Reports { &mut self.report_patience } else { &mut self.patience };
+        patience.asked = self.servers.at;
         body.ask(line, Ask { post: true, path, body: saying.body, bearer, from, to, tls: true, waits });
     }
 
     /// Says something on the main line, until it is answered.
     fn insist(&mut self, path: &'static str, message: Vec<u8>, body: &mut Body<'_>) {
-        let saying = Saying { path, body: message, waits: path == "task", failures: 0 };
+        let saying = Saying { path, body: message, waits: path == "task" };
+        self.patience = Patience::default();
         self.saying = Some(saying.clone());
         self.send(Line::Control, saying, body);
     }
@@ -191,11 +231,13 @@ impl Agent {
                 }
             }
             Timer::Resend(Line::Reports) => self.report(body),
+            Timer::Resend(Line::Image) => self.fetch(body),
             Timer::Restart => {}
             Timer::Step => match &mut self.stage {
                 Stage::Ask => self.ask_for_work(body),
                 Stage::Work(work) => {
                     self.reports.extend(work.step(body));
+                    self.fetch(body);
                     self.go_on(body);
                 }
                 Stage::Address | Stage::Hello | Stage::Tell(_) => {}
@@ -217,7 +259,22 @@ impl Agent {
         if let Some(report) = self.reports.front() {
             self.reporting = true;
             let (path, message) = ("report", json(report));
-            self.send(Line::Reports, Saying { path, body: message, waits: false, failures: 0 }, body);
+            self.send(Line::Reports, Saying { path, body: message, waits: false }, body);
+        }
+    }
+
+    /// Fetches what the next write needs, if it needs anything.
+    fn fetch(&mut self, body: &mut Body<'_>) {
+        let from = self.address();
+        let Stage::Work(work) = &mut self.stage else { return };
+        match (work.place(), from) {
+            (None, _) => {}
+            (Some(_), None) => body.timer(1_000, Timer::Resend(Line::Image)),
+            (Some((to, path)), Some(from)) => {
+                let (bearer, sent) = (None, Vec::new());
+                let ask = Ask { post: false, path, body: sent, bearer, from, to, tls: false, waits: false };
+                body.ask(Line::Image, ask);
+            }
         }
     }
 
@@ -259,15 +316,23 @@ impl Agent {
         match line {
             Line::Control => self.control(answer, body),
             Line::Reports => self.reported(answer, body),
+            Line::Image => {
+                if let Stage::Work(work) = &mut self.stage {
+                    self.reports.extend(work.fetched(answer, body));
+                    self.go_on(body);
+                }
+                Next::Same
+            }
         }
     }
 
     fn control(&mut self, answer: Option<&Answer>, body: &mut Body<'_>) -> Next {
-        let Some(saying) = &mut self.saying else { return Next::Same };
+        if self.saying.is_none() {
+            return Next::Same;
+        }
         let Some(answer) = answer else {
-            saying.failures += 1;
-            let wait = SERVER.delay(saying.failures, body.rng.u32()).as_millis();
-            body.timer(u64::try_from(wait).unwrap_or(u64::MAX), Timer::Resend(Line::Control));
+            let wait = self.servers.turn(&mut self.patience, body.rng.u32());
+            body.timer(wait, Timer::Resend(Line::Control));
             return Next::Same;
         };
         if answer.status == 401 {
@@ -349,13 +414,12 @@ impl Agent {
     fn reported(&mut self, answer: Option<&Answer>, body: &mut Body<'_>) -> Next {
         self.reporting = false;
         let Some(answer) = answer else {
-            self.report_failures += 1;
-            let wait = SERVER.delay(self.report_failures, body.rng.u32()).as_millis();
-            body.timer(u64::try_from(wait).unwrap_or(u64::MAX), Timer::Resend(Line::Reports));
+            let wait = self.servers.turn(&mut self.report_patience, body.rng.u32());
+            body.timer(wait, Timer::Resend(Line::Reports));
             self.reporting = true;
             return Next::Same;
         };
-        self.report_failures = 0;
+        self.report_patience = Patience::default();
         self.reports.pop_front();
         let directive = serde_json::from_slice::<Directive>(&answer.body).ok();
         let stop = match (answer.status, directive) {

@@ -6,9 +6,10 @@
 
 use crate::database::{Database, Road};
 use crate::invariants::label;
-use crate::mutants::Mutant;
+use crate::mutants::{self, Mutant};
 use crate::rng::Rng;
 use crate::server::{Answer, Input, Open, Output, Running, Server};
+use crate::site::{Rules, Site};
 use kaltstart_protocol::dhcp::Message;
 use kaltstart_server::net::dhcp::{Link, Packet};
 use kaltstart_server::store::Store;
@@ -48,10 +49,11 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// So many servers that were never started, which let so many machines lose data within an hour.
-    pub(crate) fn new(servers: usize, losses: u32, mutant: Option<Mutant>) -> Self {
-        let database = Database::new(servers, mutant);
-        Self { servers: Server::site(servers, &database, losses, mutant), database, mutant }
+    /// Servers that were never started.
+    pub(crate) fn new(site: &'static Site, rules: Rules, mutant: Option<Mutant>) -> Self {
+        let database = Database::new(rules.servers, mutant);
+        let server = |number| Server::new(number, site, rules, mutant);
+        Self { servers: (0..rules.servers).map(server).collect(), database, mutant }
     }
 
     /// Sees what is stored; none while the only server is down.
@@ -60,6 +62,12 @@ impl Cluster {
             Some(eye) => Some(eye),
             None => self.servers[0].app().map(|app| &app.store),
         }
+    }
+
+    /// Whether a look at deadlines would find any, or a held question may have an answer.
+    pub(crate) fn has_due(&self) -> bool {
+        let due = |store: &Store| !store.due(Some(crate::time::wall())).expect("readable").is_empty();
+        self.eye().is_some_and(due) || self.servers.iter().any(Server::has_news)
     }
 
     /// Starts a server, as `serve` does; false when its database cannot be reached.
@@ -102,8 +110,12 @@ impl Cluster {
             let first = dice.below(decided.len() as u64) as usize;
             decided.rotate_left(first);
             let mut others_wrote = false;
+            let mut hidden = Vec::new();
             for (turn, gate) in decided {
                 let server = &self.servers[turn.number];
+                if others_wrote && self.mutant == Some(Mutant::CountedOnce) {
+                    hidden.extend(mutants::hide_losses(&server.runtime, self.database.eye()));
+                }
                 let _entered = server.runtime.enter();
                 if others_wrote && dice.percent(LEARNS_BETWEEN) {
                     turn.up.learn();
@@ -112,6 +124,9 @@ impl Cluster {
                 let crash_in = &mut faults[turn.number].crash_in;
                 others_wrote |=
                     turn.settle(gate, server, (self.mutant, self.database.road(turn.number)), crash_in);
+            }
+            if !hidden.is_empty() {
+                mutants::show_losses(&self.servers[0].runtime, self.database.eye(), hidden);
             }
         }
     }

@@ -1,20 +1,17 @@
 //! The database: one server's own, or one that several share, each by a way that can be cut.
 //!
 //! A shared one is a file in the place of a PostgreSQL. The store in front of it is the product's own: its numbers of
-//! changes, its looks for what others wrote, its turns. Told again are the ways, which fail as connections do.
+//! changes, its looks for what others wrote. Told again are the ways, which fail as connections do.
 
 use crate::mutants::Mutant;
 use crate::site::directory;
 use kaltstart_server::store::{self, Store, StoreError, Way};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// In the place of a server's number.
-const NOBODY: usize = usize::MAX;
 /// Longest time for what takes a moment.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -46,9 +43,7 @@ impl Database {
         let dir = directory();
         let data = dir.path().join("data-0");
         fs::create_dir(&data).expect("made");
-        let (turn, turns_for_all) = (Arc::new(AtomicUsize::new(NOBODY)), mutant == Some(Mutant::NoTurn));
-        let road = |server| Arc::new(Road { server, turn: turn.clone(), turns_for_all, ..Road::default() });
-        let roads = if servers > 1 { (0..servers).map(road).collect() } else { Vec::new() };
+        let roads = if servers > 1 { (0..servers).map(|_| Arc::default()).collect() } else { Vec::new() };
         let mut database = Self { dir, data, copies: 0, roads, eye: None, mutant };
         database.look();
         database
@@ -95,9 +90,6 @@ impl Database {
         while is_open() {
             assert!(began.elapsed() < LIMIT, "the database is still open");
             std::thread::yield_now();
-        }
-        if let Some(road) = self.roads.get(server) {
-            road.turn_back();
         }
     }
 
@@ -173,13 +165,8 @@ fn write_files(dir: &Path, files: &[(String, Vec<u8>)]) {
 /// The way of one server to a shared database.
 #[derive(Default)]
 pub(crate) struct Road {
-    server: usize,
     state: Mutex<State>,
     changed: Condvar,
-    /// Who has the turn to count and store.
-    turn: Arc<AtomicUsize>,
-    /// As a mutant has it.
-    turns_for_all: bool,
 }
 
 #[derive(Default)]
@@ -201,7 +188,6 @@ impl Road {
     pub(crate) fn cut(&self) {
         let mut state = self.state();
         (state.cut, state.deaf_after) = (true, None);
-        self.turn_back();
     }
 
     /// The next writes of the gated server become durable, but it does not hear of that, and nothing more comes through.
@@ -239,11 +225,6 @@ impl Road {
         self.state().closed = false;
         self.changed.notify_all();
     }
-
-    /// Its turn ends with its connection.
-    fn turn_back(&self) {
-        self.turn.compare_exchange(self.server, NOBODY, Ordering::Relaxed, Ordering::Relaxed).ok();
-    }
 }
 
 impl Way for Road {
@@ -266,26 +247,5 @@ impl Way for Road {
             (state.cut, state.deaf_after) = (true, None);
         }
         !state.cut
-    }
-
-    fn take_turn(&self) -> Option<Box<dyn Send>> {
-        if self.turns_for_all {
-            return Some(Box::new(()));
-        }
-        let free = !self.is_cut()
-            && self.turn.compare_exchange(NOBODY, self.server, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        free.then(|| Box::new(Taken { server: self.server, turn: self.turn.clone() }) as Box<dyn Send>)
-    }
-}
-
-/// Gives the turn back.
-struct Taken {
-    server: usize,
-    turn: Arc<AtomicUsize>,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.turn.compare_exchange(self.server, NOBODY, Ordering::Relaxed, Ordering::Relaxed).ok();
     }
 }

@@ -22,6 +22,9 @@ const LOSS_WINDOW: u64 = 3_600_000;
 /// The server's hour, and a minute for the agent's clock.
 const GRANT_LIFETIME: u64 = 3_660_000;
 
+/// How long what an operator sends may be on its way, in milliseconds.
+const ON_ITS_WAY: u64 = 60_000;
+
 /// More events than there are.
 const EVENTS_MAX: usize = 1_000_000;
 
@@ -52,6 +55,8 @@ pub(crate) enum Invariant {
     StopObeyed,
     /// Promise 8: after a restored copy nothing is wiped by orders of before.
     RestoreWipesNothing,
+    /// Promise 8: after a restored copy nothing is ordered or granted until somebody has accepted it.
+    OnlyObserves,
     /// Promise 9: no more machines lose data in an hour than may.
     Losses,
     /// Promise 12: what starts is whole.
@@ -123,6 +128,10 @@ pub(crate) struct Audit {
     writing: BTreeSet<(String, u64, String)>,
     losses: Vec<(u64, String)>,
     restores: u32,
+    /// Whether a copy was restored that nobody has accepted.
+    observing: bool,
+    /// When an operator sent word last that a copy is accepted.
+    accepted: Option<u64>,
     only_one_server_fails: bool,
     losses_max: u32,
     /// Orders that reached the server.
@@ -188,6 +197,9 @@ impl Audit {
             Ok(Task::Erase(task)) => task.disks,
             _ => return,
         };
+        if self.observing && !grants.is_empty() {
+            self.violate(Invariant::OnlyObserves, format!("{node} is granted a disk"));
+        }
         let now = crate::time::now();
         let mut loses = false;
         for granted in &grants {
@@ -214,6 +226,18 @@ impl Audit {
     /// The server's clock was set, or its past lost: what it counts within an hour is another hour.
     pub(crate) fn hour_is_lost(&mut self) {
         self.losses.clear();
+    }
+
+    /// A copy is put in the database's place; all servers are down.
+    pub(crate) fn restored(&mut self) {
+        // What was meant for the copy before may still come.
+        let comes = |at| crate::time::now() < at + ON_ITS_WAY;
+        self.observing = !self.accepted.is_some_and(comes);
+    }
+
+    /// An operator sends word that the copy is accepted.
+    pub(crate) fn accepts(&mut self) {
+        (self.observing, self.accepted) = (false, Some(crate::time::now()));
     }
 
     /// An agent is about to write to a disk.
@@ -393,6 +417,9 @@ impl Audit {
             *queued += 1;
             let queued = *queued;
             self.count("jobs");
+            if self.observing {
+                self.violate(Invariant::OnlyObserves, format!("{node} is given {job}"));
+            }
             if queued > self.orders.get(node).copied().unwrap_or_default() {
                 self.violate(Invariant::Granted, format!("{node} has a job that nobody ordered"));
             }
@@ -470,6 +497,12 @@ impl Audit {
             let knows =
                 |lease: &Lease| lease.mac == Some(mac) && lease.expires.since(crate::time::wall()) >= left;
             if until <= now || stored.iter().any(|write| knows(&write.lease)) {
+                continue;
+            }
+            // What is reserved is nobody else's: one of several servers acknowledges that without its database, too.
+            let holder = store.machine(Key::Mac(mac)).expect("readable");
+            let reserved = holder.and_then(|found| found.machine.node.reservation);
+            if store.is_shared() && reserved == Some(address) {
                 continue;
             }
             if restored {

@@ -32,6 +32,8 @@ pub(crate) enum Line {
     Control,
     /// The agent's reporter.
     Reports,
+    /// The agent's fetching of an image.
+    Image,
 }
 
 /// What a machine does to the world.

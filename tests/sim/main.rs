@@ -27,20 +27,26 @@ use invariants::Invariant;
 use mutants::Mutant;
 use plan::Plan;
 use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use world::live;
 
 /// Seeds that every run of the tests lives through.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 2_000;
 /// Seeds within which a mutant must be seen.
-const MUTANT_SEEDS: u64 = 200;
+const MUTANT_SEEDS: u64 = 1_000;
 /// Longest time a failure is made smaller.
 const SHRINK_MAX: Duration = Duration::from_secs(60);
 /// Lines of the log that a failure shows.
 const LINES: usize = 60;
 
-/// What `cargo xtask sim` wants: `seed N`, or `seeds FIRST COUNT SECONDS`.
+/// What `cargo xtask sim` wants: `seed N`, or `seeds FIRST COUNT SECONDS`; and of each process that does so much of that,
+/// `share FIRST STEP COUNT SECONDS`.
 const VARIABLE: &str = "KALTSTART_SIM";
+/// Longest time of the tests' seeds, in seconds.
+const SECONDS_MAX: u64 = 1_800;
+/// Before what a share tells of its seeds.
+const TOLD: &str = "share: ";
 
 /// What a failing seed is told with.
 fn failure(plan: &Plan, mutant: Option<Mutant>) -> Option<String> {
@@ -61,10 +67,12 @@ fn failure(plan: &Plan, mutant: Option<Mutant>) -> Option<String> {
     Some(text)
 }
 
-/// Lives through seeds until they are over, or the time is.
+type Counts = BTreeMap<String, u64>;
+
+/// Lives through seeds until they are over, or the time is; tells what they came to.
 fn live_through(seeds: impl Iterator<Item = u64>, limit: Duration) {
-    let (began, mut lived) = (Instant::now(), 0);
-    let mut counts = BTreeMap::new();
+    let began = Instant::now();
+    let mut counts = Counts::from([("seeds".into(), 0)]);
     for seed in seeds {
         let plan = Plan::new(seed);
         let report = live(&plan, None, false);
@@ -75,19 +83,48 @@ fn live_through(seeds: impl Iterator<Item = u64>, limit: Duration) {
         for (what, count) in report.counts {
             *counts.entry(what).or_insert(0) += count;
         }
-        lived += 1;
+        *counts.entry("seeds".into()).or_insert(0) += 1;
         if began.elapsed() > limit {
             break;
         }
     }
-    println!("{lived} seeds held in {:.0} s: {counts:?}", began.elapsed().as_secs_f64());
+    println!("\n{TOLD}{}", serde_json::to_string(&counts).expect("JSON"));
+}
+
+/// The same on all processors: a process has one clock, so one for each.
+fn live_through_all(first: u64, count: u64, seconds: u64) {
+    let began = Instant::now();
+    let program = std::env::current_exe().expect("this program");
+    let shares = std::thread::available_parallelism().map_or(1, |all| all.get() as u64);
+    let share = |number: u64| {
+        let count = (count + shares - 1 - number) / shares;
+        let share = Command::new(&program)
+            .args(["--exact", "p36_a_simulated_fleet_keeps_its_promises", "--nocapture"])
+            .env(VARIABLE, format!("share {} {shares} {count} {seconds}", first + number))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        share.expect("this program runs")
+    };
+    let shares: Vec<Child> = (0..shares).map(share).collect();
+    let mut counts = Counts::new();
+    for share in shares {
+        let output = share.wait_with_output().expect("it ends");
+        let [text, errors] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        let told = text.lines().find_map(|line| line.strip_prefix(TOLD));
+        let Some(told) = told.filter(|_| output.status.success()) else { panic!("{text}\n{errors}") };
+        for (what, count) in serde_json::from_str::<Counts>(told).expect("JSON") {
+            *counts.entry(what).or_insert(0) += count;
+        }
+    }
+    println!("{:.0} s: {counts:?}", began.elapsed().as_secs_f64());
     let count = |what| counts.get(what).copied().unwrap_or_default();
-    assert!(2 * count("jobs succeeded") > count("jobs"), "in such a world little can go wrong");
+    assert!(3 * count("jobs succeeded") > count("jobs"), "in such a world little can go wrong");
 }
 
 #[test]
 fn p36_a_simulated_fleet_keeps_its_promises() {
-    let wanted = std::env::var(VARIABLE).unwrap_or_else(|_| format!("seeds 1 {SEEDS} 600"));
+    let wanted = std::env::var(VARIABLE).unwrap_or_else(|_| format!("seeds 1 {SEEDS} {SECONDS_MAX}"));
     let words: Vec<&str> = wanted.split(' ').collect();
     let number = |word: &str| word.parse::<u64>().expect("a number");
     match words[..] {
@@ -101,8 +138,11 @@ fn p36_a_simulated_fleet_keeps_its_promises() {
             }
         }
         ["seeds", first, count, seconds] => {
-            let first = number(first);
-            live_through(first..first + number(count), Duration::from_secs(number(seconds)));
+            live_through_all(number(first), number(count), number(seconds));
+        }
+        ["share", first, step, count, seconds] => {
+            let seeds = (0..number(count)).map(|n| number(first) + n * number(step));
+            live_through(seeds, Duration::from_secs(number(seconds)));
         }
         _ => panic!("{VARIABLE} is `seed N` or `seeds FIRST COUNT SECONDS`"),
     }

@@ -15,8 +15,11 @@ pub(crate) enum Errand {
     Look { node: usize, roll: u64 },
     /// The same once nothing fails any more: nothing new is ordered.
     Check { node: usize },
-    /// An order; then the machine is switched on, if it is to be.
-    Order { node: usize, press: bool },
+    /// An order; then the machine is switched on, if it is to be. Where the server only observes, a restored copy is
+    /// compared with the fleet, if the operator cares.
+    Order { node: usize, press: bool, compares: bool },
+    /// What differs between a restored copy and the fleet.
+    Compare,
     /// Anything else.
     Other,
 }
@@ -47,14 +50,20 @@ pub(crate) fn declare(name: &str, mac: &str, address: Option<&str>) -> Ask {
     ask(true, "/v1/nodes".into(), &json!({"name": name, "mac": mac, "address": address}))
 }
 
-/// What follows from the answer to an order for a machine: where the server only observes, the operator accepts the
-/// restored copy as it is, and orders again some other time.
-pub(crate) fn ordered(node: usize, press: bool, answer: &Answer, view: &Value) -> Follow {
+/// What follows from the answer to an order for a machine: where the server only observes, the operator may look what
+/// differs, and orders again some other time.
+pub(crate) fn ordered(node: usize, press: bool, compares: bool, answer: &Answer, view: &Value) -> Follow {
     if view["code"] == "observing" {
-        let accept = ask(true, "/v1/restored/accept".into(), &json!({"differences": u32::MAX}));
-        return Follow::Ask(Errand::Other, accept);
+        let look = ask(false, "/v1/restored".into(), &Value::Null);
+        return if compares { Follow::Ask(Errand::Compare, look) } else { Follow::Nothing };
     }
     if press && answer.is_good() { Follow::Press(node) } else { Follow::Nothing }
+}
+
+/// What follows from what differs: the operator takes the copy as it is.
+pub(crate) fn compared(view: &Value) -> Follow {
+    let known = view["differences"].as_array().map_or(0, Vec::len);
+    Follow::Ask(Errand::Other, ask(true, "/v1/restored/accept".into(), &json!({"differences": known})))
 }
 
 /// How often an operator sends the same at once.
@@ -76,7 +85,7 @@ pub(crate) fn decide(node: usize, mac: &str, view: &Value, roll: u64) -> Follow 
         if coin < 50 {
             body["erase"] = view["fingerprints"].clone();
         }
-        let errand = Errand::Order { node, press: coin % 10 < 8 };
+        let errand = Errand::Order { node, press: coin % 10 < 8, compares: roll / 1_000_000 % 100 < 70 };
         Follow::Ask(errand, post(&format!("nodes/{mac}/jobs"), &body))
     };
     if let Some(job) = view["job"].as_str() {

@@ -2,17 +2,60 @@
 
 use crate::cluster::Cut;
 use crate::rng::Rng;
-use crate::site::LOSSES;
 use std::fmt;
 
-/// How long things go wrong, in milliseconds.
-pub(crate) const CHAOS: u64 = 90 * MINUTE;
-/// Machines with firmware and disks.
-pub(crate) const NODES: usize = 4;
-/// Machines that only want an address.
-pub(crate) const LAPTOPS: usize = 3;
-
 pub(crate) const MINUTE: u64 = 60_000;
+/// Machines that may lose data within an hour.
+const LOSSES: u32 = 2;
+
+/// How big a world is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Machines with firmware and disks.
+    pub(crate) nodes: usize,
+    /// How many of those somebody has declared; the others are found. The first one has a reservation.
+    pub(crate) declared: usize,
+    /// Machines that only want an address.
+    pub(crate) laptops: usize,
+    /// How long things go wrong, in milliseconds.
+    pub(crate) chaos: u64,
+}
+
+impl Size {
+    /// That of a seed's world. Most are small: what breaks, breaks between few, and soon; so many small ones show more in
+    /// the same time than a few big ones, and what they show is short. What takes long, or many, the big ones show.
+    fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, 5);
+        let (nodes, laptops, minutes) = match rng.below(400) {
+            0 => (4, 3, 90),
+            1..=8 => (rng.between(2, 3), rng.between(1, 2), rng.between(25, 45)),
+            _ => (rng.between(1, 2), rng.below(2), rng.between(5, 10)),
+        };
+        let declared = if nodes > 1 { nodes - 1 } else { rng.below(2) };
+        let [nodes, declared, laptops] = [nodes, declared, laptops].map(|number| number as usize);
+        Self { nodes, declared, laptops, chaos: minutes * MINUTE }
+    }
+
+    /// Addresses that are lent: as many as there are machines without a reservation, so that none is spare.
+    pub(crate) const fn lent(self) -> u32 {
+        let lent = self.nodes + self.laptops - if self.declared > 0 { 1 } else { 0 };
+        if lent == 0 { 1 } else { lent as u32 }
+    }
+
+    const fn is_small(self) -> bool {
+        self.chaos < 20 * MINUTE
+    }
+
+    /// How many things of a kind go wrong at most, of which there are `most` in a big world.
+    const fn few(self, most: u64) -> u64 {
+        if self.is_small() { most.div_ceil(3) } else { most }
+    }
+
+    /// How long something lasts at most, which is so many minutes in a big world.
+    fn at_most(self, minutes: u64) -> u64 {
+        (minutes * MINUTE).min(self.chaos * 2 / 3)
+    }
+}
 
 /// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +115,9 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// How many servers share a database; one has its own.
     pub(crate) servers: usize,
+    pub(crate) size: Size,
+    /// How many machines may lose data within an hour.
+    pub(crate) losses: u32,
     pub(crate) items: Vec<Item>,
 }
 
@@ -95,14 +141,13 @@ const fn is_rough(seed: u64, servers: usize) -> bool {
 }
 
 impl Plan {
-    /// How many machines may lose data within an hour: of servers that meet all at once, fewer than there are of them.
-    pub(crate) const fn losses(&self) -> u32 {
-        if is_rough(self.seed, self.servers) { 1 } else { LOSSES }
-    }
-
     /// Within how many milliseconds the machines are switched on at first.
     pub(crate) const fn switched_on_within(&self) -> u64 {
-        if is_rough(self.seed, self.servers) { 4_000 } else { 4 * MINUTE }
+        match (is_rough(self.seed, self.servers), self.size.is_small()) {
+            (true, _) => 4_000,
+            (false, true) => MINUTE,
+            (false, false) => 4 * MINUTE,
+        }
     }
 
     /// That of a seed.
@@ -112,15 +157,18 @@ impl Plan {
 
     /// That of a seed, with so many servers.
     pub(crate) fn with(seed: u64, servers: usize) -> Self {
+        let size = Size::of(seed);
+        let Size { nodes, laptops, chaos, .. } = size;
         let mut rng = Rng::new(seed, 2);
         let mut items = Vec::new();
-        let machines = (NODES + LAPTOPS) as u64;
+        let machines = (nodes + laptops) as u64;
         let mut add = |at: u64, what: What| items.push(Item { at, what });
-        for node in 0..NODES {
-            let mut at = rng.between(1, 3 * MINUTE);
-            while at < CHAOS {
+        let (soon, late) = if size.is_small() { (MINUTE / 2, 3 * MINUTE) } else { (MINUTE, 5 * MINUTE) };
+        for node in 0..nodes {
+            let mut at = rng.between(1, late);
+            while at < chaos {
                 add(at, What::Operate { node, roll: rng.next() });
-                at += rng.between(MINUTE, 5 * MINUTE);
+                at += rng.between(soon, late);
             }
         }
         if is_rough(seed, servers) {
@@ -135,40 +183,39 @@ impl Plan {
         if servers > 1 {
             // Who has a system orders another one, or gives it up.
             let rush = |rng: &mut Rng| What::Rush { roll: rng.below(100) * 100 + rng.below(55) };
-            for _ in 0..rng.below(5) {
-                add(rng.below(CHAOS), rush(&mut rng));
+            for _ in 0..rng.below(size.few(4) + 1) {
+                add(rng.below(chaos), rush(&mut rng));
             }
             if is_rough(seed, servers) {
                 // All want a system, and soon after another one.
-                add(6 * MINUTE, What::Rush { roll: 10 });
-                add(14 * MINUTE, What::Rush { roll: 10 });
+                let (first, second) = if size.is_small() { (3, 7) } else { (6, 14) };
+                add(first * MINUTE, What::Rush { roll: 10 });
+                add(second * MINUTE, What::Rush { roll: 10 });
             }
         }
         // A seed is calm in some ways and wild in others.
         let mut often = |rng: &mut Rng, most: u64, mut draw: Box<dyn FnMut(&mut Rng) -> What>| {
-            for _ in 0..rng.below(most + 1) {
-                let at = rng.below(CHAOS);
+            for _ in 0..rng.below(size.few(most) + 1) {
+                let at = rng.below(chaos);
                 let what = draw(rng);
                 add(at, what);
             }
         };
         let machine = move |rng: &mut Rng| rng.below(machines) as usize;
         let server = move |rng: &mut Rng| if servers > 1 { rng.below(servers as u64) as usize } else { 0 };
-        let node = |rng: &mut Rng| rng.below(NODES as u64) as usize;
+        let node = move |rng: &mut Rng| rng.below(nodes as u64) as usize;
+        let lasts = move |rng: &mut Rng, least: u64, minutes: u64| rng.between(least, size.at_most(minutes));
         often(&mut rng, 8, Box::new(move |rng| What::Press { machine: machine(rng) }));
         often(
             &mut rng,
             8,
-            Box::new(move |rng| What::PowerCut {
-                machine: machine(rng),
-                ms: rng.between(1_000, 10 * MINUTE),
-            }),
+            Box::new(move |rng| What::PowerCut { machine: machine(rng), ms: lasts(rng, 1_000, 10) }),
         );
         often(
             &mut rng,
             5,
-            Box::new(|rng| What::Network {
-                ms: rng.between(MINUTE, 15 * MINUTE),
+            Box::new(move |rng| What::Network {
+                ms: lasts(rng, MINUTE, 15),
                 loss: rng.below(60),
                 double: rng.below(40),
                 late: rng.below(20_000),
@@ -180,7 +227,7 @@ impl Plan {
             Box::new(move |rng| What::Crash {
                 server: server(rng),
                 writes: rng.percent(80).then(|| rng.between(1, 4) as u32),
-                ms: if rng.percent(80) { rng.between(100, 60_000) } else { rng.between(MINUTE, 40 * MINUTE) },
+                ms: if rng.percent(80) { rng.between(100, 60_000) } else { lasts(rng, MINUTE, 40) },
             }),
         );
         often(&mut rng, 6, Box::new(|rng| What::Stall { ms: rng.between(500, 15_000) }));
@@ -206,20 +253,20 @@ impl Plan {
                         let cut = if rng.percent(60) { Cut::Answer } else { Cut::Write };
                         (rng.between(1, 5) as u32, cut)
                     }),
-                    ms: if rng.percent(70) { rng.below(20_000) } else { rng.between(MINUTE, 20 * MINUTE) },
+                    ms: if rng.percent(70) { rng.below(20_000) } else { lasts(rng, MINUTE, 20) },
                 }),
             );
             often(
                 &mut rng,
                 4,
-                Box::new(move |rng| What::Part { server: server(rng), ms: rng.between(1_000, 20 * MINUTE) }),
+                Box::new(move |rng| What::Part { server: server(rng), ms: lasts(rng, 1_000, 20) }),
             );
             often(
                 &mut rng,
                 4,
                 Box::new(move |rng| What::Lag {
                     server: server(rng),
-                    ms: rng.between(MINUTE, 20 * MINUTE),
+                    ms: lasts(rng, MINUTE, 20),
                     most: rng.between(50, 30_000),
                 }),
             );
@@ -227,12 +274,15 @@ impl Plan {
         often(&mut rng, 3, Box::new(move |rng| What::Disk { node: node(rng), foreign: rng.percent(60) }));
         if rng.percent(35) {
             for _ in 0..rng.between(1, 2) {
-                let at = rng.below(CHAOS - 20 * MINUTE);
+                let most = size.at_most(20);
+                let at = rng.below(chaos - most);
                 add(at, What::Backup { plain: rng.percent(50) });
-                add(at + rng.between(MINUTE, 20 * MINUTE), What::Restore);
+                add(at + rng.between(MINUTE, most), What::Restore);
             }
         }
-        let mut plan = Self { seed, servers, items };
+        // Of servers that meet all machines at once, fewer than there are of them.
+        let losses = if is_rough(seed, servers) || nodes == 2 && rng.percent(50) { 1 } else { LOSSES };
+        let mut plan = Self { seed, servers, size, losses, items };
         if plan.only_servers_fail() {
             plan.items.retain(|item| item.what.is_of_a_server());
         }

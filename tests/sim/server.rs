@@ -4,8 +4,8 @@
 use crate::cluster::Gate;
 use crate::database::{Database, Road};
 use crate::dhcp::{Door, Handle, Neighbours, Sent, Wire};
-use crate::mutants::Mutant;
-use crate::site::{Site, address, admin};
+use crate::mutants::{self, Mutant};
+use crate::site::{Rules, Site, address, admin};
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use kaltstart_core::dhcp::lease::{Lease, LeaseTable};
@@ -17,7 +17,7 @@ use kaltstart_server::doors::dhcp_service;
 use kaltstart_server::http::listen::Routes;
 use kaltstart_server::net::dhcp::{Ping, Service};
 use kaltstart_server::store::Store;
-use kaltstart_server::tls::{self, Tls};
+use kaltstart_server::tls;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
@@ -121,27 +121,20 @@ pub(crate) struct Running {
 /// A server, up or down.
 pub(crate) struct Server {
     number: usize,
+    site: &'static Site,
+    rules: Rules,
     pub(crate) runtime: Runtime,
-    tls: Arc<Tls>,
     pub(crate) neighbours: Arc<Neighbours>,
-    losses: u32,
     mutant: Option<Mutant>,
     /// While it decides, it is elsewhere.
     pub(crate) up: Option<Running>,
 }
 
 impl Server {
-    /// Servers of one site that were never started.
-    pub(crate) fn site(count: usize, database: &Database, losses: u32, mutant: Option<Mutant>) -> Vec<Self> {
-        let data = database.directory_of(0);
-        let names = Site::get().config(&data, losses, 0).names();
-        // Copied from the first one to the others, as the product's documentation says.
-        let tls = Arc::new(Tls::open(tls::dir(&data), names, crate::time::wall()).expect("keys"));
-        let server = |number| {
-            let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-            Self { number, runtime, tls: tls.clone(), neighbours: Arc::default(), losses, mutant, up: None }
-        };
-        (0..count).map(server).collect()
+    /// One that was never started.
+    pub(crate) fn new(number: usize, site: &'static Site, rules: Rules, mutant: Option<Mutant>) -> Self {
+        let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+        Self { number, site, rules, runtime, neighbours: Arc::default(), mutant, up: None }
     }
 
     pub(crate) fn app(&self) -> Option<&Arc<App>> {
@@ -154,9 +147,12 @@ impl Server {
 
     /// Starts it, as `serve` does; false when its database cannot be reached.
     pub(crate) fn start(&mut self, database: &Database) -> bool {
-        let losses = if self.mutant == Some(Mutant::LossesUnlimited) { 50 } else { self.losses };
-        let config = Site::get().config(&database.directory_of(self.number), losses, self.number);
-        let (tls, mutant, number) = (self.tls.clone(), self.mutant, self.number);
+        let mut rules = self.rules;
+        if self.mutant == Some(Mutant::LossesUnlimited) {
+            rules.losses = 50;
+        }
+        let config = self.site.config(&database.directory_of(self.number), self.number, rules);
+        let (tls, mutant, number) = (self.site.tls.clone(), self.mutant, self.number);
         let ping = self.neighbours.clone() as Arc<dyn Ping>;
         // In backups too.
         let keys = tls::dir(&config.data_dir);
@@ -166,7 +162,13 @@ impl Server {
         let (eye, road) = (database.eye().cloned(), database.road(number).cloned());
         let Ok(store) = database.open(number) else { return false };
         let running = self.runtime.block_on(async move {
+            if mutant == Some(Mutant::OrdersOutliveCopy) {
+                mutants::keep_orders(&store).await;
+            }
             let app = Arc::new(App::new(config, store, admin(), tls).await.expect("it starts"));
+            if mutant == Some(Mutant::AcceptsByItself) {
+                mutants::accept(&app.store).await;
+            }
             if mutant != Some(Mutant::StartNotTold) {
                 app.started().await.expect("jobs hear of it");
             }
@@ -208,6 +210,11 @@ impl Server {
         if let Some(up) = &mut self.up {
             up.held.retain(|request| request.id != id);
         }
+    }
+
+    /// Whether something happened since it looked at the questions that it holds back.
+    pub(crate) fn has_news(&self) -> bool {
+        self.up.as_ref().is_some_and(|up| !up.held.is_empty() && up.looked_at != up.newest_event())
     }
 
     /// Learns what others have stored; false when it cannot.

@@ -1,5 +1,6 @@
 //! An installed system: has an address by the agent's DHCP client, and reports itself until that is noted.
 
+use crate::disk::System;
 use crate::firmware::split;
 use crate::machine::{Body, Effect, Line, Next, Timer};
 use crate::server::{Answer, Ask};
@@ -34,9 +35,16 @@ pub(crate) fn hear(client: &mut Client, packet: &[u8], body: &mut Body<'_>) -> b
     is_new
 }
 
+/// What the machine has started.
+fn running<'a>(body: &'a Body<'_>) -> Option<&'a System> {
+    body.hardware.disks.iter().find(|disk| disk.starts)?.system.as_ref()
+}
+
 /// A running system.
 pub(crate) struct Os {
     dhcp: Client,
+    /// Which of the servers in its report's configuration is asked.
+    at: usize,
     failures: u32,
     reporting: bool,
 }
@@ -46,7 +54,7 @@ impl Os {
         let now = Duration::from_millis(crate::time::now());
         let mut dhcp = Client::new(body.hardware.mac, body.rng.u32(), now);
         drive(&mut dhcp, body);
-        Self { dhcp, failures: 0, reporting: false }
+        Self { dhcp, at: 0, failures: 0, reporting: false }
     }
 
     pub(crate) fn address(&self) -> Option<Ipv4Addr> {
@@ -72,9 +80,7 @@ impl Os {
 
     /// Tells the server that it is up, if it still has to.
     fn report(&mut self, body: &mut Body<'_>) {
-        let running =
-            body.hardware.disks.iter().find(|disk| disk.starts).and_then(|disk| disk.system.as_ref());
-        let Some((system, config)) = running.and_then(|system| Some((system, system.report.as_ref()?)))
+        let Some((system, config)) = running(body).and_then(|system| Some((system, system.report.as_ref()?)))
         else {
             return;
         };
@@ -94,7 +100,7 @@ impl Os {
             boot_order: BootOrder::None,
         };
         let sent = serde_json::to_vec(&report).expect("JSON");
-        let Some((to, path)) = config.urls.first().and_then(|url| split(url)) else { return };
+        let Some((to, path)) = config.urls.get(self.at).and_then(|url| split(url)) else { return };
         body.ask(
             Line::Control,
             Ask { post: true, path, body: sent, bearer: None, from, to, tls: true, waits: false },
@@ -102,6 +108,8 @@ impl Os {
     }
 
     pub(crate) fn answer(&mut self, answer: Option<&Answer>, body: &mut Body<'_>) -> Next {
+        let urls =
+            running(body).and_then(|system| system.report.as_ref()).map_or(0, |config| config.urls.len());
         match answer {
             Some(answer) if answer.is_good() || matches!(answer.status, 401 | 404 | 410) => {
                 for disk in body.hardware.disks.iter_mut().filter(|disk| disk.starts) {
@@ -111,7 +119,13 @@ impl Os {
                 }
                 body.say(format!("its report was answered with {}", answer.status));
             }
+            // As the agent's `questions` have it, told again as those wait: the next server is asked at once.
+            _ if self.at + 1 < urls => {
+                self.at += 1;
+                self.report(body);
+            }
             _ => {
+                self.at = 0;
                 self.failures += 1;
                 let wait = RETRY.delay(self.failures, body.rng.u32()).as_millis();
                 body.timer(u64::try_from(wait).unwrap_or(u64::MAX), Timer::Resend(Line::Control));

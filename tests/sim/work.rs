@@ -1,15 +1,18 @@
 //! A job on modelled disks: admitted by the agent's own gate, write by write, and cut at any of them.
 
 use crate::disk::{Write, erasure, installation, machine_id};
+use crate::firmware::{Url, split};
 use crate::invariants::Begun;
-use crate::machine::{Body, Timer};
+use crate::machine::{Body, Line, Timer};
 use crate::mutants::Mutant;
+use crate::server::Answer;
 use kaltstart_agent::gate::Gate;
+use kaltstart_agent::image::fetch::Retry;
 use kaltstart_agent::work::JobTask;
 use kaltstart_protocol::agent_api::{DiskGrant, Erased, Installed, Report, ReportState};
 use kaltstart_protocol::erasure::{EraseMethod, Erasure, Reach};
 use kaltstart_protocol::facts::Disk;
-use kaltstart_protocol::finding::Finding;
+use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::phase::Phase;
 use kaltstart_protocol::restart::Restart;
 use kaltstart_protocol::select::fixed;
@@ -41,6 +44,11 @@ pub(crate) struct Work {
     task: JobTask,
     /// What is still to be written, and to which disk.
     writes: VecDeque<(usize, Write)>,
+    /// Which of the servers is asked for the image, and how often all were in vain.
+    at: usize,
+    failures: u32,
+    /// Whether the image's next piece is there.
+    fetched: bool,
     failed: bool,
     stopped: bool,
 }
@@ -54,14 +62,22 @@ impl Work {
             JobTask::Erase(task) => gate.admit_all(task, &disks, now),
             JobTask::Rescue(_) | JobTask::BurnIn(_) => Ok(Vec::new()),
         };
-        let mut work = Self { task, writes: VecDeque::new(), failed: false, stopped: false };
+        let mut work = Self {
+            task,
+            writes: VecDeque::new(),
+            at: 0,
+            failures: 0,
+            fetched: false,
+            failed: false,
+            stopped: false,
+        };
         let mut reports = vec![work.report(Phase::Disk, ReportState::Running)];
         let chosen: Vec<Disk> = match admitted {
             Ok(permits) => permits.iter().map(|permit| permit.disk().clone()).collect(),
             Err(_) if body.mutant == Some(Mutant::GateSkipped) => work.unchecked(&disks),
             Err(finding) => {
                 body.say(format!("refuses to write: {finding}"));
-                reports.push(work.fail(finding));
+                reports.push(work.fail(Phase::Disk, finding));
                 return (work, reports);
             }
         };
@@ -105,13 +121,53 @@ impl Work {
         Report { job: job.clone(), attempt, phase, state, progress: None, detail: BTreeMap::new() }
     }
 
-    fn fail(&mut self, finding: Finding) -> Report {
+    fn fail(&mut self, phase: Phase, finding: Finding) -> Report {
         self.failed = true;
-        self.report(Phase::Disk, ReportState::Failed { finding })
+        self.report(phase, ReportState::Failed { finding })
     }
 
-    /// The time that the next write takes.
+    /// Where the image has to be fetched before anything more is written, if it has to: from the server that gave the
+    /// task, or another.
+    pub(crate) fn place(&self) -> Option<Url> {
+        let (JobTask::Install(task), Some((_, Write::Piece(_)))) = (&self.task, self.writes.front()) else {
+            return None;
+        };
+        let mut urls = [&task.image_url].into_iter().chain(task.others.iter().map(|place| &place.image_url));
+        urls.nth(self.at).filter(|_| !self.fetched).and_then(|url| split(url))
+    }
+
+    /// A piece of the image came, or none did: then the next server is asked at once, and all after a pause.
+    ///
+    /// As the agent's `image::fetch` and `http_source` have it, told again as those wait for their answers.
+    pub(crate) fn fetched(&mut self, answer: Option<&Answer>, body: &mut Body<'_>) -> Vec<Report> {
+        let JobTask::Install(task) = &self.task else { return Vec::new() };
+        if answer.is_some_and(Answer::is_good) {
+            (self.fetched, self.failures) = (true, 0);
+            self.wait(body);
+            return Vec::new();
+        }
+        if self.at < task.others.len() {
+            self.at += 1;
+            body.timer(0, Timer::Resend(Line::Image));
+            return Vec::new();
+        }
+        let Retry { failures_max, first, cap } = Retry::default();
+        (self.at, self.failures) = (0, self.failures + 1);
+        if self.failures >= failures_max {
+            self.writes.clear();
+            return vec![self.fail(Phase::Image, Finding::new(Code::ImageUnfetched, "nobody gives it"))];
+        }
+        let most = first.saturating_mul(1 << (self.failures - 1).min(16)).min(cap).as_millis();
+        let wait = body.rng.below(u64::try_from(most).unwrap_or(u64::MAX) + 1);
+        body.timer(wait, Timer::Resend(Line::Image));
+        Vec::new()
+    }
+
+    /// The time that the next write takes, if all that it needs is there.
     fn wait(&self, body: &mut Body<'_>) {
+        if self.place().is_some() {
+            return;
+        }
         let most = match self.writes.front() {
             Some((_, Write::Piece(_) | Write::Ends { .. })) => 30_000,
             _ => 3_000,
@@ -131,6 +187,7 @@ impl Work {
     /// The next write, and what is told of it.
     pub(crate) fn step(&mut self, body: &mut Body<'_>) -> Vec<Report> {
         let Some((index, write)) = self.writes.pop_front() else { return Vec::new() };
+        self.fetched = false;
         let install = match &self.task {
             JobTask::Install(task) => Some(&**task),
             _ => None,

@@ -12,10 +12,10 @@ use crate::machine::{Effect, Hardware, Line, Machine, Timer};
 use crate::mutants::Mutant;
 use crate::network::Network;
 use crate::operator::{self, Errand, Follow};
-use crate::plan::{CHAOS, LAPTOPS, MINUTE, NODES, Plan, What, clock};
+use crate::plan::{MINUTE, Plan, Size, What, clock};
 use crate::rng::Rng;
 use crate::server::{Answer, Ask, Input};
-use crate::site::{address, server_at};
+use crate::site::{Rules, Site, address, server_at};
 use kaltstart_protocol::ids::Mac;
 use serde_json::Value;
 use std::cmp::Reverse;
@@ -109,6 +109,8 @@ pub(crate) struct World {
     late: Vec<(u64, u64)>,
     copy: Option<Copy>,
     restored: bool,
+    /// A server has started, and may have written something.
+    started: bool,
     calm: bool,
     log: Vec<String>,
     verbose: bool,
@@ -139,10 +141,14 @@ fn mac(index: usize) -> Mac {
 impl World {
     fn new(plan: Plan, mutant: Option<Mutant>, verbose: bool, alone: MutexGuard<'static, ()>) -> Self {
         let (seed, servers) = (plan.seed, plan.servers);
+        let Size { nodes, laptops, .. } = plan.size;
+        let rules = Rules { servers, lent: plan.size.lent(), losses: plan.losses };
+        // What all worlds share is made before the first one has its time.
+        let site = Site::get();
         crate::time::begin(seed);
         let mut rng = Rng::new(seed, 3);
         let mut machine = |index: usize| {
-            let is_node = index < NODES;
+            let is_node = index < nodes;
             let name = if is_node { format!("n{}", index + 1) } else { format!("laptop-{index}") };
             let serial = format!("S{index}-0");
             let first = match rng.below(3) {
@@ -154,17 +160,17 @@ impl World {
             let hardware = Hardware { name, mac: mac(index), disks, changed: false, next_disk: None };
             Machine::new(hardware, is_node, Rng::new(seed, 100 + index as u64))
         };
-        let machines = (0..NODES + LAPTOPS).map(&mut machine).collect();
+        let machines = (0..nodes + laptops).map(&mut machine).collect();
         Self {
-            cluster: Cluster::new(servers, plan.losses(), mutant),
+            cluster: Cluster::new(site, rules, mutant),
             machines,
             network: Network::new(seed),
-            audit: Audit::new(servers == 1 && plan.only_servers_fail(), plan.losses()),
+            audit: Audit::new(servers == 1 && plan.only_servers_fail(), plan.losses),
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             next: 0,
             timers: BTreeMap::new(),
-            boots: vec![0; NODES + LAPTOPS],
+            boots: vec![0; nodes + laptops],
             calls: BTreeMap::new(),
             faults: vec![Faults::default(); servers],
             down_for: vec![0; servers],
@@ -174,6 +180,7 @@ impl World {
             late: vec![(0, 0); servers],
             copy: None,
             restored: false,
+            started: false,
             calm: false,
             log: Vec::new(),
             verbose,
@@ -203,7 +210,7 @@ impl World {
 
     fn run(mut self) -> Report {
         self.start_all();
-        for index in 0..NODES - 1 {
+        for index in 0..self.plan.size.declared {
             let address = (index == 0).then_some("10.77.0.50");
             let name = self.machines[index].hardware.name.clone();
             self.operate(Errand::Other, operator::declare(&name, &mac(index).to_string(), address));
@@ -218,14 +225,15 @@ impl World {
             self.at(after, Event::PowerOn(machine));
         }
         self.at(DEADLINES_EVERY, Event::Deadlines);
-        self.at(CHAOS, Event::Check);
+        let chaos = self.plan.size.chaos;
+        self.at(chaos, Event::Check);
         while self.audit.violation.is_none() && !self.has_settled() {
             let Some(Reverse((at, number))) = self.queue.pop() else { break };
             crate::time::advance(at.max(crate::time::now()));
             if let Some(event) = self.events.remove(&number) {
                 self.happen(event);
             }
-            if crate::time::now() > CHAOS + SETTLED_AFTER {
+            if crate::time::now() > chaos + SETTLED_AFTER {
                 let open = self.unsettled().join("; ");
                 self.audit.violate(Invariant::Settled, format!("hours after the last fault: {open}"));
             }
@@ -278,6 +286,10 @@ impl World {
             Event::Deadlines => {
                 self.at(DEADLINES_EVERY, Event::Deadlines);
                 self.cluster.servers[0].meddle();
+                if !self.cluster.has_due() {
+                    // There is nothing to be found.
+                    return;
+                }
                 let look = || {
                     if self.mutant == Some(Mutant::DeadlinesIgnored) {
                         vec![]
@@ -303,7 +315,7 @@ impl World {
                 self.operate(Errand::Look { node, roll }, operator::look(&mac(node).to_string()));
             }
             What::Rush { roll } => {
-                for node in 0..NODES {
+                for node in 0..self.plan.size.nodes {
                     self.operate(Errand::Look { node, roll }, operator::look(&mac(node).to_string()));
                 }
                 self.stalled_until = self.stalled_until.max(crate::time::now() + HASTE);
@@ -346,6 +358,11 @@ impl World {
             }
             What::Restore => {
                 if let Some(copy) = self.copy.clone() {
+                    self.audit.restored();
+                    if self.mutant == Some(Mutant::OrdersOutliveCopy) {
+                        // Somebody accepts it at once.
+                        self.audit.accepts();
+                    }
                     (0..self.plan.servers).for_each(|server| self.cluster.crash(server));
                     self.cluster.database.restore(&copy);
                     self.restored = true;
@@ -441,7 +458,7 @@ impl World {
     fn chosen(&self, errand: &Errand, time: usize) -> Ipv4Addr {
         let node = match errand {
             Errand::Look { node, .. } | Errand::Check { node } | Errand::Order { node, .. } => *node,
-            Errand::Other => NODES,
+            Errand::Other | Errand::Compare => self.plan.size.nodes,
         };
         let servers = self.plan.servers;
         let first = self.toss(6 + 10 * node as u64).below(servers as u64) as usize;
@@ -498,10 +515,14 @@ impl World {
                 operator::decide(node, &mac(node).to_string(), &view, roll)
             }
             Errand::Check { node } if answer.is_good() => operator::check(node, &view),
-            Errand::Order { node, press } => {
+            Errand::Order { node, press, compares } => {
                 let what = view["kind"].as_str().or(view["detail"].as_str()).unwrap_or_default().to_owned();
                 self.say(&format!("order for n{}: {} {what}", node + 1, answer.status));
-                operator::ordered(node, press, answer, &view)
+                operator::ordered(node, press, compares, answer, &view)
+            }
+            Errand::Compare if answer.is_good() => {
+                self.audit.accepts();
+                operator::compared(&view)
             }
             _ => Follow::Nothing,
         };
@@ -535,5 +556,6 @@ fn slot(timer: Timer) -> u8 {
         Timer::Resend(Line::Control) => 2,
         Timer::Resend(Line::Reports) => 3,
         Timer::Restart => 4,
+        Timer::Resend(Line::Image) => 5,
     }
 }

@@ -13,6 +13,7 @@ pub mod boot;
 pub mod class;
 pub mod dhcp;
 pub mod dhcp6;
+pub mod document;
 pub mod hardware;
 pub mod http_file;
 pub mod http_head;

@@ -5,7 +5,7 @@
 //! something is lost, and again from each grant for a disk that is not blank
 //! ([`Job::loses_at`](crate::machine::Job::loses_at)).
 
-use crate::machine::{JobKind, Order};
+use crate::machine::{JobKind, Machine, Order};
 use alloc::format;
 use kaltstart_protocol::finding::{Code, Finding};
 use kaltstart_protocol::wipe::WipeGrant;
@@ -23,6 +23,13 @@ pub fn is_ordered(kind: JobKind, order: &Order) -> bool {
 #[must_use]
 pub fn is_granted(grants: &[WipeGrant]) -> bool {
     grants.iter().any(|grant| !grant.contents.is_blank())
+}
+
+/// Whether a machine that becomes `after` is let lose data by that.
+#[must_use]
+pub fn begins(before: &Machine, after: &Machine) -> bool {
+    let at = |machine: &Machine| machine.job.as_ref().and_then(|job| job.loses_at);
+    at(after).is_some() && at(after) != at(before)
 }
 
 /// Whether one more machine may lose data, besides `others` within the window.
@@ -43,7 +50,7 @@ mod tests {
     use super::*;
     use crate::lifecycle::event::Event;
     use crate::lifecycle::table::{apply, grant, hello, idle, job, job_id, task_taken};
-    use crate::machine::{Job, Machine, State};
+    use crate::machine::{Job, State};
     use alloc::boxed::Box;
     use alloc::collections::BTreeMap;
     use kaltstart_protocol::agent_api::Mode;
@@ -89,8 +96,10 @@ mod tests {
         };
         let deploy = begun(JobKind::Deploy);
         assert!(!counts(&deploy));
-        assert!(!counts(&apply(deploy.clone(), &[granted(0)])), "the disk is blank");
-        let wiping = apply(deploy, &[granted(1)]);
+        let blank = apply(deploy.clone(), &[granted(0)]);
+        assert!(!counts(&blank) && !begins(&deploy, &blank), "the disk is blank");
+        let wiping = apply(deploy.clone(), &[granted(1)]);
+        assert!(begins(&deploy, &wiping) && !begins(&wiping, &wiping) && !begins(&wiping, &deploy));
         // Cleared by then, and granted again after an interruption.
         for machine in
             [apply(wiping.clone(), &[granted(0)]), apply(wiping.clone(), &[Event::JobCancelled]), wiping]
@@ -98,7 +107,7 @@ mod tests {
             assert!(counts(&machine));
         }
         let release = begun(JobKind::Release);
-        assert!(counts(&release));
+        assert!(counts(&release) && begins(&idle(State::Allocated), &release));
         assert!(!counts(&apply(release, &[Event::JobCancelled])), "nothing was granted");
     }
 }

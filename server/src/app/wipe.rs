@@ -2,7 +2,7 @@
 
 use super::{App, AppError};
 use crate::clock;
-use crate::store::{Key, Turn};
+use crate::store::Key;
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, JobKind};
@@ -13,7 +13,6 @@ use kaltstart_protocol::ids::{JobId, NodeId, PublicKey};
 use kaltstart_protocol::secret::Secret;
 use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{GrantTrust, SignedGrant, WipeGrant};
-use tokio::sync::MutexGuard;
 
 /// What became of an agent's question for its task.
 enum Outcome {
@@ -71,21 +70,7 @@ impl App {
         })
     }
 
-    /// Whether data are lost by what the machine's agent is granted if it asks now.
-    fn would_lose(&self, key: Key<'_>, trust: &GrantTrust) -> Result<bool, AppError> {
-        let machine = self.machine(key)?.machine;
-        let Assignment::Job(job) = assignment(&machine, trust) else { return Ok(false) };
-        let granted = wipe::grants(&machine.node, &job, trust.epoch, clock::now());
-        Ok(granted.is_ok_and(|grants| losses::is_granted(&grants)))
-    }
-
-    /// Waits until nobody else lets a machine lose data, here or on another server: from counting the others to the
-    /// commit.
-    pub(super) async fn turn_to_lose(&self) -> Result<(MutexGuard<'_, ()>, Turn), AppError> {
-        let here = self.losing.lock().await;
-        Ok((here, self.store.take_turn()?))
-    }
-
+    /// Counts the machines that lose data; the commit counts those that were let meanwhile.
     fn admit_loss(&self, node: &NodeId, now: Millis) -> Result<Result<(), Finding>, AppError> {
         let others = self.store.losing(node, now)?;
         Ok(losses::admit(others, self.config.wipe.machines_per_hour))
@@ -104,9 +89,6 @@ impl App {
     ) -> Result<Result<Vec<(WipeGrant, SignedGrant)>, Task>, AppError> {
         let trust = self.trust();
         let mut outcome = None;
-        // Who loses nothing, as most do, waits for nobody.
-        let turn = if self.would_lose(key, &trust)? { Some(self.turn_to_lose().await?) } else { None };
-        let may_lose = turn.is_some();
         self.apply_with(key, |machine| {
             let Assignment::Job(job) = assignment(machine, &trust) else {
                 return Err(AppError::Refused("the job has ended, or its agent must start again".into()));
@@ -118,9 +100,6 @@ impl App {
             let now = clock::now();
             let mut granted = wipe::grants(&machine.node, &job, trust.epoch, now);
             if granted.as_ref().is_ok_and(|grants| losses::is_granted(grants)) {
-                if !may_lose {
-                    return Err(AppError::Busy);
-                }
                 granted = self.admit_loss(&machine.node.id, now)?.and(granted);
             }
             Ok(match granted {
@@ -142,7 +121,6 @@ impl App {
             })
         })
         .await?;
-        drop(turn);
         match outcome {
             Some(Outcome::Granted(id, grants)) if id == job.id => self.sign(job.kind, grants, &trust),
             Some(Outcome::Refused(finding)) => {

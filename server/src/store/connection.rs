@@ -4,8 +4,7 @@
 
 use super::postgres::Postgres;
 use super::sqlite::Sqlite;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use kaltstart_core::document::Document;
 
 /// Why a statement was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,17 +95,17 @@ impl dyn Row + '_ {
     }
 
     /// A document.
-    pub(super) fn document<T: DeserializeOwned>(&self, column: usize) -> Result<T> {
+    pub(super) fn document<T: Document>(&self, column: usize) -> Result<T> {
         from_json(self.text(column)?)
     }
 }
 
-pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| DatabaseError::Refused(format!("a stored document: {error}")))
+pub(super) fn from_json<T: Document>(text: &str) -> Result<T> {
+    T::from_json(text).map_err(|error| DatabaseError::Refused(format!("a stored document: {error}")))
 }
 
-pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| DatabaseError::Refused(format!("a document: {error}")))
+pub(super) fn to_json<T: Document>(value: &T) -> Result<String> {
+    value.to_json().map_err(|error| DatabaseError::Refused(format!("a document: {error}")))
 }
 
 /// A connection to a database.

@@ -1,8 +1,11 @@
 //! Which machines lose data, and which jobs must not go on.
 
+use super::connection::{Connection, Result};
 use super::rows::to_i64;
-use super::{Store, StoreError};
-use kaltstart_core::losses::WINDOW_MS;
+use super::{Commit, Store, StoreError};
+use kaltstart_core::lifecycle::event::Happening;
+use kaltstart_core::losses::{WINDOW_MS, admit};
+use kaltstart_core::machine::Machine;
 use kaltstart_protocol::ids::NodeId;
 use kaltstart_protocol::time::Millis;
 
@@ -12,12 +15,31 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn losing(&self, but: &NodeId, now: Millis) -> Result<u64, StoreError> {
-        let values = [to_i64(now.minus(WINDOW_MS).0).into(), but.as_str().into()];
-        let count = self.read(|connection| {
-            let sql = "SELECT count(DISTINCT node) FROM jobs WHERE loses_at > ?1 AND node <> ?2";
-            connection.first(sql, &values, |row| row.int(0))
-        })?;
-        Ok(count.unwrap_or(0).unsigned_abs())
+        self.read(|connection| losing(connection, but, now))
+    }
+
+    /// As [`commit`](Self::commit), of a machine that is let lose data now: a conflict, too, when others than were counted
+    /// before were let meanwhile, here or at another server, and with this one they would be more than `max`.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written; nothing is stored then.
+    pub async fn commit_loss(
+        &self,
+        machine: &Machine,
+        expected: i64,
+        happenings: &[Happening],
+        now: Millis,
+        max: u32,
+    ) -> Result<Commit, StoreError> {
+        let (machine, happenings) = (machine.clone(), happenings.to_vec());
+        self.transact(move |transaction| {
+            // Nobody else writes until this is stored.
+            if admit(losing(transaction.connection(), &machine.node.id, now)?, max).is_err() {
+                return Ok(Commit::Conflict);
+            }
+            transaction.put(machine, expected, &happenings, now)
+        })
+        .await
     }
 
     /// Nodes whose queued or running job was ordered in another epoch than `epoch`.
@@ -31,4 +53,10 @@ impl Store {
             connection.all(sql, &[to_i64(epoch).into()], |row| row.parsed(0))
         })
     }
+}
+
+fn losing(connection: &mut Connection, but: &NodeId, now: Millis) -> Result<u64> {
+    let sql = "SELECT count(DISTINCT node) FROM jobs WHERE loses_at > ?1 AND node <> ?2";
+    let values = [to_i64(now.minus(WINDOW_MS).0).into(), but.as_str().into()];
+    Ok(connection.first(sql, &values, |row| row.int(0))?.unwrap_or(0).unsigned_abs())
 }

@@ -30,7 +30,7 @@ pub use copy::{Snapshot, copy};
 pub use index::{Brief, Index};
 pub use leases::Wanted;
 pub use logs::StoredLine;
-pub use others::{Changed, Turn};
+pub use others::Changed;
 pub use postgres::Server;
 pub use secrets::sealed_in;
 pub use simulated::Way;
@@ -44,7 +44,7 @@ use kaltstart_core::machine::{Job, Machine};
 use kaltstart_core::observing::Restored;
 use kaltstart_protocol::ids::{Digest, JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
-use others::{Place, Shared};
+use others::Shared;
 use outage::Outage;
 use postgres::{Postgres, outside_of_the_runtime};
 use rows::{job, to_i64};
@@ -254,7 +254,7 @@ impl Store {
         let [mut writer, reader] = [writer, Postgres::connect(server, me, Some(&outage))?]
             .map(|one| Connection::Postgres(Box::new(one)));
         // Before anything else is read: what changes meanwhile is heard of again.
-        let shared = Shared::new(Place::Postgres(Box::new(server.clone())), me, outage, &mut writer)?;
+        let shared = Shared::new(Some(server.clone()), me, outage, &mut writer)?;
         Self::of(identity, writer, reader, Some(shared))
     }
 

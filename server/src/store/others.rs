@@ -10,7 +10,6 @@ use super::leases6::{lease as lease6, leases6};
 use super::outage::Outage;
 use super::postgres::{Postgres, Server};
 use super::rows::{machines, versioned};
-use super::simulated::Way;
 use super::{Store, StoreError, tell_newest};
 use kaltstart_core::dhcp::lease::LeaseWrite;
 use std::collections::BTreeSet;
@@ -35,16 +34,10 @@ pub struct Changed {
     pub is_back: bool,
 }
 
-/// Where the database is that others use too.
-pub(super) enum Place {
-    Postgres(Box<Server>),
-    /// A file of simulated servers.
-    Simulated(Arc<dyn Way>),
-}
-
 /// How what others store is heard of.
 pub(super) struct Shared {
-    place: Place,
+    /// The database that tells of changes by itself; simulated servers are let look.
+    server: Option<Box<Server>>,
     /// The name under which this server writes.
     me: String,
     /// The number of the newest change that was read.
@@ -63,14 +56,14 @@ const NEWEST: &str = "SELECT max(change) FROM (SELECT max(change) AS change FROM
 
 impl Shared {
     pub(super) fn new(
-        place: Place,
+        server: Option<Server>,
         me: &str,
         outage: Outage,
         connection: &mut Connection,
     ) -> Result<Self, StoreError> {
         let seen = newest(connection).map_err(|error| StoreError::Read(error.to_string()))?;
         Ok(Self {
-            place,
+            server: server.map(Box::new),
             me: me.to_owned(),
             seen: AtomicI64::new(seen),
             outage,
@@ -89,12 +82,6 @@ impl Shared {
     }
 }
 
-/// As long as it lives no other server has one: see [`Store::take_turn`].
-pub struct Turn(
-    // The lock ends with the connection that is in it.
-    #[expect(dead_code, reason = "it is held, not used")] Option<Box<dyn Send>>,
-);
-
 fn newest(connection: &mut Connection) -> Result<i64> {
     Ok(connection.first(NEWEST, &[], |row| row.number(0))?.flatten().unwrap_or(0))
 }
@@ -112,26 +99,6 @@ impl Store {
         self.shared.as_ref().is_some_and(|shared| shared.outage.is_on())
     }
 
-    /// Waits until no server has a turn, and takes it: for what is counted first and stored afterwards.
-    ///
-    /// # Errors
-    /// When the database cannot be reached, or somebody keeps the turn for long.
-    pub fn take_turn(&self) -> Result<Turn, StoreError> {
-        let Some(shared) = &self.shared else { return Ok(Turn(None)) };
-        match &shared.place {
-            Place::Postgres(server) => {
-                let mut connection = Postgres::connect(server, &shared.me, Some(&shared.outage))?;
-                connection.lock_turn().map_err(|error| StoreError::Read(error.to_string()))?;
-                Ok(Turn(Some(Box::new(connection))))
-            }
-            Place::Simulated(way) => {
-                let turn = way.take_turn();
-                turn.map(|turn| Turn(Some(turn)))
-                    .ok_or_else(|| StoreError::Read("another has the turn".into()))
-            }
-        }
-    }
-
     /// The leases of these addresses are not as this server believed: what is stored of them is learned anew.
     pub fn doubt(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         if let Some(shared) = &self.shared {
@@ -142,7 +109,7 @@ impl Store {
     /// Hears of what others store until it is told to stop, and lets `learn` know of their leases. Blocks its thread.
     pub fn follow(&self, learn: impl Fn(Changed), stop: &CancellationToken) {
         let Some(shared) = &self.shared else { return };
-        let Place::Postgres(server) = &shared.place else { return };
+        let Some(server) = &shared.server else { return };
         while !stop.is_cancelled() {
             let Err(error) = self.hear(shared, server, &learn, stop) else { return };
             shared.outage.begin(&error);

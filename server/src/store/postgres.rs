@@ -47,8 +47,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(6);
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 /// The advisory lock of whoever writes: "ks" in ASCII.
 const WRITERS: &str = "SELECT pg_advisory_xact_lock(27507)";
-/// That of whoever counts before it stores.
-const TURN: &str = "SELECT pg_advisory_lock(27508)";
 
 /// The first version of the tables that PostgreSQL had.
 const FIRST_VERSION: i64 = 5;
@@ -280,11 +278,6 @@ impl Postgres {
         self.ask(async |session| session.client.batch_execute("SET LOCAL statement_timeout = 0").await)?;
         self.patience = None;
         Ok(())
-    }
-
-    /// Waits for the lock of who counts before it stores; it ends with the connection.
-    pub(super) fn lock_turn(&mut self) -> Result<()> {
-        self.ask(async |session| session.client.batch_execute(TURN).await)
     }
 
     /// Hears from now on when somebody has changed something.

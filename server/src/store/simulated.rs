@@ -4,7 +4,7 @@
 //! Changed rows have numbers and writers as in `postgres.sql`, and the way to the file can fail as one over a network.
 
 use super::connection::{Connection, DatabaseError, Result};
-use super::others::{Place, Shared};
+use super::others::Shared;
 use super::outage::Outage;
 use super::sqlite::{Sqlite, connect};
 use super::{FILE, Store, StoreError, copied, make, migrate};
@@ -22,9 +22,6 @@ pub trait Way: Send + Sync {
 
     /// Whether the server hears that what it wrote is durable.
     fn hears_commit(&self) -> bool;
-
-    /// Takes the turn of [`Store::take_turn`] until what is returned is dropped; none while another server has it.
-    fn take_turn(&self) -> Option<Box<dyn Send>>;
 }
 
 /// The same way for who reads, and waits for nobody.
@@ -39,10 +36,6 @@ impl Way for Reading {
 
     fn hears_commit(&self) -> bool {
         self.0.hears_commit()
-    }
-
-    fn take_turn(&self) -> Option<Box<dyn Send>> {
-        self.0.take_turn()
     }
 }
 
@@ -79,8 +72,8 @@ impl Store {
         number_changes(&writer, me).map_err(open)?;
         let reader = connect(&path).map_err(open)?;
         let mut writer = Connection::Sqlite(Sqlite::reached_by(writer, way.clone()));
-        let reader = Connection::Sqlite(Sqlite::reached_by(reader, Arc::new(Reading(way.clone()))));
-        let shared = Shared::new(Place::Simulated(way), me, Outage::default(), &mut writer)?;
+        let reader = Connection::Sqlite(Sqlite::reached_by(reader, Arc::new(Reading(way))));
+        let shared = Shared::new(None, me, Outage::default(), &mut writer)?;
         Self::of(identity, writer, reader, Some(shared))
     }
 }
@@ -141,10 +134,6 @@ mod tests {
             let breaks = self.breaks.swap(false, Ordering::Relaxed);
             self.broken.fetch_or(breaks, Ordering::Relaxed);
             !breaks
-        }
-
-        fn take_turn(&self) -> Option<Box<dyn Send>> {
-            None
         }
     }
 

@@ -8,7 +8,8 @@ use super::limits::{
 };
 use super::*;
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
-use kaltstart_core::machine::{Node, Session, State};
+use kaltstart_core::losses::WINDOW_MS;
+use kaltstart_core::machine::{BurnInOrder, JobKind, Node, Order, Session, State};
 use kaltstart_protocol::agent_api::LogLine;
 use kaltstart_protocol::syslog::Line;
 use std::net::Ipv6Addr;
@@ -71,6 +72,7 @@ macro_rules! contracts {
 contracts! {
     what_was_committed_is_there_after_reopening
     a_decision_on_an_older_version_is_a_conflict_and_changes_nothing
+    p09_who_was_let_lose_data_since_it_was_counted_is_counted_again
     two_nodes_cannot_share_a_name_and_the_refused_one_leaves_nothing
     subscribers_hear_of_a_change_whose_caller_has_gone
     a_repeated_log_batch_is_stored_once
@@ -137,6 +139,32 @@ async fn a_decision_on_an_older_version_is_a_conflict_and_changes_nothing(place:
     let found = store.machine(Key::Name("n1")).expect("read").expect("found");
     assert_eq!((found.machine, found.version), (newer, 2));
     assert!(store.events(0, None, 10).expect("read").is_empty());
+}
+
+async fn p09_who_was_let_lose_data_since_it_was_counted_is_counted_again(place: Place) {
+    let store = place.open();
+    let loses = |n: u8, at: Millis| {
+        let mut machine = machine(n);
+        let (node, order) = (&machine.node, Order::BurnIn(BurnInOrder { minutes: 1 }));
+        let job = JobId::new(NOW, n.into());
+        let job = Job::queued(job, node.id.clone(), node.state, JobKind::BurnIn, order, at);
+        machine.job = Some(Job { loses_at: Some(at), ..job });
+        machine
+    };
+    let (two, late) = (machine(2).node.id, NOW.plus(WINDOW_MS));
+    let commit = async |n, expected, at| {
+        let told = [Happening::JobQueued];
+        store.commit_loss(&loses(n, at), expected, &told, at, 1).await.expect("decided")
+    };
+    // Both were counted before the first is stored.
+    assert_eq!(store.losing(&two, NOW).expect("read"), 0);
+    assert_eq!((commit(1, 0, NOW).await, commit(2, 0, NOW).await), (Commit::Done, Commit::Conflict));
+    assert_eq!(store.losing(&two, NOW).expect("read"), 1);
+    assert!(store.machine(Key::Id(&two)).expect("read").is_none(), "nothing is left of it");
+    assert_eq!(store.events(0, None, 10).expect("read").len(), 1);
+    // A machine does not stand in its own way, nor in that of others for ever.
+    assert_eq!((commit(1, 1, NOW).await, commit(2, 0, late).await), (Commit::Done, Commit::Done));
+    assert_eq!(commit(1, 1, late).await, Commit::Conflict);
 }
 
 async fn two_nodes_cannot_share_a_name_and_the_refused_one_leaves_nothing(place: Place) {

@@ -4,7 +4,7 @@ use super::{Event, World};
 use crate::cluster::Faults;
 use crate::invariants::{Invariant, label};
 use crate::operator::{self, Errand};
-use crate::plan::{MINUTE, NODES};
+use crate::plan::MINUTE;
 use kaltstart_core::machine::{JobKind, JobState, State};
 
 /// How often operators look whether a machine has to be switched on.
@@ -26,7 +26,7 @@ impl World {
                 self.happen(Event::PowerOn(machine));
             }
         }
-        for node in 0..NODES {
+        for node in 0..self.plan.size.nodes {
             self.operate(Errand::Check { node }, operator::look(&super::mac(node).to_string()));
         }
         self.at(CHECK_EVERY, Event::Check);
