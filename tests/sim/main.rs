@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use world::live;
 
 /// Seeds that every run of the tests lives through.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 3_000;
 /// Seeds within which a mutant must be seen.
 const MUTANT_SEEDS: u64 = 1_000;
 /// Longest time a failure is made smaller.
