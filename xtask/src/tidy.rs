@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Crates that decide: what they may depend on has no clock, no files, no network, no randomness.
 const PURE: [(&str, &[&str]); 2] = [
     ("server/protocol", &["ed25519-dalek", "serde", "serde_json", "sha2", "subtle", "thiserror", "zeroize"]),
-    ("server/core", &["httparse", "kaltstart-protocol", "serde", "thiserror"]),
+    ("server/core", &["httparse", "kaltstart-protocol", "serde", "serde_json", "thiserror"]),
 ];
 
 fn root() -> PathBuf {
