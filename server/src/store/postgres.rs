@@ -125,7 +125,7 @@ impl Server {
         far.or_else(|| address.map(IpAddr::to_string))
     }
 
-    /// A connection, and the task that drives it on `runtime`.
+    /// A connection, and the task that drives it.
     async fn connect(&self) -> std::result::Result<Session, tokio_postgres::Error> {
         let told = Arc::new(Notify::new());
         let (client, driver) = match &self.tls {
@@ -172,15 +172,18 @@ pub(super) struct Postgres {
     in_transaction: bool,
 }
 
+/// An open connection.
 struct Session {
     client: Client,
+    /// What moves its bytes.
     driver: JoinHandle<()>,
+    /// Hears of notifications, and of the end.
     told: Arc<Notify>,
     statements: HashMap<&'static str, Statement>,
 }
 
 impl Postgres {
-    /// Connects to the database of `server` under the name `me`. When it is out of reach `outage` begins, and
+    /// Connects to the database of `server` under the name `me`. When it is out of reach later `outage` begins, and
     /// as long as that lasts nothing is asked; without one every question is.
     pub(super) fn connect(
         server: &Server,
@@ -192,9 +195,6 @@ impl Postgres {
                 "{host} is another machine: name the authority that vouches for it (database.authority)"
             );
             return Err(StoreError::Connect { why });
-        }
-        if let Some(why) = outage.and_then(Outage::why) {
-            return Err(StoreError::Connect { why: why.to_string() });
         }
         let mut server = server.clone();
         let (idle, interval, retries) = KEEPALIVE;
