@@ -150,7 +150,11 @@ async fn take_over(vault: &Vault, directory: &Path, store: &Store) -> Result<usi
         }
         let part = |path: Option<&Path>| path?.file_name()?.to_str().map(str::to_owned);
         let (Some(node), Some(installation)) = (part(file.parent()), part(Some(file))) else { continue };
-        vault.keep(store, &node, &name(&installation), || Secret::new(text)).await?;
+        let kept = vault.keep(store, &node, &name(&installation), || Secret::new(text.clone())).await?;
+        if kept.expose() != text {
+            // Either may be the one that opens the disk.
+            return Err(failed(file, io::Error::other("the database has another one; move this file away")));
+        }
     }
     for file in &files {
         overwrite(file).map_err(|source| failed(file, source))?;

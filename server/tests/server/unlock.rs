@@ -111,7 +111,16 @@ async fn p19_keys_that_an_earlier_version_left_in_files_are_taken_over() {
     assert!(!site.data().join("disk-keys").exists());
     let kept = [(task.uuids.disk, "kst_disk_earlier".to_owned())];
     assert_eq!(exported(&site, "n1").expect("kept"), kept);
+    // One that differs is no copy, and is left where it is.
     site.kill();
+    std::fs::create_dir_all(&earlier).expect("made");
+    let another = earlier.join(&kept[0].0);
+    std::fs::write(&another, "kst_disk_another").expect("written");
+    let refused = site.second_server();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("the database has another one"), "{said}");
+    assert_eq!(std::fs::read_to_string(&another).expect("left"), "kst_disk_another");
+    std::fs::remove_dir_all(site.data().join("disk-keys")).expect("moved away");
     site.power_on().await;
     assert_eq!(exported(&site, "n1").expect("kept"), kept);
 }
