@@ -19,7 +19,7 @@ use kaltstart_core::machine::{ErasureRecord, Machine, Node, State as NodeState, 
 use kaltstart_core::trace::What;
 use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::Finding;
-use kaltstart_protocol::ids::{Fingerprint, Mac, NodeId};
+use kaltstart_protocol::ids::{Fingerprint, Mac};
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -140,12 +140,7 @@ pub fn rfc3339(time: Millis) -> String {
 
 /// The machine whose identifier, name or hardware address is `text`.
 pub(super) fn find(app: &App, text: &str) -> Result<Machine, Problem> {
-    let found = match (text.parse::<NodeId>(), text.parse::<Mac>()) {
-        (Ok(id), _) => app.store.machine(Key::Id(&id))?,
-        (_, Ok(mac)) => app.store.machine(Key::Mac(mac))?,
-        _ => app.store.machine(Key::Name(text))?,
-    };
-    found.map(|found| found.machine).ok_or_else(|| {
+    app.store.named(text)?.map(|found| found.machine).ok_or_else(|| {
         Problem::not_found(format!(
             "no node has the identifier, name or MAC {text:?}; `ks node list` shows all"
         ))

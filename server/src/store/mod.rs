@@ -290,6 +290,18 @@ impl Store {
         self.read(|connection| rows::machine(connection, key))
     }
 
+    /// The machine whose identifier, hardware address or name is `text`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn named(&self, text: &str) -> Result<Option<Versioned>, StoreError> {
+        match (text.parse(), text.parse()) {
+            (Ok(id), _) => self.machine(Key::Id(&id)),
+            (_, Ok(mac)) => self.machine(Key::Mac(mac)),
+            _ => self.machine(Key::Name(text)),
+        }
+    }
+
     /// All machines, by name.
     ///
     /// # Errors
