@@ -273,7 +273,7 @@ fn a_group_in_an_encrypted_mirror_starts_without_its_first_disk() -> Result<()> 
                 "device:  /dev/md",
                 "LUKS2",
                 "Raid Level : raid1",
-                "State : clean",
+                "Failed Devices : 0",
                 "Active Devices : 2",
                 "/dev/md3 ext4",
                 "/dev/dm-",

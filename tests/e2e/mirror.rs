@@ -110,7 +110,7 @@ fn uefi_keeps_both_disks_alike_and_starts_from_either() -> Result<()> {
             &told,
             &[
                 "Raid Level : raid1",
-                "State : clean",
+                "Failed Devices : 0",
                 "Active Devices : 2",
                 "/dev/md3",
                 "/dev/md4",
@@ -179,7 +179,7 @@ fn bios_refuses_what_is_no_pair_and_starts_from_either() -> Result<()> {
         ordered.server.wait_deployed(&ordered.job, LIMIT)?;
         ensure_told(
             &ask(lab, &ordered, "mdadm --detail $(findmnt -n -o SOURCE /)")?,
-            &["State : clean", "Active Devices : 2"],
+            &["Failed Devices : 0", "Active Devices : 2"],
         )?;
         ask(lab, &ordered, "sync")?;
         starts_without_its_first_disk(lab, &mut ordered)

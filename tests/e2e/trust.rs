@@ -44,7 +44,7 @@ fn open_ports(machine: Ipv4Addr) -> Result<Vec<u16>> {
 }
 
 /// The machine has its boot script when somebody with another authority takes the server's place,
-/// even with its address, its database and a certificate for both. Then the real one comes back.
+/// even with its address, its database, the key of that and a certificate. Then the real one comes back.
 #[test]
 fn another_authority() -> Result<()> {
     story("trust-authority", |lab| {
@@ -55,6 +55,8 @@ fn another_authority() -> Result<()> {
         server.wait_job(job, "the start of the kernel", AGENT_LIMIT, |job| job.reached("kernel"))?;
         server.kill();
         fs::rename(&keys, &aside)?;
+        server.new_authority()?;
+        fs::copy(aside.join("secrets.key"), keys.join("secrets.key"))?;
         server.restart()?;
         let seen = server.authority()?;
         ensure!(seen != expected, "the authority is the same");

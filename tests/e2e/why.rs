@@ -200,18 +200,17 @@ impl<'a> Site<'a> {
         })
     }
 
-    fn seen(&self) -> Result<usize> {
-        Ok(self.server.trace(NODE)?.len())
-    }
-
     /// Lets time pass: what was seen so far lies so many seconds further back, as an earlier
     /// server would have left it.
     pub(crate) fn ages(&mut self, seconds: u64) -> Result<()> {
         let file = self.lab.dir().join("data/trace.jsonl");
-        let seen = self.seen()?;
-        wait_for("the trace on the disk", secs(20), || {
-            let lines = fs::read_to_string(&file).unwrap_or_default().lines().count();
-            Ok(if lines >= seen { Poll::Ready(()) } else { Poll::pending(format!("{lines} of {seen}")) })
+        let newest = self.server.trace(NODE)?.pop().context("nothing was seen of it")?;
+        wait_for("the newest sighting on the disk", secs(20), || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let told = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).any(|mut line| {
+                line.as_object_mut().is_some_and(|line| line.remove("mac").is_some()) && line == newest
+            });
+            Ok(if told { Poll::Ready(()) } else { Poll::pending(format!("{text}; wanted {newest}")) })
         })?;
         self.server.kill();
         let mut older = String::new();
