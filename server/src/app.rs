@@ -11,6 +11,7 @@ mod wipe;
 use crate::clock;
 use crate::config::{self, Config};
 use crate::disk_keys::DiskKeys;
+use crate::http::api::rfc3339;
 use crate::http::pace::Pace;
 use crate::images::{Catalog, ImageError};
 use crate::metrics::Metrics;
@@ -21,6 +22,7 @@ use crate::tls::{self, Tls};
 use crate::trace::Recorder;
 use crate::vault::{Vault, VaultError};
 use crate::whereabouts::Claims;
+use kaltstart_core::about::Lock;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, Step};
 use kaltstart_core::losses;
@@ -38,6 +40,7 @@ use kaltstart_protocol::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+pub(crate) use told::Told;
 
 /// Decisions on one event before the server gives up against other writers.
 const TRIES_MAX: u32 = 20;
@@ -55,6 +58,9 @@ pub enum AppError {
     /// It contradicts the state of things.
     #[error("{0}")]
     Refused(String),
+    /// The node is locked.
+    #[error("{0}")]
+    Locked(String),
     /// An image cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -295,12 +301,16 @@ impl App {
                     before.name, wanted.name
                 )));
             }
+            machine.node.edit(&wanted.about, now).map_err(|why| refused(why, &machine))?;
             machine.node.declared = true;
             machine.node.name.clone_from(&wanted.name);
             machine.node.reservation = wanted.address;
             machine.node.uefi_loader = wanted.uefi_loader;
             if version != 0 && machine.node == before {
                 return Ok(machine);
+            }
+            if before.lock.is_some() {
+                return Err(refused(lifecycle::LOCKED, &machine));
             }
             let told = if version == 0 { vec![Happening::NodeMoved(machine.node.state)] } else { Vec::new() };
             match self.store.commit(&machine, version, &told, now).await {
@@ -435,8 +445,18 @@ impl App {
 
 /// Why a machine does not let something happen; if its job is in the way, with how to take that away.
 fn refused(why: &str, machine: &Machine) -> AppError {
-    match &machine.node.job {
-        Some(job) if why == lifecycle::HAS_JOB => AppError::Refused(format!("{why}: `ks job cancel {job}`")),
+    let node = &machine.node;
+    match (&node.job, &node.lock) {
+        (Some(job), _) if why == lifecycle::HAS_JOB => {
+            AppError::Refused(format!("{why}: `ks job cancel {job}`"))
+        }
+        (_, Some(Lock { reason, by, at, .. })) if why == lifecycle::LOCKED => {
+            let since = rfc3339(*at);
+            let name = &node.name;
+            AppError::Locked(format!(
+                "{name} is locked by {by} since {since}: {reason:?}; `ks node unlock {name}`"
+            ))
+        }
         _ => AppError::Refused(why.into()),
     }
 }

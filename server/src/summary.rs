@@ -1,5 +1,6 @@
 //! What a list of nodes tells of each: kept in memory, as a site has thousands.
 
+use kaltstart_core::about::{About, Lock, Word, owner};
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, State};
 use kaltstart_core::recall::Via;
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
@@ -30,9 +31,24 @@ pub struct NodeSummary {
     pub last_job: Option<JobId>,
     /// When it was heard last.
     pub last_seen: Option<Millis>,
+    /// What people say of it.
+    #[serde(flatten)]
+    pub about: About,
+    /// Since when it is its team's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team_since: Option<Millis>,
+    /// Why nobody may touch it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
 }
 
 impl NodeSummary {
+    /// The team that owns it, and since when.
+    #[must_use]
+    pub fn owner(&self) -> Option<(&Word, Millis)> {
+        owner(&self.about, self.team_since)
+    }
+
     /// The node of that machine.
     #[must_use]
     pub fn of(machine: &Machine) -> Self {
@@ -41,13 +57,16 @@ impl NodeSummary {
             id: node.id.clone(),
             name: node.name.clone(),
             state: node.state,
-            headline: headline(machine),
+            headline: headline(machine) + if node.lock.is_some() { " · locked" } else { "" },
             macs: node.macs.clone(),
             address: node.address,
             reservation: node.reservation,
             job: node.job.clone(),
             last_job: node.last_job.clone(),
             last_seen: node.last_seen,
+            about: node.about.clone(),
+            team_since: node.team_since,
+            lock: node.lock.clone(),
         }
     }
 }

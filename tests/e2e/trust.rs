@@ -96,17 +96,21 @@ fn clock_stands_in_1970() -> Result<()> {
 }
 
 /// Routes for firmware and boot loaders, which know no TLS.
-const FIRMWARE: [&str; 2] = ["/boot/", "/images/"];
+const FIRMWARE: [&str; 2] = ["boot/", "images/"];
 
 /// All other routes, read from the page they stand on.
 fn unread_routes() -> Vec<(&'static str, &'static str)> {
     let page = include_str!("../../server/src/http/mod.rs");
-    let routes = page.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split_once("\", "));
-    let method = |methods: &str| if methods.starts_with("get(") { "GET" } else { "POST" };
-    routes
-        .filter(|(path, _)| !FIRMWARE.iter().any(|start| path.starts_with(start)))
-        .map(|(path, methods)| (method(methods), path))
-        .collect()
+    let route = |line: &'static str| {
+        let (made, rest) = line.trim().strip_prefix('.')?.split_once("(\"/")?;
+        let (path, to) = rest.split_once("\", ")?;
+        let made = if made == "route" { to.split_once('(')?.0 } else { made };
+        let methods = [("get", "GET"), ("post", "POST"), ("patch", "PATCH"), ("delete", "DELETE")];
+        let (_, method) = methods.into_iter().find(|(word, _)| *word == made)?;
+        Some((method, path))
+    };
+    let routes = page.lines().filter_map(route);
+    routes.filter(|(_, path)| !FIRMWARE.iter().any(|start| path.starts_with(start))).collect()
 }
 
 fn plain(station: &Station, request: &Request<'_>) -> Result<Response> {
@@ -143,6 +147,7 @@ fn plain_http_from_another_machine_is_refused() -> Result<()> {
         for (method, path) in routes {
             // With everything that would be right over TLS.
             let body = (method == "POST").then(|| hello(token));
+            let path = &format!("/{path}");
             let request = Request { method, path, token: Some(admin.trim()), body, ..Request::default() };
             let answer = plain(&station, &request)?;
             let problem: Value = serde_json::from_slice(&answer.body).unwrap_or_default();

@@ -207,9 +207,10 @@ impl<'a> Site<'a> {
         let newest = self.server.trace(NODE)?.pop().context("nothing was seen of it")?;
         wait_for("the newest sighting on the disk", secs(20), || {
             let text = fs::read_to_string(&file).unwrap_or_default();
-            let told = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).any(|mut line| {
-                line.as_object_mut().is_some_and(|line| line.remove("mac").is_some()) && line == newest
-            });
+            let told =
+                text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).any(|mut line| {
+                    line.as_object_mut().is_some_and(|line| line.remove("mac").is_some()) && line == newest
+                });
             Ok(if told { Poll::Ready(()) } else { Poll::pending(format!("{text}; wanted {newest}")) })
         })?;
         self.server.kill();

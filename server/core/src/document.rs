@@ -3,6 +3,7 @@
 //! It is read and written in this crate, as builds for tests optimise it, and do not optimise the store: a simulated fleet does
 //! little else.
 
+use crate::access::Token;
 use crate::machine::{Job, Node};
 use crate::observing::{Difference, Restored};
 use alloc::string::String;
@@ -37,4 +38,4 @@ macro_rules! documents {
     )*};
 }
 
-documents!(Node, Job, Difference, Restored);
+documents!(Node, Job, Difference, Restored, Token);

@@ -9,6 +9,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod about;
+pub mod access;
 pub mod boot;
 pub mod class;
 pub mod dhcp;

@@ -4,9 +4,10 @@ mod order;
 
 pub use order::{BurnInOrder, Order, ReleaseOrder, RescueOrder, SystemOrder};
 
+use crate::about::{self, About, Edit, Lock, Word};
 use crate::boot::UefiLoader;
 use crate::hardware::Part;
-use crate::lifecycle::phases;
+use crate::lifecycle::{self, phases};
 use crate::rescue::Rescue;
 use crate::unlock::Locked;
 use alloc::collections::BTreeMap;
@@ -142,8 +143,8 @@ pub struct Node {
     #[serde(default)]
     pub unlock: Option<Digest>,
     /// Its system that could not open its disks when it was heard last.
-    #[serde(default)]
-    pub locked: Option<Locked>,
+    #[serde(default, rename = "locked")]
+    pub shut_out: Option<Locked>,
     /// What the machine is since somebody has accepted another board for its system, until an agent looks at it.
     #[serde(default)]
     pub board: Option<HostIdentity>,
@@ -154,6 +155,15 @@ pub struct Node {
     /// those that were begun since.
     #[serde(default)]
     pub own: Vec<DiskUuids>,
+    /// What people say of it.
+    #[serde(default)]
+    pub about: About,
+    /// Since when it is its team's.
+    #[serde(default)]
+    pub team_since: Option<Millis>,
+    /// Why nobody may touch it; while it is there, there is no job.
+    #[serde(default)]
+    pub lock: Option<Lock>,
 }
 
 impl Node {
@@ -181,11 +191,37 @@ impl Node {
             system: None,
             recall: None,
             unlock: None,
-            locked: None,
+            shut_out: None,
             board: None,
             erasure: None,
             own: Vec::new(),
+            about: About::default(),
+            team_since: None,
+            lock: None,
         }
+    }
+
+    /// Says something else of it at `now`; whether that changes anything.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn edit(&mut self, edit: &Edit, now: Millis) -> Result<bool, &'static str> {
+        let about = edit.applied_to(&self.about)?;
+        if about.team != self.about.team {
+            if self.job.is_some() {
+                return Err(lifecycle::HAS_JOB);
+            }
+            self.team_since = Some(now);
+        }
+        let changed = about != self.about;
+        self.about = about;
+        Ok(changed)
+    }
+
+    /// The team that owns it, and since when.
+    #[must_use]
+    pub fn owner(&self) -> Option<(&Word, Millis)> {
+        about::owner(&self.about, self.team_since)
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use kaltstart_core::about::Edit;
 use std::path::Path;
 
 /// An application with a store in `dir`, and no machine.
@@ -22,6 +23,7 @@ pub(crate) fn mac(n: u32) -> Mac {
 
 fn wanted(name: &str, n: u32, address: Option<[u8; 4]>) -> config::Declaration {
     config::Declaration {
+        about: Edit::default(),
         name: name.into(),
         mac: mac(n),
         address: address.map(Into::into),

@@ -4,6 +4,7 @@ use super::App;
 use crate::http::api::rfc3339;
 use crate::store::{StoreError, StoredEvent};
 use kaltstart_protocol::ids::JobId;
+use kaltstart_protocol::time::Millis;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,10 @@ pub(crate) struct Told {
     pub(crate) id: i64,
     /// Type without prefix, as `job.phase_started`.
     pub(crate) kind: String,
+    /// The node it is about.
+    pub(crate) node: String,
+    /// When it happened.
+    pub(crate) time: Millis,
     /// The job it is about.
     job: Option<String>,
     /// It in the JSON format of CloudEvents 1.0.
@@ -39,7 +44,7 @@ impl From<StoredEvent> for Told {
             "datacontenttype": "application/json",
             "data": serde_json::from_str::<Value>(&data).unwrap_or_default(),
         });
-        Self { id, kind, job, text: text.to_string() }
+        Self { id, kind, node, time, job, text: text.to_string() }
     }
 }
 
@@ -119,7 +124,6 @@ impl App {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kaltstart_protocol::time::Millis;
     use std::cell::Cell;
     use std::convert::Infallible;
 

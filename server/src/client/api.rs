@@ -90,7 +90,7 @@ impl ClientError {
             Self::NotFound(_) => Exit::NotFound,
             Self::Server(problem) => match problem.status {
                 400 => Exit::Usage,
-                401 => Exit::Login,
+                401 | 403 => Exit::Login,
                 404 => Exit::NotFound,
                 409 | 412 | 428 => Exit::Conflict,
                 _ => Exit::Failed,
@@ -237,9 +237,10 @@ impl Api {
             .unwrap_or_else(|_| Problem::new(status, "unknown", format!("the server answered {status}")));
         match status {
             StatusCode::UNAUTHORIZED => Err(ClientError::Login(format!(
-                "{} refused the token of {}; its own stands in admin.token of its data directory",
+                "{} refused the token of {}: {}",
                 self.server(),
-                self.token_file.display()
+                self.token_file.display(),
+                problem.detail
             ))),
             StatusCode::NOT_FOUND => Err(ClientError::NotFound(problem.detail)),
             _ => Err(ClientError::Server(problem)),
@@ -295,6 +296,20 @@ impl Api {
     ) -> Result<T, ClientError> {
         self.read(self.send(Method::POST, path, |request| request.timeout(ANSWER_MAX).json(body)).await?)
             .await
+    }
+
+    pub(super) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.read(self.send(Method::PATCH, path, |request| request.timeout(ANSWER_MAX).json(body)).await?)
+            .await
+    }
+
+    /// Removes what is at `path`.
+    pub(super) async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(Method::DELETE, path, |request| request.timeout(ANSWER_MAX)).await.map(drop)
     }
 
     /// As [`post`](Self::post), where nothing is answered.

@@ -8,31 +8,29 @@ mod dhcp;
 mod grant_key;
 mod hardware;
 mod layout;
+mod node;
 pub(crate) mod output;
 mod rescue;
 mod restored;
+mod token;
 pub(crate) mod waterfall;
 mod why;
 
 use crate::cli::told;
 use crate::exit::Exit;
-use crate::http::api::{Declare, NodeView, PowerState, RefusedImage};
+use crate::http::api::{NodeView, RefusedImage};
 use crate::http::diagnosis::DiagnosisView;
 use crate::http::jobs::{JobView, OrderJob};
 use crate::image_export::Export;
 use crate::image_import::Import;
-use crate::summary::NodeSummary;
 use api::{Api, ClientError};
 use clap::{Args, Subcommand, ValueEnum};
-use kaltstart_core::boot::UefiLoader;
-use kaltstart_core::lifecycle::event::Move;
 use kaltstart_core::machine::JobKind;
 use kaltstart_core::recall::Via;
 use kaltstart_protocol::burn_in::MINUTES_USUAL;
-use kaltstart_protocol::ids::{Digest, Fingerprint, Mac};
+use kaltstart_protocol::ids::{Digest, Fingerprint};
 use kaltstart_protocol::restart::Restart;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -88,7 +86,7 @@ pub enum Format {
 pub enum ClientCommand {
     /// Machines
     #[command(subcommand)]
-    Node(NodeCommand),
+    Node(node::NodeCommand),
     /// Jobs
     #[command(subcommand)]
     Job(JobCommand),
@@ -98,6 +96,11 @@ pub enum ClientCommand {
     /// The key that signs wipe grants
     #[command(subcommand)]
     GrantKey(grant_key::GrantKeyCommand),
+    /// Who may use the API, and as whom
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// As whom the server knows you
+    Whoami,
     /// Profiles
     #[command(subcommand)]
     Profile(ListCommand),
@@ -230,66 +233,6 @@ fn given_up(text: &str) -> Result<(String, Fingerprint), String> {
     Ok((disk.to_owned(), fingerprint.parse().map_err(|error| format!("{error}"))?))
 }
 
-/// `ks node …`
-#[derive(Debug, Subcommand)]
-pub enum NodeCommand {
-    /// All nodes
-    List,
-    /// One node
-    Show {
-        /// Name, identifier or MAC
-        node: String,
-    },
-    /// Declare a node before it is seen
-    Add {
-        /// Host name
-        name: String,
-        /// Hardware address of the interface it boots from
-        #[arg(long)]
-        mac: Mac,
-        /// Reserved address
-        #[arg(long)]
-        address: Option<Ipv4Addr>,
-        /// How it is started if it has UEFI: `ipxe` or `signed`; left out: as the site says
-        #[arg(long)]
-        uefi_loader: Option<UefiLoader>,
-    },
-    /// Tell the server that the node was switched on
-    PoweredOn {
-        /// Name, identifier or MAC
-        node: String,
-    },
-    /// A discovered node is ours; any node is as it shall be, without what it is missed for
-    Accept {
-        /// Name, identifier or MAC
-        node: String,
-        /// It is this machine now, by its UUID, since its board was replaced: its system, which was refused the key of
-        /// its disks there, is given it
-        #[arg(long, value_name = "UUID")]
-        board: Option<String>,
-    },
-    /// A discovered node is not ours
-    Reject {
-        /// Name, identifier or MAC
-        node: String,
-    },
-    /// The node's hardware is bad
-    Break {
-        /// Name, identifier or MAC
-        node: String,
-    },
-    /// The node's hardware is good again
-    Repair {
-        /// Name, identifier or MAC
-        node: String,
-    },
-    /// The node is gone
-    Retire {
-        /// Name, identifier or MAC
-        node: String,
-    },
-}
-
 /// `ks job …`
 #[derive(Debug, Subcommand)]
 pub enum JobCommand {
@@ -361,10 +304,12 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
     let api = Api::new(connection)?;
     let format = connection.output;
     match command {
-        ClientCommand::Node(command) => node(&api, command, format).await,
+        ClientCommand::Node(command) => node::run(&api, command, format).await,
         ClientCommand::Job(command) => job(&api, command, format).await,
         ClientCommand::Boot(command) => boot::run(&api, command, format).await,
         ClientCommand::GrantKey(command) => grant_key::run(&api, command, format).await,
+        ClientCommand::Token(command) => token::run(&api, command, format).await,
+        ClientCommand::Whoami => token::whoami(&api, format).await,
         ClientCommand::Profile(ListCommand::List) => {
             let profiles: Vec<crate::http::api::ProfileView> = api.get("/v1/profiles").await?;
             output::list(&profiles, format)
@@ -420,47 +365,6 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
             waterfall::watch(&api, &job.id.to_string()).await
         }
     }
-}
-
-async fn node(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, ClientError> {
-    let (node, wanted) = match command {
-        NodeCommand::List => {
-            let nodes: Vec<NodeSummary> = api.get("/v1/nodes").await?;
-            restored::warn(api).await;
-            return output::list(&nodes, format);
-        }
-        NodeCommand::Show { node } => {
-            let node: NodeView = api.get(&Api::path(&["v1", "nodes", &node])).await?;
-            if format == Format::Table {
-                output::print(&output::describe(&node))?;
-                return Ok(Exit::Done);
-            }
-            return output::one(&node, format);
-        }
-        NodeCommand::Add { name, mac, address, uefi_loader } => {
-            let declare = Declare { name, mac, address, uefi_loader };
-            let node: NodeView = api.post("/v1/nodes", &declare).await?;
-            return output::one(&node, format);
-        }
-        NodeCommand::PoweredOn { node } => {
-            let body = crate::http::api::Power { observed: PowerState::On };
-            let node: NodeView = api.post(&Api::path(&["v1", "nodes", &node, "power"]), &body).await?;
-            return output::one(&node, format);
-        }
-        NodeCommand::Accept { node, board: Some(uuid) } => {
-            let path = Api::path(&["v1", "nodes", &node, "board"]);
-            let node: NodeView = api.post(&path, &crate::http::api::Board { uuid }).await?;
-            return output::one(&node, format);
-        }
-        NodeCommand::Accept { node, board: None } => (node, Move::Accept),
-        NodeCommand::Reject { node } => (node, Move::Reject),
-        NodeCommand::Break { node } => (node, Move::Break),
-        NodeCommand::Repair { node } => (node, Move::Repair),
-        NodeCommand::Retire { node } => (node, Move::Retire),
-    };
-    let path = Api::path(&["v1", "nodes", &node, wanted.name()]);
-    let node: NodeView = api.post(&path, &serde_json::json!({})).await?;
-    output::one(&node, format)
 }
 
 async fn job(api: &Api, command: JobCommand, format: Format) -> Result<Exit, ClientError> {

@@ -9,6 +9,7 @@ use crate::http::jobs::JobView;
 use crate::store::StoredLine;
 use crate::summary::NodeSummary;
 use comfy_table::{Table, presets};
+use kaltstart_core::about::{About, LabelValue, Lock, Word};
 use kaltstart_core::machine::{JobKind, JobState};
 use kaltstart_protocol::erasure::{Erasure, Reach};
 use kaltstart_protocol::image::Manifest;
@@ -28,7 +29,7 @@ pub(super) trait Row: Serialize {
 }
 
 impl Row for NodeSummary {
-    const HEADER: &'static [&'static str] = &["NAME", "STATE", "HEADLINE", "MAC", "ADDRESS"];
+    const HEADER: &'static [&'static str] = &["NAME", "STATE", "HEADLINE", "TEAM", "PLACE", "MAC", "ADDRESS"];
 
     fn name(&self) -> String {
         self.name.clone()
@@ -38,8 +39,18 @@ impl Row for NodeSummary {
         let macs: Vec<String> = self.macs.iter().map(ToString::to_string).collect();
         let address = self.address.or(self.reservation.map(Into::into));
         let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());
-        vec![self.name.clone(), self.state.to_string(), self.headline.clone(), macs.join(","), address]
+        let team = self.about.team.as_ref().map_or("-", Word::as_str).to_owned();
+        let (state, headline) = (self.state.to_string(), self.headline.clone());
+        vec![self.name.clone(), state, headline, team, place(&self.about), macs.join(","), address]
     }
+}
+
+/// Site, rack and unit, as far as they are known.
+fn place(about: &About) -> String {
+    let unit = about.position.map(|position| format!("U{position}"));
+    let words = [&about.site, &about.rack].map(|word| word.as_ref().map(Word::to_string));
+    let known: Vec<String> = words.into_iter().chain([unit]).flatten().collect();
+    if known.is_empty() { "-".into() } else { known.join("/") }
 }
 
 impl Row for NodeView {
@@ -187,6 +198,15 @@ pub(super) fn describe(node: &NodeView) -> String {
     let job = |id: &Option<kaltstart_protocol::ids::JobId>| id.as_ref().map(ToString::to_string);
     lines.extend(job(&node.summary.job).map(|id| ("JOB", id)));
     lines.extend(job(&node.summary.last_job).map(|id| ("LAST JOB", id)));
+    let about = &node.summary.about;
+    lines.extend(about.role.as_ref().map(|role| ("ROLE", role.to_string())));
+    let label = |(label, value): (&Word, &LabelValue)| {
+        format!("{label}={}", value.as_str()).trim_end_matches('=').to_owned()
+    };
+    lines.extend(about.labels.iter().map(|one| ("LABEL", label(one))));
+    if let Some(Lock { reason, by, at, .. }) = &node.summary.lock {
+        lines.push(("LOCKED", format!("by {by} since {}: {reason}", rfc3339(*at))));
+    }
     lines.extend(node.summary.last_seen.map(|time| ("LAST SEEN", rfc3339(time))));
     lines.extend(node.class.clone().map(|class| ("CLASS", class)));
     for view in &node.findings {

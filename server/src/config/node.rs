@@ -1,6 +1,7 @@
 //! `[[node]]`
 
 use super::dhcp_option::{self, DhcpOption, from_hex};
+use kaltstart_core::about::{Edit, LABELS_MAX, LabelValue, Word};
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::dhcp::host::{Host, HostKey};
 use kaltstart_core::dhcp::lease::MAX_CLIENT_ID;
@@ -10,6 +11,7 @@ use kaltstart_protocol::ids::Mac;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 /// What is wrong with a hardware address that is zero or a group's.
 pub const NO_INTERFACE: &str = "is no interface's: it is zero, or a group's address (broadcast, multicast)";
@@ -56,6 +58,24 @@ pub struct Node {
     /// How it is started if it has UEFI; left out: as `boot.uefi_loader` says.
     #[serde(default)]
     pub uefi_loader: Option<UefiLoader>,
+    /// Whose it is.
+    #[serde(default)]
+    pub team: Option<Word>,
+    /// What it does.
+    #[serde(default)]
+    pub role: Option<Word>,
+    /// Where its rack stands.
+    #[serde(default)]
+    pub site: Option<Word>,
+    /// Its rack.
+    #[serde(default)]
+    pub rack: Option<Word>,
+    /// Its lowest unit in the rack, from 1.
+    #[serde(default)]
+    pub position: Option<NonZeroU16>,
+    /// Marks.
+    #[serde(default)]
+    pub labels: BTreeMap<Word, LabelValue>,
 }
 
 /// A machine to be declared.
@@ -69,6 +89,8 @@ pub struct Declaration {
     pub address: Option<Ipv4Addr>,
     /// How it is started if it has UEFI; none: as the site says.
     pub uefi_loader: Option<UefiLoader>,
+    /// What is said of it; what is left out stays as somebody said it since.
+    pub about: Edit,
     /// Whether a machine with that address that was declared under another name gets this one.
     pub renames: bool,
 }
@@ -78,8 +100,16 @@ impl Node {
     #[must_use]
     pub fn declaration(&self) -> Option<Declaration> {
         let (name, uefi_loader) = (self.name.clone(), self.uefi_loader);
+        let about = Edit {
+            team: self.team.clone().map(Some),
+            role: self.role.clone().map(Some),
+            site: self.site.clone().map(Some),
+            rack: self.rack.clone().map(Some),
+            position: self.position.map(|position| Some(position.get())),
+            labels: self.labels.iter().map(|(label, value)| (label.clone(), Some(value.clone()))).collect(),
+        };
         // The file is the operator's word on the whole site: its names hold.
-        Some(Declaration { name, mac: self.mac?, address: self.address, uefi_loader, renames: true })
+        Some(Declaration { name, mac: self.mac?, address: self.address, uefi_loader, about, renames: true })
     }
 
     /// As the DHCP decisions want it: by what it is recognised, and what it gets.
@@ -127,6 +157,9 @@ impl Node {
         }
         if let Some(text) = self.duid.as_ref().filter(|text| duid(text).is_none()) {
             all.push(format!("{whose}: duid {text:?} is not a DUID: 3 to 130 bytes after 0x"));
+        }
+        if self.labels.len() > LABELS_MAX {
+            all.push(format!("{whose}: it has more than {LABELS_MAX} labels"));
         }
         let (keys, _) = self.decided_upon();
         if keys.is_empty() {

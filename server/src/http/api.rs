@@ -1,9 +1,10 @@
 //! `/v1`: nodes for people and portals, and the JSON they are shown as.
 
-use super::Principal;
 use super::error::Problem;
 use super::extract::{Body, Path, Query};
+use super::node_about::entity_tag;
 use crate::app::App;
+use crate::clock;
 use crate::config::{self, is_host_name};
 use crate::store::Key;
 use crate::summary::NodeSummary;
@@ -11,6 +12,8 @@ use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use kaltstart_core::about::{Edit, LabelValue, Word};
+use kaltstart_core::access::Principal;
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
 use kaltstart_core::hardware;
@@ -105,12 +108,12 @@ impl From<Finding> for FindingView {
     }
 }
 
-fn node_view(app: &App, machine: &Machine) -> NodeView {
+pub(super) fn node_view(app: &App, machine: &Machine) -> NodeView {
     let node = &machine.node;
     let facts = node.facts.as_ref();
     let class = facts.and_then(|facts| class::of(&app.config.classes, &node.name, facts));
     let differs = class.zip(facts).map_or_else(Vec::new, |(class, facts)| class::findings(class, facts));
-    let locked = node.locked.as_ref().map(|locked| locked.finding.clone());
+    let locked = node.shut_out.as_ref().map(|locked| locked.finding.clone());
     let findings = hardware::findings(node).into_iter().chain(differs).chain(locked);
     NodeView {
         summary: NodeSummary::of(machine),
@@ -140,31 +143,76 @@ pub fn rfc3339(time: Millis) -> String {
 
 /// The machine whose identifier, name or hardware address is `text`.
 pub(super) fn find(app: &App, text: &str) -> Result<Machine, Problem> {
-    app.store.named(text)?.map(|found| found.machine).ok_or_else(|| {
-        Problem::not_found(format!(
-            "no node has the identifier, name or MAC {text:?}; `ks node list` shows all"
-        ))
-    })
+    app.store.named(text)?.map(|found| found.machine).ok_or_else(|| no_node(text))
 }
 
+/// Told of a node that is not there, also to those for whom it is not there.
+pub(super) fn no_node(text: &str) -> Problem {
+    Problem::not_found(format!("no node has the identifier, name or MAC {text:?}; `ks node list` shows all"))
+}
+
+/// Which nodes are listed; what is left out does not matter.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct NodeFilter {
     state: Option<NodeState>,
+    team: Option<Word>,
+    role: Option<Word>,
+    site: Option<Word>,
+    rack: Option<Word>,
+    /// Labels that all must be there, with these values where values are given: `env=prod,spare`.
+    label: Option<String>,
+}
+
+impl NodeFilter {
+    fn labels(&self) -> Result<Vec<(Word, Option<LabelValue>)>, Problem> {
+        let all = self.label.iter().flat_map(|text| text.split(','));
+        all.map(|text| {
+            let (label, value) =
+                text.split_once('=').map_or((text, None), |(label, value)| (label, Some(value)));
+            let parsed = label.parse().and_then(|label| Ok((label, value.map(str::parse).transpose()?)));
+            parsed.map_err(|problem| Problem::bad_request(format!("label {text:?}: {problem}")))
+        })
+        .collect()
+    }
+
+    fn takes(&self, node: &NodeSummary, labels: &[(Word, Option<LabelValue>)]) -> bool {
+        let about = &node.about;
+        let words = [
+            (&self.team, &about.team),
+            (&self.role, &about.role),
+            (&self.site, &about.site),
+            (&self.rack, &about.rack),
+        ];
+        self.state.is_none_or(|state| node.state == state)
+            && words.iter().all(|(wanted, word)| wanted.is_none() || wanted == word)
+            && labels.iter().all(|(label, wanted)| {
+                about
+                    .labels
+                    .get(label)
+                    .is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
+            })
+    }
 }
 
 /// Why what is listed may be old.
 pub(crate) const STALE: HeaderName = HeaderName::from_static("kaltstart-stale");
 
-/// `GET /v1/nodes?state=`
-pub(super) async fn nodes(State(app): State<Arc<App>>, Query(filter): Query<NodeFilter>) -> Response {
+/// `GET /v1/nodes?state=&team=&role=&site=&rack=&label=`
+pub(super) async fn nodes(
+    State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
+    Query(filter): Query<NodeFilter>,
+) -> Result<Response, Problem> {
+    let (labels, now) = (filter.labels()?, clock::now());
     let mut nodes = app.store.index().summaries();
-    nodes.retain(|node| filter.state.is_none_or(|state| node.state == state));
+    nodes.retain(|node| who.sees(node.owner(), now) && filter.takes(node, &labels));
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     let mut response = Json(nodes.iter().map(|node| &**node).collect::<Vec<_>>()).into_response();
     if app.store.is_lost() {
         response.headers_mut().insert(STALE, HeaderValue::from_static("the shared database is lost"));
     }
-    response
+    Ok(response)
 }
 
 /// Body of `POST /v1/nodes`.
@@ -198,7 +246,8 @@ pub(super) async fn declare(
         return Err(Problem::bad_request(format!("address {problem}")));
     }
     // A name is easily given to the wrong MAC, and would take the other node's reservation along.
-    let wanted = config::Declaration { name, mac, address, uefi_loader, renames: false };
+    let wanted =
+        config::Declaration { name, mac, address, uefi_loader, about: Edit::default(), renames: false };
     let machine = app.declare(&wanted).await?;
     let location = format!("/v1/nodes/{}", machine.node.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(node_view(&app, &machine))).into_response())
@@ -208,8 +257,9 @@ pub(super) async fn declare(
 pub(super) async fn node(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
-) -> Result<Json<NodeView>, Problem> {
-    Ok(Json(node_view(&app, &find(&app, &node)?)))
+) -> Result<([(HeaderName, String); 1], Json<NodeView>), Problem> {
+    let view = node_view(&app, &find(&app, &node)?);
+    Ok(([(header::ETAG, entity_tag(&view))], Json(view)))
 }
 
 /// Body of `POST /v1/nodes/{node}/power`.
@@ -267,11 +317,11 @@ pub struct Board {
 pub(super) async fn accept_board(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
-    Extension(Principal(approver)): Extension<Principal>,
+    Extension(approver): Extension<Principal>,
     Body(Board { uuid }): Body<Board>,
 ) -> Result<Json<NodeView>, Problem> {
     let id = find(&app, &node)?.node.id;
-    let event = Event::BoardAccepted { uuid, approver: approver.to_owned() };
+    let event = Event::BoardAccepted { uuid, approver: approver.name };
     Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &event).await?.machine)))
 }
 

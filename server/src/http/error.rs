@@ -12,7 +12,7 @@ use std::time::Instant;
 /// A problem as clients get it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Problem {
-    /// Stable name, as `not-found`, `refused`, `observing`, `bad-request`, `unauthorized`, `image-unusable`.
+    /// Stable name, as `not-found`, `refused`, `locked`, `observing`, `bad-request`, `unauthorized`, `image-unusable`.
     pub code: String,
     /// The HTTP status.
     pub status: u16,
@@ -73,6 +73,7 @@ impl From<AppError> for Problem {
         let (status, code) = match &error {
             AppError::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
             AppError::Refused(_) => (StatusCode::CONFLICT, "refused"),
+            AppError::Locked(_) => (StatusCode::CONFLICT, "locked"),
             AppError::Observing(_) => (StatusCode::CONFLICT, "observing"),
             AppError::Image(_) => (StatusCode::CONFLICT, "image-unusable"),
             AppError::BootFile | AppError::GrantKey | AppError::Recording => {

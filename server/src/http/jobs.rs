@@ -1,10 +1,10 @@
 //! `/v1`: jobs for people and portals, and the JSON they are shown as.
 
-use super::Principal;
 use super::api::{FindingView, find};
 use super::diagnosis::{self, CauseView};
 use super::error::Problem;
 use super::extract::{Body, Path, Query};
+use super::guard::{permit, sees};
 use crate::app::{App, AppError};
 use crate::clock;
 use crate::store::{Key, StoredLine};
@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use kaltstart_core::access::{Permission, Principal};
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::machine::{
     BurnInOrder, Job, JobKind, JobState, Order, PhaseRecord, ReleaseOrder, RescueOrder,
@@ -228,9 +229,12 @@ impl OrderJob {
 pub(super) async fn order(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
-    Extension(Principal(approver)): Extension<Principal>,
+    Extension(who): Extension<Principal>,
     Body(wanted): Body<OrderJob>,
 ) -> Result<Response, Problem> {
+    if matches!(wanted.kind, JobKind::Rescue | JobKind::BurnIn) {
+        permit(&who, Permission::Operate)?;
+    }
     let node = find(&app, &node)?.node;
     if wanted.kind != JobKind::Rescue && !wanted.writable.is_empty() {
         return Err(Problem::bad_request("`writable` is for a rescue alone"));
@@ -283,7 +287,7 @@ pub(super) async fn order(
         }
         (kind, None) => return Err(Problem::bad_request(format!("a {} needs a profile", kind.name()))),
     };
-    let machine = app.order(Key::Id(&node.id), wanted.kind, order, approver).await?;
+    let machine = app.order(Key::Id(&node.id), wanted.kind, order, &who.name).await?;
     let job = machine.job.ok_or_else(|| Problem::not_found("the job has gone"))?;
     let location = format!("/v1/jobs/{}", job.id);
     let view = job_view(&app, &job)?;
@@ -291,8 +295,21 @@ pub(super) async fn order(
 }
 
 /// `GET /v1/jobs`
-pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<JobView>>, Problem> {
-    let jobs = app.store.jobs(JOBS_MAX)?;
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
+) -> Result<Json<Vec<JobView>>, Problem> {
+    let jobs = match who.team {
+        None => app.store.jobs(JOBS_MAX)?,
+        Some(_) => {
+            let now = clock::now();
+            let mut nodes = app.store.index().summaries();
+            nodes.retain(|node| who.sees(node.owner(), now));
+            let mut jobs = app.store.jobs_of(nodes.iter().map(|node| &node.id), JOBS_MAX)?;
+            jobs.retain(|job| sees(&app, &who, job.node.as_str(), job.created_at));
+            jobs
+        }
+    };
     let mut good = BTreeMap::new();
     let mut views = Vec::with_capacity(jobs.len());
     for job in &jobs {
@@ -345,7 +362,12 @@ pub(super) fn job_id(text: &str) -> Result<JobId, Problem> {
 }
 
 pub(super) fn find_job(app: &App, id: &JobId) -> Result<Job, Problem> {
-    app.store.job(id)?.ok_or_else(|| Problem::not_found(format!("there is no job {id}")))
+    app.store.job(id)?.ok_or_else(|| no_job(id))
+}
+
+/// Told of a job that is not there, also to those for whom it is not there.
+pub(super) fn no_job(id: &JobId) -> Problem {
+    Problem::not_found(format!("there is no job {id}"))
 }
 
 /// `POST /v1/jobs/{job}/cancel`

@@ -15,14 +15,17 @@ mod events;
 mod extract;
 mod files;
 pub mod grant_key;
+mod guard;
 pub mod jobs;
 pub mod layout;
 pub mod listen;
+pub mod node_about;
 pub(crate) mod pace;
 mod patience;
 mod recall;
 pub mod rescue;
 pub mod restored;
+pub mod tokens;
 mod unlock;
 
 use crate::app::App;
@@ -34,8 +37,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use connection::Door;
 use error::Problem;
+use guard::Guarded;
+use kaltstart_core::access::Permission::{Administer, Operate, Order, SeeNodes, SeeSite, Touch};
 use kaltstart_core::dhcp::role::Role;
-use kaltstart_core::machine::ADMINISTRATOR;
 use kaltstart_protocol::secret::Secret;
 use std::sync::Arc;
 
@@ -44,42 +48,51 @@ const BODY_MAX: usize = 1 << 20;
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
-    let unread = Router::new()
-        .route("/v1/nodes", get(api::nodes).post(api::declare))
-        .route("/v1/nodes/{node}", get(api::node))
-        .route("/v1/nodes/{node}/jobs", post(jobs::order))
-        .route("/v1/boot/{node}", get(boot_view::try_boot))
-        .route("/v1/nodes/{node}/boot", get(boot_view::shown))
-        .route("/v1/nodes/{node}/trace", get(diagnosis::trace))
-        .route("/v1/nodes/{node}/diagnosis", get(diagnosis::diagnosis))
-        .route("/v1/nodes/{node}/layout", get(layout::try_layout))
-        .route("/v1/nodes/{node}/power", post(api::power))
-        .route("/v1/nodes/{node}/board", post(api::accept_board))
-        .route("/v1/nodes/{node}/{move}", post(api::move_node))
-        .route("/v1/jobs", get(jobs::list))
-        .route("/v1/jobs/{job}", get(jobs::show))
-        .route("/v1/jobs/{job}/cancel", post(jobs::cancel))
-        .route("/v1/jobs/{job}/log", get(jobs::log))
-        .route("/v1/jobs/{job}/events", get(events::of_job))
-        .route("/v1/jobs/{job}/code", post(rescue::code))
-        .route("/v1/jobs/{job}/shell", post(rescue::enter))
-        .route("/v1/jobs/{job}/shell/input", post(rescue::type_in))
-        .route("/v1/jobs/{job}/shell/output", post(rescue::watch))
-        .route("/v1/jobs/{job}/recording", get(rescue::recording))
-        .route("/v1/dhcp", get(dhcp::subnets))
-        .route("/v1/dhcp/leases", get(dhcp::leases))
-        .route("/v1/dhcp/options/{server}", get(dhcp::options))
-        .route("/v1/grant-key", get(grant_key::shown))
-        .route("/v1/grant-key/rotate", post(grant_key::rotate))
-        .route("/v1/restored", get(restored::shown))
-        .route("/v1/restored/accept", post(restored::accept))
-        .route("/v1/profiles", get(api::profiles))
-        .route("/v1/images", get(api::images))
-        .route("/v1/images/refused", get(api::refused_images))
-        .route("/v1/layouts", get(layout::layouts))
-        .route("/v1/layouts/{layout}", get(layout::layout))
-        .route("/v1/events", get(events::all))
-        .route_layer(middleware::from_fn_with_state(app.clone(), only_admin))
+    let people = Guarded::new(&app)
+        .get("/v1/whoami", SeeNodes, tokens::whoami)
+        .get("/v1/nodes", SeeNodes, api::nodes)
+        .post("/v1/nodes", Operate, api::declare)
+        .get("/v1/nodes/{node}", SeeNodes, api::node)
+        .patch("/v1/nodes/{node}", Operate, node_about::edit)
+        .post("/v1/nodes/{node}/lock", Order, node_about::lock)
+        .post("/v1/nodes/{node}/unlock", Order, node_about::unlock)
+        .post("/v1/nodes/{node}/jobs", Order, jobs::order)
+        .get("/v1/boot/{node}", SeeSite, boot_view::try_boot)
+        .get("/v1/nodes/{node}/boot", SeeNodes, boot_view::shown)
+        .get("/v1/nodes/{node}/trace", SeeNodes, diagnosis::trace)
+        .get("/v1/nodes/{node}/diagnosis", SeeNodes, diagnosis::diagnosis)
+        .get("/v1/nodes/{node}/layout", SeeNodes, layout::try_layout)
+        .post("/v1/nodes/{node}/power", Touch, api::power)
+        .post("/v1/nodes/{node}/board", Operate, api::accept_board)
+        .post("/v1/nodes/{node}/{move}", Operate, api::move_node)
+        .get("/v1/jobs", SeeNodes, jobs::list)
+        .get("/v1/jobs/{job}", SeeNodes, jobs::show)
+        .post("/v1/jobs/{job}/cancel", Order, jobs::cancel)
+        .get("/v1/jobs/{job}/log", SeeNodes, jobs::log)
+        .get("/v1/jobs/{job}/events", SeeNodes, events::of_job)
+        .post("/v1/jobs/{job}/code", Operate, rescue::code)
+        .post("/v1/jobs/{job}/shell", Operate, rescue::enter)
+        .post("/v1/jobs/{job}/shell/input", Operate, rescue::type_in)
+        .post("/v1/jobs/{job}/shell/output", Operate, rescue::watch)
+        .get("/v1/jobs/{job}/recording", Operate, rescue::recording)
+        .get("/v1/dhcp", SeeSite, dhcp::subnets)
+        .get("/v1/dhcp/leases", SeeSite, dhcp::leases)
+        .get("/v1/dhcp/options/{server}", SeeSite, dhcp::options)
+        .get("/v1/grant-key", SeeSite, grant_key::shown)
+        .post("/v1/grant-key/rotate", Administer, grant_key::rotate)
+        .get("/v1/restored", SeeSite, restored::shown)
+        .post("/v1/restored/accept", Administer, restored::accept)
+        .get("/v1/profiles", SeeNodes, api::profiles)
+        .get("/v1/images", SeeNodes, api::images)
+        .get("/v1/images/refused", SeeNodes, api::refused_images)
+        .get("/v1/layouts", SeeNodes, layout::layouts)
+        .get("/v1/layouts/{layout}", SeeNodes, layout::layout)
+        .get("/v1/events", SeeNodes, events::all)
+        .get("/v1/tokens", Administer, tokens::list)
+        .post("/v1/tokens", Administer, tokens::create)
+        .delete("/v1/tokens/{name}", Administer, tokens::revoke);
+    let unread = people
+        .into_router()
         .route("/agent/v1/hello", post(agent::hello))
         .route("/agent/v1/task", post(agent::task))
         .route("/agent/v1/report", post(agent::report))
@@ -119,27 +132,6 @@ pub fn router(app: Arc<App>) -> Router {
 fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     text.strip_prefix("Bearer ").map(|token| Secret::new(token.trim().to_owned()))
-}
-
-/// Who asks, by the name under which approvals are noted.
-#[derive(Debug, Clone, Copy)]
-struct Principal(&'static str);
-
-async fn only_admin(
-    State(app): State<Arc<App>>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    let admin = app.admin.fingerprint();
-    match bearer(request.headers()) {
-        Some(token) if token.matches(&admin) => {
-            request.extensions_mut().insert(Principal(ADMINISTRATOR));
-            Ok(next.run(request).await)
-        }
-        _ => Err(Problem::unauthorized(
-            "send `Authorization: Bearer TOKEN`; the token stands in admin.token of the data directory",
-        )),
-    }
 }
 
 /// Refuses what came over a wire in the clear: plain HTTP is for what firmware and boot loaders

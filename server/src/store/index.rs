@@ -80,6 +80,12 @@ impl Index {
         self.machines.values().map(|brief| brief.summary.clone()).collect()
     }
 
+    /// What is listed of the machine with that identifier.
+    #[must_use]
+    pub fn summary(&self, id: &NodeId) -> Option<Arc<NodeSummary>> {
+        self.machines.get(id).map(|brief| brief.summary.clone())
+    }
+
     /// The addresses reserved for any machine.
     #[must_use]
     pub const fn reserved(&self) -> &Arc<BTreeSet<Ipv4Addr>> {

@@ -9,7 +9,8 @@ use rusqlite::{Connection, Row, TransactionBehavior, params};
 pub(super) type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
 /// From version 0, an empty database, on.
-pub(super) const MIGRATIONS: [Migration; 6] = [tables, lease_columns, dhcp6, losses, jobs_by_node, secrets];
+pub(super) const MIGRATIONS: [Migration; 7] =
+    [tables, lease_columns, dhcp6, losses, jobs_by_node, secrets, tokens];
 
 /// Version of the schema this program reads and writes.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -120,6 +121,17 @@ fn secrets(connection: &Connection) -> rusqlite::Result<()> {
              name TEXT NOT NULL,
              sealed BLOB NOT NULL,
              PRIMARY KEY (owner, name)
+         ) STRICT, WITHOUT ROWID;",
+    )
+}
+
+/// Tokens of the API, by the fingerprints of their secrets.
+fn tokens(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "CREATE TABLE tokens (
+             name TEXT PRIMARY KEY,
+             fingerprint TEXT NOT NULL UNIQUE,
+             doc TEXT NOT NULL
          ) STRICT, WITHOUT ROWID;",
     )
 }

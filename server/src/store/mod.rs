@@ -20,6 +20,7 @@ mod rows;
 mod secrets;
 mod simulated;
 mod sqlite;
+mod tokens;
 mod transaction;
 mod transfer;
 mod writer;
@@ -395,6 +396,29 @@ impl Store {
             let sql = "SELECT doc FROM jobs ORDER BY id DESC LIMIT ?1";
             connection.all(sql, &[(limit as i64).into()], |row| row.document(0))
         })
+    }
+
+    /// The newest jobs of these nodes, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn jobs_of<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a NodeId>,
+        limit: usize,
+    ) -> Result<Vec<Job>, StoreError> {
+        let mut jobs = self.read(|connection| {
+            let mut jobs = Vec::new();
+            for node in nodes {
+                let sql = "SELECT doc FROM jobs WHERE node = ?1 ORDER BY id DESC LIMIT ?2";
+                let values = [node.as_str().into(), (limit as i64).into()];
+                jobs.extend(connection.all(sql, &values, |row| row.document::<Job>(0))?);
+            }
+            Ok(jobs)
+        })?;
+        jobs.sort_by(|a, b| b.id.cmp(&a.id));
+        jobs.truncate(limit);
+        Ok(jobs)
     }
 
     /// The newest jobs of a profile that succeeded.

@@ -55,6 +55,8 @@ const MIGRATIONS: [&str; migrate::SCHEMA_VERSION as usize - FIRST_VERSION as usi
     // Secrets as they were sealed, each of its owner's.
     "CREATE TABLE secrets (owner TEXT COLLATE \"C\" NOT NULL, name TEXT COLLATE \"C\" NOT NULL, \
      sealed BYTEA NOT NULL, PRIMARY KEY (owner, name))",
+    // Tokens of the API, by the fingerprints of their secrets.
+    "CREATE TABLE tokens (name TEXT COLLATE \"C\" PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, doc TEXT NOT NULL)",
 ];
 
 /// Where a shared database is, and how it is spoken to.

@@ -63,6 +63,12 @@ CREATE TABLE secrets (
     PRIMARY KEY (owner, name)
 );
 
+CREATE TABLE tokens (
+    name TEXT COLLATE "C" PRIMARY KEY,
+    fingerprint TEXT NOT NULL UNIQUE,
+    doc TEXT NOT NULL
+);
+
 CREATE TABLE dhcp6_server (uuid BYTEA NOT NULL);
 INSERT INTO dhcp6_server VALUES (uuid_send(gen_random_uuid()));
 

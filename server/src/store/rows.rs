@@ -1,7 +1,8 @@
 //! Machines, jobs and events: the statements that read and write them. Documents are JSON.
 
-use super::connection::{Connection, Result, Row, from_json, to_json};
+use super::connection::{Connection, DatabaseError, Result, Row, from_json, to_json};
 use super::{Commit, EVENTS_MAX, EVENTS_REMOVED_AT_ONCE, JOBS_OF_A_NODE_MAX, Key, Versioned};
+use kaltstart_core::lifecycle::LOCKED;
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{Job, JobState, Machine, Node, State};
 use kaltstart_protocol::ids::JobId;
@@ -52,6 +53,10 @@ pub(super) fn versioned(row: &dyn Row) -> Result<Versioned> {
 
 pub(super) fn put_machine(connection: &mut Connection, machine: &Machine, expected: i64) -> Result<Commit> {
     let node = &machine.node;
+    if node.lock.is_some() && node.job.is_some() {
+        // Whatever a door forgets: nothing can happen to a locked node without a job.
+        return Err(DatabaseError::Refused(LOCKED.into()));
+    }
     let id = node.id.as_str();
     let doc = to_json(node)?;
     let written = if expected == 0 {

@@ -506,7 +506,7 @@ async fn p37_an_older_shared_database_is_brought_up_to_date() {
     one.commit(&machine(1), 0, &[], NOW).await.expect("stored");
     drop(one);
     // As version 5 was, the first that it had.
-    let sql = "DROP TABLE secrets; UPDATE meta SET value = '5' WHERE key = 'version'";
+    let sql = "DROP TABLE secrets; DROP TABLE tokens; UPDATE meta SET value = '5' WHERE key = 'version'";
     let admin = || ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connected");
     tokio::task::block_in_place(|| admin().batch_execute(sql).expect("done"));
     let one = connect(&url, "one").expect("brought up to date");

@@ -27,20 +27,36 @@ const OPEN: [&str; 18] = [
     "/metrics",
 ];
 
-/// Every route of the server with its methods, read from the page they stand on.
-fn routes() -> Vec<(String, Vec<Method>)> {
+/// A route, as it stands on the page of all routes.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    /// The permission that it needs; none of those that people do not use.
+    pub(crate) needs: Option<String>,
+}
+
+/// Every route of the server.
+pub(crate) fn routes() -> Vec<Route> {
     let mut all = Vec::new();
     for line in include_str!("../../src/http/mod.rs").lines() {
-        let Some((path, methods)) =
-            line.trim().strip_prefix(".route(\"").and_then(|rest| rest.split_once("\", "))
+        let Some((made, rest)) = line.trim().strip_prefix('.').and_then(|line| line.split_once("(\"/"))
         else {
             continue;
         };
-        let known = [("get(", Method::GET), ("post(", Method::POST)];
-        let methods: Vec<Method> =
-            known.into_iter().filter(|(word, _)| methods.contains(word)).map(|(_, method)| method).collect();
-        assert!(!methods.is_empty(), "no known method in {line:?}");
-        all.push((path.to_owned(), methods));
+        let (path, to) = rest.split_once("\", ").expect("a path and what it leads to");
+        let (word, needs) = match made {
+            "route" => (to.split_once('(').expect("a method").0, None),
+            word => (word, Some(to.split_once(',').expect("a permission").0.to_owned())),
+        };
+        let known = [
+            ("get", Method::GET),
+            ("post", Method::POST),
+            ("patch", Method::PATCH),
+            ("delete", Method::DELETE),
+        ];
+        let (_, method) = known.into_iter().find(|(known, _)| *known == word).expect(line);
+        all.push(Route { method, path: format!("/{path}"), needs });
     }
     all
 }
@@ -50,16 +66,15 @@ async fn p24_every_route_but_the_open_ones_refuses_without_the_right_token() {
     let site = Site::start().await;
     let routes = routes();
     assert!(routes.len() >= OPEN.len() + 13, "{routes:?}");
-    for (path, methods) in routes.iter().filter(|(path, _)| !OPEN.contains(&path.as_str())) {
+    for Route { method, path, needs } in routes.iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
         let path = path.replace("{node}", "n1").replace("{job}", "job_1").replace("{move}", "retire");
-        for method in methods {
-            let short = &site.token[..site.token.len() - 1];
-            for bearer in [None, Some("kst_wrong"), Some(""), Some(short)] {
-                let body = json!({"name": "n1", "mac": "52:54:00:00:00:01"});
-                let answer = site.ask(method.clone(), &path, bearer, Some(&body)).await.expect("answered");
-                answer.problem(StatusCode::UNAUTHORIZED, "unauthorized");
-                assert_eq!(answer.headers["www-authenticate"], "Bearer");
-            }
+        assert_eq!(needs.is_some(), path.starts_with("/v1/"), "{path}");
+        let short = &site.token[..site.token.len() - 1];
+        for bearer in [None, Some("kst_wrong"), Some(""), Some(short)] {
+            let body = json!({"name": "n1", "mac": "52:54:00:00:00:01"});
+            let answer = site.ask(method.clone(), &path, bearer, Some(&body)).await.expect("answered");
+            answer.problem(StatusCode::UNAUTHORIZED, "unauthorized");
+            assert_eq!(answer.headers["www-authenticate"], "Bearer");
         }
     }
     assert_eq!(site.get("/v1/nodes").await.text, "[]", "nothing was changed");

@@ -9,6 +9,7 @@ mod nginx;
 #[path = "../support/object_store.rs"]
 mod object_store;
 
+mod access;
 mod agent;
 mod api;
 mod backup;

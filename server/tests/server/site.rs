@@ -230,7 +230,12 @@ impl Site {
 
     /// An open event stream.
     pub(crate) async fn events(&self, path: &str, last: Option<i64>) -> Events {
-        let mut request = self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.token);
+        self.events_as(&self.token, path, last).await
+    }
+
+    /// The same with another token.
+    pub(crate) async fn events_as(&self, token: &str, path: &str, last: Option<i64>) -> Events {
+        let mut request = self.http.get(format!("{}{path}", self.base)).bearer_auth(token);
         if let Some(last) = last {
             request = request.header("last-event-id", last.to_string());
         }
@@ -284,6 +289,12 @@ pub(crate) struct Events {
 }
 
 impl Events {
+    /// Whether the server has ended it; what comes in a moment is passed over.
+    pub(crate) async fn is_over(&mut self) -> bool {
+        let chunk = tokio::time::timeout(Duration::from_millis(200), self.response.chunk()).await;
+        matches!(chunk, Ok(Ok(None) | Err(_)))
+    }
+
     /// The next event: number, type, data.
     pub(crate) async fn next(&mut self) -> (i64, String, Value) {
         loop {

@@ -1,5 +1,6 @@
 //! Everything that can happen to a machine, and what the server says about it afterwards.
 
+use crate::about::{Edit, Lock};
 use crate::machine::{Grant, Job, JobKind, State};
 use crate::rescue::Code as OneTimeCode;
 use alloc::collections::BTreeMap;
@@ -149,6 +150,12 @@ pub enum Event {
     ServerStarted,
     /// An operator moves the node.
     Operator(Move),
+    /// Somebody says something else of the node.
+    Edited(Edit),
+    /// Nobody may touch the node.
+    Locked(Lock),
+    /// They may again.
+    Unlocked,
 }
 
 /// An agent's first words, checked against the grant by [`step`](super::step).
@@ -228,6 +235,12 @@ impl Move {
 pub enum Happening {
     /// The node is now in this state.
     NodeMoved(State),
+    /// People say something else of the node.
+    NodeEdited,
+    /// Nobody may touch the node.
+    NodeLocked,
+    /// They may again.
+    NodeUnlocked,
     /// A job was ordered.
     JobQueued,
     /// Its machine was heard.
@@ -283,6 +296,9 @@ impl Happening {
             Self::NodeMoved(State::Releasing) => "node.releasing",
             Self::NodeMoved(State::Broken) => "node.broken",
             Self::NodeMoved(State::Retired) => "node.retired",
+            Self::NodeEdited => "node.edited",
+            Self::NodeLocked => "node.locked",
+            Self::NodeUnlocked => "node.unlocked",
             Self::JobQueued => "job.queued",
             Self::JobStarted => "job.started",
             Self::JobRestarted { .. } => "job.restarted",

@@ -4,6 +4,7 @@
 //! follows from a packet: a job begins with an order, and only a packet that proves a grant lets
 //! an agent work on it. A failed job never changes the state.
 
+mod about;
 mod assignment;
 pub mod event;
 mod moves;
@@ -63,6 +64,9 @@ const OWN_MAX: usize = 8;
 /// Why a node with a job takes no other order; whoever tells it adds which job that is.
 pub const HAS_JOB: &str = "the node has a job; cancel it first";
 
+/// Why a locked node takes no orders; whoever tells it adds who locked it, and why.
+pub const LOCKED: &str = "the node is locked";
+
 const NOT_GRANTED: &str = "the agent was not started for this job";
 
 /// What becomes of a machine.
@@ -112,18 +116,23 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::KeyAsked { address, host, refused, useless } => {
             draft.key_asked(*address, host, refused.as_ref(), *useless).and_then(|()| draft.is_news(machine))
         }
-        Event::BoardAccepted { uuid, approver } => draft.board_accepted(uuid, approver),
+        Event::BoardAccepted { uuid, approver } => {
+            draft.is_open().and_then(|()| draft.board_accepted(uuid, approver))
+        }
         Event::SystemReported(report) => draft.system_reported(report),
         Event::CodeIssued(code) => draft.code_issued(code),
         Event::CodeTried(fingerprint) => draft.code_tried(fingerprint),
         Event::RescueAlive { job, attempt } => draft.rescue_alive(job, *attempt),
         Event::Rescued { job, attempt } => draft.rescued(job, *attempt),
-        Event::JobOrdered(job) => draft.ordered(job),
+        Event::JobOrdered(job) => draft.is_open().and_then(|()| draft.ordered(job)),
         Event::JobCancelled => draft.cancelled(),
         Event::Hindered(finding) => draft.hindered(finding),
         Event::DeadlinePassed { shown } => draft.deadline_passed(shown.as_ref()),
         Event::ServerStarted => draft.server_started(),
-        Event::Operator(wanted) => draft.moved(*wanted),
+        Event::Operator(wanted) => draft.is_open().and_then(|()| draft.moved(*wanted)),
+        Event::Edited(edit) => draft.is_open().and_then(|()| draft.edited(edit)),
+        Event::Locked(lock) => draft.is_open().and_then(|()| draft.locked(lock)),
+        Event::Unlocked => draft.unlocked(),
     };
     match verdict {
         Ok(()) => Step::Changed { machine: draft.machine, happenings: draft.happenings },
@@ -339,7 +348,7 @@ impl Draft {
         let mut facts = (*hello.facts).clone();
         hardware::keep_neighbours(self.machine.node.facts.as_ref(), &mut facts);
         self.machine.node.facts = Some(facts);
-        (self.machine.node.board, self.machine.node.locked) = (None, None);
+        (self.machine.node.board, self.machine.node.shut_out) = (None, None);
         match hello.mode {
             Mode::Discover => self.inspected(),
             Mode::Install | Mode::Rescue => self.agent_started(hello.running_ms),
@@ -530,7 +539,7 @@ impl Draft {
         let to = moves::target(wanted, node).map_err(No::Refuse)?;
         if matches!(wanted, Move::Accept | Move::Repair) {
             node.missing.clear();
-            node.locked = None;
+            node.shut_out = None;
         }
         if wanted == Move::Repair && to != State::Deployed {
             (node.facts, node.facts_at) = (None, None);

@@ -12,7 +12,7 @@ pub(super) fn target(wanted: Move, node: &Node) -> Result<State, &'static str> {
     Ok(match (wanted, state) {
         (Move::Accept, State::Discovered) => State::Available,
         // Without the parts that it had it is as it shall be, and whoever wanted its key is known.
-        (Move::Accept, _) if !node.missing.is_empty() || node.locked.is_some() => state,
+        (Move::Accept, _) if !node.missing.is_empty() || node.shut_out.is_some() => state,
         (Move::Reject, State::Discovered) => State::Retired,
         (Move::Break, State::Broken | State::Retired) => {
             return Err("the node is broken or retired already");

@@ -5,6 +5,7 @@
 
 use super::event::{Asker, Event, Hello, Move, SystemReport};
 use super::{Step, step};
+use crate::about::{Edit, Lock};
 use crate::boot;
 use crate::machine::{
     ADMINISTRATOR, BurnInOrder, Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder,
@@ -244,11 +245,18 @@ pub(super) fn events() -> Vec<(String, Event)> {
         ("server hindered", Event::Hindered(Finding::new(Code::ImageMissing, "gone"))),
         ("deadline passed", Event::DeadlinePassed { shown: None }),
         ("server started", Event::ServerStarted),
+        ("edited", Event::Edited(Edit { team: Some("t".parse().ok()), ..Edit::default() })),
+        ("locked", locked()),
+        ("unlocked", Event::Unlocked),
     ]
     .map(|(name, event)| (name.to_string(), event))
     .into();
     all.extend(Move::ALL.map(|wanted| (format!("operator: {}", wanted.name()), Event::Operator(wanted))));
     all
+}
+
+fn locked() -> Event {
+    Event::Locked(Lock { reason: "forensics".into(), by: ADMINISTRATOR.into(), at: NOW, team: None })
 }
 
 pub(super) fn code_issued() -> Event {
@@ -287,6 +295,7 @@ pub(crate) fn apply(machine: Machine, events: &[Event]) -> Machine {
 pub(crate) fn situations() -> Vec<(String, Machine)> {
     let mut all: Vec<(String, Machine)> =
         State::ALL.map(|state| (state.name().to_string(), idle(state))).into();
+    all.push(("deployed and locked".into(), apply(idle(State::Deployed), &[locked()])));
     let address = IpAddr::from([10, 0, 0, 9]);
     let path = [
         Event::JobOrdered(Box::new(job(JobKind::Deploy))),

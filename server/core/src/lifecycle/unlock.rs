@@ -24,7 +24,7 @@ impl Draft {
         self.heard();
         let finding = refused.cloned().or_else(|| useless.then(unlock::useless));
         let locked = finding.map(|finding| Locked { finding, host: host.clone(), address });
-        let before = core::mem::replace(&mut self.machine.node.locked, locked.clone());
+        let before = core::mem::replace(&mut self.machine.node.shut_out, locked.clone());
         match locked {
             None => self.happenings.push(Happening::KeyReleased(address)),
             // It goes on asking as long as it is on.
@@ -40,7 +40,7 @@ impl Draft {
     /// The machine that was refused the key is this node with another board.
     pub(super) fn board_accepted(&mut self, uuid: &str, approver: &str) -> Verdict {
         let node = &mut self.machine.node;
-        let asked = node.locked.take_if(|locked| !uuid.is_empty() && locked.host.uuid == uuid);
+        let asked = node.shut_out.take_if(|locked| !uuid.is_empty() && locked.host.uuid == uuid);
         let Some(Locked { host, .. }) = asked else {
             return Err(No::Refuse(
                 "no machine with that UUID was refused the key of this node's disks last; `ks node show` tells which was",
@@ -101,14 +101,14 @@ mod tests {
         let all = [refused(), refused(), refused(), given(), useless(), useless(), useless(), given()];
         let kinds = ["node.key_refused", "node.key_released", "node.key_useless", "node.key_released"];
         assert_eq!(told(&mut machine, &all), kinds);
-        assert_eq!(machine.node.locked, None);
+        assert_eq!(machine.node.shut_out, None);
         let all = [
             refused(),
             asks("V", 10, Some("another machine"), false),
             asks("V", 10, Some("other words"), false),
         ];
         assert_eq!(told(&mut machine, &all), ["node.key_refused"; 3], "each is news");
-        assert_eq!(machine.node.locked.as_ref().map(|locked| locked.address), Some(address(10)));
+        assert_eq!(machine.node.shut_out.as_ref().map(|locked| locked.address), Some(address(10)));
         assert_eq!(told(&mut machine, &[Event::Operator(Move::Accept), refused()]), ["node.key_refused"]);
     }
 
@@ -127,6 +127,6 @@ mod tests {
             told(&mut machine, &[refused(), accept("V"), accept("V")]),
             ["node.key_refused", "node.board_accepted", "refused"]
         );
-        assert_eq!((machine.node.board, machine.node.locked), (Some(host("V")), None));
+        assert_eq!((machine.node.board, machine.node.shut_out), (Some(host("V")), None));
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn causes(case: &Case<'_>) -> Vec<Cause> {
     }
     let node = &machine.node;
     let last_seen = node.last_seen.unwrap_or(case.now);
-    let locked = node.locked.iter().map(|locked| {
+    let locked = node.shut_out.iter().map(|locked| {
         let Finding { code, detail } = &locked.finding;
         Cause::new(*code, Likelihood::High).seen(last_seen, detail.as_str())
     });
