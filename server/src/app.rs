@@ -26,7 +26,7 @@ use kaltstart_core::about::Lock;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, Step};
 use kaltstart_core::losses;
-use kaltstart_core::machine::{Job, JobKind, Machine, Node, Order, SystemOrder};
+use kaltstart_core::machine::{Job, JobKind, Machine, Node, Order, Request, SystemOrder};
 use kaltstart_core::recall::Via;
 use kaltstart_protocol::agent_api::DiskUuids;
 use kaltstart_protocol::finding::Finding;
@@ -409,7 +409,8 @@ impl App {
         })))
     }
 
-    /// Orders a job on the word of `approver`.
+    /// Orders a job on the word of `approver`; a `request` whose key the node's newest job has is carried out no second
+    /// time.
     ///
     /// # Errors
     /// When the machine takes no such order, the server only observes, too many others lose data already, or the store
@@ -420,16 +421,27 @@ impl App {
         kind: JobKind,
         order: Order,
         approver: &str,
+        request: Option<Request>,
     ) -> Result<Machine, AppError> {
         self.withheld(kind, &order).map_err(AppError::Observing)?;
         let now = clock::now();
         let id = JobId::new(now, clock::random_bits());
         let loses = losses::is_ordered(kind, &order);
+        let mut repeated = None;
         let applied = self
             .apply_with(key, |machine| {
                 let node = &machine.node;
+                let before = machine.job.as_ref().and_then(|job| job.request.as_ref());
+                if request
+                    .as_ref()
+                    .is_some_and(|request| before.is_some_and(|before| before.key == request.key))
+                {
+                    repeated = Some(machine.clone());
+                    return Err(AppError::Busy);
+                }
                 let job = Job {
                     approver: approver.to_owned(),
+                    request: request.clone(),
                     epoch: self.epoch(),
                     ..Job::queued(id.clone(), node.id.clone(), node.state, kind, order.clone(), now)
                 };
@@ -438,8 +450,8 @@ impl App {
                 }
                 Ok(Event::JobOrdered(Box::new(job)))
             })
-            .await?;
-        Ok(applied.machine)
+            .await;
+        repeated.map_or_else(|| applied.map(|applied| applied.machine), Ok)
     }
 }
 

@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod about;
 pub mod access;
+pub mod approval;
 pub mod boot;
 pub mod class;
 pub mod dhcp;

@@ -105,7 +105,7 @@ pub fn grants(node: &Node, job: &Job, epoch: u64, now: Millis) -> Result<Vec<Wip
             disk: DiskIdentity::of(disk),
             contents: lost,
             keep,
-            approver: job.approver.clone(),
+            approver: job.approvers(),
             epoch,
             issued: now,
             expires: now.plus(LIFETIME_MS),

@@ -1,9 +1,11 @@
 //! Requests to `/v1`, and what their failure means to a person.
 
 use super::Connection;
+use crate::clock;
 use crate::exit::Exit;
 use crate::http::api::STALE;
 use crate::http::error::Problem;
+use crate::http::idempotency::HEADER;
 use crate::tls;
 use kaltstart_trust::authority::{Pin, client_config};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -203,14 +205,26 @@ impl Api {
         path: &str,
         more: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, ClientError> {
+        let repeatable = method == Method::GET;
+        self.send_again(method, path, repeatable, more).await
+    }
+
+    /// As [`send`](Self::send), where a `repeatable` request does nothing when it comes a second time.
+    async fn send_again(
+        &self,
+        method: Method,
+        path: &str,
+        repeatable: bool,
+        more: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, ClientError> {
         let mut left = self.servers.len();
         loop {
             let request = self.client.request(method.clone(), format!("{}{path}", self.server()));
             let sent = more(request.bearer_auth(&self.token)).send().await;
             left -= 1;
             let passes_on = match &sent {
-                Err(error) => error.is_connect() || method == Method::GET,
-                Ok(response) => method == Method::GET && response.status() == StatusCode::SERVICE_UNAVAILABLE,
+                Err(error) => error.is_connect() || repeatable,
+                Ok(response) => repeatable && response.status() == StatusCode::SERVICE_UNAVAILABLE,
             };
             if left == 0 || !passes_on {
                 return self.succeeded(sent.map_err(|error| self.unreachable(error))?).await;
@@ -296,6 +310,17 @@ impl Api {
     ) -> Result<T, ClientError> {
         self.read(self.send(Method::POST, path, |request| request.timeout(ANSWER_MAX).json(body)).await?)
             .await
+    }
+
+    /// As [`post`](Self::post), and it is carried out once however often it must be sent.
+    pub(super) async fn order<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let key = clock::uuid();
+        let order = |request: RequestBuilder| request.timeout(ANSWER_MAX).header(HEADER, &key).json(body);
+        self.read(self.send_again(Method::POST, path, true, order).await?).await
     }
 
     pub(super) async fn patch<T: DeserializeOwned>(

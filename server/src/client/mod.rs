@@ -21,6 +21,7 @@ use crate::exit::Exit;
 use crate::http::api::{NodeView, RefusedImage};
 use crate::http::diagnosis::DiagnosisView;
 use crate::http::jobs::{JobView, OrderJob};
+use crate::http::node_about::Approve;
 use crate::image_export::Export;
 use crate::image_import::Import;
 use api::{Api, ClientError};
@@ -145,6 +146,20 @@ pub enum ClientCommand {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Agree to what somebody else may order on a critical node within an hour: two people for what may write to its disks
+    Approve {
+        /// Name, identifier or MAC
+        node: String,
+        /// What may be ordered: `deploy`, `rebuild`, `release` or `rescue`
+        #[arg(long, value_parser = writing_kind)]
+        kind: JobKind,
+        /// What is laid down by it
+        #[arg(long)]
+        profile: Option<String>,
+        /// The node's name once more: proof that it is meant
+        #[arg(long, value_name = "NODE")]
+        confirm: String,
+    },
     /// Hold a machine for a person, and make a one-time code for its shell; its disks are read-only
     Rescue(rescue::Rescue),
     /// Work on a machine that is held; the code of `ks rescue` lets you in, and all of it is recorded
@@ -225,6 +240,14 @@ impl Work {
     fn erase(&self) -> BTreeMap<String, Fingerprint> {
         self.erase.iter().cloned().collect()
     }
+}
+
+fn writing_kind(text: &str) -> Result<JobKind, String> {
+    let kinds = [JobKind::Deploy, JobKind::Rebuild, JobKind::Release, JobKind::Rescue];
+    kinds.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
+        let all = kinds.map(JobKind::name).join(", ");
+        format!("it is one of {all}")
+    })
 }
 
 /// A disk's identity, which may hold any character, and a fingerprint.
@@ -344,6 +367,12 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
             let body = OrderJob { erase: work.erase(), ..OrderJob::new(JobKind::Release) };
             place(&api, &body, &work.node, &work.patience, format).await
         }
+        ClientCommand::Approve { node, kind, profile, confirm } => {
+            ensure_meant(&api, &node, &confirm).await?;
+            let path = Api::path(&["v1", "nodes", &node, "approval"]);
+            let node: NodeView = api.post(&path, &Approve { kind, profile }).await?;
+            output::one(&node, format)
+        }
         ClientCommand::Rescue(wanted) => rescue::order(&api, &wanted, format).await,
         ClientCommand::Shell(wanted) => rescue::shell(&api, &wanted).await,
         ClientCommand::Restored { command } => restored::run(&api, command, format).await,
@@ -436,7 +465,7 @@ async fn place(
     patience: &Patience,
     format: Format,
 ) -> Result<Exit, ClientError> {
-    let mut job: JobView = api.post(&Api::path(&["v1", "nodes", node, "jobs"]), body).await?;
+    let mut job: JobView = api.order(&Api::path(&["v1", "nodes", node, "jobs"]), body).await?;
     if !patience.wait {
         eprintln!("ordered; follow it with: ks watch {}", job.id);
         return output::one(&job, format);

@@ -10,6 +10,7 @@ use crate::store::StoredLine;
 use crate::summary::NodeSummary;
 use comfy_table::{Table, presets};
 use kaltstart_core::about::{About, LabelValue, Lock, Word};
+use kaltstart_core::approval::Approval;
 use kaltstart_core::machine::{JobKind, JobState};
 use kaltstart_protocol::erasure::{Erasure, Reach};
 use kaltstart_protocol::image::Manifest;
@@ -167,7 +168,9 @@ pub(super) fn one<R: Row>(row: &R, format: Format) -> Result<Exit, ClientError> 
 
 /// Who approved a job and what it is to keep, and a line for each disk on what its agent may wipe by that and keeps.
 pub(super) fn approval(job: &JobView) -> String {
-    let mut text = format!("approved by {}", printable(&job.approver));
+    let approvers = [Some(&job.approver), job.approved_by.as_ref()].into_iter().flatten();
+    let approvers: Vec<String> = approvers.map(|name| printable(name)).collect();
+    let mut text = format!("approved by {}", approvers.join(" and "));
     if job.wipe.is_empty() && !job.keep.is_empty() {
         let labels: Vec<&str> = job.keep.iter().map(String::as_str).collect();
         text.push_str(&printable(&format!(", to keep {}", labels.join(", "))));
@@ -206,6 +209,13 @@ pub(super) fn describe(node: &NodeView) -> String {
     lines.extend(about.labels.iter().map(|one| ("LABEL", label(one))));
     if let Some(Lock { reason, by, at, .. }) = &node.summary.lock {
         lines.push(("LOCKED", format!("by {by} since {}: {reason}", rfc3339(*at))));
+    }
+    if let Some(Approval { kind, profile, by, at }) = &node.approval {
+        let profile = profile.as_ref().map_or_else(String::new, |profile| format!(" of {profile}"));
+        lines.push((
+            "APPROVED",
+            format!("{}{profile} by {by} since {}, for an hour", kind.name(), rfc3339(*at)),
+        ));
     }
     lines.extend(node.summary.last_seen.map(|time| ("LAST SEEN", rfc3339(time))));
     lines.extend(node.class.clone().map(|class| ("CLASS", class)));

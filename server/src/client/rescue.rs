@@ -79,7 +79,7 @@ pub(super) async fn order(api: &Api, wanted: &Rescue, format: Format) -> Result<
             }
             let (via, writable) = (wanted.via, wanted.writable.clone());
             let body = OrderJob { via, writable, ..OrderJob::new(JobKind::Rescue) };
-            api.post(&Api::path(&["v1", "nodes", &wanted.node, "jobs"]), &body).await?
+            api.order(&Api::path(&["v1", "nodes", &wanted.node, "jobs"]), &body).await?
         }
     };
     let made: CodeView = api.post(&format!("/v1/jobs/{}/code", job.id), &json!({})).await?;

@@ -240,6 +240,7 @@ pub(crate) mod tests {
         JobView {
             why: Vec::new(),
             approver: "administrator".into(),
+            approved_by: None,
             wipe: Vec::new(),
             keep: BTreeSet::new(),
             id: JobId::new(Millis(1), 1),

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use kaltstart_core::about::{Edit, LabelValue, Word};
 use kaltstart_core::access::Principal;
+use kaltstart_core::approval::Approval;
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
 use kaltstart_core::hardware;
@@ -60,6 +61,9 @@ pub struct NodeView {
     /// How its disks were erased when it was released last.
     #[serde(default)]
     pub erasure: Option<ErasureRecord>,
+    /// What somebody agreed to that somebody else orders, if it was not ordered yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
 }
 
 /// What became of a node's disks after its agent had looked at them.
@@ -126,6 +130,7 @@ pub(super) fn node_view(app: &App, machine: &Machine) -> NodeView {
         report: node.system.clone(),
         recall: node.recall.is_some(),
         erasure: node.erasure.clone(),
+        approval: node.approval.clone(),
     }
 }
 

@@ -5,11 +5,12 @@ use super::diagnosis::{self, CauseView};
 use super::error::Problem;
 use super::extract::{Body, Path, Query};
 use super::guard::{permit, sees};
+use super::idempotency;
 use crate::app::{App, AppError};
 use crate::clock;
 use crate::store::{Key, StoredLine};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use kaltstart_core::access::{Permission, Principal};
@@ -35,7 +36,7 @@ use std::time::Duration;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Jobs of a listing.
-const JOBS_MAX: usize = 200;
+pub(super) const JOBS_MAX: usize = 200;
 
 /// Log lines of one answer.
 const LINES_MAX: usize = 1000;
@@ -65,6 +66,9 @@ pub struct JobView {
     /// Who ordered it, and so approved what is wiped.
     #[serde(default)]
     pub approver: String,
+    /// Who else approved it, where one is not enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
     /// What it was granted to lose, when its agent took the task last.
     #[serde(default)]
     pub wipe: Vec<WipeGrant>,
@@ -160,6 +164,7 @@ fn job_view_among(app: &App, job: &Job, good: &[Job]) -> Result<JobView, Problem
         image: system.map(|order| order.image.clone()),
         image_digest: system.map(|order| order.image_digest),
         approver: job.approver.clone(),
+        approved_by: job.approved_by.clone(),
         wipe: job.wipe.clone(),
         keep: job.order.keep().map(str::to_owned).collect(),
         writable: match &job.order {
@@ -230,12 +235,19 @@ pub(super) async fn order(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
     Extension(who): Extension<Principal>,
+    headers: HeaderMap,
     Body(wanted): Body<OrderJob>,
 ) -> Result<Response, Problem> {
     if matches!(wanted.kind, JobKind::Rescue | JobKind::BurnIn) {
         permit(&who, Permission::Operate)?;
     }
     let node = find(&app, &node)?.node;
+    let request = idempotency::request(&headers, &who, &wanted)?;
+    if let Some(request) = &request
+        && let Some(job) = idempotency::ordered_before(&app, &node.id, request)?
+    {
+        return accepted(&app, &job);
+    }
     if wanted.kind != JobKind::Rescue && !wanted.writable.is_empty() {
         return Err(Problem::bad_request("`writable` is for a rescue alone"));
     }
@@ -287,10 +299,15 @@ pub(super) async fn order(
         }
         (kind, None) => return Err(Problem::bad_request(format!("a {} needs a profile", kind.name()))),
     };
-    let machine = app.order(Key::Id(&node.id), wanted.kind, order, &who.name).await?;
+    let machine = app.order(Key::Id(&node.id), wanted.kind, order, &who.name, request.clone()).await?;
     let job = machine.job.ok_or_else(|| Problem::not_found("the job has gone"))?;
+    let job = request.map_or(Ok(job.clone()), |request| idempotency::same(job, &request))?;
+    accepted(&app, &job)
+}
+
+fn accepted(app: &App, job: &Job) -> Result<Response, Problem> {
     let location = format!("/v1/jobs/{}", job.id);
-    let view = job_view(&app, &job)?;
+    let view = job_view(app, job)?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(view)).into_response())
 }
 

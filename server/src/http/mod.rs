@@ -16,6 +16,7 @@ mod extract;
 mod files;
 pub mod grant_key;
 mod guard;
+pub(crate) mod idempotency;
 pub mod jobs;
 pub mod layout;
 pub mod listen;
@@ -56,6 +57,7 @@ pub fn router(app: Arc<App>) -> Router {
         .patch("/v1/nodes/{node}", Operate, node_about::edit)
         .post("/v1/nodes/{node}/lock", Order, node_about::lock)
         .post("/v1/nodes/{node}/unlock", Order, node_about::unlock)
+        .post("/v1/nodes/{node}/approval", Order, node_about::approve)
         .post("/v1/nodes/{node}/jobs", Order, jobs::order)
         .get("/v1/boot/{node}", SeeSite, boot_view::try_boot)
         .get("/v1/nodes/{node}/boot", SeeNodes, boot_view::shown)

@@ -1,8 +1,9 @@
-//! `PATCH /v1/nodes/{node}`: what people say of a node; its lock.
+//! What people say of a node, that nobody may touch it, and what they agree to.
 
 use super::api::{NodeView, find, node_view};
 use super::error::Problem;
 use super::extract::{Body, Path};
+use super::guard::permit;
 use crate::app::{App, AppError};
 use crate::clock;
 use crate::store::Key;
@@ -10,8 +11,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::{Extension, Json};
 use kaltstart_core::about::{Edit, Lock};
-use kaltstart_core::access::Principal;
+use kaltstart_core::access::{Permission, Principal};
+use kaltstart_core::approval::{self, Approval};
 use kaltstart_core::lifecycle::event::Event;
+use kaltstart_core::machine::JobKind;
 use kaltstart_protocol::ids::Digest;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -36,9 +39,14 @@ fn matches(headers: &HeaderMap, tag: &str) -> bool {
 pub(super) async fn edit(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
+    Extension(who): Extension<Principal>,
     headers: HeaderMap,
     Body(edit): Body<Edit>,
 ) -> Result<Json<NodeView>, Problem> {
+    if edit.labels.iter().any(|(label, value)| label.as_str() == approval::LABEL && value.is_none()) {
+        // Else whoever has to ask somebody would rather edit.
+        permit(&who, Permission::Administer)?;
+    }
     let id = find(&app, &node)?.node.id;
     let mut stale = false;
     let edited = app
@@ -92,4 +100,27 @@ pub(super) async fn unlock(
         })
         .await?;
     Ok(Json(node_view(&app, &unlocked.machine)))
+}
+
+/// Body of `POST /v1/nodes/{node}/approval`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// What may be ordered.
+    pub kind: JobKind,
+    /// What is laid down by it; none for a release or a rescue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+}
+
+/// `POST /v1/nodes/{node}/approval`: somebody else may order that within an hour, once.
+pub(super) async fn approve(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+    Extension(who): Extension<Principal>,
+    Body(Approve { kind, profile }): Body<Approve>,
+) -> Result<Json<NodeView>, Problem> {
+    let id = find(&app, &node)?.node.id;
+    let approval = Approval { kind, profile, by: who.name, at: clock::now() };
+    Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &Event::Approved(approval)).await?.machine)))
 }

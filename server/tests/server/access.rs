@@ -5,6 +5,7 @@ use crate::site::{Answer, LIMIT, PROGRAM, Site, mac};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Instant;
 
 impl Site {
@@ -392,4 +393,100 @@ async fn what_is_said_of_a_node_is_edited_found_and_not_lost() {
     }
     let nothing = site.ks(&site.token, &["node", "edit", "db-07"]);
     assert_eq!(nothing.status.code(), Some(64), "{nothing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn p07_an_order_that_is_sent_again_is_carried_out_once() {
+    let site = Arc::new(Site::start().await);
+    site.declare("db-07", mac(1)).await;
+    site.declare("db-08", mac(2)).await;
+    let order = async |site: &Site, token: &str, node: &str, key: &str, body: Value| {
+        let request = site.http.post(format!("{}/v1/nodes/{node}/jobs", site.base)).bearer_auth(token);
+        let answer = request.header("Idempotency-Key", key).json(&body).send().await.expect("answered");
+        let status = answer.status();
+        (status, answer.json::<Value>().await.expect("JSON"))
+    };
+    let deploy = || json!({"kind": "deploy", "profile": "good"});
+    let mut sent = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let site = site.clone();
+        // With and without quotes it is the same key.
+        let key = if n % 2 == 0 { "3f1c" } else { "\"3f1c\"" };
+        sent.spawn(async move { order(&site, &site.token, "db-07", key, deploy()).await });
+    }
+    let answers = sent.join_all().await;
+    let first = answers[0].1["id"].clone();
+    for (status, job) in &answers {
+        assert_eq!((*status, &job["id"]), (StatusCode::ACCEPTED, &first), "{job}");
+    }
+    assert_eq!(site.get("/v1/jobs").await.json.as_array().map(Vec::len), Some(1));
+
+    let other = json!({"kind": "deploy", "profile": "good", "restart": "kexec"});
+    let (status, problem) = order(&site, &site.token, "db-07", "3f1c", other).await;
+    assert_eq!(
+        (status.as_u16(), problem["code"].as_str()),
+        (422, Some("idempotency-key-reused")),
+        "{problem}"
+    );
+    let operator = site.token_of("oncall", "operator", None).await;
+    let (status, problem) = order(&site, &operator, "db-07", "3f1c", deploy()).await;
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (StatusCode::CONFLICT, Some("refused")),
+        "their key: {problem}"
+    );
+
+    let path = format!("/v1/jobs/{}/cancel", first.as_str().expect("text"));
+    assert_eq!(site.post(&path, &json!({})).await.json["state"], "cancelled");
+    site.order("db-07", "deploy").await;
+    let (status, job) = order(&site, &site.token, "db-07", "3f1c", deploy()).await;
+    assert_eq!(
+        (status, &job["id"], &job["state"]),
+        (StatusCode::ACCEPTED, &first, &json!("cancelled")),
+        "{job}"
+    );
+    let (status, job) = order(&site, &site.token, "db-08", "3f1c", deploy()).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "another node: {job}");
+    for key in ["", "\"\"", &"x".repeat(300)] {
+        let (status, _) = order(&site, &site.token, "db-08", key, deploy()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{key:?}");
+    }
+}
+
+#[tokio::test]
+async fn p09_a_critical_node_is_rebuilt_by_two_people_and_never_by_one() {
+    let site = Site::start().await;
+    let [one, two] =
+        [site.token_of("one", "operator", None).await, site.token_of("two", "operator", None).await];
+    site.declare("db-07", mac(1)).await;
+    let critical = json!({"labels": {"critical": ""}});
+    assert_eq!(site.as_(&one, Method::PATCH, "/v1/nodes/db-07", &critical).await.status, StatusCode::OK);
+    let deploy = json!({"kind": "deploy", "profile": "good"});
+    let order = async |token: &str| site.as_(token, Method::POST, "/v1/nodes/db-07/jobs", &deploy).await;
+    let approve = async |token: &str, body: &Value| {
+        site.as_(token, Method::POST, "/v1/nodes/db-07/approval", body).await
+    };
+    let alone = order(&one).await;
+    alone.problem(StatusCode::CONFLICT, "refused");
+    assert!(alone.text.contains("ks approve"), "{alone:?}");
+    // Who has to ask somebody does not edit that away.
+    let away = json!({"labels": {"critical": null}});
+    site.as_(&one, Method::PATCH, "/v1/nodes/db-07", &away).await.problem(StatusCode::FORBIDDEN, "forbidden");
+
+    assert_eq!(approve(&one, &deploy).await.json["approval"]["by"], "one");
+    order(&one).await.problem(StatusCode::CONFLICT, "refused");
+    approve(&one, &json!({"kind": "deploy", "profile": "other"})).await;
+    order(&two).await.problem(StatusCode::CONFLICT, "refused");
+    let confirmed = ["approve", "db-07", "--kind", "deploy", "--profile", "good", "--confirm", "db-07"];
+    let approved = site.ks(&one, &confirmed);
+    assert!(approved.status.success(), "{approved:?}");
+    assert_eq!(site.ks(&one, &[&confirmed[..7], &["db-08"]].concat()).status.code(), Some(64));
+    let ordered = order(&two).await;
+    assert_eq!(ordered.status, StatusCode::ACCEPTED, "{ordered:?}");
+    assert_eq!((&ordered.json["approver"], &ordered.json["approved_by"]), (&json!("two"), &json!("one")));
+    let job = ordered.json["id"].as_str().expect("text").to_owned();
+    let shown = site.ks(&one, &["job", "show", &job]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("approved by two and one"), "{shown:?}");
+    site.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await;
+    order(&two).await.problem(StatusCode::CONFLICT, "refused");
 }

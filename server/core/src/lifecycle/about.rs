@@ -3,6 +3,7 @@
 use super::event::Happening;
 use super::{Draft, HAS_JOB, LOCKED, No, Verdict};
 use crate::about::{Edit, Lock, REASON_MAX};
+use crate::approval::{self, Approval};
 use crate::machine::State;
 
 impl Draft {
@@ -35,6 +36,15 @@ impl Draft {
             Some(_) => self.happenings.push(Happening::NodeUnlocked),
             None => return Err(No::Ignore("it is not locked")),
         }
+        Ok(())
+    }
+
+    pub(super) fn approved(&mut self, approval: &Approval) -> Verdict {
+        if !approval::is_critical(&self.machine.node) {
+            return Err(No::Refuse("the node is not critical: whoever may order on it does so alone"));
+        }
+        self.machine.node.approval = Some(Approval { at: self.now, ..approval.clone() });
+        self.happenings.push(Happening::NodeApproved);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Everything that can happen to a machine, and what the server says about it afterwards.
 
 use crate::about::{Edit, Lock};
+use crate::approval::Approval;
 use crate::machine::{Grant, Job, JobKind, State};
 use crate::rescue::Code as OneTimeCode;
 use alloc::collections::BTreeMap;
@@ -156,6 +157,8 @@ pub enum Event {
     Locked(Lock),
     /// They may again.
     Unlocked,
+    /// Somebody agrees to an order that somebody else may give.
+    Approved(Approval),
 }
 
 /// An agent's first words, checked against the grant by [`step`](super::step).
@@ -241,6 +244,8 @@ pub enum Happening {
     NodeLocked,
     /// They may again.
     NodeUnlocked,
+    /// Somebody agrees to an order that somebody else may give.
+    NodeApproved,
     /// A job was ordered.
     JobQueued,
     /// Its machine was heard.
@@ -299,6 +304,7 @@ impl Happening {
             Self::NodeEdited => "node.edited",
             Self::NodeLocked => "node.locked",
             Self::NodeUnlocked => "node.unlocked",
+            Self::NodeApproved => "node.approved",
             Self::JobQueued => "job.queued",
             Self::JobStarted => "job.started",
             Self::JobRestarted { .. } => "job.restarted",

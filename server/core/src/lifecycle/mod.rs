@@ -133,6 +133,7 @@ pub fn step(machine: &Machine, event: &Event, now: Millis) -> Step {
         Event::Edited(edit) => draft.is_open().and_then(|()| draft.edited(edit)),
         Event::Locked(lock) => draft.is_open().and_then(|()| draft.locked(lock)),
         Event::Unlocked => draft.unlocked(),
+        Event::Approved(approval) => draft.is_open().and_then(|()| draft.approved(approval)),
     };
     match verdict {
         Ok(()) => Step::Changed { machine: draft.machine, happenings: draft.happenings },

@@ -2,6 +2,7 @@
 
 use super::event::Happening;
 use super::{Draft, HAS_JOB, No, Verdict, rescue};
+use crate::approval;
 use crate::losses;
 use crate::machine::{Job, JobKind, JobState, State};
 use crate::recall::Via;
@@ -49,9 +50,11 @@ impl Draft {
                  order without `--via kexec` and start the machine over the network",
             ));
         }
+        let approved_by = approval::approved(&self.machine.node, job, self.now).map_err(No::Refuse)?;
+        self.machine.node.approval = None;
         self.machine.node.job = Some(job.id.clone());
         let loses_at = losses::is_ordered(job.kind, &job.order).then_some(self.now);
-        self.machine.job = Some(Job { from: self.machine.node.state, loses_at, ..job.clone() });
+        self.machine.job = Some(Job { approved_by, from: self.machine.node.state, loses_at, ..job.clone() });
         self.happenings.push(Happening::JobQueued);
         let state = match job.kind {
             JobKind::Deploy | JobKind::Rebuild => State::Allocated,

@@ -5,7 +5,8 @@
 
 use super::event::{Asker, Event, Hello, Move, SystemReport};
 use super::{Step, step};
-use crate::about::{Edit, Lock};
+use crate::about::{Edit, LabelValue, Lock};
+use crate::approval::Approval;
 use crate::boot;
 use crate::machine::{
     ADMINISTRATOR, BurnInOrder, Grant, Job, JobKind, JobState, Machine, Node, Order, ReleaseOrder,
@@ -31,7 +32,7 @@ use kaltstart_protocol::time::Millis;
 use kaltstart_protocol::wipe::{DiskIdentity, GrantTrust, HostIdentity, WipeGrant};
 use std::format;
 
-pub(super) const NOW: Millis = Millis(1_000_000);
+pub(crate) const NOW: Millis = Millis(1_000_000);
 pub(crate) const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 pub(crate) const EPOCH: u64 = 2;
 pub(crate) const TRUST: GrantTrust = GrantTrust { key: PublicKey([1; 32]), epoch: EPOCH };
@@ -248,11 +249,22 @@ pub(super) fn events() -> Vec<(String, Event)> {
         ("edited", Event::Edited(Edit { team: Some("t".parse().ok()), ..Edit::default() })),
         ("locked", locked()),
         ("unlocked", Event::Unlocked),
+        ("approved", approved()),
     ]
     .map(|(name, event)| (name.to_string(), event))
     .into();
     all.extend(Move::ALL.map(|wanted| (format!("operator: {}", wanted.name()), Event::Operator(wanted))));
     all
+}
+
+fn approved() -> Event {
+    let (profile, by) = (Some("p".into()), "somebody else".into());
+    Event::Approved(Approval { kind: JobKind::Rebuild, profile, by, at: NOW })
+}
+
+fn critical() -> Event {
+    let label = ("critical".parse().expect("a word"), Some(LabelValue::default()));
+    Event::Edited(Edit { labels: BTreeMap::from([label]), ..Edit::default() })
 }
 
 fn locked() -> Event {
@@ -296,6 +308,9 @@ pub(crate) fn situations() -> Vec<(String, Machine)> {
     let mut all: Vec<(String, Machine)> =
         State::ALL.map(|state| (state.name().to_string(), idle(state))).into();
     all.push(("deployed and locked".into(), apply(idle(State::Deployed), &[locked()])));
+    let deployed_and_critical = apply(idle(State::Deployed), &[critical()]);
+    all.push(("critical and approved".into(), apply(deployed_and_critical.clone(), &[approved()])));
+    all.push(("deployed and critical".into(), deployed_and_critical));
     let address = IpAddr::from([10, 0, 0, 9]);
     let path = [
         Event::JobOrdered(Box::new(job(JobKind::Deploy))),
