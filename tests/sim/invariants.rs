@@ -32,6 +32,9 @@ const EVENTS_MAX: usize = 1_000_000;
 const LATE: [Code; 5] =
     [Code::Silent, Code::NotReported, Code::ReportDiffers, Code::GrantRefused, Code::TooManyAttempts];
 
+/// What never happens to a locked node.
+const CHANGES: [&str; 4] = ["job.queued", "node.allocated", "node.releasing", "node.broken"];
+
 /// What must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Invariant {
@@ -49,6 +52,8 @@ pub(crate) enum Invariant {
     Lifecycle,
     /// Promise 1: a disk is written with a grant for it, its machine, its job, and what is on it, given within the hour.
     Granted,
+    /// Promise 6: a locked node stays what it is, and is given no job.
+    Locked,
     /// Promise 7: a grant is used once, and a job whose system is complete writes no more.
     OneInstallation,
     /// Who was told to stop writes no more.
@@ -118,6 +123,7 @@ pub(crate) struct Audit {
     /// What was answered for: machines by name with their versions.
     acknowledged: BTreeMap<String, i64>,
     versions: BTreeMap<String, i64>,
+    locked: BTreeSet<String>,
     states: BTreeMap<String, State>,
     jobs: BTreeMap<JobId, Seen>,
     /// The job that each node has.
@@ -406,6 +412,17 @@ impl Audit {
 
     fn happened(&mut self, event: &StoredEvent, node: &str, phase: Option<Phase>) {
         let job = event.job.clone().unwrap_or_default();
+        match event.kind.as_str() {
+            "node.locked" => {
+                self.locked.insert(node.to_owned());
+                self.count("nodes locked");
+            }
+            "node.unlocked" => drop(self.locked.remove(node)),
+            kind if self.locked.contains(node) && CHANGES.contains(&kind) => {
+                self.violate(Invariant::Locked, format!("{kind} of {node}, which is locked"));
+            }
+            _ => {}
+        }
         if matches!(event.kind.as_str(), "job.succeeded" | "job.failed" | "job.cancelled") {
             self.open.remove(node);
         }
@@ -466,6 +483,8 @@ impl Audit {
                 store.events(0, None, EVENTS_MAX).expect("readable").last().map_or(0, |event| event.id);
             (self.versions, self.acknowledged) = (BTreeMap::new(), BTreeMap::new());
             let machines = store.machines().expect("readable");
+            let locked = machines.iter().filter(|found| found.machine.node.lock.is_some());
+            self.locked = locked.map(|found| label(&found.machine)).collect();
             self.states =
                 machines.iter().map(|found| (label(&found.machine), found.machine.node.state)).collect();
             (self.jobs, self.open) = (BTreeMap::new(), BTreeMap::new());

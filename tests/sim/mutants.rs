@@ -26,6 +26,8 @@ pub(crate) enum Mutant {
     JobRevived,
     /// A machine that has a job gets another one, past `lifecycle::step`.
     OrderedTwice,
+    /// Whoever orders opens the lock.
+    LockForgotten,
     /// All machines may lose data at once.
     LossesUnlimited,
     /// The server does not notice that its database is a restored copy.
@@ -58,7 +60,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// All of them, and which invariant sees each first.
-    pub(crate) const ALL: [(Self, Invariant); 21] = [
+    pub(crate) const ALL: [(Self, Invariant); 22] = [
         (Self::AckBeforeCommit, Invariant::AckIsStored),
         (Self::LeaseNotStored, Invariant::AckIsStored),
         (Self::LeasesForgotten, Invariant::OneHolder),
@@ -66,6 +68,7 @@ impl Mutant {
         (Self::StateSetByHand, Invariant::Lifecycle),
         (Self::JobRevived, Invariant::Lifecycle),
         (Self::OrderedTwice, Invariant::OneJob),
+        (Self::LockForgotten, Invariant::Locked),
         (Self::LossesUnlimited, Invariant::Losses),
         (Self::RestoreUnnoticed, Invariant::OnlyObserves),
         (Self::AcceptsByItself, Invariant::OnlyObserves),

@@ -98,7 +98,14 @@ pub(crate) fn decide(node: usize, mac: &str, view: &Value, roll: u64) -> Follow 
             _ => Follow::Nothing,
         };
     }
+    let locked = view["lock"].is_object();
     match (view["state"].as_str().unwrap_or_default(), dice) {
+        // At 40 to 60 somebody forgets that it is locked.
+        (_, 60..) if locked => other(format!("nodes/{mac}/unlock")),
+        (_, ..40) if locked => Follow::Nothing,
+        ("available" | "allocated" | "deployed", 65..70) => {
+            Follow::Ask(Errand::Other, post(&format!("nodes/{mac}/lock"), &json!({"reason": "dice"})))
+        }
         ("expected", 0..30) => order("deploy"),
         ("expected", 30..70) => Follow::Press(node),
         ("discovered", 0..70) => other(format!("nodes/{mac}/accept")),

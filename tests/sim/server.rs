@@ -229,7 +229,8 @@ impl Server {
 
     /// Changes a machine past `lifecycle::step`, if a mutant does.
     pub(crate) fn meddle(&self) {
-        let meddles = [Mutant::StateSetByHand, Mutant::JobRevived, Mutant::OrderedTwice];
+        let meddles =
+            [Mutant::StateSetByHand, Mutant::JobRevived, Mutant::OrderedTwice, Mutant::LockForgotten];
         let Some(up) =
             self.up.as_ref().filter(|_| self.mutant.is_some_and(|mutant| meddles.contains(&mutant)))
         else {
@@ -248,6 +249,10 @@ impl Server {
                         vec![Happening::JobStarted]
                     }
                     _ => continue,
+                },
+                Some(Mutant::LockForgotten) => match node.lock.take() {
+                    Some(_) => Vec::new(),
+                    None => continue,
                 },
                 Some(Mutant::OrderedTwice) => match job {
                     Some(job) if !job.state.ended() => {
