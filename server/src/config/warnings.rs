@@ -1,6 +1,6 @@
 //! What a good configuration names and this machine does not have (yet).
 
-use super::{Config, layout};
+use super::{Config, Database, layout};
 use crate::confinement;
 use crate::images::{Catalog, ImageError};
 use kaltstart_core::dhcp::role::Mode;
@@ -11,6 +11,7 @@ use nix::unistd::{User, geteuid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -31,6 +32,10 @@ impl Config {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut all = self.absent_interfaces();
+        all.extend(self.absent_addresses());
+        if let Some(Err(error)) = self.database.as_ref().map(Database::server) {
+            all.push(format!("{error:#}, and the server does not start without it"));
+        }
         let loaders = &self.boot.loaders;
         if !loaders.is_dir() {
             all.push(format!(
@@ -86,6 +91,24 @@ impl Config {
             Some(format!("profile {}: {problem}", profile.name))
         });
         problems.collect()
+    }
+
+    fn absent_addresses(&self) -> impl Iterator<Item = String> {
+        let own = [
+            ("http.listen", *self.http.listen.ip()),
+            ("http.tls_listen", *self.http.tls_listen().ip()),
+            ("tftp.listen", *self.tftp.listen.ip()),
+        ];
+        // Any port will do: what is asked for is the address.
+        let absent = own.into_iter().filter(|(_, address)| {
+            UdpSocket::bind((*address, 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+        });
+        absent.map(|(key, address)| {
+            format!(
+                "{key}: this machine has no address {address}, and the server does not start without it; \
+                 `ip address` shows all"
+            )
+        })
     }
 
     fn absent_interfaces(&self) -> Vec<String> {
@@ -153,6 +176,14 @@ mod tests {
         let esp = Partition { label: "esp".into(), role: Role::Esp, min_mib: 512, ..Partition::default() };
         config.own_layouts[0].partitions.push(esp);
         assert!(!told(&config, "layout \"bare\""));
+        config.http.listen = "192.0.2.1:80".parse().expect("an address");
+        config.database =
+            Some(toml::from_str("url = \"host=/run/x user=u\"\npassword_file = \"/none\"").expect("good"));
+        assert!(told(&config, "http.listen: this machine has no address 192.0.2.1"));
+        assert!(told(&config, "database.password_file /none"));
+        config.http.listen = "127.0.0.1:80".parse().expect("an address");
+        assert!(!told(&config, "http.listen"));
+        config.database = None;
         // Nothing is bound where nothing is served.
         config.dhcp[0].mode = Mode::Off;
         assert!(!told(&config, "no-such-if"));
