@@ -1,6 +1,7 @@
 //! The server's middle: load a machine, let the core decide, commit, and only then answer.
 
 mod boot;
+mod log;
 pub(crate) mod observing;
 mod recall;
 mod rescue;
@@ -17,12 +18,13 @@ use crate::images::{Catalog, ImageError};
 use crate::metrics::Metrics;
 use crate::net::dhcp::Watches;
 use crate::shell::Shells;
-use crate::store::{Commit, Key, Store, StoreError, Versioned, WriteError};
+use crate::store::{Commit, Key, Store, StoreError, Terms, Versioned, WriteError};
 use crate::tls::{self, Tls};
 use crate::trace::Recorder;
 use crate::vault::{Vault, VaultError};
 use crate::whereabouts::Claims;
 use kaltstart_core::about::Lock;
+use kaltstart_core::audit::{self, Actor};
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::lifecycle::{self, Step};
 use kaltstart_core::losses;
@@ -126,6 +128,8 @@ pub struct App {
     observed: observing::Observed,
     /// The newest events, for whoever watches.
     newest: told::Newest,
+    /// What is noted of the end of the audit log.
+    log_end: log::Noted,
     /// Keys of encrypted disks.
     pub(crate) disk_keys: DiskKeys,
     /// Shells on machines that people work on.
@@ -143,8 +147,9 @@ impl App {
         let images = Catalog::new(config.images.dir.clone(), config.images.trust());
         let pace = config.images.max_mbit.map(|mbit| Arc::new(Pace::new(mbit)));
         let trace = Recorder::open(&config.data_dir);
-        let restored = store.restored(clock::now()).await?;
         let vault = Vault::open(&tls::dir(&config.data_dir), &store).await?;
+        let log_end = log::begin(&config.data_dir, &store, &vault);
+        let restored = store.restored(clock::now()).await?;
         let disk_keys = DiskKeys::new(vault, &config.data_dir, &store).await?;
         let shells = Shells::new(&config.data_dir);
         let subjects = config.dhcp.iter().map(config::Dhcp::watched);
@@ -163,6 +168,7 @@ impl App {
             restored,
             observed: observing::Observed::default(),
             newest: told::Newest::default(),
+            log_end,
             disk_keys,
             shells,
             told_full: AtomicBool::new(false),
@@ -170,7 +176,7 @@ impl App {
         app.tell_observing();
         app.end_outdated().await?;
         for node in app.config.node.iter().filter_map(config::Node::declaration) {
-            match app.declare(&node).await {
+            match app.declare(&Actor::configuration(), &node).await {
                 // One machine must not take the others' server away.
                 Err(AppError::Refused(why)) => {
                     tracing::error!(node = node.name, why, "[[node]] of the configuration is left as it was");
@@ -189,7 +195,7 @@ impl App {
         self.store.machine(key)?.ok_or_else(|| AppError::NotFound("there is no such machine".into()))
     }
 
-    /// Lets `event` happen to the machine found by `key`.
+    /// Lets `event` happen to the machine found by `key`, on nobody's word.
     ///
     /// # Errors
     /// When there is no such machine, the event is refused, or the store fails.
@@ -197,12 +203,26 @@ impl App {
         self.apply_with(key, |_| Ok(event.clone())).await
     }
 
-    /// Lets the event that `make` chooses for the machine happen to it.
+    /// Lets the event that `make` chooses for the machine happen to it, on nobody's word.
+    ///
+    /// # Errors
+    /// As [`apply_by`](Self::apply_by).
+    pub async fn apply_with(
+        &self,
+        key: Key<'_>,
+        make: impl FnMut(&Machine) -> Result<Event, AppError>,
+    ) -> Result<Applied, AppError> {
+        self.apply_by(&Actor::server(), key, make).await
+    }
+
+    /// Lets the event that `make` chooses for the machine happen to it, on the word of `actor`. What is to be recorded is,
+    /// or it does not happen.
     ///
     /// # Errors
     /// As [`apply`](Self::apply), and what `make` says.
-    pub async fn apply_with(
+    pub async fn apply_by(
         &self,
+        actor: &Actor,
         key: Key<'_>,
         mut make: impl FnMut(&Machine) -> Result<Event, AppError>,
     ) -> Result<Applied, AppError> {
@@ -217,12 +237,12 @@ impl App {
                 }
                 Step::Refused(why) => return Err(refused(why, &found.machine)),
                 Step::Changed { machine, happenings } => {
-                    let commit = if losses::begins(&found.machine, &machine) {
-                        let max = self.config.wipe.machines_per_hour;
-                        self.store.commit_loss(&machine, found.version, &happenings, now, max).await?
-                    } else {
-                        self.store.commit(&machine, found.version, &happenings, now).await?
-                    };
+                    let losses_max = losses::begins(&found.machine, &machine)
+                        .then_some(self.config.wipe.machines_per_hour);
+                    let act = audit::act(actor, &machine, &event, &happenings);
+                    let terms = Terms { losses_max, act };
+                    let commit =
+                        self.store.commit_on(&machine, found.version, &happenings, now, terms).await?;
                     if commit == Commit::Done {
                         self.tell(&machine, &happenings);
                         return Ok(Applied { machine, changed: true, happenings });
@@ -277,7 +297,8 @@ impl App {
     ///
     /// # Errors
     /// When name or addresses belong to another machine, a job depends on them, or the store fails.
-    pub async fn declare(&self, wanted: &config::Declaration) -> Result<Machine, AppError> {
+    pub async fn declare(&self, actor: &Actor, wanted: &config::Declaration) -> Result<Machine, AppError> {
+        let mut last = None;
         for _ in 0..TRIES_MAX {
             let now = clock::now();
             let (mut machine, version) = match self.store.machine(Key::Mac(wanted.mac))? {
@@ -313,17 +334,23 @@ impl App {
                 return Err(refused(lifecycle::LOCKED, &machine));
             }
             let told = if version == 0 { vec![Happening::NodeMoved(machine.node.state)] } else { Vec::new() };
-            match self.store.commit(&machine, version, &told, now).await {
+            let known = (version != 0).then_some(before.name.as_str());
+            let act = audit::declared(actor, &machine.node, known, &wanted.about);
+            let terms = Terms { losses_max: None, act: Some(act) };
+            match self.store.commit_on(&machine, version, &told, now, terms).await {
                 Ok(Commit::Done) => {
                     self.tell(&machine, &told);
                     return Ok(machine);
                 }
                 Ok(Commit::Conflict) => {}
-                Err(StoreError::Write(WriteError::Refused(_))) => self.refuse_taken(wanted)?,
+                Err(error @ StoreError::Write(WriteError::Refused(_))) => {
+                    self.refuse_taken(wanted)?;
+                    last = Some(error);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(AppError::Busy)
+        Err(last.map_or(AppError::Busy, AppError::Store))
     }
 
     /// Refuses what another machine has; nothing when none has it (any more).
@@ -409,7 +436,7 @@ impl App {
         })))
     }
 
-    /// Orders a job on the word of `approver`; a `request` whose key the node's newest job has is carried out no second
+    /// Orders a job on the word of `actor`; a `request` whose key the node's newest job has is carried out no second
     /// time.
     ///
     /// # Errors
@@ -417,10 +444,10 @@ impl App {
     /// fails.
     pub async fn order(
         &self,
+        actor: &Actor,
         key: Key<'_>,
         kind: JobKind,
         order: Order,
-        approver: &str,
         request: Option<Request>,
     ) -> Result<Machine, AppError> {
         self.withheld(kind, &order).map_err(AppError::Observing)?;
@@ -429,7 +456,7 @@ impl App {
         let loses = losses::is_ordered(kind, &order);
         let mut repeated = None;
         let applied = self
-            .apply_with(key, |machine| {
+            .apply_by(actor, key, |machine| {
                 let node = &machine.node;
                 let before = machine.job.as_ref().and_then(|job| job.request.as_ref());
                 if request
@@ -440,7 +467,7 @@ impl App {
                     return Err(AppError::Busy);
                 }
                 let job = Job {
-                    approver: approver.to_owned(),
+                    approver: actor.name.clone(),
                     request: request.clone(),
                     epoch: self.epoch(),
                     ..Job::queued(id.clone(), node.id.clone(), node.state, kind, order.clone(), now)

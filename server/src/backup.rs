@@ -1,6 +1,7 @@
 //! `kaltstart backup` and `kaltstart restore`: a backup is a directory of the same shape as `data_dir`, taken while
 //! the server runs, also of a shared database: so it is the way from the one kind to the other, too.
 
+use crate::audit;
 use crate::config::Config;
 use crate::confinement;
 use crate::data_dir;
@@ -121,9 +122,12 @@ fn owner(config: &Config) -> Result<(u32, u32)> {
 
 /// Copies the database as `database` does and the files of the directory `from` into `to`; tells how many.
 fn copy(from: &Path, to: &Path, database: impl FnOnce() -> Result<Snapshot>) -> Result<String> {
-    // First the database: what it names in files is in them before it.
+    // Before the database, as its log goes on meanwhile: it must not end before that.
+    let head = from.join(audit::FILE);
+    let noted = exists(&head)? && copy_file(&head, &to.join(audit::FILE))?;
+    // Then the database: what it names in other files is in them before it.
     let Snapshot { nodes, jobs } = database()?;
-    let files = copy_files(from, to)?;
+    let files = copy_files(from, to)? + u64::from(noted);
     Ok(format!("a database (nodes: {nodes}, jobs: {jobs}) and {files} files"))
 }
 
@@ -135,6 +139,7 @@ fn copy_files(from: &Path, to: &Path) -> Result<u64> {
         let target = to.join(name);
         if name == data_dir::LOCK
             || name == SUMS
+            || name == audit::FILE
             || name.as_encoded_bytes().starts_with(store::FILE.as_bytes())
         {
             continue;

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::dhcp_options::OtherServer;
 use crate::exit::Exit;
 use crate::explain::{self, Explain};
-use crate::{backup, clock, config, demo, dhcp_options, disk_keys, serve, tls};
+use crate::{audit, backup, clock, config, demo, dhcp_options, disk_keys, serve, tls};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -73,6 +73,12 @@ enum Command {
         /// How many there are
         #[arg(long, default_value_t = -1, hide_default_value = true)]
         confirm: i64,
+    },
+    /// Look whether the audit log is whole, also where no server runs any more
+    AuditVerify {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
     },
     /// Print what another DHCP server must be told so that its clients boot from here
     DhcpOptions {
@@ -145,6 +151,7 @@ impl Cli {
             Command::ForgetSecrets { config, confirm } => {
                 on(&config, |config| disk_keys::forget(config, confirm))
             }
+            Command::AuditVerify { config } => on(&config, audit::verify),
             Command::DhcpOptions { other, config, interface } => {
                 let text = config::load(&config).map_err(anyhow::Error::from).and_then(|config| {
                     Ok(dhcp_options::text(other, &config, config.dhcp_on(interface.as_deref())?)?)

@@ -8,7 +8,7 @@ use kaltstart_protocol::secret::Secret;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -75,21 +75,22 @@ pub(crate) fn admin_token(dir: &Path) -> Result<Secret> {
     match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim().to_owned())),
         Ok(_) => anyhow::bail!("{} is empty: remove it, and a new one is made", path.display()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(context),
     }
     let token = clock::token("kst_");
-    // Written aside and renamed: a crash in between leaves no empty token.
-    let temporary = dir.join("admin.token.new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .with_context(context)?;
-    writeln!(file, "{}", token.expose()).and_then(|()| file.sync_all()).with_context(context)?;
-    fs::rename(&temporary, &path).with_context(context)?;
+    replace(&path, &format!("{}\n", token.expose())).with_context(context)?;
     tracing::info!(file = %path.display(), "made a token for administrators");
     Ok(token)
+}
+
+/// Replaces a file as a whole, for the owner alone: after a crash there is the old one or the new one.
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    let open = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+    let mut file = open?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all())?;
+    fs::rename(&temporary, path)
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+mod audit;
 mod backup;
 pub mod cli;
 pub mod client;

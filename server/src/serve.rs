@@ -28,6 +28,9 @@ use tokio_util::sync::CancellationToken;
 /// How often overdue jobs are looked for.
 const DEADLINES_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the end of the audit log is noted: what was recorded since can be taken off without being found.
+const END_OF_LOG_EVERY: Duration = Duration::from_secs(1);
+
 /// How often the server's certificate is looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 
@@ -131,6 +134,8 @@ pub(crate) async fn serve_on(
     });
     let (recorded, stopped) = (app.clone(), stop.clone());
     doors.spawn(async move { write_trace(&recorded, stopped).await });
+    let (noted, stopped) = (app.clone(), stop.clone());
+    doors.spawn(async move { note_end_of_log(&noted, stopped).await });
     let authority = app.tls.authority();
     let (http, https) = (app.config.http.listen, app.config.http.tls_listen());
     tracing::info!(%http, %https, %authority, data = %app.config.data_dir.display(), "serving");
@@ -307,6 +312,18 @@ async fn write_trace(app: &Arc<App>, stop: CancellationToken) {
         let recorded = app.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || recorded.trace.flush()).await {
             tracing::error!(%error, "recent past of machines");
+        }
+    }
+}
+
+/// Notes where the audit log ends, the last time after the server was told to stop.
+async fn note_end_of_log(app: &Arc<App>, stop: CancellationToken) {
+    let mut running = true;
+    while running {
+        running = stop.run_until_cancelled(tokio::time::sleep(END_OF_LOG_EVERY)).await.is_some();
+        let noted = app.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || noted.note_end_of_log()).await {
+            tracing::error!(%error, "the end of the audit log");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! open anything. All servers of a site have the same one.
 
 use crate::clock::{random, token};
-use crate::store::{Store, StoreError, sealed_in};
+use crate::store::{Sealer, Store, StoreError, sealed_in};
 use crate::tls::{Files, TlsError};
 use kaltstart_protocol::ids::Digest;
 use kaltstart_protocol::secret::Secret;
@@ -68,6 +68,8 @@ pub(crate) struct Vault {
     key: LessSafeKey,
     /// What tells the key from others, and nothing of it.
     id: String,
+    /// What records of the audit log are sealed by is made of it.
+    records: Zeroizing<[u8; 32]>,
 }
 
 impl Vault {
@@ -77,18 +79,35 @@ impl Vault {
     /// When it cannot be read or made, or another one has sealed what `store` has.
     pub(crate) async fn open(keys: &Path, store: &Store) -> Result<Self, VaultError> {
         let files = Files::lock(keys)?;
-        let text = match files.read(FILE)? {
-            Some(text) => text,
-            None if store.sealed_by()?.is_some() => return Err(missing(keys)),
-            None => {
-                let text = format!("{}\n", token("kst_secrets_").expose());
-                files.write(FILE, &text)?;
-                text
-            }
-        };
-        let vault = Self::of(&text);
+        if files.read(FILE)?.is_none() && store.sealed_by()?.is_some() {
+            return Err(missing(keys));
+        }
+        let vault = Self::first(&files)?;
         let by = store.seal_by(vault.id.clone()).await?;
         vault.checked(keys, &by)
+    }
+
+    /// Takes the key out of the directory of keys, whatever it has sealed, and makes one if there is none: for when all
+    /// that the one of before has sealed is given up.
+    ///
+    /// # Errors
+    /// When it cannot be read or made.
+    pub(crate) fn anew(keys: &Path) -> Result<Self, VaultError> {
+        Self::first(&Files::lock(keys)?)
+    }
+
+    fn first(files: &Files) -> Result<Self, VaultError> {
+        if let Some(text) = files.read(FILE)? {
+            return Ok(Self::of(&text));
+        }
+        let text = format!("{}\n", token("kst_secrets_").expose());
+        files.write(FILE, &text)?;
+        Ok(Self::of(&text))
+    }
+
+    /// What seals records of the audit log: all servers of the site have it, and nobody who has the database alone.
+    pub(crate) fn sealer(&self) -> Sealer {
+        Sealer::new(&*self.records)
     }
 
     /// Takes the key that has sealed what `store` has, which a server may be using.
@@ -116,7 +135,8 @@ impl Vault {
             |purpose: &str| Sha256::new().chain_update(purpose).chain_update(text.trim()).finalize();
         let key = UnboundKey::new(&CHACHA20_POLY1305, &derived("kaltstart seals by "));
         let id = Digest(derived("kaltstart tells keys apart by ").into()).to_string();
-        Self { key: LessSafeKey::new(key.expect("a digest is as long as a key")), id }
+        let records = Zeroizing::new(derived("kaltstart seals records by ").into());
+        Self { key: LessSafeKey::new(key.expect("a digest is as long as a key")), id, records }
     }
 
     fn checked(self, keys: &Path, sealed_by: &str) -> Result<Self, VaultError> {

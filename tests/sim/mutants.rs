@@ -1,6 +1,7 @@
 //! Servers and agents that are broken on purpose, each in one way that some invariant must see.
 
 use crate::invariants::{Invariant, label};
+use kaltstart_core::audit::{Act, Action, Actor};
 use kaltstart_core::losses::WINDOW_MS;
 use kaltstart_core::observing::Accepted;
 use kaltstart_protocol::ids::JobId;
@@ -111,7 +112,8 @@ impl Mutant {
 /// Takes the restored copy as it is, if it is one: [`Mutant::AcceptsByItself`].
 pub(crate) async fn accept(store: &Store) {
     let accepted = Accepted { at: crate::time::wall(), by: "nobody".into(), differences: 0, not_heard: 0 };
-    store.accept(accepted, Vec::new()).await.expect("stored");
+    let act = Act::new(Actor::named("nobody"), Action::RestoredAccepted);
+    store.accept(accepted, Vec::new(), act).await.expect("stored");
 }
 
 /// Calls all jobs that go on ordered since the copy was restored, and accepts that: [`Mutant::OrdersOutliveCopy`].

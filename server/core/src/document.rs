@@ -4,6 +4,7 @@
 //! little else.
 
 use crate::access::Token;
+use crate::audit::Record;
 use crate::machine::{Job, Node};
 use crate::observing::{Difference, Restored};
 use alloc::string::String;
@@ -38,4 +39,4 @@ macro_rules! documents {
     )*};
 }
 
-documents!(Node, Job, Difference, Restored, Token);
+documents!(Node, Job, Difference, Restored, Token, Record);

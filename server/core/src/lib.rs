@@ -12,6 +12,7 @@ extern crate std;
 pub mod about;
 pub mod access;
 pub mod approval;
+pub mod audit;
 pub mod boot;
 pub mod class;
 pub mod dhcp;

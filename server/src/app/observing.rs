@@ -4,6 +4,7 @@ use super::{App, AppError};
 use crate::clock;
 use crate::http::api::rfc3339;
 use crate::store::{Key, OF_STRANGERS_MAX};
+use kaltstart_core::audit::{Act, Action, Actor};
 use kaltstart_core::dhcp::{Claim, Contact};
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::machine::{JobKind, Machine, Node, Order, State};
@@ -112,11 +113,11 @@ impl App {
         Ok(Some(Comparison { restored, nodes: nodes.len(), not_heard, differences, truncated }))
     }
 
-    /// Takes the copy as it is on the word of `by`, who knows of exactly so many differences: from now on orders are carried out.
+    /// Takes the copy as it is on the word of `actor`, who knows of exactly so many differences: from now on orders are carried out.
     ///
     /// # Errors
     /// When the server does not only observe, the number of differences is another, or the store fails.
-    pub(crate) async fn accept_copy(&self, by: &str, known: u64) -> Result<(), AppError> {
+    pub(crate) async fn accept_copy(&self, actor: &Actor, known: u64) -> Result<(), AppError> {
         let refused = || {
             AppError::Refused(
                 "nobody has to compare anything: the database is no restored copy, or one that was accepted"
@@ -135,10 +136,12 @@ impl App {
         }
         let not_heard = comparison.not_heard.len() as u64;
         let shown = comparison.differences.into_iter().map(|(_, difference)| difference).collect();
-        let accepted = Accepted { at: clock::now(), by: by.to_owned(), differences, not_heard };
-        self.store.accept(accepted, shown).await?.ok_or_else(refused)?;
+        let accepted = Accepted { at: clock::now(), by: actor.name.clone(), differences, not_heard };
+        let act = Act::new(actor.clone(), Action::RestoredAccepted);
+        let act = act.with("differences", differences).with("not_heard", not_heard);
+        self.store.accept(accepted, shown, act).await?.ok_or_else(refused)?;
         tracing::warn!(
-            by,
+            by = actor.name,
             differences,
             not_heard,
             "the restored copy was accepted as it is: orders are carried out again"
@@ -374,7 +377,7 @@ mod tests {
         assert_eq!(app.withheld(JobKind::Rescue, &rescue(&[])), Ok(()));
         let refused = app.withheld(JobKind::Rescue, &rescue(&["S1"])).expect_err("withheld");
         assert_eq!(refused.code, Code::OnlyObserving);
-        app.accept_copy("me", 0).await.expect("accepted");
+        app.accept_copy(&Actor::named("me"), 0).await.expect("accepted");
         assert_eq!(app.withheld(JobKind::Rescue, &rescue(&["S1"])), Ok(()));
         assert!(noted(&app).await.is_empty(), "nothing is noted any more");
     }

@@ -4,6 +4,7 @@ use super::{App, AppError};
 use crate::clock;
 use crate::shell::{RecordError, Shell};
 use crate::store::Key;
+use kaltstart_core::audit::Actor;
 use kaltstart_core::lifecycle::event::{Event, Happening};
 use kaltstart_core::machine::Machine;
 use kaltstart_core::rescue::{self, CODE_LIFETIME_MS, Code};
@@ -26,10 +27,15 @@ impl App {
     ///
     /// # Errors
     /// When the job is no rescue or has ended, or the store fails.
-    pub(crate) async fn issue_code(&self, node: &NodeId, job: &JobId) -> Result<(Secret, Millis), AppError> {
+    pub(crate) async fn issue_code(
+        &self,
+        actor: &Actor,
+        node: &NodeId,
+        job: &JobId,
+    ) -> Result<(Secret, Millis), AppError> {
         let (code, now) = (rescue::code(&clock::random()), clock::now());
         let issued = Code::new(rescue::fingerprint(&code), now);
-        self.apply_to_job(node, job, &Event::CodeIssued(issued)).await?;
+        self.apply_to_job(actor, node, job, &Event::CodeIssued(issued)).await?;
         Ok((code, now.plus(CODE_LIFETIME_MS)))
     }
 
@@ -39,14 +45,14 @@ impl App {
     /// When the machine is not there, or nothing can be stored or recorded.
     pub(crate) async fn enter_shell(
         &self,
-        node: &NodeId,
-        job: &JobId,
+        actor: &Actor,
+        (node, job): (&NodeId, &JobId),
         code: &Secret,
         who: &str,
         size: Size,
     ) -> Result<Result<Inside, u32>, AppError> {
         let tried = Event::CodeTried(rescue::fingerprint(code));
-        let applied = self.apply_to_job(node, job, &tried).await?;
+        let applied = self.apply_to_job(actor, node, job, &tried).await?;
         if let Some(Happening::ShellRefused(left)) = applied.happenings.first() {
             return Ok(Err(*left));
         }
@@ -67,11 +73,12 @@ impl App {
 
     async fn apply_to_job(
         &self,
+        actor: &Actor,
         node: &NodeId,
         job: &JobId,
         event: &Event,
     ) -> Result<super::Applied, AppError> {
-        self.apply_with(Key::Id(node), |machine| {
+        self.apply_by(actor, Key::Id(node), |machine| {
             if machine.node.job.as_ref() == Some(job) {
                 Ok(event.clone())
             } else {

@@ -36,14 +36,18 @@ fn wanted(name: &str, n: u32, address: Option<[u8; 4]>) -> config::Declaration {
 async fn p31_names_and_reserved_addresses_belong_to_one_machine() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let app = app(dir.path()).await;
-    app.declare(&wanted("n1", 1, Some([10, 0, 0, 1]))).await.expect("declared");
-    let (by_name, by_address) =
-        (app.declare(&wanted("n1", 2, None)).await, app.declare(&wanted("n2", 2, Some([10, 0, 0, 1]))).await);
+    app.declare(&Actor::server(), &wanted("n1", 1, Some([10, 0, 0, 1]))).await.expect("declared");
+    let (by_name, by_address) = (
+        app.declare(&Actor::server(), &wanted("n1", 2, None)).await,
+        app.declare(&Actor::server(), &wanted("n2", 2, Some([10, 0, 0, 1]))).await,
+    );
     for (refused, what) in [(by_name, "the name \"n1\""), (by_address, "the address 10.0.0.1")] {
         let message = refused.expect_err("taken").to_string();
         assert!(message.contains(what) && message.contains("02:00:00:00:00:01"), "{message}");
     }
-    app.declare(&wanted("n1", 1, Some([10, 0, 0, 1]))).await.expect("a repeated declaration is harmless");
+    app.declare(&Actor::server(), &wanted("n1", 1, Some([10, 0, 0, 1])))
+        .await
+        .expect("a repeated declaration is harmless");
     let index = app.store.index();
     assert_eq!((index.machines(), index.undeclared(), index.reserved().len()), (1, 0, 1));
 }
@@ -53,18 +57,19 @@ async fn p31_a_declared_machine_is_renamed_by_the_configuration_alone() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let app = app(dir.path()).await;
     let address = Some([10, 0, 0, 8]);
-    app.declare(&wanted("db-08", 8, address)).await.expect("declared");
-    let refused = app.declare(&wanted("db-09", 8, None)).await.expect_err("declared as db-08");
+    app.declare(&Actor::server(), &wanted("db-08", 8, address)).await.expect("declared");
+    let refused =
+        app.declare(&Actor::server(), &wanted("db-09", 8, None)).await.expect_err("declared as db-08");
     assert!(matches!(&refused, AppError::Refused(why) if why.contains("ks node retire db-08")), "{refused}");
     let kept = app.machine(Key::Mac(mac(8))).expect("still there").machine.node;
     assert_eq!((kept.name.as_str(), kept.reservation), ("db-08", address.map(Into::into)));
     let by_file = config::Declaration { renames: true, ..wanted("db-09", 8, address) };
-    assert_eq!(app.declare(&by_file).await.expect("the operator's word").node.id, kept.id);
+    assert_eq!(app.declare(&Actor::server(), &by_file).await.expect("the operator's word").node.id, kept.id);
     // One that was only seen is adopted.
     let seen = Node::new(NodeId::new(clock::now(), 1), "seen".into(), mac(9), false);
     let machine = Machine { node: seen, job: None };
     assert_eq!(app.store.commit(&machine, 0, &[], clock::now()).await.expect("stored"), Commit::Done);
-    let adopted = app.declare(&wanted("db-10", 9, None)).await.expect("adopted").node;
+    let adopted = app.declare(&Actor::server(), &wanted("db-10", 9, None)).await.expect("adopted").node;
     assert_eq!((adopted.id, adopted.declared), (machine.node.id, true));
 }
 

@@ -3,6 +3,7 @@
 use super::{App, AppError};
 use crate::clock;
 use crate::store::Key;
+use kaltstart_core::audit::{Act, Action, Actor};
 use kaltstart_core::lifecycle::event::Event;
 use kaltstart_core::lifecycle::{Assignment, assignment};
 use kaltstart_core::machine::{Job, JobKind};
@@ -32,16 +33,22 @@ impl App {
         GrantTrust { key: self.tls.grant_key(), epoch: self.epoch() }
     }
 
-    /// Replaces the key that signs wipe grants; tells the new one and the old one. Agents that believe the old one and
+    /// Replaces the key that signs wipe grants on the word of `actor`; tells the new one and the old one. Agents that believe the old one and
     /// were granted nothing yet start again.
     ///
     /// # Errors
-    /// When it cannot be stored: the old one goes on.
-    pub async fn rotate_grant_key(&self) -> Result<[PublicKey; 2], AppError> {
+    /// When it cannot be stored or recorded: the old one goes on. When that it was replaced cannot be recorded.
+    pub async fn rotate_grant_key(&self, actor: &Actor) -> Result<[PublicKey; 2], AppError> {
+        // The key is a file, and not part of a transaction: what is about to be done is recorded, and then that it was.
+        let act = |action| Act::new(actor.clone(), action);
+        let rotating = act(Action::GrantKeyRotating).with("key", self.tls.grant_key());
+        self.store.record(rotating, clock::now()).await?;
         let tls = self.tls.clone();
         let rotated = tokio::task::spawn_blocking(move || tls.rotate_grant_key(clock::now())).await;
         let [new, old] = rotated.map_err(|error| grant_key(&error))?.map_err(|error| grant_key(&error))?;
         tracing::warn!(key = %new, replaced = %old, "the key of wipe grants was replaced");
+        let rotated = act(Action::GrantKeyRotated).with("key", new).with("replaced", old);
+        self.store.record(rotated, clock::now()).await?;
         Ok([new, old])
     }
 

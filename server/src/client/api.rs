@@ -3,11 +3,13 @@
 use super::Connection;
 use crate::clock;
 use crate::exit::Exit;
+use crate::http::REASON;
 use crate::http::api::STALE;
 use crate::http::error::Problem;
 use crate::http::idempotency::HEADER;
 use crate::tls;
 use kaltstart_trust::authority::{Pin, client_config};
+use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -135,6 +137,8 @@ pub(crate) struct Api {
     at: AtomicUsize,
     token: String,
     token_file: PathBuf,
+    /// Why something is done.
+    reason: Option<HeaderValue>,
     client: reqwest::Client,
 }
 
@@ -178,7 +182,12 @@ impl Api {
         let client = client.build().map_err(|error| ClientError::Local(chain(&error)))?;
         let servers = servers.iter().map(|server| server.trim_end_matches('/').to_owned()).collect();
         let token_file = token_file.clone();
-        Ok(Self { servers, at: AtomicUsize::new(0), token: token.trim().to_owned(), token_file, client })
+        let reason = connection.reason.as_ref().map(|reason| {
+            let value = HeaderValue::from_bytes(reason.as_bytes());
+            value.map_err(|_| ClientError::Usage("--reason: one line of text, please".into()))
+        });
+        let (at, token, reason) = (AtomicUsize::new(0), token.trim().to_owned(), reason.transpose()?);
+        Ok(Self { servers, at, token, token_file, reason, client })
     }
 
     /// A path below the server's base; `segments` may hold what a person typed.
@@ -219,7 +228,10 @@ impl Api {
     ) -> Result<Response, ClientError> {
         let mut left = self.servers.len();
         loop {
-            let request = self.client.request(method.clone(), format!("{}{path}", self.server()));
+            let mut request = self.client.request(method.clone(), format!("{}{path}", self.server()));
+            if let Some(reason) = &self.reason {
+                request = request.header(REASON, reason);
+            }
             let sent = more(request.bearer_auth(&self.token)).send().await;
             left -= 1;
             let passes_on = match &sent {

@@ -3,6 +3,7 @@
 //! Data goes to stdout, words for people to stderr.
 
 pub(crate) mod api;
+mod audit;
 mod boot;
 mod dhcp;
 mod grant_key;
@@ -57,6 +58,9 @@ pub struct Connection {
     /// Fingerprint of the server's authority instead, as the server's log and `kaltstart tls show` tell it
     #[arg(long, global = true, env = "KS_FINGERPRINT")]
     fingerprint: Option<Digest>,
+    /// Why something is done, for the audit log
+    #[arg(long, global = true, env = "KS_REASON", value_name = "TEXT")]
+    reason: Option<String>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     output: Format,
@@ -65,7 +69,8 @@ pub struct Connection {
 impl Connection {
     /// To the server at `server`, whose data directory has the file with the token.
     pub(crate) fn to(server: String, token_file: PathBuf) -> Self {
-        Self { servers: vec![server], token_file, ca: None, fingerprint: None, output: Format::Table }
+        let (ca, fingerprint, reason) = Default::default();
+        Self { servers: vec![server], token_file, ca, fingerprint, reason, output: Format::Table }
     }
 }
 
@@ -102,6 +107,9 @@ pub enum ClientCommand {
     Token(token::TokenCommand),
     /// As whom the server knows you
     Whoami,
+    /// The audit log: who did what, and whether the log is whole
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Profiles
     #[command(subcommand)]
     Profile(ListCommand),
@@ -333,6 +341,7 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
         ClientCommand::GrantKey(command) => grant_key::run(&api, command, format).await,
         ClientCommand::Token(command) => token::run(&api, command, format).await,
         ClientCommand::Whoami => token::whoami(&api, format).await,
+        ClientCommand::Audit(command) => audit::run(&api, command, format).await,
         ClientCommand::Profile(ListCommand::List) => {
             let profiles: Vec<crate::http::api::ProfileView> = api.get("/v1/profiles").await?;
             output::list(&profiles, format)

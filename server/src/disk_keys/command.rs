@@ -2,10 +2,10 @@
 
 use super::{DiskKeys, NAME};
 use crate::config::Config;
-use crate::store::{FILE, Store};
 use crate::vault::Vault;
-use crate::{data_dir, tls};
+use crate::{audit, clock, data_dir, tls};
 use anyhow::{Context as _, Result, ensure};
+use kaltstart_core::audit::{Act, Action};
 use kaltstart_protocol::secret::Secret;
 use std::fs::{DirBuilder, File};
 use std::io::Write as _;
@@ -18,9 +18,12 @@ use std::path::Path;
 /// # Errors
 /// When there is no such node, it has none, or `to` is there already.
 pub(crate) fn export(config: &Config, node: &str, to: &Path) -> Result<String> {
-    let store = open(config)?;
-    let id = store.named(node)?.with_context(|| format!("there is no node {node:?}"))?.machine.node.id;
-    let keys = DiskKeys(Vault::existing(&tls::dir(&config.data_dir), &store)?);
+    let store = audit::open(config, "kaltstart disk-keys")?;
+    let found = store.named(node)?.with_context(|| format!("there is no node {node:?}"))?.machine.node;
+    let id = found.id;
+    let vault = Vault::existing(&tls::dir(&config.data_dir), &store)?;
+    audit::seal(config, &store, &vault)?;
+    let keys = DiskKeys(vault);
     let names = store.secrets_of(id.as_str())?;
     let installations: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix(NAME)).collect();
     ensure!(!installations.is_empty(), "{node} has no encrypted disks");
@@ -28,6 +31,9 @@ pub(crate) fn export(config: &Config, node: &str, to: &Path) -> Result<String> {
         .iter()
         .map(|installation| Ok((*installation, keys.read(&store, &id, installation)?)))
         .collect::<Result<_>>()?;
+    let about = Some((id, found.name));
+    let act = Act { node: about, ..Act::new(audit::local(), Action::DiskKeysExported) };
+    audit::record(&store, act.with("installations", installations.join(", ")).with("to", to.display()))?;
     DirBuilder::new().mode(0o700).create(to).with_context(|| format!("cannot make {}", to.display()))?;
     for (installation, key) in opened {
         let path = to.join(installation);
@@ -42,26 +48,18 @@ pub(crate) fn export(config: &Config, node: &str, to: &Path) -> Result<String> {
     ))
 }
 
-fn open(config: &Config) -> Result<Store> {
-    match &config.database {
-        Some(database) => Ok(Store::connect(&database.server()?, "kaltstart disk-keys")?),
-        None => {
-            let file = config.data_dir.join(FILE);
-            ensure!(file.exists(), "no server was started with data_dir: there is no {}", file.display());
-            Ok(Store::open(&config.data_dir)?)
-        }
-    }
-}
-
 /// Forgets all secrets of the site whose key is lost, if `count` is how many there are. No server may run.
 ///
 /// # Errors
 /// When it is not, and nothing is forgotten.
 pub(crate) fn forget(config: &Config, count: i64) -> Result<String> {
     let _alone = data_dir::lock(&config.data_dir)?;
-    let store = open(config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
-    let found = runtime.block_on(store.forget_secrets(count))?;
+    let store = audit::open(config, "kaltstart forget-secrets")?;
+    let found = store.count_secrets()?;
     ensure!(found == count, "there are {found} secrets, which nothing opens afterwards: --confirm {found}");
-    Ok(format!("{found} secrets are forgotten; the next start makes another key for those to come"))
+    // What seals the records before is lost as well: they are vouched for by this one, which the key to come seals.
+    audit::seal(config, &store, &Vault::anew(&tls::dir(&config.data_dir))?)?;
+    let act = Act::new(audit::local(), Action::SecretsForgotten).with("secrets", found);
+    let forgotten = audit::runtime()?.block_on(store.forget_secrets(act, clock::now()))?;
+    Ok(format!("{forgotten} secrets are forgotten; another key is there for those to come"))
 }

@@ -1,5 +1,6 @@
 //! `/v1`: nodes for people and portals, and the JSON they are shown as.
 
+use super::actor::By;
 use super::error::Problem;
 use super::extract::{Body, Path, Query};
 use super::node_about::entity_tag;
@@ -15,6 +16,7 @@ use axum::{Extension, Json};
 use kaltstart_core::about::{Edit, LabelValue, Word};
 use kaltstart_core::access::Principal;
 use kaltstart_core::approval::Approval;
+use kaltstart_core::audit::Actor;
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
 use kaltstart_core::hardware;
@@ -23,7 +25,7 @@ use kaltstart_core::machine::{ErasureRecord, Machine, Node, State as NodeState, 
 use kaltstart_core::trace::What;
 use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::Finding;
-use kaltstart_protocol::ids::{Fingerprint, Mac};
+use kaltstart_protocol::ids::{Fingerprint, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -239,6 +241,7 @@ pub struct Declare {
 /// `POST /v1/nodes`
 pub(super) async fn declare(
     State(app): State<Arc<App>>,
+    By(actor): By,
     Body(Declare { name, mac, address, uefi_loader }): Body<Declare>,
 ) -> Result<Response, Problem> {
     if !is_host_name(&name) {
@@ -253,7 +256,7 @@ pub(super) async fn declare(
     // A name is easily given to the wrong MAC, and would take the other node's reservation along.
     let wanted =
         config::Declaration { name, mac, address, uefi_loader, about: Edit::default(), renames: false };
-    let machine = app.declare(&wanted).await?;
+    let machine = app.declare(&actor, &wanted).await?;
     let location = format!("/v1/nodes/{}", machine.node.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(node_view(&app, &machine))).into_response())
 }
@@ -287,6 +290,7 @@ pub enum PowerState {
 pub(super) async fn power(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
+    By(actor): By,
     Body(Power { observed: PowerState::On }): Body<Power>,
 ) -> Result<Json<NodeView>, Problem> {
     let node = find(&app, &node)?.node;
@@ -294,20 +298,21 @@ pub(super) async fn power(
         app.trace.note(*mac, What::Power);
     }
     let id = node.id;
-    Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &Event::PowerSeen).await?.machine)))
+    apply(&app, &actor, &id, &Event::PowerSeen).await
 }
 
 /// `POST /v1/nodes/{node}/{accept|reject|break|repair|retire}`
 pub(super) async fn move_node(
     State(app): State<Arc<App>>,
     Path((node, word)): Path<(String, String)>,
+    By(actor): By,
 ) -> Result<Json<NodeView>, Problem> {
     let wanted = Move::ALL
         .into_iter()
         .find(|wanted| wanted.name() == word)
         .ok_or_else(|| Problem::not_found(format!("a node knows no {word:?}")))?;
     let id = find(&app, &node)?.node.id;
-    Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &Event::Operator(wanted)).await?.machine)))
+    apply(&app, &actor, &id, &Event::Operator(wanted)).await
 }
 
 /// Body of `POST /v1/nodes/{node}/board`.
@@ -322,12 +327,23 @@ pub struct Board {
 pub(super) async fn accept_board(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
-    Extension(approver): Extension<Principal>,
+    By(actor): By,
     Body(Board { uuid }): Body<Board>,
 ) -> Result<Json<NodeView>, Problem> {
     let id = find(&app, &node)?.node.id;
-    let event = Event::BoardAccepted { uuid, approver: approver.name };
-    Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &event).await?.machine)))
+    let event = Event::BoardAccepted { uuid, approver: actor.name.clone() };
+    apply(&app, &actor, &id, &event).await
+}
+
+/// Lets something happen to a node on somebody's word; the node as it is then.
+pub(super) async fn apply(
+    app: &App,
+    actor: &Actor,
+    id: &NodeId,
+    event: &Event,
+) -> Result<Json<NodeView>, Problem> {
+    let applied = app.apply_by(actor, Key::Id(id), |_| Ok(event.clone())).await?;
+    Ok(Json(node_view(app, &applied.machine)))
 }
 
 /// A profile as clients see it.

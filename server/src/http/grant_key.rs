@@ -1,5 +1,6 @@
 //! `/v1/grant-key`: the key that signs wipe grants; its secret half never leaves the server.
 
+use super::actor::By;
 use super::error::Problem;
 use crate::app::App;
 use axum::Json;
@@ -27,7 +28,10 @@ pub(super) async fn shown(State(app): State<Arc<App>>) -> Json<GrantKeyView> {
 }
 
 /// `POST /v1/grant-key/rotate`
-pub(super) async fn rotate(State(app): State<Arc<App>>) -> Result<Json<GrantKeyView>, Problem> {
-    let [key, old] = app.rotate_grant_key().await?;
+pub(super) async fn rotate(
+    State(app): State<Arc<App>>,
+    By(actor): By,
+) -> Result<Json<GrantKeyView>, Problem> {
+    let [key, old] = app.rotate_grant_key(&actor).await?;
     Ok(Json(GrantKeyView { key, replaced: Some(old), epoch: app.trust().epoch }))
 }

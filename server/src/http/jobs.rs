@@ -1,5 +1,6 @@
 //! `/v1`: jobs for people and portals, and the JSON they are shown as.
 
+use super::actor::By;
 use super::api::{FindingView, find};
 use super::diagnosis::{self, CauseView};
 use super::error::Problem;
@@ -235,6 +236,7 @@ pub(super) async fn order(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
     Extension(who): Extension<Principal>,
+    By(actor): By,
     headers: HeaderMap,
     Body(wanted): Body<OrderJob>,
 ) -> Result<Response, Problem> {
@@ -299,7 +301,7 @@ pub(super) async fn order(
         }
         (kind, None) => return Err(Problem::bad_request(format!("a {} needs a profile", kind.name()))),
     };
-    let machine = app.order(Key::Id(&node.id), wanted.kind, order, &who.name, request.clone()).await?;
+    let machine = app.order(&actor, Key::Id(&node.id), wanted.kind, order, request.clone()).await?;
     let job = machine.job.ok_or_else(|| Problem::not_found("the job has gone"))?;
     let job = request.map_or(Ok(job.clone()), |request| idempotency::same(job, &request))?;
     accepted(&app, &job)
@@ -391,11 +393,12 @@ pub(super) fn no_job(id: &JobId) -> Problem {
 pub(super) async fn cancel(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    By(actor): By,
 ) -> Result<Json<JobView>, Problem> {
     let id = job_id(&id)?;
     let node = find_job(&app, &id)?.node;
     let cancelled = app
-        .apply_with(Key::Id(&node), |machine| {
+        .apply_by(&actor, Key::Id(&node), |machine| {
             if machine.node.job.as_ref() == Some(&id) {
                 Ok(Event::JobCancelled)
             } else {

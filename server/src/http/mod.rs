@@ -1,8 +1,10 @@
 //! HTTP: every route on one page.
 
 mod activity;
+mod actor;
 mod agent;
 pub mod api;
+pub mod audit;
 mod boot;
 pub mod boot_view;
 mod connection;
@@ -30,6 +32,7 @@ pub mod tokens;
 mod unlock;
 
 use crate::app::App;
+pub(crate) use actor::REASON;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -82,6 +85,8 @@ pub fn router(app: Arc<App>) -> Router {
         .get("/v1/dhcp/options/{server}", SeeSite, dhcp::options)
         .get("/v1/grant-key", SeeSite, grant_key::shown)
         .post("/v1/grant-key/rotate", Administer, grant_key::rotate)
+        .get("/v1/audit", Administer, audit::records)
+        .get("/v1/audit/verify", Administer, audit::verify)
         .get("/v1/restored", SeeSite, restored::shown)
         .post("/v1/restored/accept", Administer, restored::accept)
         .get("/v1/profiles", SeeNodes, api::profiles)

@@ -1,6 +1,7 @@
 //! What people say of a node, that nobody may touch it, and what they agree to.
 
-use super::api::{NodeView, find, node_view};
+use super::actor::By;
+use super::api::{NodeView, apply, find, node_view};
 use super::error::Problem;
 use super::extract::{Body, Path};
 use super::guard::permit;
@@ -40,6 +41,7 @@ pub(super) async fn edit(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
     Extension(who): Extension<Principal>,
+    By(actor): By,
     headers: HeaderMap,
     Body(edit): Body<Edit>,
 ) -> Result<Json<NodeView>, Problem> {
@@ -50,7 +52,7 @@ pub(super) async fn edit(
     let id = find(&app, &node)?.node.id;
     let mut stale = false;
     let edited = app
-        .apply_with(Key::Id(&id), |machine| {
+        .apply_by(&actor, Key::Id(&id), |machine| {
             stale = !matches(&headers, &entity_tag(&node_view(&app, machine)));
             if stale { Err(AppError::Busy) } else { Ok(Event::Edited(edit.clone())) }
         })
@@ -76,11 +78,12 @@ pub(super) async fn lock(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
     Extension(who): Extension<Principal>,
+    By(actor): By,
     Body(LockNode { reason }): Body<LockNode>,
 ) -> Result<Json<NodeView>, Problem> {
     let id = find(&app, &node)?.node.id;
     let lock = Lock { reason, by: who.name, at: clock::now(), team: who.team };
-    Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &Event::Locked(lock)).await?.machine)))
+    apply(&app, &actor, &id, &Event::Locked(lock)).await
 }
 
 /// `POST /v1/nodes/{node}/unlock`: whoever it was locked by, a team opens only what it locked itself.
@@ -88,10 +91,11 @@ pub(super) async fn unlock(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
     Extension(who): Extension<Principal>,
+    By(actor): By,
 ) -> Result<Json<NodeView>, Problem> {
     let id = find(&app, &node)?.node.id;
     let unlocked = app
-        .apply_with(Key::Id(&id), |machine| match &machine.node.lock {
+        .apply_by(&actor, Key::Id(&id), |machine| match &machine.node.lock {
             Some(lock) if who.team.is_some() && who.team != lock.team => Err(AppError::Locked(format!(
                 "{} has locked it: {:?}; ask an operator to unlock it",
                 lock.by, lock.reason
@@ -117,10 +121,10 @@ pub struct Approve {
 pub(super) async fn approve(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
-    Extension(who): Extension<Principal>,
+    By(actor): By,
     Body(Approve { kind, profile }): Body<Approve>,
 ) -> Result<Json<NodeView>, Problem> {
     let id = find(&app, &node)?.node.id;
-    let approval = Approval { kind, profile, by: who.name, at: clock::now() };
-    Ok(Json(node_view(&app, &app.apply(Key::Id(&id), &Event::Approved(approval)).await?.machine)))
+    let approval = Approval { kind, profile, by: actor.name.clone(), at: clock::now() };
+    apply(&app, &actor, &id, &Event::Approved(approval)).await
 }

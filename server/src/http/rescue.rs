@@ -1,5 +1,6 @@
 //! A machine in the hands of a person: codes and shell for people, and the other end of the shell for the agent.
 
+use super::actor::By;
 use super::agent::Agent;
 use super::connection::Door;
 use super::error::Problem;
@@ -133,10 +134,11 @@ impl From<Outside> for Problem {
 pub(super) async fn code(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    By(actor): By,
 ) -> Result<Json<CodeView>, Problem> {
     let id = job_id(&id)?;
     let node = find_job(&app, &id)?.node;
-    let (code, expires_at) = app.issue_code(&node, &id).await?;
+    let (code, expires_at) = app.issue_code(&actor, &node, &id).await?;
     Ok(Json(CodeView { code, expires_at }))
 }
 
@@ -145,13 +147,14 @@ pub(super) async fn enter(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     Extension(door): Extension<Door>,
+    By(actor): By,
     Body(body): Body<EnterShell>,
 ) -> Result<Json<ShellView>, Problem> {
     let id = job_id(&id)?;
     let node = find_job(&app, &id)?.node;
     let name: String = body.who.chars().filter(|c| !c.is_control()).take(WHO_MAX).collect();
     let who = format!("the administrator at {}, who calls himself {name:?}", door.peer.address());
-    match app.enter_shell(&node, &id, &body.code, &who, body.size).await? {
+    match app.enter_shell(&actor, (&node, &id), &body.code, &who, body.size).await? {
         Ok(inside) => Ok(Json(ShellView { shell: inside.token, after: inside.after })),
         Err(left) => {
             let detail = match left {

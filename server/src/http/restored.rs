@@ -1,12 +1,12 @@
 //! `/v1/restored`: a restored copy beside what the fleet says, and that somebody takes it as it is.
 
+use super::actor::By;
 use super::error::Problem;
 use super::extract::Body;
 use crate::app::App;
 use crate::app::observing::Comparison;
+use axum::Json;
 use axum::extract::State;
-use axum::{Extension, Json};
-use kaltstart_core::access::Principal;
 use kaltstart_core::observing::{Accepted, Difference, Restored};
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -77,9 +77,9 @@ pub(super) async fn shown(State(app): State<Arc<App>>) -> Result<Json<RestoredVi
 /// `POST /v1/restored/accept`
 pub(super) async fn accept(
     State(app): State<Arc<App>>,
-    Extension(who): Extension<Principal>,
+    By(actor): By,
     Body(AcceptCopy { differences }): Body<AcceptCopy>,
 ) -> Result<Json<RestoredView>, Problem> {
-    app.accept_copy(&who.name, differences).await?;
+    app.accept_copy(&actor, differences).await?;
     shown(State(app)).await
 }

@@ -1,5 +1,7 @@
 //! `/v1/tokens`: who may use the API, and as whom; `/v1/whoami`.
 
+use super::actor::By;
+use super::api::rfc3339;
 use super::error::Problem;
 use super::extract::{Body, Path};
 use crate::app::App;
@@ -9,6 +11,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use kaltstart_core::about::Word;
 use kaltstart_core::access::{Principal, Role, Token};
+use kaltstart_core::audit::{Act, Action};
 use kaltstart_protocol::secret::Secret;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -52,18 +55,23 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<Token>>
 /// `POST /v1/tokens`
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    Extension(by): Extension<Principal>,
+    By(actor): By,
     Body(NewToken { name, role, team, days }): Body<NewToken>,
 ) -> Result<(StatusCode, Json<MadeToken>), Problem> {
     let at = clock::now();
     let days = u64::from(days.unwrap_or(DAYS_USUAL));
     let expires_at = (days > 0).then(|| at.plus(days * DAY_MS));
-    let about = Token { principal: Principal { name, role, team }, by: by.name, at, expires_at };
+    let about = Token { principal: Principal { name, role, team }, by: actor.name.clone(), at, expires_at };
     if let Some(why) = about.problem() {
         return Err(Problem::bad_request(why));
     }
     let token = clock::token("kst_");
-    if !app.store.add_token(token.fingerprint(), about.clone()).await? {
+    let mut act = Act::new(actor, Action::TokenMade).with("name", &about.principal.name).with("role", role);
+    if let Some(team) = &about.principal.team {
+        act = act.with("team", team);
+    }
+    act = act.with("expires_at", expires_at.map_or_else(|| "never".into(), rfc3339));
+    if !app.store.add_token(token.fingerprint(), about.clone(), act).await? {
         let detail = format!("there is a token {0:?}; `ks token revoke {0}` first", about.principal.name);
         return Err(Problem::new(StatusCode::CONFLICT, "refused", detail));
     }
@@ -75,13 +83,14 @@ pub(super) async fn create(
 /// `DELETE /v1/tokens/{name}`
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
-    Extension(by): Extension<Principal>,
+    By(actor): By,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    if !app.store.remove_token(name.clone()).await? {
+    let (by, act) = (actor.name.clone(), Act::new(actor, Action::TokenRevoked).with("name", &name));
+    if !app.store.remove_token(name.clone(), act, clock::now()).await? {
         return Err(Problem::not_found(format!("there is no token {name:?}; `ks token list` shows all")));
     }
-    tracing::info!(name, by = by.name, "revoked a token");
+    tracing::info!(name, by, "revoked a token");
     Ok(StatusCode::NO_CONTENT)
 }
 

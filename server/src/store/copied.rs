@@ -4,6 +4,7 @@
 use super::connection::{Connection, Result, from_json, to_json};
 use super::rows::put_event;
 use super::{Store, StoreError, Transaction};
+use kaltstart_core::audit::Act;
 use kaltstart_core::observing::{Accepted, Difference, Kind, Restored};
 use kaltstart_protocol::time::Millis;
 use std::fs;
@@ -53,9 +54,10 @@ impl Store {
                 if written.as_ref() != Some(&identity) {
                     put(connection, FILE, &identity)?;
                     if written.is_some() {
-                        begin_epoch(connection, now)?;
+                        begin_epoch(transaction, now)?;
                     }
                 }
+                let connection = transaction.connection();
                 let epoch = get(connection, RESTORED)?.and_then(|at| at.parse().ok()).map(Millis);
                 Ok((epoch, copy(connection)?))
             })
@@ -102,7 +104,7 @@ impl Store {
     }
 
     /// Takes the copy as it is: servers order again. Keeps `shown`, what the machines show at this moment, beside what
-    /// was noted. None if there is no copy, or it was taken before.
+    /// was noted, and records it as `act`. None if there is no copy, or it was taken before.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -110,6 +112,7 @@ impl Store {
         &self,
         accepted: Accepted,
         shown: Vec<Difference>,
+        act: Act,
     ) -> Result<Option<Restored>, StoreError> {
         let taken = self
             .transact(move |transaction| {
@@ -121,6 +124,7 @@ impl Store {
                 let taken = Restored { accepted: Some(accepted.clone()), ..found };
                 put(transaction.connection(), COPY, &to_json(&taken)?)?;
                 transaction.tell_accepted(&taken, &accepted)?;
+                transaction.record(&act, accepted.at)?;
                 Ok(Some(taken))
             })
             .await?;
@@ -186,17 +190,21 @@ pub(super) fn copy(connection: &mut Connection) -> Result<Option<Restored>> {
 }
 
 /// A new epoch, in which servers only observe.
-fn begin_epoch(connection: &mut Connection, now: Millis) -> Result<()> {
+fn begin_epoch(transaction: &mut Transaction<'_>, now: Millis) -> Result<()> {
+    let seen = transaction.seen_epoch();
+    let connection = transaction.connection();
     let mut newest = |sql| -> Result<Millis> {
         Ok(Millis(connection.first(sql, &[], |row| row.int(0))?.unwrap_or(0).unsigned_abs()))
     };
     let lease = newest("SELECT coalesce(max(since), 0) FROM leases")?;
     let copied = lease.max(newest("SELECT coalesce(max(time), 0) FROM events")?);
     let before: Option<u64> = get(connection, RESTORED)?.and_then(|at| at.parse().ok());
-    let since = now.max(lease).max(Millis(before.map_or(0, |before| before + 1)));
+    let later = Millis(before.unwrap_or(0).max(seen.0) + 1);
+    let since = now.max(lease).max(later);
     put(connection, RESTORED, &since.0.to_string())?;
     connection.execute("DELETE FROM meta WHERE key LIKE 'difference %'", &[])?;
-    put(connection, COPY, &to_json(&Restored { since, copied, accepted: None })?)
+    put(connection, COPY, &to_json(&Restored { since, copied, accepted: None })?)?;
+    transaction.record_restored(since, copied, now)
 }
 
 pub(super) fn get(connection: &mut Connection, key: &str) -> Result<Option<String>> {

@@ -3,9 +3,11 @@
 //!
 //! A server of ours that is killed is the same to the database, and the one that starts next is the witness here.
 
+use super::chained::{on_record, sealed};
 use super::relay::{Loss, Relay};
 use super::tests::server;
 use super::*;
+use kaltstart_core::audit::{Act, Action, Actor};
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
 use kaltstart_core::machine::{BurnInOrder, JobKind, Node, Order, Session, State};
 use kaltstart_core::observing::{Difference, Kind};
@@ -25,7 +27,7 @@ const RUN_MAX: Duration = Duration::from_secs(20);
 const FAILURES_MAX: usize = 2;
 
 /// Takes away what a run has stored: the next one has as many messages.
-const EMPTY: &str = "TRUNCATE nodes, node_keys, jobs, leases, leases6, events, log_lines; \
+const EMPTY: &str = "TRUNCATE nodes, node_keys, jobs, leases, leases6, events, log_lines, audit; \
                      DELETE FROM meta WHERE key LIKE 'difference %'";
 
 /// Calls that write.
@@ -105,6 +107,11 @@ impl Matter {
         LeaseWrite { address: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, part.into(), self.n), lease }
     }
 
+    fn act(&self) -> Act {
+        let node = self.machine(1).node;
+        Act { node: Some((node.id, node.name)), ..Act::new(Actor::named("me"), Action::JobOrdered) }
+    }
+
     fn session(&self) -> Session {
         let secret = Digest::of(&self.n.to_be_bytes());
         let (mode, job) = (Mode::Rescue, Some(self.job()));
@@ -130,7 +137,9 @@ impl Matter {
             // Whoever finds that it is decided already reads what was.
             Call::Declare => store.commit(&self.machine(1), 0, &told, self.now).await.map(drop),
             Call::Order => {
-                store.commit(&self.ordered(), 1, &[Happening::JobQueued], self.now).await.map(drop)
+                let (machine, act) = (self.ordered(), self.act());
+                let told = [Happening::JobQueued];
+                store.commit_on(&machine, 1, &told, self.now, on_record(act)).await.map(drop)
             }
             Call::Leases => store.put_leases(vec![self.lease(1), self.lease(2)]).await,
             Call::Leases6 => store.put_leases6(vec![self.lease6(1), self.lease6(2)]).await,
@@ -169,6 +178,7 @@ impl Matter {
                     usize::from(job.is_some()),
                     usize::from(witness.job(&self.job()).expect("read").is_some()),
                     count(events, &self.machine(1), "job.queued"),
+                    witness.records(0, Some(&self.machine(1).node.id), 9).expect("read").len(),
                 ]
             }
             Call::Leases => vec![self.lent(1, witness), self.lent(2, witness)],
@@ -238,6 +248,8 @@ fn read_everything(store: &Store, matter: &Matter) -> Result<(), StoreError> {
     store.of_other_epochs(7)?;
     store.differences()?;
     store.duid()?;
+    assert!(store.look_at_log()? && store.verify_log()?.fault.is_none(), "the log is not whole");
+    store.records(0, None, 9)?;
     // All that a failed commit makes it read besides.
     store.shared.as_ref().expect("it is shared").uncertain().store(true, Ordering::Relaxed);
     store.catch_up().map(drop)
@@ -258,6 +270,7 @@ async fn run(url: &str, witness: &Store, n: usize) {
     let matter = Matter::new(n);
     let server = Server::parse(url).expect("parameters");
     let store = again("opening", || tokio::task::block_in_place(|| Store::connect(&server, "one")));
+    let store = sealed(store);
     for call in CALLS {
         let mut failures = 0;
         let before = matter.is_there(call, witness, &witness.events(0, None, 99).expect("read"));

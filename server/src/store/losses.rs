@@ -3,11 +3,21 @@
 use super::connection::{Connection, Result};
 use super::rows::to_i64;
 use super::{Commit, Store, StoreError};
+use kaltstart_core::audit::Act;
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::losses::{WINDOW_MS, admit};
 use kaltstart_core::machine::Machine;
 use kaltstart_protocol::ids::NodeId;
 use kaltstart_protocol::time::Millis;
+
+/// On what a change to a machine depends besides its version.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// The machine is let lose data now, and no more than so many machines may be within [`WINDOW_MS`].
+    pub losses_max: Option<u32>,
+    /// Somebody's act, which is recorded.
+    pub act: Option<Act>,
+}
 
 impl Store {
     /// How many machines, besides the node `but`, were ordered or granted to lose data within [`WINDOW_MS`] before `now`.
@@ -18,26 +28,32 @@ impl Store {
         self.read(|connection| losing(connection, but, now))
     }
 
-    /// As [`commit`](Self::commit), of a machine that is let lose data now: a conflict, too, when others than were counted
-    /// before were let meanwhile, here or at another server, and with this one they would be more than `max`.
+    /// As [`commit`](Self::commit), on `terms`: a conflict, too, when others than were counted before were let lose data
+    /// meanwhile, here or at another server, and with this one they would be too many.
     ///
     /// # Errors
-    /// When the database cannot be read or written; nothing is stored then.
-    pub async fn commit_loss(
+    /// When the database cannot be read or written, or takes no record; nothing is stored then.
+    pub async fn commit_on(
         &self,
         machine: &Machine,
         expected: i64,
         happenings: &[Happening],
         now: Millis,
-        max: u32,
+        Terms { losses_max, act }: Terms,
     ) -> Result<Commit, StoreError> {
         let (machine, happenings) = (machine.clone(), happenings.to_vec());
         self.transact(move |transaction| {
             // Nobody else writes until this is stored.
-            if admit(losing(transaction.connection(), &machine.node.id, now)?, max).is_err() {
+            if let Some(max) = losses_max
+                && admit(losing(transaction.connection(), &machine.node.id, now)?, max).is_err()
+            {
                 return Ok(Commit::Conflict);
             }
-            transaction.put(machine, expected, &happenings, now)
+            let commit = transaction.put(machine, expected, &happenings, now)?;
+            if let (Commit::Done, Some(act)) = (commit, &act) {
+                transaction.record(act, now)?;
+            }
+            Ok(commit)
         })
         .await
     }

@@ -9,8 +9,8 @@ use rusqlite::{Connection, Row, TransactionBehavior, params};
 pub(super) type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
 /// From version 0, an empty database, on.
-pub(super) const MIGRATIONS: [Migration; 7] =
-    [tables, lease_columns, dhcp6, losses, jobs_by_node, secrets, tokens];
+pub(super) const MIGRATIONS: [Migration; 8] =
+    [tables, lease_columns, dhcp6, losses, jobs_by_node, secrets, tokens, audit];
 
 /// Version of the schema this program reads and writes.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -133,6 +133,19 @@ fn tokens(connection: &Connection) -> rusqlite::Result<()> {
              fingerprint TEXT NOT NULL UNIQUE,
              doc TEXT NOT NULL
          ) STRICT, WITHOUT ROWID;",
+    )
+}
+
+/// The audit log: the text of each record, the hash that chains it to the one before, and the seal of the site's servers.
+fn audit(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "CREATE TABLE audit (
+             number INTEGER PRIMARY KEY,
+             doc TEXT NOT NULL,
+             hash BLOB NOT NULL,
+             seal BLOB NOT NULL
+         ) STRICT;
+         CREATE INDEX audit_by_node ON audit (doc ->> 'node', number);",
     )
 }
 

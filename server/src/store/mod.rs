@@ -4,6 +4,7 @@
 //! one thread ([`writer`]) and return when they are durable. Machines carry a version: a change that was decided on an
 //! older one is a [`Commit::Conflict`] and must be decided again.
 
+mod audit;
 mod connection;
 mod copied;
 mod copy;
@@ -25,12 +26,14 @@ mod transaction;
 mod transfer;
 mod writer;
 
+pub use audit::{Recorded, Sealer};
 pub use connection::{DatabaseError, Result};
 pub use copied::OF_STRANGERS_MAX;
 pub use copy::{Snapshot, copy};
 pub use index::{Brief, Index};
 pub use leases::Wanted;
 pub use logs::StoredLine;
+pub use losses::Terms;
 pub use others::Changed;
 pub use postgres::Server;
 pub use secrets::sealed_in;
@@ -39,6 +42,7 @@ pub use transaction::Transaction;
 pub use transfer::{export, import};
 pub use writer::WriteError;
 
+use audit::Audit;
 use connection::{Connection, Row};
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::{Job, Machine};
@@ -58,6 +62,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{oneshot, watch};
+use transaction::Done;
 use writer::Writer;
 
 /// The database's file in the data directory.
@@ -221,6 +226,8 @@ pub struct Store {
     shared: Option<Shared>,
     /// The copy that it goes on from.
     copied: RwLock<Option<Restored>>,
+    /// The key and the end of the audit log.
+    audit: Arc<Audit>,
 }
 
 impl Store {
@@ -271,7 +278,8 @@ impl Store {
         let newest = newest.map_err(|error| StoreError::Read(error.to_string()))?.unwrap_or(0);
         let (index, newest_event) = (Arc::new(RwLock::new(index)), watch::Sender::new(newest));
         let (reader, writer) = (Mutex::new(reader), Writer::start(writer)?);
-        Ok(Self { identity, reader, writer, index, newest_event, shared, copied: RwLock::default() })
+        let (copied, audit) = Default::default();
+        Ok(Self { identity, reader, writer, index, newest_event, shared, copied, audit })
     }
 
     fn read<T>(&self, read: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T, StoreError> {
@@ -353,19 +361,23 @@ impl Store {
         D: FnOnce(Result<T, WriteError>) + Send + 'static,
     {
         let (index, newest_event) = (self.index.clone(), self.newest_event.clone());
+        let (audit, written) = (self.audit.clone(), self.audit.clone());
         let uncertain = self.shared.as_ref().map(Shared::uncertain);
         let write = move |connection: &mut Connection| {
-            let mut transaction = Transaction::new(connection);
+            let mut transaction = Transaction::new(connection, audit);
             let value = work(&mut transaction)?;
-            Ok((value, transaction.changed, transaction.newest_event))
+            Ok((value, transaction.done()))
         };
-        let tell = move |outcome: Result<(T, Vec<Versioned>, Option<i64>), WriteError>| {
+        let tell = move |outcome: Result<(T, Done), WriteError>| {
             if let (Some(uncertain), Err(WriteError::Database(_) | WriteError::Unknown(_))) =
                 (uncertain, &outcome)
             {
                 uncertain.store(true, Ordering::Relaxed);
             }
-            done(outcome.map(|(value, changed, newest)| {
+            done(outcome.map(|(value, Done { changed, newest_event: newest, recorded })| {
+                if let Some(recorded) = recorded {
+                    written.wrote(recorded);
+                }
                 if !changed.is_empty() {
                     let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
                     changed.iter().for_each(|found| index.put(&found.machine, found.version));
@@ -500,6 +512,8 @@ fn make(path: &Path) -> io::Result<()> {
     File::options().append(true).create(true).mode(0o600).open(path).map(|_| ())
 }
 
+#[cfg(test)]
+mod chained;
 #[cfg(test)]
 mod cuts;
 #[cfg(test)]

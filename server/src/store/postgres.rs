@@ -57,6 +57,9 @@ const MIGRATIONS: [&str; migrate::SCHEMA_VERSION as usize - FIRST_VERSION as usi
      sealed BYTEA NOT NULL, PRIMARY KEY (owner, name))",
     // Tokens of the API, by the fingerprints of their secrets.
     "CREATE TABLE tokens (name TEXT COLLATE \"C\" PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, doc TEXT NOT NULL)",
+    // The audit log.
+    "CREATE TABLE audit (number BIGINT PRIMARY KEY, doc JSON NOT NULL, hash BYTEA NOT NULL, seal BYTEA NOT NULL); \
+     CREATE INDEX audit_by_node ON audit ((doc ->> 'node'), number)",
 ];
 
 /// Where a shared database is, and how it is spoken to.

@@ -69,6 +69,14 @@ CREATE TABLE tokens (
     doc TEXT NOT NULL
 );
 
+CREATE TABLE audit (
+    number BIGINT PRIMARY KEY,
+    doc JSON NOT NULL,
+    hash BYTEA NOT NULL,
+    seal BYTEA NOT NULL
+);
+CREATE INDEX audit_by_node ON audit ((doc ->> 'node'), number);
+
 CREATE TABLE dhcp6_server (uuid BYTEA NOT NULL);
 INSERT INTO dhcp6_server VALUES (uuid_send(gen_random_uuid()));
 

@@ -4,6 +4,8 @@ use super::connection::{Connection, DatabaseError, Row};
 use super::copied::{get, put};
 use super::sqlite::{self, Sqlite};
 use super::{Store, StoreError};
+use kaltstart_core::audit::Act;
+use kaltstart_protocol::time::Millis;
 use std::path::Path;
 
 /// Key in the table `meta`: which key seals.
@@ -45,18 +47,25 @@ pub fn sealed_in(file: &Path) -> Result<(Option<String>, Vec<Sealed>), StoreErro
 }
 
 impl Store {
-    /// Forgets all secrets, and what sealed them, if there are `count` of them; how many there are.
+    /// How many secrets there are.
     ///
     /// # Errors
-    /// When the database cannot be read or written.
-    pub async fn forget_secrets(&self, count: i64) -> Result<i64, StoreError> {
+    /// When the database cannot be read.
+    pub fn count_secrets(&self) -> Result<i64, StoreError> {
+        self.read(count)
+    }
+
+    /// Forgets all secrets, and what sealed them, and records it as `act`. How many there were.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written, or takes no record.
+    pub async fn forget_secrets(&self, act: Act, now: Millis) -> Result<i64, StoreError> {
         self.transact(move |transaction| {
             let connection = transaction.connection();
-            let found = connection.first("SELECT count(*) FROM secrets", &[], |row| row.int(0))?.unwrap_or(0);
-            if found == count {
-                connection.run("DELETE FROM secrets")?;
-                connection.execute("DELETE FROM meta WHERE key = ?1", &[SEALED_BY.into()])?;
-            }
+            let found = count(connection)?;
+            connection.run("DELETE FROM secrets")?;
+            connection.execute("DELETE FROM meta WHERE key = ?1", &[SEALED_BY.into()])?;
+            transaction.record(&act, now)?;
             Ok(found)
         })
         .await
@@ -137,6 +146,10 @@ impl Store {
         })
         .await
     }
+}
+
+fn count(connection: &mut Connection) -> super::Result<i64> {
+    Ok(connection.first("SELECT count(*) FROM secrets", &[], |row| row.int(0))?.unwrap_or(0))
 }
 
 fn read(connection: &mut Connection, owner: &str, name: &str) -> super::Result<Option<Vec<u8>>> {

@@ -3,9 +3,16 @@
 #[path = "../../tests/support/postgres.rs"]
 pub(super) mod server;
 
+use super::chained::{
+    p25_an_act_and_its_record_are_stored_together_or_not_at_all,
+    p25_records_that_are_missing_when_the_next_is_written_are_told_for_ever,
+    p25_whatever_is_done_to_the_stored_log_is_found, sealed,
+    what_the_server_does_again_and_again_is_recorded_once_a_minute,
+};
 use super::limits::{
     p08_what_is_noted_of_a_copy_has_limits_whoever_makes_it_up, the_newest_events_jobs_and_lines_are_kept,
 };
+use super::torn::closed;
 use super::*;
 use kaltstart_core::dhcp::lease::{ClientKey, Lease, LeaseState, LeaseWrite};
 use kaltstart_core::losses::WINDOW_MS;
@@ -25,11 +32,11 @@ pub(super) enum Place {
 }
 
 impl Place {
-    fn directory() -> Self {
+    pub(super) fn directory() -> Self {
         Self::Directory(tempfile::tempdir().expect("a temporary directory"))
     }
 
-    fn server() -> Self {
+    pub(super) fn server() -> Self {
         Self::Server(server::database())
     }
 
@@ -39,7 +46,7 @@ impl Place {
     }
 
     /// Opens it as the server of that name.
-    fn open_as(&self, me: &str) -> Store {
+    pub(super) fn open_as(&self, me: &str) -> Store {
         match self {
             Self::Directory(dir) => Store::open(dir.path()).expect("the database"),
             Self::Server(url) => connect(url, me).expect("the database"),
@@ -85,6 +92,10 @@ contracts! {
     a_secret_is_stored_once_and_goes_with_its_owner
     p08_what_is_noted_of_a_copy_has_limits_whoever_makes_it_up
     the_newest_events_jobs_and_lines_are_kept
+    p25_an_act_and_its_record_are_stored_together_or_not_at_all
+    p25_whatever_is_done_to_the_stored_log_is_found
+    p25_records_that_are_missing_when_the_next_is_written_are_told_for_ever
+    what_the_server_does_again_and_again_is_recorded_once_a_minute
 }
 
 pub(super) fn machine(n: u8) -> Machine {
@@ -154,7 +165,8 @@ async fn p09_who_was_let_lose_data_since_it_was_counted_is_counted_again(place: 
     let (two, late) = (machine(2).node.id, NOW.plus(WINDOW_MS));
     let commit = async |n, expected, at| {
         let told = [Happening::JobQueued];
-        store.commit_loss(&loses(n, at), expected, &told, at, 1).await.expect("decided")
+        let terms = Terms { losses_max: Some(1), act: None };
+        store.commit_on(&loses(n, at), expected, &told, at, terms).await.expect("decided")
     };
     // Both were counted before the first is stored.
     assert_eq!(store.losing(&two, NOW).expect("read"), 0);
@@ -218,12 +230,7 @@ fn p37_a_newer_database_is_refused_clearly() {
     let connection = rusqlite::Connection::open(dir.path().join("kaltstart.db")).expect("opened");
     connection.pragma_update(None, "user_version", 99).expect("written");
     drop(connection);
-    // The writing thread ends by itself; with the last connection SQLite takes the log away.
-    let (wal, began) = (dir.path().join("kaltstart.db-wal"), Instant::now());
-    while wal.exists() {
-        assert!(began.elapsed().as_secs() < 10, "the database is not closed");
-        std::thread::yield_now();
-    }
+    closed(dir.path(), "a newer one");
     let file = dir.path().join(FILE);
     let (before, copied) = (std::fs::read(&file).expect("read"), dir.path().join("copied"));
     let url = server::database();
@@ -269,17 +276,12 @@ async fn p31_a_database_knows_that_it_is_a_copy() {
     let reopened = Store::open(dir.path()).expect("the same database");
     assert_eq!(reopened.restored(Millis(2)).await.expect("read"), None, "the same");
     drop(reopened);
-    // The writing thread ends by itself; with the last connection SQLite takes the log away.
-    let (wal, began) = (dir.path().join("kaltstart.db-wal"), std::time::Instant::now());
-    while wal.exists() {
-        assert!(began.elapsed().as_secs() < 10, "the database is not closed");
-        std::thread::yield_now();
-    }
+    closed(dir.path(), "the first");
     let (file, copy) = (dir.path().join("kaltstart.db"), dir.path().join("copy"));
     std::fs::copy(&file, &copy).expect("copied");
     std::fs::rename(&copy, &file).expect("restored");
     for now in [Millis(3), Millis(4)] {
-        let store = Store::open(dir.path()).expect("the copy");
+        let store = sealed(Store::open(dir.path()).expect("the copy"));
         assert_eq!(store.restored(now).await.expect("read"), Some(Millis(3)), "and goes on knowing it");
     }
 }
@@ -506,7 +508,7 @@ async fn p37_an_older_shared_database_is_brought_up_to_date() {
     one.commit(&machine(1), 0, &[], NOW).await.expect("stored");
     drop(one);
     // As version 5 was, the first that it had.
-    let sql = "DROP TABLE secrets; DROP TABLE tokens; UPDATE meta SET value = '5' WHERE key = 'version'";
+    let sql = "DROP TABLE secrets, tokens, audit; UPDATE meta SET value = '5' WHERE key = 'version'";
     let admin = || ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connected");
     tokio::task::block_in_place(|| admin().batch_execute(sql).expect("done"));
     let one = connect(&url, "one").expect("brought up to date");
@@ -514,6 +516,7 @@ async fn p37_an_older_shared_database_is_brought_up_to_date() {
     one.keep_secret("a".into(), "x".into(), vec![1]).await.expect("stored");
     let two = connect(&url, "two").expect("nothing is left to do");
     assert_eq!(two.secret("a", "x").expect("read"), Some(vec![1]));
+    assert!(two.records(0, None, 9).expect("read").is_empty());
 }
 
 #[test]
@@ -556,7 +559,7 @@ async fn p08_everything_goes_from_one_kind_of_database_to_the_other_and_back() {
     assert_eq!(import().expect("imported").nodes, 3);
     let refused = import().expect_err("it is not empty").to_string();
     assert!(refused.contains("nodes") && refused.contains("empty"), "{refused}");
-    let shared = connect(&url, "one").expect("the database");
+    let shared = sealed(connect(&url, "one").expect("the database"));
     assert_eq!(everything(&shared), before);
     assert_eq!(shared.restored(Millis(9)).await.expect("read"), Some(Millis(9)), "it is a copy");
     // It goes on counting behind what came.
@@ -565,7 +568,7 @@ async fn p08_everything_goes_from_one_kind_of_database_to_the_other_and_back() {
     let back = tempfile::tempdir().expect("a temporary directory");
     let exported = tokio::task::block_in_place(|| export(&server, &back.path().join(FILE)));
     assert_eq!(exported.expect("exported").nodes, 4);
-    let store = Store::open(back.path()).expect("the copy");
+    let store = sealed(Store::open(back.path()).expect("the copy"));
     assert_eq!(everything(&store), after);
     assert!(store.restored(Millis(10)).await.expect("read") > Some(Millis(9)), "a copy of a copy");
 }

@@ -380,7 +380,7 @@ fn goes_on(store: Store, place: &Path, what: &str) {
 }
 
 /// Waits until the writing thread has ended by itself, and SQLite has taken its log away: not before may the directory go.
-fn closed(place: &Path, what: &str) {
+pub(super) fn closed(place: &Path, what: &str) {
     let began = std::time::Instant::now();
     while fs::read_dir(place)
         .expect("readable")

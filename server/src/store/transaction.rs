@@ -1,25 +1,45 @@
 //! Changes that are stored as one.
 
+use super::audit::Audit;
 use super::connection::{Connection, DatabaseError, Result};
 use super::rows::{self, put_events, put_machine};
 use super::{Commit, Key, Versioned, leases, leases6};
+use kaltstart_core::audit::Head;
 use kaltstart_core::dhcp::lease::LeaseWrite;
 use kaltstart_core::lifecycle::event::Happening;
 use kaltstart_core::machine::Machine;
 use kaltstart_protocol::time::Millis;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 /// What is read and written before one commit. Nobody else writes meanwhile: a machine that is
 /// read here may be decided upon and stored without a conflict.
 pub struct Transaction<'a> {
     connection: &'a mut Connection,
-    pub(super) changed: Vec<Versioned>,
+    pub(super) audit: Arc<Audit>,
+    changed: Vec<Versioned>,
     pub(super) newest_event: Option<i64>,
+    pub(super) recorded: Option<Head>,
+}
+
+/// What is to be told of a transaction, once it is durable.
+pub(super) struct Done {
+    /// Machines as they are now.
+    pub(super) changed: Vec<Versioned>,
+    /// Number of the newest event, if there are any.
+    pub(super) newest_event: Option<i64>,
+    /// Where the audit log ends, if anything was recorded.
+    pub(super) recorded: Option<Head>,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) const fn new(connection: &'a mut Connection) -> Self {
-        Self { connection, changed: Vec::new(), newest_event: None }
+    pub(super) const fn new(connection: &'a mut Connection, audit: Arc<Audit>) -> Self {
+        Self { connection, audit, changed: Vec::new(), newest_event: None, recorded: None }
+    }
+
+    pub(super) fn done(self) -> Done {
+        let Self { changed, newest_event, recorded, .. } = self;
+        Done { changed, newest_event, recorded }
     }
 
     pub(super) const fn connection(&mut self) -> &mut Connection {
@@ -76,7 +96,7 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// When the database fails as a whole.
     pub fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<Result<T>> {
-        let changed = self.changed.len();
+        let (changed, recorded) = (self.changed.len(), self.recorded);
         self.connection.run("SAVEPOINT attempt")?;
         let outcome = work(self);
         match outcome {
@@ -84,6 +104,7 @@ impl<'a> Transaction<'a> {
             Err(error @ DatabaseError::Failed(_)) => return Err(error),
             Err(DatabaseError::Refused(_)) => {
                 self.changed.truncate(changed);
+                self.recorded = recorded;
                 self.connection.run("ROLLBACK TO SAVEPOINT attempt")?;
             }
         }

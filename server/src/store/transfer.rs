@@ -30,7 +30,7 @@ macro_rules! table {
 }
 
 /// In an order in which what is referred to comes first.
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     table!("nodes", "id, version, doc", "?1, ?2, ?3", "id", "tnt"),
     table!("node_keys", "kind, key, node", "?1, ?2, ?3", "kind, key", "ttt"),
     table!(
@@ -56,6 +56,7 @@ const TABLES: [Table; 10] = [
     ),
     table!("secrets", "owner, name, sealed", "?1, ?2, ?3", "owner, name", "ttb"),
     table!("tokens", "name, fingerprint, doc", "?1, ?2, ?3", "name", "ttt"),
+    table!("audit", "number, doc, hash, seal", "?1, ?2, ?3, ?4", "number", "ntbb"),
     table!("dhcp6_server", "uuid", "?1", "uuid", "b"),
     table!("events", "id, time, kind, node, job, data", "?1, ?2, ?3, ?4, ?5, ?6", "id", "nntttt"),
     table!(

@@ -12,6 +12,7 @@ mod object_store;
 mod access;
 mod agent;
 mod api;
+mod audit;
 mod backup;
 mod burn_in;
 mod caches;

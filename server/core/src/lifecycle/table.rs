@@ -192,7 +192,7 @@ pub(crate) fn system_report(root: &str) -> Event {
 }
 
 /// Every event, with the name the table uses.
-pub(super) fn events() -> Vec<(String, Event)> {
+pub(crate) fn events() -> Vec<(String, Event)> {
     let address = IpAddr::from([10, 0, 0, 9]);
     let failed = ReportState::Failed { finding: Finding::new(Code::NoDisk, "none") };
     let mut all: Vec<(String, Event)> = [
