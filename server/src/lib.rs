@@ -24,6 +24,7 @@ pub mod http;
 pub mod image_export;
 pub mod image_import;
 pub mod images;
+mod inventory;
 pub mod metrics;
 pub mod net;
 pub mod render;

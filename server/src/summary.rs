@@ -1,8 +1,10 @@
 //! What a list of nodes tells of each: kept in memory, as a site has thousands.
 
 use kaltstart_core::about::{About, Lock, Word, owner};
+use kaltstart_core::class::{self, Class};
 use kaltstart_core::machine::{Job, JobKind, JobState, Machine, State};
 use kaltstart_core::recall::Via;
+use kaltstart_protocol::facts::{Facts, text};
 use kaltstart_protocol::ids::{JobId, Mac, NodeId};
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,29 @@ pub struct NodeSummary {
     /// Why nobody may touch it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,
+    /// What its agent saw that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
+}
+
+/// What a machine says that it is (SMBIOS): claimed by it, and only text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardware {
+    /// Maker.
+    pub vendor: String,
+    /// Model.
+    pub product: String,
+    /// Serial number.
+    pub serial: String,
+}
+
+impl Hardware {
+    fn of(facts: &Facts) -> Self {
+        // Cut again: an agent may be anybody, and this is kept in memory.
+        let [vendor, product, serial] = [&facts.system.vendor, &facts.system.product, &facts.system.serial]
+            .map(|told| text(told.as_bytes()));
+        Self { vendor, product, serial }
+    }
 }
 
 impl NodeSummary {
@@ -47,6 +72,19 @@ impl NodeSummary {
     #[must_use]
     pub fn owner(&self) -> Option<(&Word, Millis)> {
         owner(&self.about, self.team_since)
+    }
+
+    /// Its class, of those of the configuration.
+    #[must_use]
+    pub fn class<'a>(&self, classes: &'a [Class]) -> Option<&'a Class> {
+        let model = self.hardware.as_ref().map(|hardware| (&*hardware.vendor, &*hardware.product));
+        class::of(classes, &self.name, model)
+    }
+
+    /// Where it is reached: the address that is reserved for it, else the one it was given last.
+    #[must_use]
+    pub fn reached_at(&self) -> Option<IpAddr> {
+        self.reservation.map(IpAddr::from).or(self.address)
     }
 
     /// The node of that machine.
@@ -67,6 +105,7 @@ impl NodeSummary {
             about: node.about.clone(),
             team_since: node.team_since,
             lock: node.lock.clone(),
+            hardware: node.facts.as_ref().map(Hardware::of),
         }
     }
 }

@@ -51,16 +51,17 @@ pub struct DiskGroup {
     pub rule: DiskRule,
 }
 
-/// The class of a machine: one that names it, else the first whose maker and model fit.
+/// The class of a machine: one that names it, else the first whose maker and model fit, once they are known.
 #[must_use]
-pub fn of<'a>(classes: &'a [Class], name: &str, facts: &Facts) -> Option<&'a Class> {
+pub fn of<'a>(classes: &'a [Class], name: &str, model: Option<(&str, &str)>) -> Option<&'a Class> {
     let same = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted == is);
     let named = classes.iter().find(|class| class.nodes.iter().any(|node| node == name));
     named.or_else(|| {
+        let (vendor, product) = model?;
         classes.iter().find(|class| {
             (class.vendor.is_some() || class.product.is_some())
-                && same(&class.vendor, &facts.system.vendor)
-                && same(&class.product, &facts.system.product)
+                && same(&class.vendor, vendor)
+                && same(&class.product, product)
         })
     })
 }

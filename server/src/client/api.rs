@@ -4,9 +4,9 @@ use super::Connection;
 use crate::clock;
 use crate::exit::Exit;
 use crate::http::REASON;
-use crate::http::api::STALE;
 use crate::http::error::Problem;
 use crate::http::idempotency::HEADER;
+use crate::http::nodes::STALE;
 use crate::tls;
 use kaltstart_trust::authority::{Pin, client_config};
 use reqwest::header::HeaderValue;
@@ -295,6 +295,12 @@ impl Api {
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.read(self.send(Method::GET, path, |request| request.timeout(ANSWER_MAX)).await?).await
+    }
+
+    /// As [`get`](Self::get), what is no JSON.
+    pub(super) async fn text(&self, path: &str) -> Result<String, ClientError> {
+        let response = self.send(Method::GET, path, |request| request.timeout(ANSWER_MAX)).await?;
+        response.text().await.map_err(|error| self.unreachable(error))
     }
 
     /// As [`get`](Self::get), but asks for ever while the server is away: what is waited for goes

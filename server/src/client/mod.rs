@@ -6,8 +6,10 @@ pub(crate) mod api;
 mod audit;
 mod boot;
 mod dhcp;
+mod enc;
 mod grant_key;
 mod hardware;
+mod inventory;
 mod layout;
 mod node;
 pub(crate) mod output;
@@ -119,6 +121,11 @@ pub enum ClientCommand {
     /// Layouts, and what one would make of a node's disk
     #[command(subcommand)]
     Layout(layout::LayoutCommand),
+    /// Nodes for Ansible, Prometheus, Telegraf and spreadsheets
+    #[command(subcommand)]
+    Inventory(inventory::InventoryCommand),
+    /// What a node is to Puppet, which runs this as its external node classifier
+    Enc(enc::Enc),
     /// DHCP: how it is served, other servers, and what to tell them
     #[command(subcommand)]
     Dhcp(dhcp::DhcpCommand),
@@ -357,6 +364,8 @@ async fn dispatch(command: ClientCommand, connection: &Connection) -> Result<Exi
             Ok(listed)
         }
         ClientCommand::Layout(command) => layout::run(&api, command, format).await,
+        ClientCommand::Inventory(command) => inventory::run(&api, command).await,
+        ClientCommand::Enc(enc) => enc::run(&api, &enc).await,
         ClientCommand::Dhcp(command) => dhcp::run(&api, command, format).await,
         ClientCommand::Deploy(order) => {
             let Work { node, patience, .. } = &order.work;

@@ -85,7 +85,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn path(&self) -> String {
+    /// The path below which these nodes are asked for, with further words of the query.
+    pub(super) fn path(&self, segments: &[&str], more: &[(&str, Option<String>)]) -> String {
         let state = self.state.map(|state| state.name().to_owned());
         let word = |word: &Option<Word>| word.as_ref().map(Word::to_string);
         let words = [
@@ -96,7 +97,7 @@ impl Filter {
             ("rack", word(&self.rack)),
             ("label", self.label.clone()),
         ];
-        Api::path_with(&["v1", "nodes"], &words)
+        Api::path_with(segments, &[&words[..], more].concat())
     }
 }
 
@@ -193,7 +194,7 @@ pub enum NodeCommand {
 pub(super) async fn run(api: &Api, command: NodeCommand, format: Format) -> Result<Exit, ClientError> {
     let (node, wanted) = match command {
         NodeCommand::List(filter) => {
-            let nodes: Vec<NodeSummary> = api.get(&filter.path()).await?;
+            let nodes: Vec<NodeSummary> = api.get(&filter.path(&["v1", "nodes"], &[])).await?;
             restored::warn(api).await;
             return output::list(&nodes, format);
         }

@@ -143,9 +143,14 @@ pub(crate) fn word(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Prints a line; a reader that went away is not an error.
+/// Prints a line.
 pub(super) fn print(line: &str) -> Result<(), ClientError> {
-    match writeln!(std::io::stdout(), "{line}") {
+    write(&format!("{line}\n"))
+}
+
+/// Writes text as it is; a reader that went away is not an error.
+pub(super) fn write(text: &str) -> Result<(), ClientError> {
+    match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(ClientError::Local(error.to_string())),
         _ => Ok(()),
     }

@@ -2,26 +2,24 @@
 
 use super::actor::By;
 use super::error::Problem;
-use super::extract::{Body, Path, Query};
+use super::extract::{Body, Path};
 use super::node_about::entity_tag;
 use crate::app::App;
-use crate::clock;
 use crate::config::{self, is_host_name};
 use crate::store::Key;
 use crate::summary::NodeSummary;
+use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
-use kaltstart_core::about::{Edit, LabelValue, Word};
-use kaltstart_core::access::Principal;
+use kaltstart_core::about::Edit;
 use kaltstart_core::approval::Approval;
 use kaltstart_core::audit::Actor;
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
 use kaltstart_core::hardware;
 use kaltstart_core::lifecycle::event::{Event, Move};
-use kaltstart_core::machine::{ErasureRecord, Machine, Node, State as NodeState, System};
+use kaltstart_core::machine::{ErasureRecord, Machine, Node, System};
 use kaltstart_core::trace::What;
 use kaltstart_protocol::facts::{Disk, Facts};
 use kaltstart_protocol::finding::Finding;
@@ -117,16 +115,17 @@ impl From<Finding> for FindingView {
 pub(super) fn node_view(app: &App, machine: &Machine) -> NodeView {
     let node = &machine.node;
     let facts = node.facts.as_ref();
-    let class = facts.and_then(|facts| class::of(&app.config.classes, &node.name, facts));
+    let summary = NodeSummary::of(machine);
+    let class = summary.class(&app.config.classes);
     let differs = class.zip(facts).map_or_else(Vec::new, |(class, facts)| class::findings(class, facts));
     let locked = node.shut_out.as_ref().map(|locked| locked.finding.clone());
     let findings = hardware::findings(node).into_iter().chain(differs).chain(locked);
     NodeView {
-        summary: NodeSummary::of(machine),
+        class: class.map(|class| class.name.clone()),
+        summary,
         facts: node.facts.clone(),
         facts_at: node.facts_at,
         changed_since: changed_since(node),
-        class: class.map(|class| class.name.clone()),
         findings: findings.map(FindingView::from).collect(),
         fingerprints: node.facts.iter().flat_map(|facts| &facts.disks).filter_map(fingerprint).collect(),
         report: node.system.clone(),
@@ -156,70 +155,6 @@ pub(super) fn find(app: &App, text: &str) -> Result<Machine, Problem> {
 /// Told of a node that is not there, also to those for whom it is not there.
 pub(super) fn no_node(text: &str) -> Problem {
     Problem::not_found(format!("no node has the identifier, name or MAC {text:?}; `ks node list` shows all"))
-}
-
-/// Which nodes are listed; what is left out does not matter.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NodeFilter {
-    state: Option<NodeState>,
-    team: Option<Word>,
-    role: Option<Word>,
-    site: Option<Word>,
-    rack: Option<Word>,
-    /// Labels that all must be there, with these values where values are given: `env=prod,spare`.
-    label: Option<String>,
-}
-
-impl NodeFilter {
-    fn labels(&self) -> Result<Vec<(Word, Option<LabelValue>)>, Problem> {
-        let all = self.label.iter().flat_map(|text| text.split(','));
-        all.map(|text| {
-            let (label, value) =
-                text.split_once('=').map_or((text, None), |(label, value)| (label, Some(value)));
-            let parsed = label.parse().and_then(|label| Ok((label, value.map(str::parse).transpose()?)));
-            parsed.map_err(|problem| Problem::bad_request(format!("label {text:?}: {problem}")))
-        })
-        .collect()
-    }
-
-    fn takes(&self, node: &NodeSummary, labels: &[(Word, Option<LabelValue>)]) -> bool {
-        let about = &node.about;
-        let words = [
-            (&self.team, &about.team),
-            (&self.role, &about.role),
-            (&self.site, &about.site),
-            (&self.rack, &about.rack),
-        ];
-        self.state.is_none_or(|state| node.state == state)
-            && words.iter().all(|(wanted, word)| wanted.is_none() || wanted == word)
-            && labels.iter().all(|(label, wanted)| {
-                about
-                    .labels
-                    .get(label)
-                    .is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
-            })
-    }
-}
-
-/// Why what is listed may be old.
-pub(crate) const STALE: HeaderName = HeaderName::from_static("kaltstart-stale");
-
-/// `GET /v1/nodes?state=&team=&role=&site=&rack=&label=`
-pub(super) async fn nodes(
-    State(app): State<Arc<App>>,
-    Extension(who): Extension<Principal>,
-    Query(filter): Query<NodeFilter>,
-) -> Result<Response, Problem> {
-    let (labels, now) = (filter.labels()?, clock::now());
-    let mut nodes = app.store.index().summaries();
-    nodes.retain(|node| who.sees(node.owner(), now) && filter.takes(node, &labels));
-    nodes.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut response = Json(nodes.iter().map(|node| &**node).collect::<Vec<_>>()).into_response();
-    if app.store.is_lost() {
-        response.headers_mut().insert(STALE, HeaderValue::from_static("the shared database is lost"));
-    }
-    Ok(response)
 }
 
 /// Body of `POST /v1/nodes`.

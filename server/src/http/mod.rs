@@ -19,10 +19,12 @@ mod files;
 pub mod grant_key;
 mod guard;
 pub(crate) mod idempotency;
+mod inventory;
 pub mod jobs;
 pub mod layout;
 pub mod listen;
 pub mod node_about;
+pub(crate) mod nodes;
 pub(crate) mod pace;
 mod patience;
 mod recall;
@@ -54,7 +56,7 @@ const BODY_MAX: usize = 1 << 20;
 pub fn router(app: Arc<App>) -> Router {
     let people = Guarded::new(&app)
         .get("/v1/whoami", SeeNodes, tokens::whoami)
-        .get("/v1/nodes", SeeNodes, api::nodes)
+        .get("/v1/nodes", SeeNodes, nodes::list)
         .post("/v1/nodes", Operate, api::declare)
         .get("/v1/nodes/{node}", SeeNodes, api::node)
         .patch("/v1/nodes/{node}", Operate, node_about::edit)
@@ -80,6 +82,11 @@ pub fn router(app: Arc<App>) -> Router {
         .post("/v1/jobs/{job}/shell/input", Operate, rescue::type_in)
         .post("/v1/jobs/{job}/shell/output", Operate, rescue::watch)
         .get("/v1/jobs/{job}/recording", Operate, rescue::recording)
+        .get("/v1/inventory/ansible", SeeNodes, inventory::ansible)
+        .get("/v1/sd/prometheus", SeeNodes, inventory::prometheus)
+        .get("/v1/export/csv", SeeNodes, inventory::csv)
+        .get("/v1/export/telegraf/{node}", SeeNodes, inventory::telegraf)
+        .get("/v1/enc/{node}", SeeNodes, inventory::enc)
         .get("/v1/dhcp", SeeSite, dhcp::subnets)
         .get("/v1/dhcp/leases", SeeSite, dhcp::leases)
         .get("/v1/dhcp/options/{server}", SeeSite, dhcp::options)

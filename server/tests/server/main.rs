@@ -22,6 +22,7 @@ mod durability;
 mod epoch;
 mod http;
 mod images;
+mod inventory;
 mod keep;
 mod layout;
 mod objects;

@@ -51,6 +51,11 @@ impl Site {
         Self::start_in(tempfile::tempdir().expect("a temporary directory"), "", http_lines).await
     }
 
+    /// The same, with the configuration's further sections.
+    pub(crate) async fn start_on(sections: &str) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), sections, "").await
+    }
+
     /// The same, with the shared database at `url` and further lines, and the authority and token of `other` if there is
     /// one.
     pub(crate) async fn start_sharing(url: &str, lines: &str, other: Option<&Self>) -> Self {

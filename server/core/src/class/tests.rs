@@ -147,7 +147,10 @@ fn a_machine_is_of_the_class_that_names_it_or_fits_it() {
     let other = Class { name: "other".into(), product: Some("S2".into()), ..Class::default() };
     let named = Class { name: "named".into(), nodes: vec!["a".into()], ..Class::default() };
     let classes = [other, class(), named];
-    let of = |name: &str, facts: &Facts| of(&classes, name, facts).map(|class| class.name.clone());
+    let of = |name: &str, facts: &Facts| {
+        let model = (facts.system.vendor.as_str(), facts.system.product.as_str());
+        of(&classes, name, Some(model)).map(|class| class.name.clone())
+    };
     assert_eq!(of("a", &facts()), Some("named".into()), "its name counts more");
     assert_eq!(of("b", &facts()), Some("db-2026".into()));
     assert_eq!(of("b", &Facts::default()), None, "a class by names alone fits no other machine");
