@@ -165,6 +165,13 @@ impl Api {
                 token_file.display()
             ))
         })?;
+        let token = token.trim().to_owned();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ClientError::Login(format!(
+                "the token file {} holds something else than a token alone on its line",
+                token_file.display()
+            )));
+        }
         let secure = |server: &String| server.starts_with("https://");
         if let Some(server) = servers.iter().find(|server| !secure(server) && !is_loopback(server)) {
             let say = format!(
@@ -186,7 +193,7 @@ impl Api {
             let value = HeaderValue::from_bytes(reason.as_bytes());
             value.map_err(|_| ClientError::Usage("--reason: one line of text, please".into()))
         });
-        let (at, token, reason) = (AtomicUsize::new(0), token.trim().to_owned(), reason.transpose()?);
+        let (at, reason) = (AtomicUsize::new(0), reason.transpose()?);
         Ok(Self { servers, at, token, token_file, reason, client })
     }
 

@@ -274,6 +274,11 @@ async fn p24_tokens_are_made_by_admins_end_and_are_never_shown_again() {
     assert!(site.ks(&site.token, &["token", "revoke", "portal"]).status.success());
     let refused = site.ks(portal.trim(), &["node", "list"]);
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    for no_token in ["", "kst_1 kst_2", "kst_1\nkept well\n", "kst_\u{e4}"] {
+        let refused = site.ks(no_token, &["node", "list"]);
+        assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("alone on its line"), "{refused:?}");
+    }
 }
 
 #[tokio::test]
