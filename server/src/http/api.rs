@@ -3,17 +3,19 @@
 use super::actor::By;
 use super::error::Problem;
 use super::extract::{Body, Path};
+use super::guard::permit;
 use super::node_about::entity_tag;
 use crate::app::App;
 use crate::config::{self, is_host_name};
 use crate::store::Key;
 use crate::summary::NodeSummary;
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use kaltstart_core::about::Edit;
-use kaltstart_core::approval::Approval;
+use kaltstart_core::access::{Permission, Principal};
+use kaltstart_core::approval::{self, Approval};
 use kaltstart_core::audit::Actor;
 use kaltstart_core::boot::UefiLoader;
 use kaltstart_core::class;
@@ -240,14 +242,19 @@ pub(super) async fn power(
 pub(super) async fn move_node(
     State(app): State<Arc<App>>,
     Path((node, word)): Path<(String, String)>,
+    Extension(who): Extension<Principal>,
     By(actor): By,
 ) -> Result<Json<NodeView>, Problem> {
     let wanted = Move::ALL
         .into_iter()
         .find(|wanted| wanted.name() == word)
         .ok_or_else(|| Problem::not_found(format!("a node knows no {word:?}")))?;
-    let id = find(&app, &node)?.node.id;
-    apply(&app, &actor, &id, &Event::Operator(wanted)).await
+    let node = find(&app, &node)?.node;
+    if wanted == Move::Retire && approval::is_critical(&node) {
+        // Its hardware would be free for a node that is not critical.
+        permit(&who, Permission::Administer)?;
+    }
+    apply(&app, &actor, &node.id, &Event::Operator(wanted)).await
 }
 
 /// Body of `POST /v1/nodes/{node}/board`.

@@ -478,6 +478,9 @@ async fn p09_a_critical_node_is_rebuilt_by_two_people_and_never_by_one() {
     // Who has to ask somebody does not edit that away.
     let away = json!({"labels": {"critical": null}});
     site.as_(&one, Method::PATCH, "/v1/nodes/db-07", &away).await.problem(StatusCode::FORBIDDEN, "forbidden");
+    // Nor frees the hardware for another node.
+    let retired = site.as_(&one, Method::POST, "/v1/nodes/db-07/retire", &json!({})).await;
+    retired.problem(StatusCode::FORBIDDEN, "forbidden");
 
     assert_eq!(approve(&one, &deploy).await.json["approval"]["by"], "one");
     order(&one).await.problem(StatusCode::CONFLICT, "refused");
