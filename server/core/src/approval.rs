@@ -1,6 +1,6 @@
 //! Two people for a critical node: what may write to its disks is ordered by one, and was approved by another before.
 
-use crate::machine::{Job, JobKind, Node, Order};
+use crate::machine::{Job, JobKind, Node};
 use alloc::string::String;
 use kaltstart_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -31,21 +31,12 @@ pub fn is_critical(node: &Node) -> bool {
     node.about.labels.keys().any(|label| label.as_str() == LABEL)
 }
 
-/// Whether jobs of that order may write to disks.
-fn writes(order: &Order) -> bool {
-    match order {
-        Order::System(_) | Order::Release(_) => true,
-        Order::Rescue(order) => !order.writable.is_empty(),
-        Order::BurnIn(_) => false,
-    }
-}
-
 /// Who has approved the job besides whoever orders it; nobody where nobody has to.
 ///
 /// # Errors
 /// What is missing, in words for whoever orders.
 pub fn approved(node: &Node, job: &Job, now: Millis) -> Result<Option<String>, &'static str> {
-    if !is_critical(node) || !writes(&job.order) {
+    if !is_critical(node) || !job.order.writes() {
         return Ok(None);
     }
     let profile = job.order.system().map(|order| order.profile.as_str());
@@ -71,7 +62,7 @@ mod tests {
     use crate::lifecycle::event::Event;
     use crate::lifecycle::table::{NOW, idle, job};
     use crate::lifecycle::{Step, step};
-    use crate::machine::{Machine, RescueOrder, State};
+    use crate::machine::{Machine, Order, RescueOrder, State};
     use alloc::boxed::Box;
     use alloc::vec;
 

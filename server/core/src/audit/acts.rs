@@ -3,7 +3,7 @@
 use super::{Act, Action, Actor, disk_name};
 use crate::about::Edit;
 use crate::lifecycle::event::{Event, Happening, Move};
-use crate::machine::{Job, JobKind, Machine, Node, Order};
+use crate::machine::{Job, Machine, Node, Order};
 use alloc::format;
 use alloc::string::ToString as _;
 use alloc::vec::Vec;
@@ -54,7 +54,7 @@ pub fn act(by: &Actor, after: &Machine, event: &Event, happenings: &[Happening])
         Event::TaskTaken { wipe, .. } if !wipe.is_empty() => {
             job.map(|job| granted(of_job(Action::WipeGranted), job, wipe))
         }
-        Event::Hindered(finding) if job.is_some_and(may_lose) => {
+        Event::Hindered(finding) if job.is_some_and(|job| job.order.writes()) => {
             Some(of_job(Action::WipeRefused).with("code", finding.code).with("finding", &finding.detail))
         }
         Event::DisksErased(erased) => {
@@ -142,15 +142,6 @@ fn edited(mut act: Act, edit: &Edit) -> Act {
         act = act.with(format!("label {label}"), wanted.as_ref().map_or(GONE, |value| value.as_str()));
     }
     act
-}
-
-/// Whether a job may lose data.
-fn may_lose(job: &Job) -> bool {
-    match (job.kind, &job.order) {
-        (JobKind::Deploy | JobKind::Rebuild | JobKind::Release, _) => true,
-        (JobKind::Rescue, Order::Rescue(order)) => !order.writable.is_empty(),
-        (JobKind::Rescue | JobKind::BurnIn, _) => false,
-    }
 }
 
 /// What was ordered: what comes onto the disks, what is given up, and what is kept.

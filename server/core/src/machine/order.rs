@@ -25,6 +25,16 @@ pub enum Order {
 }
 
 impl Order {
+    /// Whether its jobs may write to disks.
+    #[must_use]
+    pub const fn writes(&self) -> bool {
+        match self {
+            Self::System(_) | Self::Release(_) => true,
+            Self::Rescue(order) => !order.writable.is_empty(),
+            Self::BurnIn(_) => false,
+        }
+    }
+
     /// The system, if one was ordered.
     #[must_use]
     pub fn system(&self) -> Option<&SystemOrder> {
