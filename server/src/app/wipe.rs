@@ -33,8 +33,8 @@ impl App {
         GrantTrust { key: self.tls.grant_key(), epoch: self.epoch() }
     }
 
-    /// Replaces the key that signs wipe grants on the word of `actor`; tells the new one and the old one. Agents that believe the old one and
-    /// were granted nothing yet start again.
+    /// Replaces the key that signs wipe grants on the word of `actor`; tells the new one and the old one. Agents that
+    /// believe the old one and were granted nothing yet start again.
     ///
     /// # Errors
     /// When it cannot be stored or recorded: the old one goes on. When that it was replaced cannot be recorded.

@@ -13,7 +13,6 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use kaltstart_core::access::{Permission, Principal, Role};
-use kaltstart_core::machine::{Job, Node};
 use kaltstart_protocol::time::Millis;
 use std::sync::Arc;
 
@@ -87,8 +86,8 @@ async fn guard(
         let params = RawPathParams::from_request_parts(&mut parts, &()).await;
         for (name, value) in &params.map_err(|rejection| Problem::bad_request(rejection.body_text()))? {
             match name {
-                "node" => drop(visible_node(&app, &principal, value)?),
-                "job" => drop(visible_job(&app, &principal, value)?),
+                "node" => see_node(&app, &principal, value)?,
+                "job" => see_job(&app, &principal, value)?,
                 _ => {}
             }
         }
@@ -125,22 +124,17 @@ pub(super) fn permit(principal: &Principal, needs: Permission) -> Result<(), Pro
     })
 }
 
-/// The node that `text` names, if it is there for them; else as if it were not there at all.
-fn visible_node(app: &App, principal: &Principal, text: &str) -> Result<Node, Problem> {
-    let found = api::find(app, text).map(|machine| machine.node);
-    found.and_then(|node| match principal.sees(node.owner(), clock::now()) {
-        true => Ok(node),
-        false => Err(api::no_node(text)),
-    })
+/// Refuses a node that is not there for them, as if it were not there at all.
+fn see_node(app: &App, principal: &Principal, text: &str) -> Result<(), Problem> {
+    let node = api::find(app, text)?.node;
+    if principal.sees(node.owner(), clock::now()) { Ok(()) } else { Err(api::no_node(text)) }
 }
 
-/// The job that `text` names, if it is there for them.
-fn visible_job(app: &App, principal: &Principal, text: &str) -> Result<Job, Problem> {
+/// Refuses a job that is not there for them.
+fn see_job(app: &App, principal: &Principal, text: &str) -> Result<(), Problem> {
     let id = jobs::job_id(text)?;
-    jobs::find_job(app, &id).and_then(|job| match sees(app, principal, job.node.as_str(), job.created_at) {
-        true => Ok(job),
-        false => Err(jobs::no_job(&id)),
-    })
+    let job = jobs::find_job(app, &id)?;
+    if sees(app, principal, job.node.as_str(), job.created_at) { Ok(()) } else { Err(jobs::no_job(&id)) }
 }
 
 /// Whether what the node with that identifier did at `at` is there for them.
